@@ -1,0 +1,48 @@
+"""The contract of a rollout engine: requests in, rollouts out as they finish, weights in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from depo.types import Request, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """A policy to be served: version number and, unless weights are shared in place, the directory
+    (on a memory file system) to which the learner wrote it in Hugging Face format."""
+
+    version: int
+    directory: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn. Training uses the full distribution: top_p = 1 and no top_k, otherwise
+    the recorded log-probabilities are not those sampled from. ``temperature`` 0 means greedy, for
+    evaluation only."""
+
+    temperature: float
+    max_new_tokens: int
+
+
+class RolloutEngine(Protocol):
+    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
+        """Yield rollouts as they finish, in any order."""
+        ...
+
+    def load_weights(self, update: WeightUpdate) -> int:
+        """Serve another policy; returns the version now served. Raises WeightSyncError if it cannot."""
+        ...
+
+    def score(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        """Log-probabilities (temperature 1) of each (prompt ids, completion ids): arrays of (T,)."""
+        ...
+
+
+class WeightSyncError(RuntimeError):
+    """The engine does not serve the learner's weights; the message says by how much it is off."""

@@ -1,0 +1,186 @@
+"""What flows through one training step: Prompt → Request → Rollout → Group → TrainingBatch.
+
+Shapes use these letters: P prompts, G rollouts of one group, T completion tokens.
+Plain dataclasses, no torch: they travel between Ray actors and are written to Parquet as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from reward.base import Score
+
+
+class Origin(StrEnum):
+    """Why a rollout was asked for."""
+
+    SELECTED = "selected"  # the selector's choice, first wave of a step
+    AUDIT = "audit"  # drawn uniformly from the pool to grade the estimator
+    REFILL = "refill"  # the selector's choice in a later wave, replacing groups without signal
+    PROBE = "probe"  # parity probe between learner and engine
+    EVAL = "eval"  # evaluation
+
+
+class Outcome(StrEnum):
+    """What a rollout was worth. Every generated rollout has exactly one."""
+
+    TRAINED = "trained"
+    ZERO_VARIANCE = "zero_variance"  # its group was all right or all wrong
+    SURPLUS = "surplus"  # its group had signal, but the batch was already full
+    UNSCORABLE = "unscorable"  # verification timed out or crashed
+    CANCELLED = "cancelled"
+    STALE = "stale"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One problem of the pool.
+
+    ``key`` is the SHA-256 (hex) of the normalised ``text``. ``text`` is the problem as the data set
+    states it (what an estimator reads); ``token_ids`` is what the engine is given, with template and
+    chat format applied. ``prior`` is a pass rate in [0, 1] that the data set brings along, if any.
+    ``level`` is the measured difficulty class ("mastered", "learnable", "impossible") when known.
+    """
+
+    key: str
+    text: str
+    token_ids: tuple[int, ...]
+    reference: str
+    prior: float | None = None
+    level: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``n`` completions of one prompt, sample indices ``first_index … first_index + n − 1``.
+
+    ``seeds`` (n,) are 64-bit and keyed by (run seed, purpose, step, prompt key, sample index), so that
+    a sample does not depend on what else is in the batch or in which order it runs.
+    """
+
+    prompt: Prompt
+    seeds: tuple[int, ...]
+    first_index: int = 0
+
+    @property
+    def n(self) -> int:
+        return len(self.seeds)
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One sampled completion.
+
+    ``token_ids`` (T,) int32 includes the end token when one was produced. ``logprobs`` (T,) float32 are
+    the engine's log-probabilities of those tokens under the distribution they were drawn from.
+    ``finish_reason`` is "stop" (end token) or "length" (cut at the limit).
+    """
+
+    key: str
+    index: int
+    seed: int
+    token_ids: np.ndarray
+    logprobs: np.ndarray
+    finish_reason: str
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """A prompt chosen for this step, with what was believed about it when it was chosen.
+
+    ``uniform`` says that the prompt was drawn uniformly from the pool, so that its outcome is an
+    unbiased sample (audit slice, warm-up, failed-open selection, or no estimator at all).
+    ``propensity`` is the probability of this pick by the uniform draw alone; NaN where unknown.
+    ``predicted_mean`` and ``predicted_mixed`` are NaN where no estimate was made.
+    """
+
+    prompt: Prompt
+    origin: Origin
+    selector: str
+    uniform: bool
+    propensity: float
+    predicted_mean: float
+    predicted_mixed: float
+
+
+@dataclass(slots=True)
+class Group:
+    """The G rollouts of one pick, in sample order, with their scores.
+
+    ``advantages`` (G,) and ``learner_logprobs`` (G arrays of (T,)) are filled for trained groups only.
+    """
+
+    pick: Pick
+    rollouts: list[Rollout]
+    scores: list[Score]
+    completions: list[str]
+    outcome: Outcome | None = None
+    advantages: np.ndarray | None = None
+    learner_logprobs: list[np.ndarray] | None = None
+
+    @property
+    def correct(self) -> list[bool]:
+        """Verdicts of the scorable rollouts only."""
+        return [score.correct for score in self.scores if score.correct is not None]
+
+    @property
+    def successes(self) -> int:
+        return sum(self.correct)
+
+    @property
+    def trials(self) -> int:
+        return len(self.correct)
+
+    @property
+    def has_signal(self) -> bool:
+        """Mixed outcome: decided on correctness by exact equality, never on a shaped reward's noise."""
+        return 0 < self.successes < self.trials
+
+    def outcome_of(self, index: int) -> Outcome:
+        """Outcome of one rollout: the group's, except that an unscorable rollout stays unscorable."""
+        if self.scores[index].correct is None:
+            return Outcome.UNSCORABLE
+        assert self.outcome is not None
+        return self.outcome
+
+    @property
+    def mean_logprob(self) -> float:
+        """Mean token log-probability over the group, nats per token."""
+        total = sum(float(rollout.logprobs.sum()) for rollout in self.rollouts)
+        tokens = sum(len(rollout.token_ids) for rollout in self.rollouts)
+        return total / max(tokens, 1)
+
+
+@dataclass(slots=True)
+class TrainingBatch:
+    """The N sequences of one update, flat and in request order.
+
+    ``prompt_ids`` and ``completion_ids`` are N int32 arrays; ``engine_logprobs`` N float32 arrays, each
+    as long as its completion; ``advantages`` (N,) float32; ``group`` (N,) int, the group of each row:
+    mini-batches never split a group. ``trains`` (N,) bool is False for rows of zero-variance groups,
+    which reach the learner only with ``zero_variance: include``, and for unscorable rows.
+    """
+
+    prompt_ids: list[np.ndarray]
+    completion_ids: list[np.ndarray]
+    engine_logprobs: list[np.ndarray]
+    advantages: np.ndarray
+    group: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.completion_ids)
+
+
+@dataclass(slots=True)
+class UpdateResult:
+    """What an update gives back: scalar metrics, and old log-probabilities (N arrays of (T,)) as the
+    learner computed them before its first optimizer step."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    old_logprobs: Sequence[np.ndarray] = ()
