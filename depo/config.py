@@ -244,10 +244,14 @@ class VllmEngine(Block):
     tensor_parallel: PositiveInt = 1
     """Devices of one engine."""
     gpu_memory_utilization: Fraction = 0.9
+    cpu_kv_cache_gib: PositiveFloat = 1.0
+    """Memory of one engine's KV cache on a CPU, GiB; on GPUs gpu_memory_utilization decides."""
     max_model_len: PositiveInt | None = None
     """Context limit; prompt limit plus max_new_tokens when null."""
     max_num_seqs: PositiveInt = 256
-    enforce_eager: bool = False
+    enforce_eager: bool | None = None
+    """Run the model without compilation or CUDA graphs; null: on CPUs, where compiling costs more than it
+    gives back."""
     sync_dir: Path | None = None
     """Where weights are handed over; a memory file system (/dev/shm) when null. Several nodes need a
     directory they all see."""

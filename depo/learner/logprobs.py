@@ -1,0 +1,88 @@
+"""Log-probabilities of completion tokens without the logits of a whole sequence.
+
+Shapes: B sequences, S tokens of a whole sequence, T completion tokens, M completion tokens of all B sequences
+together, H hidden size, V vocabulary.
+
+Differences from ``model(...).logits``:
+- the decoder runs alone; only the hidden states that predict a completion token go through ``lm_head``;
+- these go through it in chunks, each recomputed in the backward pass, so that (M, V) never exists at once;
+- log-softmax is float32 and scaled by the sampling temperature.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from depo.learner.microbatches import MicroBatch
+
+# Logits that may exist at once: 64 MiB in float32, small beside any model with a large vocabulary.
+CHUNK_LOGITS = 2**24
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The transformers model, inside its `peft` wrapper if there is one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def token_logprobs(
+    model: nn.Module, batch: MicroBatch, temperature: float, *, chunk_logits: int = CHUNK_LOGITS
+) -> tuple[Tensor, Tensor]:
+    """Log-probability (B, T) of each completion token and entropy (B, T, detached) of the distribution it was
+    drawn from, both in nats, float32, at the given temperature; 0 on padding."""
+    hidden_MH, targets_M = predicting_states(model, batch)
+    head = base_model(model).get_output_embeddings()
+    vocabulary = head.weight.shape[0]
+    chunk = max(1, chunk_logits // vocabulary)
+    pieces = []
+    for hidden, targets in zip(hidden_MH.split(chunk), targets_M.split(chunk), strict=True):
+        if torch.is_grad_enabled() and len(targets_M) > chunk:
+            # The head has no dropout, so there is no random state to keep.
+            piece = checkpoint(
+                head_logprobs, head, hidden, targets, temperature, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            piece = head_logprobs(head, hidden, targets, temperature)
+        pieces.append(piece)
+    logprobs_M = torch.cat([logprobs for logprobs, _ in pieces])
+    entropy_M = torch.cat([entropy for _, entropy in pieces])
+    zeros_BT = torch.zeros(batch.mask_BT.shape, dtype=torch.float32, device=logprobs_M.device)
+    return zeros_BT.masked_scatter(batch.mask_BT, logprobs_M), zeros_BT.masked_scatter(batch.mask_BT, entropy_M)
+
+
+def predicting_states(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Hidden states (M, H) of the positions that predict a completion token, and those tokens (M,)."""
+    hidden_BSH = decoder_states(model, batch.tokens_BS)
+    rows_M, offsets_M = batch.mask_BT.nonzero(as_tuple=True)
+    positions_M = batch.prompt_lengths_B[rows_M] + offsets_M
+    return hidden_BSH[rows_M, positions_M - 1], batch.tokens_BS[rows_M, positions_M]
+
+
+def decoder_states(model: nn.Module, tokens_BS: Tensor) -> Tensor:
+    return base_model(model).get_decoder()(input_ids=tokens_BS, use_cache=False).last_hidden_state
+
+
+def head_logprobs(head: nn.Module, hidden_MH: Tensor, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logits_MV = head(hidden_MH).float() / temperature
+    normalizer_M = logits_MV.logsumexp(-1)
+    logprobs_M = logits_MV.gather(-1, targets_M.unsqueeze(-1)).squeeze(-1) - normalizer_M
+    with torch.no_grad():
+        # H = log Z − E[logit], without a second (M, V) softmax kept alive
+        probabilities_MV = torch.exp(logits_MV - normalizer_M.unsqueeze(-1))
+        entropy_M = normalizer_M - (probabilities_MV * logits_MV).sum(-1)
+    return logprobs_M, entropy_M
+
+
+@torch.no_grad()
+def check_head(model: nn.Module) -> None:
+    """Raise ValueError for an architecture whose logits are more than ``lm_head`` of the decoder's states
+    (soft-capped or scaled logits), which the shortcut above would get wrong without a word."""
+    device = base_model(model).get_input_embeddings().weight.device
+    tokens_BS = torch.arange(1, 5, device=device).unsqueeze(0)
+    full_BSV = model(input_ids=tokens_BS, use_cache=False).logits.float()
+    head = base_model(model).get_output_embeddings()
+    short_BSV = head(decoder_states(model, tokens_BS)).float()
+    if (full_BSV - short_BSV).abs().max() > 1e-3 * full_BSV.abs().max():
+        name = base_model(model).config.model_type
+        raise ValueError(f"the logits of {name} models are not lm_head(decoder states): not supported")

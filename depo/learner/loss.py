@@ -1,0 +1,131 @@
+"""The GRPO family as pure functions of log-probabilities.
+
+Shapes: N sequences of a mini-batch, B sequences of a micro-batch, T completion tokens (right padded).
+
+The loss of a mini-batch is a weighted sum over its tokens, ``(weights_BT * per_token_loss_BT).sum()``. The
+weights are computed once for the whole mini-batch, so that adding up micro-batches gives the same loss and
+the same gradient wherever the mini-batch is cut. Padding carries weight 0.
+
+    loss      weight of a token              ratio      clipping
+    grpo      1 / (N · length)               token      1 − low … 1 + high
+    gspo      1 / (N · length)               sequence   1 − low … 1 + high
+    dapo      1 / (tokens of all N)          token      1 − low … 1 + high
+    dr_grpo   1 / (N · max_new_tokens)       token      1 − low … 1 + high
+    cispo     1 / (tokens of all N)          token      capped and detached
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from depo import config
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLoss:
+    """``loss_BT`` is meaningless on padding: it has to be weighted. ``clipped_BT`` (bool) marks tokens whose
+    gradient the clip range removed (for cispo: whose weight was capped). ``kl_BT`` is the k3 estimate of the
+    KL to the reference policy, in nats, or None without one; both are detached."""
+
+    loss_BT: Tensor
+    clipped_BT: Tensor
+    kl_BT: Tensor | None
+
+
+def token_weights(loss: config.Loss, lengths_N: Tensor, max_new_tokens: int) -> Tensor:
+    """The weight (N,) that each token of a sequence has in the mini-batch's loss.
+
+    ``lengths_N`` are completion lengths in tokens, at least 1. ``max_new_tokens`` is Dr. GRPO's constant.
+    """
+    lengths_N = lengths_N.to(torch.float32)
+    sequences = lengths_N.numel()
+    if isinstance(loss, config.GrpoLoss | config.GspoLoss):
+        return 1.0 / (sequences * lengths_N)
+    if isinstance(loss, config.DapoLoss | config.CispoLoss):
+        return torch.full_like(lengths_N, 1.0 / float(lengths_N.sum()))
+    return torch.full_like(lengths_N, 1.0 / (sequences * max_new_tokens))
+
+
+def token_loss(
+    loss: config.Loss,
+    *,
+    logprobs_BT: Tensor,
+    old_BT: Tensor,
+    advantages_B: Tensor,
+    mask_BT: Tensor,
+    correction_BT: Tensor,
+    reference_BT: Tensor | None = None,
+    kl_coef: float = 0.0,
+) -> TokenLoss:
+    """Loss of each completion token, not yet weighted.
+
+    ``logprobs_BT`` carry the gradient; ``old_BT`` are those before the first optimizer step of this update,
+    ``reference_BT`` those of the reference policy. ``correction_BT`` (see ``correction_weights``) multiplies the
+    policy term only: the KL penalty is not an expectation over the engine's samples to be re-weighted (TRL
+    does the same).
+    """
+    advantages_B1 = advantages_B.unsqueeze(1)
+    if isinstance(loss, config.CispoLoss):
+        # arXiv 2506.13585, eq. 4-5: the capped weight is a constant, every token keeps its gradient.
+        ratio_BT = torch.exp(logprobs_BT.detach() - old_BT)
+        policy_BT = -ratio_BT.clamp(max=loss.clip_high) * advantages_B1 * logprobs_BT
+        clipped_BT = ratio_BT > loss.clip_high
+    else:
+        log_ratio_BT = logprobs_BT - old_BT
+        if isinstance(loss, config.GspoLoss):
+            log_ratio_BT = sequence_mean(log_ratio_BT, mask_BT)
+        policy_BT, clipped_BT = clipped_surrogate(
+            torch.exp(log_ratio_BT), advantages_B1, loss.clip_low, loss.clip_high
+        )
+    loss_BT = policy_BT * correction_BT
+    kl_BT = None
+    if reference_BT is not None:
+        kl_with_gradient_BT = k3(reference_BT - logprobs_BT)
+        loss_BT = loss_BT + kl_coef * kl_with_gradient_BT
+        kl_BT = kl_with_gradient_BT.detach()
+    return TokenLoss(loss_BT, clipped_BT.detach(), kl_BT)
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """PPO's pessimistic surrogate, negated, with separate lower and upper clip range (DAPO, arXiv 2503.14476,
+    eq. 8), and where the clip range took the gradient away. Shapes broadcast."""
+    unclipped = ratio * advantages
+    clipped = ratio.clamp(1 - low, 1 + high) * advantages
+    outside = ((ratio < 1 - low) & (advantages < 0)) | ((ratio > 1 + high) & (advantages > 0))
+    return -torch.minimum(unclipped, clipped), outside
+
+
+def sequence_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """GSPO's sequence-level log-ratio, the mean over a sequence's tokens (arXiv 2507.18071, eq. 7), repeated
+    for each token (B, T). The gradient is the sequence-level one: it flows through the mean."""
+    mean_B1 = (values_BT * mask_BT).sum(1, keepdim=True) / mask_BT.sum(1, keepdim=True)
+    return mean_B1.expand_as(values_BT)
+
+
+def k3(log_ratio: Tensor) -> Tensor:
+    """Estimator exp(d) − 1 − d of a KL divergence from samples of q, with d = log p − log q: it estimates
+    KL(q ‖ p), is unbiased and never negative (Schulman, "Approximating KL divergence")."""
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def correction_weights(
+    correction: config.Correction, old_BT: Tensor, engine_BT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weight of each token for the mismatch between engine and learner, and where it was cut (bool).
+
+    The ratio is exp(old − engine), detached. TIS truncates it at ``cap``; masked importance sampling
+    (MIS) drops the token above ``cap``; IcePop drops it outside [low, high]; "none" leaves 1 everywhere.
+    """
+    ratio_BT = torch.exp(old_BT.detach() - engine_BT)
+    if isinstance(correction, config.TisCorrection):
+        return ratio_BT.clamp(max=correction.cap), ratio_BT > correction.cap
+    if isinstance(correction, config.MisCorrection):
+        cut_BT = ratio_BT > correction.cap
+        return ratio_BT.masked_fill(cut_BT, 0.0), cut_BT
+    if isinstance(correction, config.IcePopCorrection):
+        cut_BT = (ratio_BT < correction.low) | (ratio_BT > correction.high)
+        return ratio_BT.masked_fill(cut_BT, 0.0), cut_BT
+    return torch.ones_like(ratio_BT), torch.zeros_like(ratio_BT, dtype=torch.bool)

@@ -1,0 +1,102 @@
+"""How a batch is cut: into mini-batches (one optimizer step each) by group, and those into micro-batches
+(one forward and backward pass each) by length, under a budget of padded tokens.
+
+Shapes: N sequences of the batch, B of a micro-batch, S tokens of a whole sequence, T completion tokens. Rows
+are right padded. Under causal attention no token sees the padding behind it, so no attention mask is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from depo.rng import generator
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """``rows`` (B,) index the batch. ``tokens_BS`` are prompt and completion; ``prompt_lengths_B`` says where
+    the completion starts; ``mask_BT`` (bool) is True on completion tokens."""
+
+    rows: np.ndarray
+    tokens_BS: Tensor
+    prompt_lengths_B: Tensor
+    mask_BT: Tensor
+
+
+def split_groups(group_N: np.ndarray, count: int, run_seed: int, step: int, epoch: int) -> list[np.ndarray]:
+    """Rows of each mini-batch, ascending. Groups are shuffled, never split, and spread evenly.
+
+    With fewer groups than ``count`` there are as many mini-batches as groups.
+    """
+    groups = np.unique(group_N)
+    generator(run_seed, "minibatch", step, index=epoch).shuffle(groups)
+    parts = np.array_split(groups, min(count, len(groups)))
+    return [np.flatnonzero(np.isin(group_N, part)) for part in parts]
+
+
+def split_by_tokens(rows: np.ndarray, lengths_N: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Cut rows into micro-batches of similar length whose rows × longest stays within ``budget`` tokens.
+
+    Longest first, ties in row order, so the cut is deterministic and a pass that does not fit into memory
+    fails at once. A row longer than the budget gets a micro-batch of its own.
+    """
+    order = rows[np.argsort(-lengths_N[rows], kind="stable")]
+    parts = []
+    start = 0
+    while start < len(order):
+        size = max(1, budget // int(lengths_N[order[start]]))
+        parts.append(order[start : start + size])
+        start += size
+    return parts
+
+
+def padding_share(parts: Sequence[np.ndarray], lengths_N: np.ndarray) -> float:
+    """Share of the padded tokens of these micro-batches that is padding."""
+    padded = sum(len(rows) * int(lengths_N[rows].max()) for rows in parts)
+    return 1.0 - sum(int(lengths_N[rows].sum()) for rows in parts) / padded
+
+
+def collate(
+    rows: np.ndarray,
+    prompt_ids: Sequence[np.ndarray],
+    completion_ids: Sequence[np.ndarray],
+    pad_token_id: int,
+    device: torch.device,
+) -> MicroBatch:
+    """Pad the given rows of the batch and put them on the device."""
+    prompt_lengths = [len(prompt_ids[row]) for row in rows]
+    completion_lengths = [len(completion_ids[row]) for row in rows]
+    longest = max(p + c for p, c in zip(prompt_lengths, completion_lengths, strict=True))
+    tokens_BS = np.full((len(rows), longest), pad_token_id, dtype=np.int64)
+    mask_BT = np.zeros((len(rows), max(completion_lengths)), dtype=bool)
+    for b, row in enumerate(rows):
+        end = prompt_lengths[b] + completion_lengths[b]
+        tokens_BS[b, : prompt_lengths[b]] = prompt_ids[row]
+        tokens_BS[b, prompt_lengths[b] : end] = completion_ids[row]
+        mask_BT[b, : completion_lengths[b]] = True
+    return MicroBatch(
+        rows=rows,
+        tokens_BS=torch.from_numpy(tokens_BS).to(device),
+        prompt_lengths_B=torch.tensor(prompt_lengths, device=device),
+        mask_BT=torch.from_numpy(mask_BT).to(device),
+    )
+
+
+def pad_values(rows: np.ndarray, values: Sequence[np.ndarray], mask_BT: Tensor) -> Tensor:
+    """Per-token float values of the given rows as (B, T), 0 on padding."""
+    padded_BT = torch.zeros(mask_BT.shape, dtype=torch.float32)
+    for b, row in enumerate(rows):
+        padded_BT[b, : len(values[row])] = torch.as_tensor(np.asarray(values[row], dtype=np.float32))
+    return padded_BT.to(mask_BT.device)
+
+
+def unpad_values(values_BT: Tensor, mask_BT: Tensor) -> list[np.ndarray]:
+    """The inverse of ``pad_values``: B float32 arrays of (T,)."""
+    lengths = mask_BT.sum(1).tolist()
+    rows = values_BT.detach().float().cpu().numpy()
+    return [row[:length].copy() for row, length in zip(rows, lengths, strict=True)]

@@ -1,0 +1,82 @@
+"""The training loop, whole: read it top to bottom and you know depo.
+
+How it differs from textbook GRPO:
+- prompts are *chosen*: an estimator predicts which of them will give a group with mixed outcomes, and a
+  selector picks those (plus a small uniform audit slice that keeps the estimator honest);
+- waves of rollouts go on until B groups carry signal, and each wave is sized by the yield to expect;
+- every rollout is booked: where it came from, and what it was worth.
+
+P: prompts picked in a wave, G: rollouts of a group, N: rows of the batch, T: completion tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from depo.batching import (
+    advantages_into,
+    collate,
+    keep_learner_logprobs,
+    observations,
+    requests_for,
+    rows_of,
+    samples_of,
+)
+from depo.clock import Clock
+from depo.metrics import step_metrics
+from depo.types import Group
+from estimators.base import Context
+
+if TYPE_CHECKING:
+    from depo.run import Run
+
+
+def train(run: Run) -> None:
+    """Take ``run`` from the step after its last one to the recipe's last."""
+    recipe = run.recipe
+    for step in range(run.step + 1, recipe.steps + 1):
+        clock = Clock()
+        context = Context(recipe.batch.group_size, step, run.kl_travelled)
+
+        # Choose prompts, roll them out, verify; wave after wave until B groups carry signal.
+        groups: list[Group] = []
+        while True:
+            with clock.phase("select"):
+                picks_P = run.selector.pick(run.pool, run.estimator, context, groups)
+            if not picks_P:
+                break
+            with clock.phase("generate"):
+                requests_P = requests_for(picks_P, recipe.batch.group_size, recipe.seed, step)
+                rollouts_PG = collate(requests_P, run.engine.generate(requests_P, run.sampling))
+            with clock.phase("verify"):
+                samples_PG = samples_of(requests_P, rollouts_PG, run.tokenizer, recipe.rollout.max_new_tokens)
+                scores_PG = run.reward.score([sample for samples_G in samples_PG for sample in samples_G])
+                groups += Group.zip(picks_P, rollouts_PG, samples_PG, scores_PG)
+
+        # What the outcomes say about the prompts: to the estimator, and to the audit that grades it.
+        with clock.phase("select"):
+            estimator_metrics = run.estimator.observe(observations(groups, step), context)
+            run.selector.observe(groups)
+            trained = run.selector.settle(groups)
+
+        # Update the policy on the groups that carry signal, and serve it.
+        with clock.phase("update"):
+            advantages_into(trained, run.advantage_scale)
+            include = groups if recipe.learner.zero_variance == "include" else trained
+            update = run.learner.update(rows_of(include))
+            keep_learner_logprobs(include, update.old_logprobs)
+        with clock.phase("sync"):
+            run.sync(version=step)
+
+        # Account for every rollout, log, and make it durable.
+        run.ledger.book(groups)
+        run.kl_travelled += update.metrics.get("policy_kl", 0.0)
+        run.step = step
+        metrics = step_metrics(step, groups, trained, run.selector, run.ledger, clock)
+        metrics |= estimator_metrics | update.metrics
+        if run.evaluation_due(step):
+            with clock.phase("evaluate"):
+                metrics |= run.evaluate(step)
+        run.log_step(step, metrics, groups, clock)
+        if run.checkpoint_due(step):
+            run.save_checkpoint(step)

@@ -1,0 +1,53 @@
+"""The scalars of one step: what the console shows, metrics.jsonl keeps and TensorBoard plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from depo.clock import Clock
+from depo.ledger import Ledger
+from depo.selection import Selector
+from depo.types import Group
+
+
+def step_metrics(
+    step: int,
+    groups: Sequence[Group],
+    trained: Sequence[Group],
+    selector: Selector,
+    ledger: Ledger,
+    clock: Clock,
+) -> dict[str, float]:
+    """Reward, accuracy and signal of this step's rollouts; estimator calibration; savings; seconds.
+
+    ``reward`` and ``accuracy`` are means over scorable rollouts; with a selector at work they describe the
+    chosen prompts, not the pool. ``zero_variance_share`` is the share of groups without mixed outcome.
+    ``tokens_per_second`` is generated tokens by the whole step's wall time.
+    """
+    scores = [score for group in groups for score in group.scores]
+    values = [score.value for score in scores if score.correct is not None]
+    tokens = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
+    effective = sum(group.has_signal for group in groups)
+    n_rollouts = max(len(scores), 1)
+    metrics = {
+        "step": step,
+        "reward": float(np.mean(values)) if values else float("nan"),
+        "accuracy": sum(group.successes for group in groups) / max(sum(group.trials for group in groups), 1),
+        "groups": len(groups),
+        "effective_groups": effective,
+        "trained_groups": len(trained),
+        "zero_variance_share": 1 - effective / max(len(groups), 1),
+        "unparseable_share": sum(score.unparseable for score in scores) / n_rollouts,
+        "unscorable_share": sum(score.correct is None for score in scores) / n_rollouts,
+        "truncated_share": sum(
+            rollout.finish_reason == "length" for group in groups for rollout in group.rollouts
+        )
+        / n_rollouts,
+        "completion_tokens": float(np.mean(tokens)) if tokens else 0.0,
+        "saved": ledger.saved().rollouts,
+        "tokens_per_second": sum(tokens) / clock.total,
+    }
+    seconds = {f"seconds/{phase}": value for phase, value in clock.seconds.items()}
+    return metrics | selector.metrics() | seconds | {"seconds/step": clock.total}

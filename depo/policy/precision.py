@@ -1,0 +1,34 @@
+"""In which type a policy computes, which need not be the type of its weights.
+
+Full fine-tuning in bfloat16 keeps float32 master weights and runs under autocast: an optimizer step of 1e-6
+relative size would vanish in bfloat16 weights. With LoRA the frozen base is bfloat16 and the adapter float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+ATTRIBUTE = "compute_dtype"
+
+
+def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """Record the compute type on the transformers model (inside a `peft` wrapper)."""
+    setattr(unwrapped(model), ATTRIBUTE, dtype)
+
+
+def compute_dtype(model: nn.Module) -> torch.dtype:
+    """The recorded compute type; for a model that nobody recorded one for, the type of its weights."""
+    inner = unwrapped(model)
+    return getattr(inner, ATTRIBUTE, None) or inner.dtype
+
+
+def autocast(model: nn.Module) -> torch.autocast:
+    """Context in which every forward pass of this policy runs; does nothing for a float32 policy."""
+    dtype = compute_dtype(model)
+    device = next(model.parameters()).device.type
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

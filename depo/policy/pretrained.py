@@ -1,0 +1,122 @@
+"""Load a policy in Hugging Face format, from a directory or from the hub, ready to be trained.
+
+Whatever cannot be loaded is bad input: one line that names the key of the recipe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from depo.config import Lora, PretrainedPolicy
+from depo.errors import UserError
+from depo.policy.precision import set_compute_dtype
+
+KEY = "policy.model"
+VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+
+
+def load_model(policy: PretrainedPolicy, device: torch.device | str) -> nn.Module:
+    """The policy on ``device``: a `PreTrainedModel`, or a `PeftModel` around it when the recipe has LoRA.
+
+    Weights are float32 when they are trained (they are the optimizer's master weights) and ``policy.dtype``
+    when LoRA freezes them; see ``depo.policy.precision``. The MoE load-balancing loss is off.
+    Raises UserError for a model that does not load completely and for LoRA targets it does not have.
+    """
+    check_source(policy.model)
+    device = torch.device(device)
+    compute = getattr(torch, policy.dtype)
+    model, report = from_pretrained(
+        AutoModelForCausalLM,
+        policy,
+        dtype=compute if policy.lora else torch.float32,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+    )
+    unfit = sorted([*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])])
+    if unfit:
+        raise UserError(
+            f"{KEY}: the weights of {policy.model} do not fill the model; "
+            f"{len(unfit)} are missing or misshapen, the first is {unfit[0]}"
+        )
+    if getattr(model.config, "output_router_logits", False):
+        model.config.output_router_logits = False
+    if device.type == "cpu" and model._can_set_experts_implementation():
+        # Grouped kernels pay off on GPUs; on a CPU the loop over experts is faster for small models.
+        model.set_experts_implementation("eager")
+    if policy.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.to(device)
+    set_compute_dtype(model, compute)
+    return add_lora(model, policy.lora) if policy.lora else model
+
+
+def load_tokenizer(policy: PretrainedPolicy) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, with a padding token (the end token where it brings none).
+
+    Raises UserError when there is none or when it has no end token.
+    """
+    check_source(policy.model)
+    directory = Path(policy.model)
+    if directory.is_dir() and not any(any(directory.glob(pattern)) for pattern in VOCABULARY_FILES):
+        # transformers would make up an empty vocabulary
+        raise UserError(f"{KEY}: {policy.model} has no tokenizer (expected tokenizer.json beside config.json)")
+    tokenizer = from_pretrained(AutoTokenizer, policy)
+    if tokenizer.eos_token is None:
+        raise UserError(f"{KEY}: the tokenizer of {policy.model} has no end-of-sequence token (eos_token)")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
+    """Wrap the model with an adapter on the named linear modules. Raises UserError for a name that binds to
+    nothing: `peft` accepts it as long as another one binds."""
+    linear = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+    unknown = [target for target in lora.targets if target.rpartition(".")[2] not in linear]
+    if unknown:
+        raise UserError(
+            f"policy.lora.targets: {', '.join(unknown)} names no linear module of {model.config.model_type}; "
+            f"it has {', '.join(linear)}"
+        )
+    adapter = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, adapter)  # the adapter's weights are float32 (autocast_adapter_dtype)
+    except ValueError as error:
+        raise UserError(f"policy.lora.targets: {first_line(error)}; linear modules: {', '.join(linear)}") from error
+
+
+def check_source(source: str) -> None:
+    """Raise UserError for a directory that is missing or holds no model."""
+    directory = Path(source)
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise UserError(f"{KEY}: directory {source} holds no config.json (expected Hugging Face format)")
+    elif directory.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        raise UserError(f"{KEY}: directory {source} does not exist")
+
+
+def from_pretrained(loader: Any, policy: PretrainedPolicy, **options: Any) -> Any:
+    """``loader.from_pretrained`` whose failures to find or read a model are the user's to know."""
+    try:
+        return loader.from_pretrained(
+            policy.model, revision=policy.revision, trust_remote_code=policy.trust_remote_code, **options
+        )
+    except (OSError, ValueError) as error:
+        where = "directory" if Path(policy.model).is_dir() else "hub id"
+        raise UserError(f"{KEY}: cannot load {where} {policy.model}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,97 @@
+"""Overrides from the command line: ``key=value`` on top of a recipe file.
+
+- ``steps=5``, ``learner.lr=1e-5``, ``data.train=FILE``, ``reward={type: exact}``: the value is YAML.
+- ``learner.loss=gspo`` is short for ``learner.loss.type=gspo``, wherever a block has a ``type``.
+- Choosing another type drops the other keys which the *file* gives that block: they were meant for the old type
+  (DAPO's clip range is a thousand times GSPO's).
+- Broader keys are applied first, whatever their order: ``learner.loss.clip_low=1e-4 learner.loss=gspo`` is a GSPO
+  with that clip range. Among equally broad keys the last one wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from depo.errors import UserError
+from depo.recipe_schema import Key, expand, shape_at
+from depo.recipe_yaml import parse_yaml
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    key: Key
+    value: Any
+    text: str
+    """As it was typed."""
+
+    @property
+    def breadth(self) -> int:
+        """Number of key parts; ``X.type`` is as broad as ``X``, whose other keys it decides about."""
+        return len(self.key) - (self.key[-1] == "type")
+
+
+def parse_override(text: str) -> Override:
+    """``a.b.c=value`` with a YAML value. Raises UserError for anything else."""
+    dotted, equals, value = text.partition("=")
+    key = tuple(dotted.strip().split("."))
+    if not equals or not all(key):
+        raise UserError(f"{COMMAND_LINE}: {text!r} is not an override; write key=value, for example steps=5")
+    return Override(key, parse_yaml(value, f"{COMMAND_LINE}: {dotted}"), text)
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    """A new recipe mapping with shorthands written out and ``overrides`` on top."""
+    result = expand(raw)
+    for override in sorted(overrides, key=lambda override: override.breadth):
+        result = expand(_set(result, override))
+    return result
+
+
+def _set(raw: dict[str, Any], override: Override) -> dict[str, Any]:
+    shape = shape_at(override.key, raw)
+    if isinstance(override.value, str) and shape.is_union and not (shape.is_list or shape.is_source):
+        override = replace(override, key=(*override.key, "type"))
+    *parents, last = override.key
+    here: Any = raw
+    for depth, part in enumerate(parents):
+        here = _child(here, part, override, depth)
+    if isinstance(here, list):
+        here[_index(here, last, override, len(parents))] = override.value
+    elif not isinstance(here, dict):
+        raise _no_block(override, len(parents))
+    elif last == "type" and shape_at(tuple(parents), raw).is_union and here.get("type") != override.value:
+        here.clear()
+        here["type"] = override.value
+    else:
+        here[last] = override.value
+    return raw
+
+
+def _child(here: Any, part: str, override: Override, depth: int) -> Any:
+    """The container under ``part``, made when it is missing or null."""
+    if isinstance(here, list):
+        return here[_index(here, part, override, depth)]
+    if not isinstance(here, dict):
+        raise _no_block(override, depth)
+    if here.get(part) is None:
+        here[part] = {}
+    return here[part]
+
+
+def _index(here: list[Any], part: str, override: Override, depth: int) -> int:
+    if part.isdigit() and int(part) < len(here):
+        return int(part)
+    list_key = ".".join(override.key[:depth])
+    raise UserError(
+        f"{COMMAND_LINE}: {'.'.join(override.key)}: {list_key} is a list of {len(here)}; "
+        f"its entries are numbered from 0, found {part!r}"
+    )
+
+
+def _no_block(override: Override, depth: int) -> UserError:
+    dotted, parent = ".".join(override.key), ".".join(override.key[:depth])
+    return UserError(f"{COMMAND_LINE}: {dotted}: {parent} is a plain value, it has no keys")

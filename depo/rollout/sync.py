@@ -1,0 +1,85 @@
+"""Getting the learner's weights to the engine that serves them, and proof that they arrived."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Protocol
+
+from depo.learner.actor import RemoteLearner
+from depo.rollout.engine import RolloutEngine, WeightSyncError, WeightUpdate
+from depo.rollout.probe import ParityProbe
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class WeightSync(Protocol):
+    def start(self) -> dict[str, float]:
+        """Prove once, with a perturbed policy, that weights arrive; then serve the real one."""
+        ...
+
+    def __call__(self, version: int) -> dict[str, float]:
+        """Serve the learner's present weights as ``version``. Raises WeightSyncError if that fails."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SharedWeights:
+    """Learner and engine hold the same tensors: only the version number moves."""
+
+    def __init__(self, engine: RolloutEngine) -> None:
+        self.engine = engine
+
+    def start(self) -> dict[str, float]:
+        return {}
+
+    def __call__(self, version: int) -> dict[str, float]:
+        served = self.engine.load_weights(WeightUpdate(version))
+        if served != version:
+            raise WeightSyncError(f"the engine serves policy version {served}, expected {version}")
+        return {}
+
+    def close(self) -> None:
+        """Nothing was made."""
+
+
+class DirectorySync:
+    """Weights go through a directory on a memory file system; every sync ends with the parity probe."""
+
+    def __init__(
+        self, learner: RemoteLearner, engine: RolloutEngine, probe: ParityProbe, root: Path | None, seed: int
+    ) -> None:
+        base = root or (SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp")))
+        self.directory = base / f"depo-weights-{uuid.uuid4().hex[:12]}"
+        self.learner = learner
+        self.engine = engine
+        self.probe = probe
+        self.seed = seed
+
+    def start(self) -> dict[str, float]:
+        result = self.probe.verify_startup(self.learner, self.engine, lambda: self._send(0), self.seed)
+        return {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
+
+    def __call__(self, version: int) -> dict[str, float]:
+        self._send(version)
+        result = self.probe.check(
+            self.learner.score(self.probe.sequences),
+            self.engine.score(self.probe.sequences),
+            f"after the sync of policy version {version}",
+        )
+        return {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
+
+    def close(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _send(self, version: int) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
+        self.learner.export(self.directory)
+        served = self.engine.load_weights(WeightUpdate(version, str(self.directory)))
+        if served != version:
+            raise WeightSyncError(f"the engine serves policy version {served}, expected {version}")
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,203 @@
+"""One run from recipe to summary: assemble its parts, take up where a checkpoint left off, finish.
+
+The order of events inside a step is in ``depo/loop.py``; here is what happens before and after.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import estimators
+from depo.checkpoint import (
+    latest_checkpoint,
+    load_state,
+    prune,
+    read_json,
+    save_state,
+    write_checkpoint,
+    write_json,
+)
+from depo.clock import Clock
+from depo.cluster import ray_cluster
+from depo.config import Recipe
+from depo.console import Console
+from depo.data import PromptPool
+from depo.evaluation.heldout import EvalResult, Evaluator
+from depo.ledger import Ledger
+from depo.learner.actor import RemoteLearner
+from depo.loop import train as run_loop
+from depo.rollout.engine import RolloutEngine, Sampling
+from depo.rollout.sync import WeightSync
+from depo.selection import Selector
+from depo.tracking.metrics_log import MetricsLog
+from depo.tracking.rollout_log import RolloutLog
+from depo.tracking.tensorboard_log import TensorBoardLog
+from depo.types import Group
+from reward.base import Reward
+
+CHECKPOINT_SCHEMA = 1
+
+
+@dataclass
+class Run:
+    """The parts of a training run, and what it has to remember between steps."""
+
+    recipe: Recipe
+    directory: Path
+    pool: PromptPool
+    estimator: estimators.Estimator
+    selector: Selector
+    ledger: Ledger
+    reward: Reward
+    learner: RemoteLearner
+    engine: RolloutEngine
+    weight_sync: WeightSync
+    evaluator: Evaluator
+    tokenizer: Any
+    console: Console
+    metrics_log: MetricsLog
+    rollout_log: RolloutLog | None
+    tensorboard: TensorBoardLog | None
+    step: int = 0
+    kl_travelled: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    before: EvalResult | None = None
+    last_metrics: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.recipe.rollout.temperature, self.recipe.rollout.max_new_tokens)
+
+    @property
+    def advantage_scale(self) -> str:
+        """The recipe's, or what the loss was published with."""
+        chosen = self.recipe.learner.advantage_scale
+        return chosen or ("none" if self.recipe.learner.loss.type == "dr_grpo" else "group")
+
+    def sync(self, version: int) -> dict[str, float]:
+        return self.weight_sync(version)
+
+    # -------------------------------------------------------- after each step
+
+    def evaluation_due(self, step: int) -> bool:
+        every = self.recipe.evaluation.every
+        return bool(every) and step % every == 0 and step < self.recipe.steps
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        result = self.evaluator.run()
+        self.ledger.book_evaluation(result.rollouts, result.tokens)
+        return result.scalars()
+
+    def log_step(self, step: int, metrics: dict[str, float], groups: Sequence[Group], clock: Clock) -> None:
+        for phase, seconds in clock.seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        self.seconds["steps"] = self.seconds.get("steps", 0.0) + clock.total
+        if self.rollout_log is not None:
+            self.rollout_log.write(step, groups)
+        self.metrics_log.write(metrics)
+        if self.tensorboard is not None:
+            self.tensorboard.write(step, metrics)
+        self.console.step(metrics)
+        self.last_metrics = metrics
+
+    def checkpoint_due(self, step: int) -> bool:
+        every = self.recipe.checkpoint.every
+        return step == self.recipe.steps or (bool(every) and step % every == 0)
+
+    def save_checkpoint(self, step: int) -> None:
+        """Everything a resumed run needs. Randomness is keyed, so the seed in the recipe is all of it."""
+
+        def write(directory: Path) -> None:
+            self.learner.save(directory / "learner")
+            self.learner.export(directory / "policy")
+            save_state(directory / "estimator", self.estimator.state_dict())
+            write_json(
+                directory / "run.json",
+                {
+                    "schema_version": CHECKPOINT_SCHEMA,
+                    "step": step,
+                    "kl_travelled": self.kl_travelled,
+                    "seconds": self.seconds | {"wall": self.wall_seconds},
+                    "before": None if self.before is None else vars_of(self.before),
+                    "pool": self.pool.state_dict(),
+                    "selector": self.selector.state_dict(),
+                    "ledger": self.ledger.state_dict(),
+                },
+            )
+
+        root = self.directory / "checkpoints"
+        write_checkpoint(root, step, write)
+        prune(root, self.recipe.checkpoint.keep)
+
+    def load_checkpoint(self, directory: Path) -> None:
+        """Continue from ``directory``; rows that were logged after it are dropped."""
+        state = read_json(directory / "run.json")
+        self.learner.load(directory / "learner")
+        self.estimator.load_state_dict(load_state(directory / "estimator"))
+        self.pool.load_state_dict(state["pool"])
+        self.selector.load_state_dict(state["selector"])
+        self.ledger.load_state_dict(state["ledger"])
+        self.step = state["step"]
+        self.kl_travelled = state["kl_travelled"]
+        self.seconds = state["seconds"]
+        self.started -= self.seconds.pop("wall")
+        self.before = None if state["before"] is None else EvalResult(**state["before"])
+        self.metrics_log.truncate_after(self.step)
+        if self.rollout_log is not None:
+            self.rollout_log.truncate_after(self.step)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of wall time, those before a resume included."""
+        return time.perf_counter() - self.started
+
+
+def vars_of(result: EvalResult) -> dict[str, object]:
+    return {name: getattr(result, name) for name in EvalResult.__slots__}
+
+
+def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
+    """Run a recipe to its end: what ``depo train`` calls.
+
+    Raises UserError for bad input, WeightSyncError when an engine does not serve the learner's weights.
+    """
+    from depo.setup import assemble
+    from depo.summary import finish
+
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        console = stack.enter_context(Console(recipe.steps, quiet, recipe.name))
+        stack.enter_context(ray_cluster(recipe))
+        run = assemble(recipe, run_dir, resume, console, stack)
+        run.started = started
+        checkpoint = latest_checkpoint(run_dir / "checkpoints") if resume else None
+        if checkpoint is not None:
+            run.load_checkpoint(checkpoint)
+            console.say(f"resuming after step {run.step} from {checkpoint}")
+        run.weight_sync.start()
+        run.sync(version=run.step)
+        if checkpoint is None:
+            run.metrics_log.truncate_after(0)
+            if recipe.evaluation.at_start:
+                run.before = timed_evaluation(run, console.say, "before training")
+            run.save_checkpoint(0)
+        run_loop(run)
+        after = timed_evaluation(run, console.say, "after training") if recipe.evaluation.at_end else None
+        finish(run, after)
+
+
+def timed_evaluation(run: Run, say: Callable[[str], None], when: str) -> EvalResult:
+    start = time.perf_counter()
+    result = run.evaluator.run()
+    run.ledger.book_evaluation(result.rollouts, result.tokens)
+    run.seconds["evaluate"] = run.seconds.get("evaluate", 0.0) + time.perf_counter() - start
+    parts = [f"{name} {value:.3f}" for name, value in result.scalars().items()]
+    if parts:
+        say(f"accuracy {when}: " + ", ".join(part.removeprefix("eval/") for part in parts))
+    return result

@@ -1,0 +1,194 @@
+"""Assemble a run: run directory, policy, prompts, estimator, engines, in the order in which they need each other."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import estimators
+from depo.cluster import gpus_in_cluster
+from depo.config import Recipe, TinyMoePolicy
+from depo.console import Console
+from depo.data import LoadedData, PromptPool, load_data, load_prompts, load_saved, save_prompts
+from depo.errors import UserError
+from depo.evaluation.heldout import EvalSetData, Evaluator
+from depo.learner.actor import PolicyFacts, RemoteLearner, pretrained_view
+from depo.ledger import Ledger
+from depo.policy.pretrained import load_tokenizer
+from depo.recipe import load_recipe, write_resolved
+from depo.rollout.colocated import ColocatedEngine
+from depo.rollout.engine import RolloutEngine
+from depo.rollout.probe import ParityProbe
+from depo.rollout.sync import DirectorySync, SharedWeights, WeightSync
+from depo.run import Run
+from depo.selection import Selector
+from depo.tracking.metrics_log import MetricsLog
+from depo.tracking.rollout_log import RolloutLog
+from depo.tracking.tensorboard_log import TensorBoardLog
+from depo.types import Prompt
+from reward import VerifierPool
+
+RESUME_MAY_CHANGE = {"steps", "checkpoint", "evaluation", "tracking", "resources", "verification"}
+"""Recipe blocks that a resumed run may set anew: none of them changes what a step computes."""
+
+
+def prepare_directory(recipe: Recipe, run_dir: Path, resume: bool) -> None:
+    """Write the resolved recipe of a new run, or check that a resumed run is still the same one."""
+    stored = run_dir / "recipe.yaml"
+    if resume:
+        if not stored.exists():
+            raise UserError(f"--run-dir {run_dir}: no run to resume here (recipe.yaml is missing)")
+        before, now = load_recipe(stored).model_dump(), recipe.model_dump()
+        changed = [key for key in now if now[key] != before[key] and key not in RESUME_MAY_CHANGE]
+        if changed:
+            raise UserError(
+                f"--resume: {', '.join(changed)} differ from {stored}; a resumed run may only change "
+                f"{', '.join(sorted(RESUME_MAY_CHANGE))}"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_resolved(recipe, stored)
+
+
+def assemble(recipe: Recipe, run_dir: Path, resume: bool, console: Console, stack: ExitStack) -> Run:
+    """All parts of a run, ready for its first step. What needs ending is registered with ``stack``.
+
+    Raises UserError when the recipe asks for something that is not there.
+    """
+    prepare_directory(recipe, run_dir, resume)
+    reward = stack.enter_context(VerifierPool(recipe.reward.model_dump(), **recipe.verification.model_dump()))
+    estimator = estimators.build(recipe.estimator.model_dump())
+    learner = RemoteLearner(recipe)
+
+    initial_policy = run_dir / "initial_policy"
+    policy = pretrained_view(recipe.policy, initial_policy)
+    if isinstance(recipe.policy, TinyMoePolicy):
+        train, heldout = graded_prompts(recipe, run_dir, initial_policy, learner, console)
+        tokenizer = load_tokenizer(policy)
+    else:
+        tokenizer = load_tokenizer(policy)
+        train, heldout = loaded_prompts(recipe, run_dir, tokenizer, console)
+
+    facts = learner.start(policy)
+    console.say(
+        f"policy: {facts.parameters:,} parameters, {facts.trainable:,} trained, on {facts.device}; "
+        f"pool: {len(train):,} prompts; held out: {len(heldout):,}"
+    )
+    pool = PromptPool(train, recipe.seed)
+    engine, weight_sync = make_engine(recipe, policy.model, facts, pool, learner)
+    stack.callback(engine.close)
+    stack.callback(weight_sync.close)
+
+    evaluator = Evaluator(
+        recipe.evaluation,
+        EvalSetData("heldout", heldout, reward),
+        benchmarks(recipe, tokenizer, reward, console, stack),
+        engine=engine,
+        learner=learner,
+        tokenizer=tokenizer,
+        max_new_tokens=recipe.rollout.max_new_tokens,
+        end_token=tokenizer.eos_token_id,
+        seed=recipe.seed,
+    )
+    tensorboard = TensorBoardLog(run_dir / "tensorboard") if recipe.tracking.tensorboard else None
+    if tensorboard is not None:
+        stack.callback(tensorboard.close)
+    return Run(
+        recipe=recipe,
+        directory=run_dir,
+        pool=pool,
+        estimator=estimator,
+        selector=Selector(recipe.selection, recipe.batch, recipe.seed),
+        ledger=Ledger(recipe.batch.group_size),
+        reward=reward,
+        learner=learner,
+        engine=engine,
+        weight_sync=weight_sync,
+        evaluator=evaluator,
+        tokenizer=tokenizer,
+        console=console,
+        metrics_log=MetricsLog(run_dir / "metrics.jsonl"),
+        rollout_log=RolloutLog(run_dir / "rollouts") if recipe.tracking.rollouts else None,
+        tensorboard=tensorboard,
+    )
+
+
+def graded_prompts(
+    recipe: Recipe, run_dir: Path, initial_policy: Path, learner: RemoteLearner, console: Console
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Build and warm-start the tiny policy and grade its prompts; or read what an earlier start stored."""
+    stored = stored_prompts(run_dir)
+    if stored is not None:
+        return stored
+    shutil.rmtree(initial_policy, ignore_errors=True)
+    graded = learner.build(initial_policy, console.say)
+    return store_prompts(run_dir, graded.train, graded.heldout)
+
+
+def loaded_prompts(
+    recipe: Recipe, run_dir: Path, tokenizer, console: Console
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts from the recipe's source; or what an earlier start stored."""
+    stored = stored_prompts(run_dir)
+    if stored is not None:
+        return stored
+    loaded: LoadedData = load_data(recipe.data, tokenizer, recipe.seed)
+    console.say(f"data: {loaded.report}")
+    return store_prompts(run_dir, loaded.train, loaded.heldout)
+
+
+def stored_prompts(run_dir: Path) -> tuple[list[Prompt], list[Prompt]] | None:
+    train, heldout = run_dir / "prompts.parquet", run_dir / "heldout.parquet"
+    return (load_saved(train), load_saved(heldout)) if train.exists() and heldout.exists() else None
+
+
+def store_prompts(
+    run_dir: Path, train: list[Prompt], heldout: list[Prompt]
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Keep the prompts with the run: a resume does not depend on their source. ``prompts.parquet`` last."""
+    save_prompts(run_dir / "heldout.parquet", heldout)
+    save_prompts(run_dir / "prompts.parquet", train)
+    return train, heldout
+
+
+def make_engine(
+    recipe: Recipe, model: str, facts: PolicyFacts, pool: PromptPool, learner: RemoteLearner
+) -> tuple[RolloutEngine, WeightSync]:
+    """The recipe's rollout engine and the way weights get there."""
+    if recipe.rollout.engine == "transformers":
+        engine = ColocatedEngine(learner)
+        return engine, SharedWeights(engine)
+    from depo.rollout.vllm_pool import VllmPool
+
+    engine = VllmPool(
+        recipe.rollout,
+        model,
+        dtype=recipe.policy.dtype,
+        context_length=recipe.context_length,
+        eos_token_ids=facts.eos_token_ids,
+        gpus_per_worker=recipe.rollout.vllm.tensor_parallel if gpus_in_cluster() else 0,
+    )
+    probe = ParityProbe.from_prompts(
+        [prompt.token_ids for prompt in pool.prompts],
+        dtype=recipe.policy.dtype,
+        tolerance=recipe.rollout.vllm.parity_tolerance,
+        seed=recipe.seed,
+    )
+    return engine, DirectorySync(learner, engine, probe, recipe.rollout.vllm.sync_dir, recipe.seed)
+
+
+def benchmarks(
+    recipe: Recipe, tokenizer, reward: VerifierPool, console: Console, stack: ExitStack
+) -> list[EvalSetData]:
+    """The recipe's evaluation sets, loaded; a set with a reward of its own gets a verifier pool of its own."""
+    loaded = []
+    for benchmark in recipe.evaluation.sets:
+        prompts, report = load_prompts(benchmark.source, recipe.data, tokenizer)
+        console.say(f"evaluation set {benchmark.name}: {report}")
+        own = reward
+        if benchmark.reward is not None:
+            own = stack.enter_context(
+                VerifierPool(benchmark.reward.model_dump(), **recipe.verification.model_dump())
+            )
+        loaded.append(EvalSetData(benchmark.name, prompts, own))
+    return loaded

@@ -1,0 +1,80 @@
+"""The end of a run: the policy as a Hugging Face directory, summary.json, and a few lines for the reader."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from depo.checkpoint import write_json
+from depo.evaluation.heldout import EvalResult
+from depo.recipe import versions
+
+if TYPE_CHECKING:
+    from depo.run import Run
+
+SUMMARY_SCHEMA = 1
+
+
+def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
+    """Write ``policy/`` and ``summary.json``, print what they say; returns the summary."""
+    policy = run.directory / "policy"
+    aside = run.directory / ".policy.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    run.learner.export(aside)
+    shutil.rmtree(policy, ignore_errors=True)
+    aside.rename(policy)
+
+    summary = summarise(run, after)
+    write_json(run.directory / "summary.json", summary)
+    for line in lines(run, after):
+        run.console.say(line)
+    return summary
+
+
+def summarise(run: Run, after: EvalResult | None) -> dict[str, object]:
+    booked = run.ledger.summary()
+    return {
+        "schema_version": SUMMARY_SCHEMA,
+        "name": run.recipe.name,
+        "seed": run.recipe.seed,
+        "steps": run.step,
+        "eval": {
+            "before": None if run.before is None else run.before.summary(),
+            "after": None if after is None else after.summary(),
+        },
+        **booked,
+        "prompts": {"seen": run.ledger.prompts_seen, "pool": len(run.pool)},
+        "selection": {name: finite(value) for name, value in run.selector.metrics().items()},
+        "seconds": run.seconds | {"wall": run.wall_seconds},
+        "versions": versions(),
+    }
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def lines(run: Run, after: EvalResult | None) -> list[str]:
+    """The summary for a reader, without repeating the evaluation lines printed before."""
+    booked = run.ledger.summary()["rollouts"]
+    saved = run.ledger.saved()
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in booked["by_outcome"].items() if count)
+    origins = ", ".join(f"{name} {count:,}" for name, count in booked["by_origin"].items() if count)
+    text = []
+    if run.before is not None and after is not None:
+        for label, old, new in (
+            ("held-out accuracy, solvable part", run.before.solvable, after.solvable),
+            ("held-out accuracy, all", run.before.all, after.all),
+        ):
+            if old is not None and new is not None:
+                text.append(f"{label}: {old:.3f} → {new:.3f} ({new - old:+.3f})")
+    text.append(f"rollouts generated: {booked['generated']:,} ({outcomes}; by origin: {origins})")
+    if saved.rollouts is not None:
+        text.append(
+            f"rollouts saved against uniform sampling: {saved.rollouts:+,.0f} "
+            f"(95 % interval {saved.low:+,.0f} to {saved.high:+,.0f})"
+        )
+    text.append(f"policy: {run.directory / 'policy'}")
+    text.append(f"run: {run.directory} ({run.wall_seconds:.0f} s)")
+    return text
