@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 ECE_BINS = 15
+ROUNDING = 1e-12  # differences of squared errors below this are float noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Calibration:
         self._new = 0  # groups graded since the last look
 
     def add(self, graded: Graded) -> None:
-        """Grade one group and let the gate decide. Raises ValueError for a prediction that is no probability."""
+        """Grade one group and let the gate decide. Raises ValueError when a prediction is no probability."""
         for name in ("predicted_mixed", "predicted_mean"):
             if not 0 <= getattr(graded, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], found {getattr(graded, name)}")
@@ -143,14 +144,16 @@ class Calibration:
     def advantage(self, newest: int | None = None) -> float:
         """z statistic of base rate's minus estimator's squared error: positive when the estimator is better.
 
-        0 when the differences do not vary, a constant prediction at the base rate included.
+        Infinite when the differences are all alike and not 0 (a perfect prediction where half are mixed).
         """
         predicted_W, mixed_W = self.arrays(newest)
         difference_W = (mixed_W.mean() - mixed_W) ** 2 - (predicted_W - mixed_W) ** 2
-        if len(difference_W) < 2 or np.ptp(difference_W) < 1e-12:
+        mean = float(difference_W.mean())
+        if len(difference_W) < 2 or np.abs(difference_W).max() < ROUNDING:
             return 0.0
-        standard_error = difference_W.std(ddof=1) / math.sqrt(len(difference_W))
-        return float(difference_W.mean() / standard_error)
+        if np.ptp(difference_W) < ROUNDING:
+            return math.copysign(math.inf, mean)
+        return mean / (float(difference_W.std(ddof=1)) / math.sqrt(len(difference_W)))
 
     def metrics(self) -> dict[str, float]:
         """Figures of the window; those that are undefined on it are left out."""

@@ -6,12 +6,23 @@ on it. Unknown keys are errors. Blocks with a ``type`` key are discriminated uni
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 TABLE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -37,13 +48,28 @@ class Columns(Block):
     """Gold answer. Found by name (answer, ground_truth, reward_model.ground_truth, solution) when null."""
     prior: str | None = None
     """A pass rate in [0, 1] that the data set brings along, if any."""
+    question_pattern: str | None = None
+    """Regular expression whose group 1 is the problem, for prompts that wrap it in instructions of their own.
+    Rows where it is not found are dropped and counted."""
+
+    @field_validator("question_pattern")
+    @classmethod
+    def has_one_group(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = re.compile(value).groups
+            except re.error as error:
+                raise ValueError(f"is not a regular expression: {error}") from error
+            if groups != 1:
+                raise ValueError(f"must have one group, the problem; found {groups}")
+        return value
 
 
 class FileSource(Block):
     """A local table: .jsonl, .json, .parquet or .csv."""
 
     type: Literal["file"] = "file"
-    path: Path
+    path: Annotated[Path, AfterValidator(Path.expanduser)]
     columns: Columns = Columns()
     limit: PositiveInt | None = None
     """Use the first rows only."""
@@ -136,9 +162,10 @@ class Data(Block):
     grade: Grading | None = None
     """Compose pool and held-out set by measured difficulty (generated data only)."""
     template: str = "{question}"
-    """Wrapped around the problem text before the chat template; must contain {question}."""
+    """Wrapped around the problem text (the last turn of chat messages) before the chat template; must contain
+    {question}."""
     system: str | None = None
-    """System message, if any."""
+    """System message, if any; chat messages that bring their own keep it."""
     raw: bool = False
     """Give the text to the policy as it is, without chat template."""
     max_prompt_tokens: PositiveInt = 1024
@@ -214,7 +241,7 @@ class PretrainedPolicy(Block):
     """A causal language model in Hugging Face format: hub id or local directory."""
 
     type: Literal["pretrained"] = "pretrained"
-    model: str
+    model: Annotated[str, AfterValidator(os.path.expanduser)]
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute type. Full fine-tuning keeps float32 master weights either way."""
@@ -311,6 +338,7 @@ class FunctionReward(Block):
 
     type: Literal["function"] = "function"
     path: str
+    """Module and name, with a colon between them."""
     correct_at: float = 1.0
     """Value from which a sample counts as correct, when the function returns plain numbers."""
 
@@ -395,8 +423,9 @@ class SelectionBase(Block):
     """Waves per step at most, the first included."""
     window: PositiveInt = 400
     """Uniformly drawn groups over which the estimator is graded."""
-    min_window: PositiveInt = 200
-    """Selection stays uniform until this many groups have been graded (warm-up)."""
+    min_window: NonNegativeInt = 200
+    """Selection stays uniform until this many groups have been graded (warm-up). 0: select from the first
+    step, and never fail open."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     """Of the one-sided tests that end the warm-up and that let selection fail open."""
 
@@ -418,7 +447,7 @@ class ThompsonSelection(SelectionBase):
 
     type: Literal["thompson"] = "thompson"
     candidates: PositiveInt = 8192
-    """Prompts considered per step, drawn uniformly from the pool."""
+    """Prompts considered per wave, drawn uniformly from the pool."""
 
 
 Selection = Annotated[UniformSelection | ThompsonSelection, Field(discriminator="type")]

@@ -151,13 +151,10 @@ def convert(model: PackagedModel, gguf: Path, into: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        roles = {
-            "bos_token": model.bos_token,
-            "eos_token": model.eos_token,
-            "pad_token": model.pad_token,
-            "unk_token": model.unk_token,
-        }
-        tokenizer.add_special_tokens(roles)
+        tokenizer.bos_token = model.bos_token
+        tokenizer.eos_token = model.eos_token
+        tokenizer.pad_token = model.pad_token
+        tokenizer.unk_token = model.unk_token
         tokenizer.model_max_length = model.max_length
         # True would strip spaces before punctuation when decoding, and warn at every load.
         tokenizer.clean_up_tokenization_spaces = False

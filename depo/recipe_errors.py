@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from depo.config import Block
 from depo.recipe_overrides import COMMAND_LINE, Override
-from depo.recipe_schema import Key, all_keys, key_of_error
+from depo.recipe_schema import Key, all_keys, key_of_error, shape_at
 
 CLOSE, SIMILAR, ELSEWHERE = 0.8, 0.6, 0.75
 """difflib ratios from which a key is surely a slip of the pen, probably one, and one of another block."""
@@ -77,14 +77,17 @@ def _line(key: Key, problems: Sequence[tuple[ErrorDetails, type[Block] | None]],
     kind = first["type"]
     if kind == "extra_forbidden":
         return f"{sources.of(key)}: {'.'.join(key)}: {unknown_key(key, block)}"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
+    if kind == "union_tag_not_found":
+        known = ", ".join(shape_at(key, sources.raw).blocks)
+        return f"{sources.of(key)}: {'.'.join(key)}.type: required, but not given; one of {known}"
+    if kind == "union_tag_invalid":
         key = (*key, "type")
     if kind == "value_error":
         message = str(first["ctx"]["error"])
         label = sources.of_message(key, message)
         return f"{label}: {'.'.join(key)}: {message}" if key else f"{label}: {message}"
     messages = list(dict.fromkeys(_message(details) for details, _ in problems))
-    found = "" if kind in ("missing", "union_tag_not_found") else f", found {_found(first, kind)}"
+    found = "" if kind in ("missing", "union_tag_invalid") else f", found {_found(first, kind)}"
     return f"{sources.of(key)}: {'.'.join(key)}: {' or '.join(messages)}{found}{_meant(first)}"
 
 
@@ -94,11 +97,9 @@ def _message(details: ErrorDetails) -> str:
     match kind:
         case "missing":
             return "required, but not given"
-        case "union_tag_invalid" | "union_tag_not_found":
-            allowed = context.get("expected_tags") or "a type of this block"
-            return ("required, but not given; one of " if kind.endswith("found") else "must be one of ") + str(
-                allowed
-            ).replace("'", "")
+        case "union_tag_invalid":
+            allowed = context["expected_tags"].replace("'", "")
+            return f'unknown type "{context["tag"]}"; one of {allowed}'
         case "literal_error":
             return "must be " + str(context["expected"]).replace("'", "")
         case "greater_than_equal":
@@ -133,8 +134,6 @@ def _message(details: ErrorDetails) -> str:
 
 def _found(details: ErrorDetails, kind: str) -> str:
     value = details["input"]
-    if kind == "union_tag_invalid" and isinstance(value, dict):
-        value = value.get("type")
     if kind in ("too_short", "too_long"):
         return str(len(value))
     if value is None:
@@ -161,25 +160,36 @@ def unknown_key(key: Key, block: type[Block] | None) -> str:
     """Says that a key does not exist, and which one was probably meant: here, or in another block."""
     *parents, name = key
     here = [] if block is None else list(block.model_fields)
-    type_field = None if block is None else block.model_fields.get("type")
-    kind = "unknown key" if type_field is None else f"unknown key for type {type_field.default}"
+    owners = [type_name(owner) for known, owner in all_keys() if known == key]
+    if owners:
+        return f"unknown key for type {type_name(block)}; it belongs to type {' and '.join(owners)}"
+    problem = f"unknown key for type {type_name(block)}" if type_name(block) else "unknown key"
+    guesses = _guesses(parents, name, here)
+    if guesses:
+        return f"{problem}; did you mean {' or '.join(guesses[:3])}?"
+    return f"{problem}; there is {', '.join(here)}" if here else problem
 
-    def siblings(names: Iterable[str]) -> list[str]:
+
+def _guesses(parents: list[str], name: str, here: list[str]) -> list[str]:
+    """Dotted keys that ``name`` may stand for, from the first of four searches that finds any."""
+    elsewhere = sorted(
+        {known for known, _ in all_keys() if list(known[:-1]) != parents}, key=lambda k: (len(k), k)
+    )
+
+    def in_this_block(cutoff: float) -> list[str]:
+        names = difflib.get_close_matches(name, here, n=1, cutoff=cutoff)
         return [".".join([*parents, found]) for found in names]
 
-    elsewhere = sorted({k for k in all_keys() if list(k[:-1]) != parents}, key=lambda k: (len(k), k))
-    same_name = [".".join(k) for k in elsewhere if k[-1] == name]
-    similar_names = difflib.get_close_matches(name, {k[-1] for k in elsewhere}, n=1, cutoff=ELSEWHERE)
-    guesses = (
-        siblings(difflib.get_close_matches(name, here, n=1, cutoff=CLOSE))
-        or same_name
-        or siblings(difflib.get_close_matches(name, here, n=1, cutoff=SIMILAR))
-        or [".".join(k) for k in elsewhere if k[-1] in similar_names]
+    similar = difflib.get_close_matches(name, sorted({key[-1] for key in elsewhere}), n=1, cutoff=ELSEWHERE)
+    return (
+        in_this_block(CLOSE)
+        or [".".join(key) for key in elsewhere if key[-1] == name]
+        or in_this_block(SIMILAR)
+        or [".".join(key) for key in elsewhere if key[-1] in similar]
     )
-    if not parents and not same_name:
-        guesses = siblings(difflib.get_close_matches(name, here, n=1, cutoff=SIMILAR)) or guesses
-    if key in set(all_keys()):
-        return f"{kind}; {_belongs(key)}"
-    if guesses:
-        return f"{kind}; did you mean {' or '.join(guesses[:3])}?"
-    return f"{kind}; there is {', '.join(here)}" if here else kind
+
+
+def type_name(block: type[Block] | None) -> str:
+    """The ``type`` that selects a block of a union; "" for other blocks."""
+    field = None if block is None else block.model_fields.get("type")
+    return "" if field is None else str(field.default)

@@ -2,10 +2,10 @@
 
 - ``steps=5``, ``learner.lr=1e-5``, ``data.train=FILE``, ``reward={type: exact}``: the value is YAML.
 - ``learner.loss=gspo`` is short for ``learner.loss.type=gspo``, wherever a block has a ``type``.
-- Choosing another type drops the other keys which the *file* gives that block: they were meant for the old type
-  (DAPO's clip range is a thousand times GSPO's).
-- Broader keys are applied first, whatever their order: ``learner.loss.clip_low=1e-4 learner.loss=gspo`` is a GSPO
-  with that clip range. Among equally broad keys the last one wins.
+- Choosing another type drops the other keys which the *file* gives that block: they were meant for the old
+  type (DAPO's clip range is a thousand times GSPO's).
+- Broader keys are applied first, whatever their order: ``learner.loss.clip_low=1e-4 learner.loss=gspo`` is
+  GSPO with that clip range. Among equally broad keys the last one wins.
 """
 
 from __future__ import annotations

@@ -87,7 +87,9 @@ def expand(value: Any, shape: Shape = ROOT) -> Any:
     if block is None:
         return value
     fields = block.model_fields
-    return {key: expand(item, shape_of(fields[key])) if key in fields else item for key, item in value.items()}
+    return {
+        key: expand(item, shape_of(fields[key])) if key in fields else item for key, item in value.items()
+    }
 
 
 def shape_at(key: Key, raw: Any) -> Shape:
@@ -129,14 +131,16 @@ def key_of_error(loc: tuple[int | str, ...]) -> tuple[Key, type[Block] | None]:
     return tuple(key), shape.block() or block
 
 
-def all_keys(shape: Shape = ROOT, prefix: Key = (), above: tuple[type[Block], ...] = ()) -> Iterator[Key]:
-    """Every key of the schema once per block that has it; lists are not entered."""
+def all_keys(
+    shape: Shape = ROOT, prefix: Key = (), above: tuple[type[Block], ...] = ()
+) -> Iterator[tuple[Key, type[Block]]]:
+    """Every key of the schema with the block that has it (several for a union); lists are not entered."""
     for block in shape.blocks.values():
         if block in above:
             continue
         for name, field in block.model_fields.items():
             key = (*prefix, name)
-            yield key
+            yield key, block
             inner = shape_of(field)
             if not inner.is_list:
                 yield from all_keys(inner, key, (*above, block))

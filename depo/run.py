@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import estimators
 from depo.checkpoint import (
     latest_checkpoint,
     load_state,
@@ -38,6 +37,7 @@ from depo.tracking.metrics_log import MetricsLog
 from depo.tracking.rollout_log import RolloutLog
 from depo.tracking.tensorboard_log import TensorBoardLog
 from depo.types import Group
+from estimators.base import Estimator
 from reward.base import Reward
 
 CHECKPOINT_SCHEMA = 1
@@ -50,7 +50,7 @@ class Run:
     recipe: Recipe
     directory: Path
     pool: PromptPool
-    estimator: estimators.Estimator
+    estimator: Estimator
     selector: Selector
     ledger: Ledger
     reward: Reward

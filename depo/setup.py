@@ -19,7 +19,7 @@ from depo.policy.pretrained import load_tokenizer
 from depo.recipe import load_recipe, write_resolved
 from depo.rollout.colocated import ColocatedEngine
 from depo.rollout.engine import RolloutEngine
-from depo.rollout.probe import ParityProbe
+from depo.rollout.probe import ParityProbe, choose_sequences, default_tolerance
 from depo.rollout.sync import DirectorySync, SharedWeights, WeightSync
 from depo.run import Run
 from depo.selection import Selector
@@ -160,21 +160,24 @@ def make_engine(
         return engine, SharedWeights(engine)
     from depo.rollout.vllm_pool import VllmPool
 
+    vllm, policy = recipe.rollout.vllm, pretrained_view(recipe.policy, Path(model))
     engine = VllmPool(
         recipe.rollout,
         model,
-        dtype=recipe.policy.dtype,
+        dtype=policy.dtype,
         context_length=recipe.context_length,
         eos_token_ids=facts.eos_token_ids,
-        gpus_per_worker=recipe.rollout.vllm.tensor_parallel if gpus_in_cluster() else 0,
-    )
-    probe = ParityProbe.from_prompts(
-        [prompt.token_ids for prompt in pool.prompts],
-        dtype=recipe.policy.dtype,
-        tolerance=recipe.rollout.vllm.parity_tolerance,
+        threads=recipe.resources.threads,
+        num_gpus_per_worker=vllm.tensor_parallel if gpus_in_cluster() else 0,
+        revision=policy.revision,
+        trust_remote_code=policy.trust_remote_code,
         seed=recipe.seed,
     )
-    return engine, DirectorySync(learner, engine, probe, recipe.rollout.vllm.sync_dir, recipe.seed)
+    probe = ParityProbe(
+        choose_sequences(pool.prompts, facts.vocab_size, recipe.seed),
+        vllm.parity_tolerance or default_tolerance(policy.dtype),
+    )
+    return engine, DirectorySync(learner, engine, probe, vllm.sync_dir, recipe.seed)
 
 
 def benchmarks(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from depo.checkpoint import write_json
 from depo.evaluation.heldout import EvalResult
-from depo.recipe import versions
+from depo.versions import package_versions, source_commit
 
 if TYPE_CHECKING:
     from depo.run import Run
@@ -27,7 +27,7 @@ def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
     summary = summarise(run, after)
     write_json(run.directory / "summary.json", summary)
     for line in lines(run, after):
-        run.console.say(line)
+        run.console.say(line, always=True)
     return summary
 
 
@@ -43,10 +43,10 @@ def summarise(run: Run, after: EvalResult | None) -> dict[str, object]:
             "after": None if after is None else after.summary(),
         },
         **booked,
-        "prompts": {"seen": run.ledger.prompts_seen, "pool": len(run.pool)},
+        "prompts": booked["prompts"] | {"pool": len(run.pool)},
         "selection": {name: finite(value) for name, value in run.selector.metrics().items()},
         "seconds": run.seconds | {"wall": run.wall_seconds},
-        "versions": versions(),
+        "versions": package_versions() | {"commit": source_commit()},
     }
 
 

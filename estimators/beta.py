@@ -100,7 +100,8 @@ class BetaEstimator:
         evidence_V2 = np.array(state.arrays["evidence"], dtype=np.float64)
         if not isinstance(keys, list) or evidence_V2.shape != (len(keys), 2):
             raise ValueError(
-                f"beta estimator: state needs a list of keys and evidence of shape (keys, 2), found {evidence_V2.shape}"
+                f"beta estimator: state needs a list of keys and evidence of shape (keys, 2), "
+                f"found {evidence_V2.shape}"
             )
         self._row = {key: row for row, key in enumerate(keys)}
         self._evidence_V2 = evidence_V2

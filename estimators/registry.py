@@ -42,12 +42,12 @@ def build(spec: Mapping[str, Any]) -> Estimator:
 
 def _entry_point(name: str) -> EntryPoint:
     registered = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
+    if name in BUILT_IN:
+        registered[BUILT_IN[name]] = EntryPoint(name=name, value=BUILT_IN[name], group=GROUP)
     if len(registered) > 1:
         raise ValueError(f"estimator {name!r} is registered more than once: {', '.join(sorted(registered))}")
     if registered:
         return next(iter(registered.values()))
-    if name in BUILT_IN:
-        return EntryPoint(name=name, value=BUILT_IN[name], group=GROUP)
     known = sorted(BUILT_IN.keys() | {entry.name for entry in entry_points(group=GROUP)})
     raise ValueError(f"no estimator is called {name!r}; known: {', '.join(known)}")
 

@@ -30,5 +30,6 @@ class UniformEstimator:
     def load_state_dict(self, state: State) -> None:
         if state.schema_version != SCHEMA_VERSION:
             raise ValueError(
-                f"uniform estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
+                f"uniform estimator: state has schema_version {state.schema_version}, "
+                f"expected {SCHEMA_VERSION}"
             )

@@ -11,15 +11,20 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
 
 from depo.cluster import gpus_in_cluster
 from depo.config import PretrainedPolicy, Recipe, TinyMoePolicy
-from depo.grading import Graded
 from depo.rollout.engine import Sampling
 from depo.types import Request, Rollout, TrainingBatch, UpdateResult
+
+if TYPE_CHECKING:
+    from depo.grading import Graded
+
+HANDFUL = 256
 
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
 
@@ -30,6 +35,7 @@ class PolicyFacts:
 
     parameters: int
     trainable: int
+    vocab_size: int
     pad_token_id: int
     eos_token_ids: tuple[int, ...]
     device: str
@@ -82,7 +88,7 @@ class LearnerActor:
 
         recipe = self.recipe
         device = pick_device(recipe.learner.device)
-        tokenizer = load_tokenizer(policy)
+        self.tokenizer = tokenizer = load_tokenizer(policy)
         model = load_model(policy, device)
         eos_token_ids = end_tokens(model, tokenizer)
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_token_ids[0]
@@ -106,13 +112,23 @@ class LearnerActor:
         return PolicyFacts(
             parameters=sum(p.numel() for p in parameters),
             trainable=sum(p.numel() for p in parameters if p.requires_grad),
+            vocab_size=model.config.vocab_size,
             pad_token_id=pad_token_id,
             eos_token_ids=eos_token_ids,
             device=str(device),
         )
 
-    def generate(self, requests: list[Request], sampling: Sampling) -> Iterator[Rollout]:
-        yield from self.engine.generate(requests, sampling)
+    def generate(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Rollout]]:
+        """Rollouts as they finish, by the handful: a Ray object for each would cost more than a small policy."""
+        handful: list[Rollout] = []
+        # No `yield from`: Ray sends values into the generator it runs, which a list's iterator cannot take.
+        for rollout in self.engine.generate(requests, sampling):
+            handful.append(rollout)
+            if len(handful) == HANDFUL:
+                yield handful
+                handful = []
+        if handful:
+            yield handful
 
     def serve(self, version: int) -> int:
         from depo.rollout.engine import WeightUpdate
@@ -128,6 +144,7 @@ class LearnerActor:
     def export(self, directory: Path) -> None:
         """The policy in Hugging Face format with its tokenizer, LoRA merged."""
         self.learner.export(directory)
+        self.tokenizer.save_pretrained(directory)
 
     def perturb(self, seed: int) -> None:
         self.learner.perturb(seed)
@@ -154,7 +171,7 @@ class RemoteLearner:
 
     def build(self, directory: Path, say: Callable[[str], None]) -> Graded:
         for item in stream(self.actor.build, directory):
-            if isinstance(item, Graded):
+            if not isinstance(item, str):
                 return item
             say(item)
         raise RuntimeError("the learner ended its build without graded prompts")
@@ -163,7 +180,8 @@ class RemoteLearner:
         return ray.get(self.actor.start.remote(policy))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Rollout]:
-        yield from stream(self.actor.generate, list(requests), sampling)
+        for handful in stream(self.actor.generate, list(requests), sampling):
+            yield from handful
 
     def serve(self, version: int) -> int:
         return ray.get(self.actor.serve.remote(version))

@@ -40,7 +40,13 @@ def token_logprobs(
         if torch.is_grad_enabled() and len(targets_M) > chunk:
             # The head has no dropout, so there is no random state to keep.
             piece = checkpoint(
-                head_logprobs, head, hidden, targets, temperature, use_reentrant=False, preserve_rng_state=False
+                head_logprobs,
+                head,
+                hidden,
+                targets,
+                temperature,
+                use_reentrant=False,
+                preserve_rng_state=False,
             )
         else:
             piece = head_logprobs(head, hidden, targets, temperature)
@@ -48,7 +54,9 @@ def token_logprobs(
     logprobs_M = torch.cat([logprobs for logprobs, _ in pieces])
     entropy_M = torch.cat([entropy for _, entropy in pieces])
     zeros_BT = torch.zeros(batch.mask_BT.shape, dtype=torch.float32, device=logprobs_M.device)
-    return zeros_BT.masked_scatter(batch.mask_BT, logprobs_M), zeros_BT.masked_scatter(batch.mask_BT, entropy_M)
+    return zeros_BT.masked_scatter(batch.mask_BT, logprobs_M), zeros_BT.masked_scatter(
+        batch.mask_BT, entropy_M
+    )
 
 
 def predicting_states(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
@@ -63,7 +71,9 @@ def decoder_states(model: nn.Module, tokens_BS: Tensor) -> Tensor:
     return base_model(model).get_decoder()(input_ids=tokens_BS, use_cache=False).last_hidden_state
 
 
-def head_logprobs(head: nn.Module, hidden_MH: Tensor, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def head_logprobs(
+    head: nn.Module, hidden_MH: Tensor, targets_M: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     logits_MV = head(hidden_MH).float() / temperature
     normalizer_M = logits_MV.logsumexp(-1)
     logprobs_M = logits_MV.gather(-1, targets_M.unsqueeze(-1)).squeeze(-1) - normalizer_M

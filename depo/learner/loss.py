@@ -27,8 +27,8 @@ from depo import config
 @dataclass(frozen=True, slots=True)
 class TokenLoss:
     """``loss_BT`` is meaningless on padding: it has to be weighted. ``clipped_BT`` (bool) marks tokens whose
-    gradient the clip range removed (for cispo: whose weight was capped). ``kl_BT`` is the k3 estimate of the
-    KL to the reference policy, in nats, or None without one; both are detached."""
+    gradient the clip range removed (for cispo: whose weight was capped). ``kl_BT`` is the k3 estimate of
+    KL(policy ‖ reference), in nats and detached, or None without a reference."""
 
     loss_BT: Tensor
     clipped_BT: Tensor
@@ -63,30 +63,27 @@ def token_loss(
     """Loss of each completion token, not yet weighted.
 
     ``logprobs_BT`` carry the gradient; ``old_BT`` are those before the first optimizer step of this update,
-    ``reference_BT`` those of the reference policy. ``correction_BT`` (see ``correction_weights``) multiplies the
-    policy term only: the KL penalty is not an expectation over the engine's samples to be re-weighted (TRL
-    does the same).
+    ``reference_BT`` those of the reference policy. ``correction_BT`` (see ``correction_weights``) multiplies
+    the policy term only and leaves the KL penalty alone, as in TRL.
     """
     advantages_B1 = advantages_B.unsqueeze(1)
+    log_ratio_BT = logprobs_BT - old_BT
+    if isinstance(loss, config.GspoLoss):
+        log_ratio_BT = sequence_mean(log_ratio_BT, mask_BT)
+    ratio_BT = torch.exp(log_ratio_BT)
     if isinstance(loss, config.CispoLoss):
         # arXiv 2506.13585, eq. 4-5: the capped weight is a constant, every token keeps its gradient.
-        ratio_BT = torch.exp(logprobs_BT.detach() - old_BT)
-        policy_BT = -ratio_BT.clamp(max=loss.clip_high) * advantages_B1 * logprobs_BT
+        policy_BT = -ratio_BT.detach().clamp(max=loss.clip_high) * advantages_B1 * logprobs_BT
         clipped_BT = ratio_BT > loss.clip_high
     else:
-        log_ratio_BT = logprobs_BT - old_BT
-        if isinstance(loss, config.GspoLoss):
-            log_ratio_BT = sequence_mean(log_ratio_BT, mask_BT)
-        policy_BT, clipped_BT = clipped_surrogate(
-            torch.exp(log_ratio_BT), advantages_B1, loss.clip_low, loss.clip_high
-        )
+        policy_BT, clipped_BT = clipped_surrogate(ratio_BT, advantages_B1, loss.clip_low, loss.clip_high)
     loss_BT = policy_BT * correction_BT
-    kl_BT = None
-    if reference_BT is not None:
-        kl_with_gradient_BT = k3(reference_BT - logprobs_BT)
-        loss_BT = loss_BT + kl_coef * kl_with_gradient_BT
-        kl_BT = kl_with_gradient_BT.detach()
-    return TokenLoss(loss_BT, clipped_BT.detach(), kl_BT)
+    if reference_BT is None:
+        return TokenLoss(loss_BT, clipped_BT, None)
+    # Times the ratio, whose gradient counts: without it the gradient is not that of KL(policy ‖ reference),
+    # not even on policy, where the ratio is 1 (DeepSeek-V3.2, arXiv 2512.02556; TRL's default).
+    kl_BT = ratio_BT * k3(reference_BT - logprobs_BT)
+    return TokenLoss(loss_BT + kl_coef * kl_BT, clipped_BT, kl_BT.detach())
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:

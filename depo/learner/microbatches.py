@@ -16,6 +16,10 @@ from torch import Tensor
 
 from depo.rng import generator
 
+# What a forward and backward pass costs beyond its tokens, expressed in tokens: 200 to 500 were measured
+# for a 1.4 M-parameter MoE on one CPU core.
+PASS_TOKENS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
@@ -43,16 +47,19 @@ def split_by_tokens(rows: np.ndarray, lengths_N: np.ndarray, budget: int) -> lis
     """Cut rows into micro-batches of similar length whose rows × longest stays within ``budget`` tokens.
 
     Longest first, ties in row order, so the cut is deterministic and a pass that does not fit into memory
-    fails at once. A row longer than the budget gets a micro-batch of its own.
+    fails at once. A micro-batch also ends where its padding would cost more than another pass does. A row
+    longer than the budget gets a micro-batch of its own.
     """
     order = rows[np.argsort(-lengths_N[rows], kind="stable")]
     parts = []
-    start = 0
-    while start < len(order):
-        size = max(1, budget // int(lengths_N[order[start]]))
-        parts.append(order[start : start + size])
-        start += size
-    return parts
+    start = padding = 0
+    for end, row in enumerate(order):
+        longest = int(lengths_N[order[start]])
+        padding += longest - int(lengths_N[row])
+        if end > start and ((end + 1 - start) * longest > budget or padding > PASS_TOKENS):
+            parts.append(order[start:end])
+            start, padding = end, 0
+    return [*parts, order[start:]] if len(order) else []
 
 
 def padding_share(parts: Sequence[np.ndarray], lengths_N: np.ndarray) -> float:
@@ -89,10 +96,10 @@ def collate(
 
 def pad_values(rows: np.ndarray, values: Sequence[np.ndarray], mask_BT: Tensor) -> Tensor:
     """Per-token float values of the given rows as (B, T), 0 on padding."""
-    padded_BT = torch.zeros(mask_BT.shape, dtype=torch.float32)
+    padded_BT = np.zeros(mask_BT.shape, dtype=np.float32)
     for b, row in enumerate(rows):
-        padded_BT[b, : len(values[row])] = torch.as_tensor(np.asarray(values[row], dtype=np.float32))
-    return padded_BT.to(mask_BT.device)
+        padded_BT[b, : len(values[row])] = values[row]
+    return torch.from_numpy(padded_BT).to(mask_BT.device)
 
 
 def unpad_values(values_BT: Tensor, mask_BT: Tensor) -> list[np.ndarray]:

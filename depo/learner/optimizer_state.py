@@ -43,16 +43,17 @@ def save_state(
     (directory / "learner.json").write_text(json.dumps(content, indent=1))
 
 
-def load_state(directory: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> dict[str, int]:
+def load_state(
+    directory: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer
+) -> dict[str, int]:
     """Put a checkpoint into parameters and optimizer, in place; returns the counters.
 
     Raises ValueError when it was written by another version or for another model; nothing is changed then.
     """
     content = json.loads((directory / "learner.json").read_text())
     if content["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(
-            f"{directory}/learner.json has schema_version {content['schema_version']}, expected {SCHEMA_VERSION}"
-        )
+        found = content["schema_version"]
+        raise ValueError(f"{directory}/learner.json has schema_version {found}, expected {SCHEMA_VERSION}")
     weights = load_file(directory / "weights.safetensors")
     moments = load_file(directory / "moments.safetensors")
     saved = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -60,14 +61,17 @@ def load_state(directory: Path, parameters: Mapping[str, nn.Parameter], optimize
     if saved != present:
         unfit = min(name for name in saved.keys() | present.keys() if saved.get(name) != present.get(name))
         raise ValueError(
-            f"{directory} does not fit this policy: {unfit} has shape {saved.get(unfit)} there, {present.get(unfit)} here"
+            f"{directory} does not fit this policy: "
+            f"{unfit} has shape {saved.get(unfit)} there, {present.get(unfit)} here"
         )
     for name, parameter in parameters.items():
         with torch.no_grad():
             parameter.copy_(weights[name])
         optimizer.state.pop(parameter, None)
         if name in content["optimizer_steps"]:
-            state: dict[str, Tensor] = {"step": step_tensor(content["optimizer_steps"][name], optimizer, parameter)}
+            state: dict[str, Tensor] = {
+                "step": step_tensor(content["optimizer_steps"][name], optimizer, parameter)
+            }
             for moment in MOMENTS:
                 state[moment] = moments[f"{name}.{moment}"].to(parameter.device)
             optimizer.state[parameter] = state

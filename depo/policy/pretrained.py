@@ -65,7 +65,9 @@ def load_tokenizer(policy: PretrainedPolicy) -> PreTrainedTokenizerBase:
     directory = Path(policy.model)
     if directory.is_dir() and not any(any(directory.glob(pattern)) for pattern in VOCABULARY_FILES):
         # transformers would make up an empty vocabulary
-        raise UserError(f"{KEY}: {policy.model} has no tokenizer (expected tokenizer.json beside config.json)")
+        raise UserError(
+            f"{KEY}: {policy.model} has no tokenizer (expected tokenizer.json beside config.json)"
+        )
     tokenizer = from_pretrained(AutoTokenizer, policy)
     if tokenizer.eos_token is None:
         raise UserError(f"{KEY}: the tokenizer of {policy.model} has no end-of-sequence token (eos_token)")
@@ -77,7 +79,9 @@ def load_tokenizer(policy: PretrainedPolicy) -> PreTrainedTokenizerBase:
 def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
     """Wrap the model with an adapter on the named linear modules. Raises UserError for a name that binds to
     nothing: `peft` accepts it as long as another one binds."""
-    linear = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+    linear = sorted(
+        {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    )
     unknown = [target for target in lora.targets if target.rpartition(".")[2] not in linear]
     if unknown:
         raise UserError(
@@ -94,7 +98,9 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
     try:
         return get_peft_model(model, adapter)  # the adapter's weights are float32 (autocast_adapter_dtype)
     except ValueError as error:
-        raise UserError(f"policy.lora.targets: {first_line(error)}; linear modules: {', '.join(linear)}") from error
+        raise UserError(
+            f"policy.lora.targets: {first_line(error)}; linear modules: {', '.join(linear)}"
+        ) from error
 
 
 def check_source(source: str) -> None:

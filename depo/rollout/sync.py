@@ -11,6 +11,7 @@ from typing import Protocol
 from depo.learner.actor import RemoteLearner
 from depo.rollout.engine import RolloutEngine, WeightSyncError, WeightUpdate
 from depo.rollout.probe import ParityProbe
+from depo.rollout.vllm_pool import VllmPool
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -50,7 +51,7 @@ class DirectorySync:
     """Weights go through a directory on a memory file system; every sync ends with the parity probe."""
 
     def __init__(
-        self, learner: RemoteLearner, engine: RolloutEngine, probe: ParityProbe, root: Path | None, seed: int
+        self, learner: RemoteLearner, engine: VllmPool, probe: ParityProbe, root: Path | None, seed: int
     ) -> None:
         base = root or (SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp")))
         self.directory = base / f"depo-weights-{uuid.uuid4().hex[:12]}"
@@ -60,16 +61,13 @@ class DirectorySync:
         self.seed = seed
 
     def start(self) -> dict[str, float]:
+        self.engine.ready()
         result = self.probe.verify_startup(self.learner, self.engine, lambda: self._send(0), self.seed)
         return {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
 
     def __call__(self, version: int) -> dict[str, float]:
         self._send(version)
-        result = self.probe.check(
-            self.learner.score(self.probe.sequences),
-            self.engine.score(self.probe.sequences),
-            f"after the sync of policy version {version}",
-        )
+        result = self.probe.verify(self.learner, self.engine, f"after the sync of policy version {version}")
         return {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
 
     def close(self) -> None:

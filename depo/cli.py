@@ -1,0 +1,157 @@
+"""The command line: ``depo train RECIPE [key=value ...]`` and ``depo fetch NAME DIR``.
+
+Exit status 0: done; 2: bad input, one line that names file and key; 1: anything else; 130: interrupted.
+``--help`` and ``--dry-run`` import neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+from depo.budget import budget_text
+from depo.config import Recipe
+from depo.errors import UserError
+from depo.failures import BAD_INPUT, DONE, report_failure, say
+from depo.recipe import dump_recipe, read_recipe
+from depo.recipe_inputs import check_inputs
+from depo.versions import installed_version
+
+OVERRIDES = """\
+overrides: key=value on top of the recipe, the value as in YAML
+  steps=5 learner.lr=1e-5           plain values
+  data.train=problems.jsonl         a whole block; for data: a file or a hub id
+  learner.loss=gspo                 another type of a block, short for learner.loss.type=gspo; the recipe's
+                                    other keys of that block are dropped: they were meant for the old type
+  policy.lora=null                  switch a block off
+  evaluation.sets=[]                lists and maps as in YAML
+
+--dry-run prints the recipe that results.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"error: {message} (see {self.prog} --help)")
+        sys.exit(BAD_INPUT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = parse(arguments)
+    try:
+        if options.command == "fetch":
+            from depo.fetch import fetch
+
+            fetch(options.name, options.directory)
+            print(f"{options.name}: {options.directory}")
+            return DONE
+        return train(options)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all of it is reported
+        return report_failure(error, None)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parsed options; overrides may stand before, between and after the flags."""
+    version = installed_version("depo") or "(not installed)"
+    parser = Parser(
+        prog="depo", description="RL post-training that asks which prompts are worth rolling out."
+    )
+    parser.add_argument("--version", action="version", version=f"depo {version}")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    train_parser = commands.add_parser(
+        "train",
+        help="train a policy by a recipe",
+        description="Train a policy by a recipe.",
+        epilog=OVERRIDES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train_parser.add_argument(
+        "recipe", nargs="?", help="YAML file; with --resume, the run's own when left out"
+    )
+    train_parser.add_argument("overrides", nargs="*", metavar="key=value", help="see below")
+    train_parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/NAME-TIMESTAMP")
+    train_parser.add_argument("--resume", action="store_true", help="continue the run in --run-dir")
+    train_parser.add_argument("--dry-run", action="store_true", help="check and show the recipe and its cost")
+    train_parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    fetch_parser = commands.add_parser(
+        "fetch",
+        help="download a small model",
+        description="Write a small model to DIR in Hugging Face format.",
+    )
+    fetch_parser.add_argument("name", help="name of a model, for example smollm2")
+    fetch_parser.add_argument("directory", type=Path, metavar="DIR")
+
+    options, rest = parser.parse_known_args(arguments)
+    if options.command != "train":
+        if rest:
+            fetch_parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        return options
+    unknown = [text for text in rest if text.startswith("-")]
+    if unknown:
+        train_parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return sort_positionals(options, rest, train_parser)
+
+
+def sort_positionals(options: argparse.Namespace, rest: list[str], parser: Parser) -> argparse.Namespace:
+    """Tell the recipe file from the overrides, wherever the flags stood."""
+    positionals = [text for text in (options.recipe, *options.overrides, *rest) if text is not None]
+    has_recipe = bool(positionals) and ("=" not in positionals[0] or Path(positionals[0]).exists())
+    options.recipe = positionals.pop(0) if has_recipe else None
+    options.overrides = positionals
+    if options.resume and options.run_dir is None:
+        parser.error("--resume needs --run-dir: the directory of the run to continue")
+    if options.recipe is None:
+        if not options.resume:
+            parser.error("the recipe file is missing; it comes before key=value")
+        options.recipe = str(options.run_dir / "recipe.yaml")
+    return options
+
+
+def train(options: argparse.Namespace) -> int:
+    """Check the recipe, then run it, or with --dry-run show it."""
+    check_run_dir(options.run_dir, options.resume)
+    recipe, sources = read_recipe(options.recipe, options.overrides)
+    check_inputs(recipe, sources)
+    if options.dry_run:
+        print(dump_recipe(recipe))
+        print(budget_text(recipe))
+        return DONE
+    run_dir = options.run_dir or new_run_dir(recipe)
+    try:
+        from depo.run import train as run_recipe
+
+        run_recipe(recipe, run_dir, options.resume, options.quiet)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all of it is reported
+        return report_failure(error, run_dir)
+    return DONE
+
+
+def check_run_dir(run_dir: Path | None, resume: bool) -> None:
+    """Raise UserError when a run would overwrite another one, or resume nothing."""
+    if run_dir is None:
+        return
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"--run-dir {run_dir}: is a file, not a directory")
+    if resume and not run_dir.is_dir():
+        raise UserError(f"--run-dir {run_dir}: no such directory, so there is no run to resume")
+    if not resume and run_dir.is_dir() and any(run_dir.iterdir()):
+        raise UserError(
+            f"--run-dir {run_dir}: is not empty; add --resume to continue it, or name another directory"
+        )
+
+
+def new_run_dir(recipe: Recipe) -> Path:
+    """runs/NAME-TIMESTAMP (UTC), numbered when two runs start in the same second."""
+    stem = f"{recipe.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    run_dir, attempt = Path("runs") / stem, 1
+    while run_dir.exists():
+        attempt += 1
+        run_dir = Path("runs") / f"{stem}-{attempt}"
+    return run_dir

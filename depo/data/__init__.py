@@ -1,0 +1,23 @@
+"""Prompts: where they come from, how they are put to the policy, in which order they are served.
+
+`tables` reads files, hub data sets and generators into problems; `columns` finds and converts their
+values; `prompts` makes token ids of them, drops what cannot be used and counts it; `pool` serves them;
+`storage` writes them into the run directory.
+"""
+
+from depo.data.pool import PromptPool
+from depo.data.prompts import LoadedData, load_data, load_prompts
+from depo.data.report import DataReport
+from depo.data.storage import load_saved, save_prompts
+from depo.data.text import prompt_key
+
+__all__ = [
+    "DataReport",
+    "LoadedData",
+    "PromptPool",
+    "load_data",
+    "load_prompts",
+    "load_saved",
+    "prompt_key",
+    "save_prompts",
+]

@@ -1,0 +1,237 @@
+"""From problems to prompts: template, chat format, token ids; what cannot be used is dropped and counted.
+
+1. A source yields problems: text or chat messages, the gold answer, perhaps a prior pass rate.
+2. Rows without prompt or answer and duplicates go first: DAPO-Math-17k has 1.79 million rows of which about
+   17,000 differ, and tokenising costs more than hashing.
+3. Template and chat template are applied, all prompts are tokenised in one batch, and those too long dropped.
+4. A held-out part is split off by a hash of (seed, key), whatever the order of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from depo import rng
+from depo.arithmetic import generate
+from depo.config import ArithmeticSource, Columns, Data, FileSource, HubSource, ReasoningGymSource, Source
+from depo.data.columns import Table, chosen_columns
+from depo.data.generated import gym_problems
+from depo.data.report import DataReport
+from depo.data.tables import open_file, open_hub
+from depo.data.text import (
+    Message,
+    answer_text,
+    inner_problem,
+    plain_text,
+    prior_rate,
+    problem_text,
+    prompt_key,
+)
+from depo.errors import UserError
+from depo.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One row that can become a prompt."""
+
+    key: str
+    text: str
+    asked: str | list[Message]
+    """The text, or the chat messages it came in."""
+    reference: str
+    prior: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedData:
+    """Training and held-out prompts, which share no key, and what was dropped on the way."""
+
+    train: list[Prompt]
+    heldout: list[Prompt]
+    report: DataReport
+
+
+def load_data(data: Data, tokenizer: PreTrainedTokenizerBase, seed: int) -> LoadedData:
+    """Read ``data.train`` and set ``data.heldout`` of its prompts aside.
+
+    Both parts keep the order of the source. Raises UserError for whatever is wrong with the source, and
+    when no training prompt would be left.
+    """
+    prompts, report = load_prompts(data.train, data, tokenizer)
+    count = heldout_count(data.heldout, len(prompts))
+    if count >= len(prompts):
+        raise UserError(
+            f"data.heldout: {data.heldout:g} sets {count:,} of {len(prompts):,} prompts aside and leaves "
+            "none to train on; make it smaller"
+        )
+    ranked = sorted((prompt.key for prompt in prompts), key=lambda key: rng.seed64(seed, "heldout", 0, key))
+    chosen = set(ranked[:count])
+    return LoadedData(
+        train=[prompt for prompt in prompts if prompt.key not in chosen],
+        heldout=[prompt for prompt in prompts if prompt.key in chosen],
+        report=report,
+    )
+
+
+def heldout_count(heldout: float, prompts: int) -> int:
+    """Prompts to set aside: a count, or a share when below 1 (at least one prompt then)."""
+    if heldout == 0:
+        return 0
+    return int(heldout) if heldout >= 1 else max(1, round(heldout * prompts))
+
+
+def load_prompts(
+    source: Source, data: Data, tokenizer: PreTrainedTokenizerBase, where: str = "data.train"
+) -> tuple[list[Prompt], DataReport]:
+    """All usable prompts of a source, in its order, put to the policy as ``data`` says.
+
+    ``where`` is the recipe key of the source, for error messages. Raises UserError for a source that is
+    missing, unreadable, empty or without the columns asked for, and when nothing usable is left.
+    """
+    if not data.raw and not tokenizer.chat_template:
+        raise UserError("data.raw: the policy's tokenizer has no chat template; set data.raw: true")
+    report = DataReport(source=source_name(source))
+    problems = list(unique_problems(source, report, where))
+    prompts = []
+    for problem, ids in zip(problems, encode(problems, data, tokenizer, where), strict=True):
+        if len(ids) > data.max_prompt_tokens:
+            report.too_long += 1
+        else:
+            prompts.append(Prompt(problem.key, problem.text, tuple(ids), problem.reference, problem.prior))
+    report.kept = len(prompts)
+    if not prompts:
+        raise UserError(
+            f"{where}: none of the {report.read:,} rows of {report.source} is usable ({report.reasons()})"
+        )
+    return prompts, report
+
+
+def source_name(source: Source) -> str:
+    match source:
+        case FileSource():
+            return source.path.name
+        case HubSource():
+            return source.id if source.subset is None else f"{source.id} ({source.subset})"
+        case ReasoningGymSource():
+            return f"reasoning_gym {', '.join(source.tasks)}"
+        case ArithmeticSource():
+            return f"arithmetic in {source.phrasing}"
+
+
+def unique_problems(source: Source, report: DataReport, where: str) -> Iterator[Problem]:
+    """Problems with distinct keys; every row is counted in the report, dropped ones under their reason."""
+    answers: dict[str, str] = {}
+    for asked, reference, prior in read_problems(source, report, where):
+        report.read += 1
+        if asked is None:
+            report.without_prompt += 1
+        elif reference is None:
+            report.without_answer += 1
+        else:
+            text = plain_text(asked)
+            key = prompt_key(text)
+            if key not in answers:
+                answers[key] = reference
+                yield Problem(key, text, asked, reference, prior)
+            elif answers[key] == reference:
+                report.duplicates += 1
+            else:
+                report.conflicts += 1
+
+
+Row = tuple[str | list[Message] | None, str | None, float | None]
+"""Problem, gold answer, prior pass rate; None where the row has none."""
+
+
+def read_problems(source: Source, report: DataReport, where: str) -> Iterator[Row]:
+    match source:
+        case FileSource():
+            yield from table_problems(open_file(source, where), source.columns, source.limit, report, where)
+        case HubSource():
+            yield from table_problems(open_hub(source, where), source.columns, source.limit, report, where)
+        case ReasoningGymSource():
+            yield from ((question, reference, None) for question, reference in gym_problems(source, where))
+        case ArithmeticSource():
+            yield from ((question, answer, None) for question, answer in generate(source))
+
+
+def table_problems(
+    table: Table, columns: Columns, limit: int | None, report: DataReport, where: str
+) -> Iterator[Row]:
+    """Rows of a table, converted. Raises UserError naming column and row for values of the wrong kind."""
+    prompt_column, answer_column, prior_column = chosen_columns(table, columns, where)
+    pattern = re.compile(columns.question_pattern) if columns.question_pattern else None
+    names = [prompt_column, answer_column] + ([prior_column] if prior_column else [])
+    for number, values in enumerate(table.rows(names), start=1):
+        if limit is not None and number > limit:
+            return
+        column = prompt_column
+        try:
+            asked = problem_text(values[0])
+            column = answer_column
+            reference = answer_text(values[1])
+            column = prior_column or ""
+            prior = prior_rate(values[2]) if prior_column else None
+        except UserError as error:
+            raise UserError(f"{where}: column {column} of {table.name}, row {number}: {error}") from error
+        if pattern is not None and asked is not None:
+            asked = inner_problem(asked, pattern)
+            if asked is None:
+                report.read += 1
+                report.unmatched += 1
+                continue
+        yield asked, reference, prior
+
+
+def encode(
+    problems: Sequence[Problem], data: Data, tokenizer: PreTrainedTokenizerBase, where: str
+) -> list[list[int]]:
+    """Token ids of each problem as the policy is given it.
+
+    ``data.template`` wraps a problem's text, or the last turn of its messages. Then the chat template with
+    the opening of the assistant's turn; or, when ``data.raw``, the text with the special tokens that the
+    tokenizer itself adds.
+    """
+    if not problems:
+        return []
+    if data.raw:
+        texts = [raw_text(problem, data, where) for problem in problems]
+    else:
+        chats = [chat(problem.asked, data) for problem in problems]
+        texts = [
+            str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            for turns in chats
+        ]
+    # The chat template has written the special tokens already. Not verbose: prompts over the model's
+    # limit are the caller's business.
+    encoded = tokenizer(texts, add_special_tokens=data.raw, return_attention_mask=False, verbose=False)
+    return encoded["input_ids"]
+
+
+def wrap(template: str, question: str) -> str:
+    """The question in its template. Not str.format: mathematics is full of braces."""
+    return template.replace("{question}", question)
+
+
+def raw_text(problem: Problem, data: Data, where: str) -> str:
+    if not isinstance(problem.asked, str) and len(problem.asked) > 1:
+        raise UserError(
+            f"{where}: it holds chats of several turns, which data.raw: true cannot put to the policy"
+        )
+    return wrap(data.template, problem.text)
+
+
+def chat(asked: str | list[Message], data: Data) -> list[Message]:
+    """Messages for the chat template. ``data.system`` comes first unless the row brings its own."""
+    turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+    *earlier, last = turns
+    if data.system is not None and turns[0]["role"] != "system":
+        earlier = [{"role": "system", "content": data.system}, *earlier]
+    return [*earlier, {"role": last["role"], "content": wrap(data.template, last["content"])}]

@@ -1,0 +1,120 @@
+"""Local files and data sets of the hub, opened as tables. Whatever is wrong with them is a UserError."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from depo.config import TABLE_SUFFIXES, FileSource, HubSource
+from depo.data.columns import Table, arrow_table, object_table
+from depo.errors import UserError
+
+
+def open_file(source: FileSource, where: str) -> Table:
+    """A .jsonl, .json, .parquet or .csv file. ``where`` is the recipe key of the source."""
+    path = source.path
+    if not path.exists():
+        raise UserError(f"{where}: file {path} does not exist")
+    if not path.is_file():
+        raise UserError(f"{where}: {path} is a directory; name a file")
+    readers = {".jsonl": read_jsonl, ".json": read_json, ".parquet": read_parquet, ".csv": read_csv}
+    reader = readers.get(path.suffix)
+    if reader is None:
+        raise UserError(f"{where}: {path} must end in {', '.join(TABLE_SUFFIXES)}")
+    try:
+        table = reader(path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: {path} is not UTF-8 text (byte {error.start})") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        # ValueError: JSON and CSV syntax; pandas' and json's errors derive from it.
+        raise UserError(f"{where}: cannot read {path}: {first_line(error)}") from error
+    return not_empty(table, where)
+
+
+def read_parquet(path: Path) -> Table:
+    return arrow_table(path.name, pq.read_table(path))
+
+
+def read_csv(path: Path) -> Table:
+    # As text: a gold answer 007 or 1e5 must not become a number; an empty cell is no answer.
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError:
+        return object_table(path.name, [])
+    return arrow_table(path.name, pa.Table.from_pandas(frame, preserve_index=False))
+
+
+def read_jsonl(path: Path) -> Table:
+    return object_table(path.name, list(json_lines(path)))
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number} is not JSON ({error.msg})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} holds no JSON object")
+            yield row
+
+
+def read_json(path: Path) -> Table:
+    text = path.read_text(encoding="utf-8-sig")
+    if not text.strip():
+        return object_table(path.name, [])
+    try:
+        rows = parse_json(text)
+    except json.JSONDecodeError as error:
+        hint = "; one object a line needs the name .jsonl" if error.msg == "Extra data" else ""
+        raise ValueError(f"not JSON: {error}{hint}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("it must hold a list of objects")
+    return object_table(path.name, rows)
+
+
+def parse_json(text: str) -> Any:
+    # Floats stay as written: a gold answer 3.10 is not 3.1.
+    return json.loads(text, parse_float=str)
+
+
+def open_hub(source: HubSource, where: str) -> Table:
+    """A data set of the Hugging Face hub, downloaded or from its cache."""
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name = source.id if source.subset is None else f"{source.id} ({source.subset})"
+    try:
+        loaded = datasets.load_dataset(
+            source.id, name=source.subset, split=source.split, revision=source.revision
+        )
+    except ConnectionError as error:
+        raise UserError(
+            f"{where}: cannot reach data set {name} on the Hugging Face hub ({first_line(error)}); "
+            f"a local file works offline: {where}=FILE.parquet"
+        ) from error
+    except (OSError, ValueError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
+        # Unknown id, subset, split or revision, a gated data set, a broken file.
+        raise UserError(f"{where}: cannot load data set {name}: {first_line(error)}") from error
+    return not_empty(arrow_table(name, loaded.with_format("arrow")[:]), where)
+
+
+def not_empty(table: Table, where: str) -> Table:
+    if table.length == 0:
+        raise UserError(f"{where}: {table.name} holds no rows")
+    return table
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message without what follows its first line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

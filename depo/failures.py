@@ -1,0 +1,77 @@
+"""How a run that failed tells why: exit status, one line, and where the traceback went."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from depo.errors import UserError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses; 130 is what a shell reports for Ctrl-C."""
+
+IN_ACTOR_START = "depo.errors.UserError: "
+"""How Ray quotes a UserError raised while an actor was being made: as text, the exception itself is gone."""
+
+
+def report_failure(error: BaseException, run_dir: Path | None) -> int:
+    """Print what happened to stderr and return the exit status.
+
+    A UserError is its message alone. Anything else is "error: Type: message"; its traceback goes to
+    ``run_dir/error.log``, or to stderr with DEPO_TRACEBACK=1 or when there is no run directory yet.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        say(interrupted(run_dir))
+        return INTERRUPTED
+    user_error = as_user_error(error)
+    if user_error is not None:
+        for line in user_error.splitlines():
+            say(f"error: {line}")
+        return BAD_INPUT
+    trace = "".join(traceback.format_exception(error))
+    cause = unwrapped(error)
+    message = next((line.strip() for line in str(cause).splitlines() if line.strip()), "no message")
+    say(f"error: {type(cause).__name__}: {message}")
+    if os.environ.get("DEPO_TRACEBACK") == "1" or run_dir is None or not run_dir.is_dir():
+        say(trace.rstrip())
+    else:
+        log = run_dir / "error.log"
+        log.write_text(trace, encoding="utf-8")
+        say(f"traceback: {log} (DEPO_TRACEBACK=1 prints it)")
+    return FAILED
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The exception itself where Ray hands back a wrapper around what an actor raised."""
+    ray_exceptions = sys.modules.get("ray.exceptions")
+    while ray_exceptions is not None and isinstance(error, ray_exceptions.RayTaskError):
+        cause = error.cause
+        if not isinstance(cause, BaseException) or cause is error:
+            break
+        error = cause
+    return error
+
+
+def as_user_error(error: BaseException) -> str | None:
+    """The message, if what was raised here or in an actor is a UserError."""
+    cause = unwrapped(error)
+    if isinstance(cause, UserError):
+        return str(cause)
+    ray_exceptions = sys.modules.get("ray.exceptions")
+    if ray_exceptions is not None and isinstance(cause, ray_exceptions.ActorDiedError):
+        _, found, message = str(cause).rpartition(IN_ACTOR_START)
+        return message.strip() if found else None
+    return None
+
+
+def interrupted(run_dir: Path | None) -> str:
+    """One line on how to go on after Ctrl-C."""
+    if run_dir is not None and (run_dir / "recipe.yaml").is_file():
+        return f"interrupted; continue with: depo train --resume --run-dir {run_dir}"
+    return "interrupted"

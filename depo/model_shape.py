@@ -1,0 +1,119 @@
+"""Parameter counts of decoder-only models from their config.json alone: arithmetic, no torch.
+
+Covers what ``save_pretrained`` writes for llama, mistral, qwen2, qwen3, qwen3_moe, mixtral and olmoe.
+Letters: L layers, D head size, E experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+DENSE = ("llama", "mistral", "qwen2", "qwen3")
+MIXTURES = ("qwen3_moe", "mixtral", "olmoe")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What sizes a model's parameters, adapter and key-value cache depend on."""
+
+    parameters: int
+    active: int
+    """Parameters one token passes through: all but the experts it is not routed to."""
+    hidden_size: int
+    vocabulary: int
+    layers: int
+    kv_values_per_token: int
+    """Numbers the key-value cache keeps per token, all layers together: 2·L·kv_heads·D."""
+    linear: dict[str, tuple[int, int]]
+    """(inputs, outputs) of the linear modules that every layer has once, by name."""
+
+    def lora_parameters(self, rank: int, targets: list[str]) -> int | None:
+        """Parameters of a LoRA adapter, Σ rank·(inputs + outputs); None when a target is not known here."""
+        if not set(targets) <= self.linear.keys():
+            return None
+        return self.layers * sum(rank * sum(self.linear[name]) for name in targets)
+
+
+def model_shape(config: Mapping[str, Any]) -> ModelShape | None:
+    """The shape a config.json describes; None for an architecture that is not covered."""
+    kind = config.get("model_type")
+    if kind not in DENSE + MIXTURES:
+        return None
+    hidden, layers, vocabulary = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
+    heads = config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    head_size = config.get("head_dim") or (hidden // heads)
+
+    linear = {
+        "q_proj": (hidden, heads * head_size),
+        "k_proj": (hidden, kv_heads * head_size),
+        "v_proj": (hidden, kv_heads * head_size),
+        "o_proj": (heads * head_size, hidden),
+    }
+    attention = sum(inputs * outputs for inputs, outputs in linear.values())
+    attention += _attention_biases(kind, config, linear) + _query_key_norms(kind, linear, head_size)
+    norms = 2 * hidden
+    per_layer = attention + norms
+
+    dense_mlp = 3 * hidden * config["intermediate_size"]
+    if config.get("mlp_bias"):
+        dense_mlp += 2 * config["intermediate_size"] + hidden
+    experts, chosen, expert, routed_layers = _experts(kind, config)
+    router = experts * hidden
+    dense_layers = layers - routed_layers
+    outside_experts = layers * per_layer + dense_layers * dense_mlp + routed_layers * router
+    if kind in DENSE:
+        linear |= {
+            "gate_proj": (hidden, config["intermediate_size"]),
+            "up_proj": (hidden, config["intermediate_size"]),
+            "down_proj": (config["intermediate_size"], hidden),
+        }
+
+    embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
+    outside_experts += embeddings + hidden  # and the final norm
+    return ModelShape(
+        parameters=outside_experts + routed_layers * experts * expert,
+        active=outside_experts + routed_layers * chosen * expert,
+        hidden_size=hidden,
+        vocabulary=vocabulary,
+        layers=layers,
+        kv_values_per_token=2 * layers * kv_heads * head_size,
+        linear=linear,
+    )
+
+
+def _attention_biases(kind: str, config: Mapping[str, Any], linear: Mapping[str, tuple[int, int]]) -> int:
+    if kind == "qwen2":  # always on queries, keys and values, never on the output
+        biased = ["q_proj", "k_proj", "v_proj"]
+    else:
+        biased = list(linear) if config.get("attention_bias") else []
+    return sum(linear[name][1] for name in biased)
+
+
+def _query_key_norms(kind: str, linear: Mapping[str, tuple[int, int]], head_size: int) -> int:
+    """RMS norms on queries and keys: one head wide in Qwen3, as wide as all heads in OLMoE."""
+    if kind in ("qwen3", "qwen3_moe"):
+        return 2 * head_size
+    if kind == "olmoe":
+        return linear["q_proj"][1] + linear["k_proj"][1]
+    return 0
+
+
+def _experts(kind: str, config: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """(experts E, experts per token K, parameters of one expert, layers that route)."""
+    if kind not in MIXTURES:
+        return 0, 0, 0, 0
+    layers = config["num_hidden_layers"]
+    if kind == "mixtral":
+        experts, size, routed = config["num_local_experts"], config["intermediate_size"], layers
+    elif kind == "olmoe":
+        experts, size, routed = config["num_experts"], config["intermediate_size"], layers
+    else:
+        # transformers writes num_experts as num_local_experts for some versions of this architecture
+        experts = config.get("num_experts") or config["num_local_experts"]
+        size = config["moe_intermediate_size"]
+        every, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
+        routed = sum(layer not in dense and (layer + 1) % every == 0 for layer in range(layers))
+    return experts, config["num_experts_per_tok"], 3 * config["hidden_size"] * size, routed

@@ -1,0 +1,87 @@
+"""Checks that need files: data sets, model directory, context length. Run before anything is loaded."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from depo.config import TABLE_SUFFIXES, FileSource, PretrainedPolicy, Recipe, Source
+from depo.errors import UserError
+from depo.model_config import HUB_ID, find_config, is_path
+from depo.recipe_errors import Sources
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+
+
+def check_inputs(recipe: Recipe, sources: Sources | None = None) -> None:
+    """Raise UserError, one line per problem, unless everything local that ``recipe`` names is usable.
+
+    ``sources`` (of ``read_recipe``) says for each key where it was written.
+    """
+    where = sources or Sources("recipe", {})
+    problems = source_problems("data.train", recipe.data.train)
+    for index, eval_set in enumerate(recipe.evaluation.sets):
+        problems |= source_problems(f"evaluation.sets.{index}.source", eval_set.source)
+    if isinstance(recipe.policy, PretrainedPolicy):
+        problems |= model_problems(recipe, recipe.policy)
+    if problems:
+        lines = [f"{where.of(tuple(key.split('.')))}: {key}: {problem}" for key, problem in problems.items()]
+        raise UserError("\n".join(lines))
+
+
+def source_problems(key: str, source: Source) -> dict[str, str]:
+    """What is wrong with a data source, by key; only files can be checked without a network."""
+    if not isinstance(source, FileSource):
+        return {}
+    path, key = source.path, f"{key}.path"
+    if path.is_dir():
+        return {key: f"{path} is a directory; name a file in it"}
+    if path.suffix not in TABLE_SUFFIXES:
+        return {key: f"{path} must end in {', '.join(TABLE_SUFFIXES)}"}
+    if not path.exists():
+        return {key: f"no such file: {path}{_similar(path)}"}
+    if path.stat().st_size == 0:
+        return {key: f"{path} is empty"}
+    return {}
+
+
+def _similar(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" (and no directory {path.parent})"
+    names = [file.name for file in path.parent.iterdir() if file.suffix in TABLE_SUFFIXES]
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+def model_problems(recipe: Recipe, policy: PretrainedPolicy) -> dict[str, str]:
+    """What is wrong with the policy's model, by key."""
+    model = policy.model
+    if not is_path(model):
+        if not HUB_ID.match(model):
+            return {"policy.model": f"{model!r} is neither a directory nor a hub id (organisation/name)"}
+    elif problem := directory_problem(Path(model)):
+        return {"policy.model": problem}
+    config = find_config(model, policy.revision)
+    positions = None if config is None else config.get("max_position_embeddings")
+    if isinstance(positions, int) and recipe.context_length > positions:
+        return {
+            "data.max_prompt_tokens": f"with rollout.max_new_tokens it makes {recipe.context_length} tokens, "
+            f"more than the {positions} positions of policy.model {model} (max_position_embeddings)"
+        }
+    return {}
+
+
+def directory_problem(directory: Path) -> str | None:
+    """Why a directory is not a model in Hugging Face format with its tokenizer."""
+    if not directory.exists():
+        return f"no such directory: {directory}"
+    if not directory.is_dir():
+        return f"{directory} is a file; name a directory in Hugging Face format"
+    if not (directory / "config.json").is_file():
+        return f"{directory} has no config.json; name a directory in Hugging Face format"
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        return f"{directory} has no tokenizer (none of {', '.join(TOKENIZER_FILES)})"
+    if not any(any(directory.glob(pattern)) for pattern in WEIGHT_FILES):
+        return f"{directory} has no weights (neither {' nor '.join(WEIGHT_FILES)})"
+    return None

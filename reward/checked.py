@@ -1,0 +1,53 @@
+"""What a reward hands back is checked before an advantage is computed from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from reward.base import Reward, Sample, Score, unscorable
+
+DETAIL_LENGTH = 200  # characters; a detail is a few words for a log line, not a dump of a completion
+
+
+def describe(error: BaseException) -> str:
+    """An exception on one line: "TypeName: message"."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}"[:DETAIL_LENGTH] if message else type(error).__name__
+
+
+def checked(score: object) -> Score:
+    """The score in plain Python types; unscorable when it is no Score, or claims a verdict without a number."""
+    if not isinstance(score, Score):
+        return unscorable(f"returned {type(score).__name__}; expected a Score")
+    if score.correct is None:
+        return unscorable(score.detail[:DETAIL_LENGTH] or "no reason given")
+    value = float(score.value)
+    if not math.isfinite(value):
+        return unscorable(f"returned the value {value}")
+    if type(score.value) is float and type(score.correct) is bool and not score.components:
+        return score  # as our own cheap rewards make them
+    components = {str(name): float(part) for name, part in score.components.items()}
+    return Score(value, bool(score.correct), bool(score.unparseable), components, str(score.detail))
+
+
+def score_all(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
+    """Score in this process; if that raises, sample by sample, so that only the guilty ones are unscorable."""
+    try:
+        scores = reward.score(samples)
+        if len(scores) == len(samples):
+            return [checked(score) for score in scores]
+    except Exception:  # noqa: BLE001, S110 - third-party code; told sample by sample below
+        pass
+    return [score_one(reward, sample) for sample in samples]
+
+
+def score_one(reward: Reward, sample: Sample) -> Score:
+    """The checked score of one sample, whatever the reward does short of killing the process."""
+    try:
+        scores = reward.score([sample])
+        if len(scores) != 1:
+            return unscorable(f"{type(reward).__name__} returned {len(scores)} scores for one sample")
+        return checked(scores[0])
+    except Exception as error:  # noqa: BLE001 - third-party code: what it raises is a verdict, not our crash
+        return unscorable(describe(error))

@@ -1,0 +1,100 @@
+"""Against peft's own merge, and by loading what was written."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from depo.learner.export import export_policy
+from depo.learner.learner import PolicyLearner
+from depo.policy.precision import set_compute_dtype
+from depo.types import TrainingBatch
+
+MakeModel = Callable[[str], PreTrainedModel]
+TOKENS = torch.arange(2, 34).view(2, 16)
+
+
+def with_lora(model: PreTrainedModel) -> nn.Module:
+    torch.manual_seed(3)
+    settings = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
+    return get_peft_model(model, settings).eval()
+
+
+def logits(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=TOKENS).logits
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "llama", "llama_tied"])
+def test_a_trained_policy_reloads_to_identical_logits(
+    architecture: str,
+    tmp_path: Path,
+    make_model: MakeModel,
+    make_learner: Callable[..., PolicyLearner],
+    make_batch: Callable[..., TrainingBatch],
+) -> None:
+    learner = make_learner(make_model(architecture))
+    learner.update(make_batch())
+    learner.export(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, experts_implementation="eager")
+    assert torch.equal(logits(loaded), logits(learner.model))
+    assert loaded.config.tie_word_embeddings == (architecture == "llama_tied")
+    assert (tmp_path / "generation_config.json").exists()
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert ("lm_head.weight" in names) == (architecture != "llama_tied")
+    # per expert, as published checkpoints have them
+    assert ("model.layers.0.mlp.experts.3.down_proj.weight" in names) == (architecture == "qwen3_moe")
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "llama_tied"])
+def test_lora_export_equals_peft_merge_and_leaves_the_policy_alone(
+    architecture: str, tmp_path: Path, make_model: MakeModel
+) -> None:
+    model = with_lora(make_model(architecture))
+    merged = copy.deepcopy(model).merge_and_unload()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    export_policy(model, tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    theirs = merged.state_dict()
+    assert theirs.keys() == loaded.state_dict().keys()
+    for name, weight in loaded.state_dict().items():
+        assert torch.allclose(weight, theirs[name], atol=1e-6), name
+    with model.disable_adapter():
+        base = logits(model)
+    assert (logits(loaded) - base).abs().max() > 0.1
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_bfloat16_lora_merges_in_float32_and_rounds_once(tmp_path: Path, make_model: MakeModel) -> None:
+    model = with_lora(make_model("llama").to(torch.bfloat16))
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj
+    assert layer.lora_A["default"].weight.dtype == torch.float32
+    export_policy(model, tmp_path)
+    product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight * layer.scaling["default"]
+    expected = (layer.base_layer.weight.float() + product).to(torch.bfloat16)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    assert loaded.dtype == torch.bfloat16
+    assert torch.equal(loaded.model.layers[0].self_attn.q_proj.weight, expected)
+
+
+def test_float32_master_weights_are_written_in_the_compute_type(tmp_path: Path, make_model: MakeModel) -> None:
+    model = make_model("qwen3_moe")
+    set_compute_dtype(model, torch.bfloat16)
+    export_policy(model, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Qwen3MoeForCausalLM"]
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    assert loaded.dtype == torch.bfloat16
+    expected = model.model.layers[1].mlp.experts.down_proj.to(torch.bfloat16)
+    assert torch.equal(loaded.model.layers[1].mlp.experts.down_proj, expected)
+    assert model.dtype == torch.float32

@@ -1,0 +1,129 @@
+"""Hand-worked examples of the pure functions; parity with TRL is in test_trl_parity.py."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from depo import config
+from depo.learner.loss import clipped_surrogate, correction_weights, k3, sequence_mean, token_loss, token_weights
+
+LOSSES = [config.GrpoLoss(), config.DapoLoss(), config.DrGrpoLoss(), config.GspoLoss(), config.CispoLoss()]
+
+
+def test_token_weights_of_lengths_1_and_4() -> None:
+    lengths = torch.tensor([1, 4])
+    assert token_weights(config.GrpoLoss(), lengths, 10).tolist() == pytest.approx([1 / 2, 1 / 8])
+    assert token_weights(config.GspoLoss(), lengths, 10).tolist() == pytest.approx([1 / 2, 1 / 8])
+    assert token_weights(config.DapoLoss(), lengths, 10).tolist() == pytest.approx([1 / 5, 1 / 5])
+    assert token_weights(config.CispoLoss(), lengths, 10).tolist() == pytest.approx([1 / 5, 1 / 5])
+    assert token_weights(config.DrGrpoLoss(), lengths, 10).tolist() == pytest.approx([1 / 20, 1 / 20])
+
+
+@pytest.mark.parametrize(
+    ("correction", "expected"),
+    [
+        # ratios 0.25, 0.8, 1.5, 8
+        (config.NoCorrection(), [1, 1, 1, 1]),
+        (config.TisCorrection(cap=2.0), [0.25, 0.8, 1.5, 2]),
+        (config.MisCorrection(cap=2.0), [0.25, 0.8, 1.5, 0]),
+        (config.IcePopCorrection(low=0.5, high=5.0), [0, 0.8, 1.5, 0]),
+        (config.IcePopCorrection(low=0.5, high=1.2), [0, 0.8, 0, 0]),
+    ],
+)
+def test_correction_weights_of_known_ratios(correction: config.Correction, expected: list[float]) -> None:
+    ratios = torch.tensor([[0.25, 0.8, 1.5, 8.0]])
+    engine = torch.tensor([[-3.0, -2.0, -4.0, -5.0]])
+    old = (engine + ratios.log()).requires_grad_()
+    weights, cut = correction_weights(correction, old, engine)
+    assert weights[0].tolist() == pytest.approx(expected)
+    assert not weights.requires_grad
+    changed = [w != pytest.approx(r) for w, r in zip(expected, ratios[0].tolist(), strict=True)]
+    assert cut[0].tolist() == (changed if not isinstance(correction, config.NoCorrection) else [False] * 4)
+
+
+def test_a_token_the_engine_called_impossible_keeps_every_correction_finite() -> None:
+    old, engine = torch.tensor([[-1.0]]), torch.tensor([[-200.0]])  # ratio overflows float32
+    for correction in (config.TisCorrection(), config.MisCorrection(), config.IcePopCorrection()):
+        assert torch.isfinite(correction_weights(correction, old, engine)[0]).all()
+
+
+def test_clipping_is_pessimistic_on_both_sides_of_the_asymmetric_range() -> None:
+    ratio = torch.tensor([0.5, 0.5, 1.27, 1.5, 1.5])
+    advantages = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])
+    loss, clipped = clipped_surrogate(ratio, advantages, 0.2, 0.28)
+    # a worse action made likelier still hurts in full (last), a better one gains no more than 1 + high
+    assert loss.tolist() == pytest.approx([-0.5, 0.8, -1.27, -1.28, 1.5])
+    assert clipped.tolist() == [False, True, False, True, False]
+
+
+def test_gspo_ratio_is_the_geometric_mean_over_the_sequence_and_ignores_padding() -> None:
+    log_ratio = torch.tensor([[0.2, -0.1, 0.5], [0.3, 99.0, 99.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    assert sequence_mean(log_ratio, mask)[:, 0].tolist() == pytest.approx([0.2, 0.3])
+
+
+def test_k3_averages_to_the_divergence() -> None:
+    q, p = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.3, 0.3, 0.4])
+    estimate = (q * k3(p.log() - q.log())).sum()
+    assert float(estimate) == pytest.approx(float((q * (q / p).log()).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.type)
+def test_kl_gradient_is_that_of_the_divergence_to_the_reference(loss: config.Loss) -> None:
+    """Expectation over all tokens of a one-token policy, by enumeration, on policy: the gradient of the
+    penalty must be that of KL(policy ‖ reference), which plain k3 does not give."""
+    logits = torch.tensor([0.5, -1.0, 0.3, 1.2], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([0.1, 0.4, 0.3, 0.2], dtype=torch.float64).log()
+    current = logits.log_softmax(0)
+    result = token_loss(
+        loss,
+        logprobs_BT=current.unsqueeze(1),
+        old_BT=current.detach().unsqueeze(1),
+        advantages_B=torch.zeros(4, dtype=torch.float64),
+        mask_BT=torch.ones(4, 1, dtype=torch.bool),
+        correction_BT=torch.ones(4, 1, dtype=torch.float64),
+        reference_BT=reference.unsqueeze(1),
+        kl_coef=1.0,
+    )
+    sampled = (current.detach().exp() * result.loss_BT[:, 0]).sum()
+    (estimated,) = torch.autograd.grad(sampled, logits, retain_graph=True)
+    (exact,) = torch.autograd.grad((current.exp() * (current - reference)).sum(), logits)
+    assert torch.allclose(estimated, exact, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.type)
+def test_on_policy_gradient_is_that_of_the_expected_advantage(loss: config.Loss) -> None:
+    """Policy gradient theorem by enumeration: at ratio 1 every loss gives −∇ E[advantage]."""
+    logits = torch.tensor([0.5, -1.0, 0.3, 1.2], dtype=torch.float64, requires_grad=True)
+    advantages = torch.tensor([1.0, -0.5, 2.0, -1.0], dtype=torch.float64)
+    current = logits.log_softmax(0)
+    result = token_loss(
+        loss,
+        logprobs_BT=current.unsqueeze(1),
+        old_BT=current.detach().unsqueeze(1),
+        advantages_B=advantages,
+        mask_BT=torch.ones(4, 1, dtype=torch.bool),
+        correction_BT=torch.ones(4, 1, dtype=torch.float64),
+    )
+    (estimated,) = torch.autograd.grad((current.detach().exp() * result.loss_BT[:, 0]).sum(), logits, retain_graph=True)
+    (exact,) = torch.autograd.grad(-(current.exp() * advantages).sum(), logits)
+    assert torch.allclose(estimated, exact, atol=1e-12)
+
+
+def test_correction_scales_the_policy_term_and_leaves_the_kl_alone() -> None:
+    common = {
+        "logprobs_BT": torch.tensor([[-1.0]]),
+        "old_BT": torch.tensor([[-1.0]]),
+        "advantages_B": torch.tensor([2.0]),
+        "mask_BT": torch.ones(1, 1, dtype=torch.bool),
+        "reference_BT": torch.tensor([[-1.5]]),
+        "kl_coef": 0.1,
+    }
+    result = token_loss(config.DapoLoss(), correction_BT=torch.tensor([[0.25]]), **common)
+    kl = math.exp(-0.5) - 1 + 0.5
+    assert result.loss_BT.item() == pytest.approx(-2.0 * 0.25 + 0.1 * kl)
+    assert result.kl_BT is not None
+    assert result.kl_BT.item() == pytest.approx(kl)

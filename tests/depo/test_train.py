@@ -1,0 +1,132 @@
+"""`depo train` as a user runs it: real Ray, real processes, a tiny policy."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from .conftest import depo_command, run_depo
+
+TIMINGS = ("seconds/", "tokens_per_second")
+
+
+def metrics_of(run_dir):
+    """Rows of metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith(TIMINGS)} for row in rows]
+
+
+@pytest.fixture
+def finished(workdir):
+    done = run_depo("train", "tiny.yaml", "--run-dir", "run", cwd=workdir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workdir / "run", done
+
+
+def test_a_run_leaves_everything_that_the_documentation_promises(finished):
+    run_dir, done = finished
+    assert "\x1b[" not in done.stdout, "no control codes when not on a terminal"
+    summary = json.loads((run_dir / "summary.json").read_text())
+
+    # Every rollout is accounted for, by origin and by outcome, in rollouts and in tokens.
+    rollouts, tokens = summary["rollouts"], summary["tokens"]
+    assert sum(rollouts["by_outcome"].values()) == sum(rollouts["by_origin"].values()) == rollouts["generated"]
+    assert sum(tokens["by_outcome"].values()) == sum(tokens["by_origin"].values()) == tokens["generated"]
+    assert summary["steps"] == 6
+    assert summary["prompts"]["pool"] == 110
+    assert summary["eval"]["before"].keys() >= {"solvable", "all"}
+    assert 0 <= summary["eval"]["after"]["all"] <= 1
+    assert summary["seconds"]["wall"] > 0
+
+    # The Parquet files say the same, independently added up.
+    rows = pd.concat(pd.read_parquet(path) for path in sorted((run_dir / "rollouts").glob("step_*.parquet")))
+    assert len(rows) == rollouts["generated"]
+    assert rows["outcome"].value_counts().to_dict() == {k: v for k, v in rollouts["by_outcome"].items() if v}
+    assert rows["token_ids"].map(len).sum() == tokens["generated"]
+    trained = rows[rows["outcome"] == "trained"]
+    by_group = trained.groupby(["step", "prompt_key"])["correct"].mean()
+    assert ((by_group > 0) & (by_group < 1)).all(), "only groups with mixed outcomes are trained on"
+    # Zero-copy engine and learner agree on what the sampled tokens' probabilities were.
+    gaps = [
+        np.abs(engine - learner).max()
+        for engine, learner in zip(trained["engine_logprobs"], trained["learner_logprobs"], strict=True)
+    ]
+    assert max(gaps) < 1e-3
+
+    # The trained policy is a Hugging Face directory, and it moved.
+    model = AutoModelForCausalLM.from_pretrained(run_dir / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(run_dir / "policy")
+    assert model(**tokenizer("3+4=", return_tensors="pt")).logits.isfinite().all()
+    initial = AutoModelForCausalLM.from_pretrained(yaml.safe_load((run_dir / "recipe.yaml").read_text())["policy"]["model"])
+    assert not torch.equal(model.lm_head.weight, initial.lm_head.weight)
+
+
+def test_kill_and_resume_gives_the_same_numbers_as_a_run_never_stopped(finished, workdir):
+    straight, _ = finished
+    process = subprocess.Popen(
+        depo_command("train", "tiny.yaml", "--run-dir", "killed", "--quiet"), cwd=workdir, stdout=subprocess.DEVNULL
+    )
+    metrics = workdir / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (workdir / "killed" / "summary.json").exists()
+
+    done = run_depo("train", "tiny.yaml", "--run-dir", "killed", "--resume", cwd=workdir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming after step" in done.stdout
+
+    assert metrics_of(workdir / "killed") == metrics_of(straight)
+    ours, theirs = (load_file(path / "policy" / "model.safetensors") for path in (workdir / "killed", straight))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    first, second = (json.loads((path / "summary.json").read_text()) for path in (straight, workdir / "killed"))
+    for part in ("eval", "rollouts", "tokens", "prompts", "steps"):
+        assert first[part] == second[part]
+    for step in range(1, 7):
+        name = f"rollouts/step_{step:06d}.parquet"
+        pd.testing.assert_frame_equal(pd.read_parquet(straight / name), pd.read_parquet(workdir / "killed" / name))
+
+
+def test_a_resumed_run_must_be_the_same_run(finished, workdir):
+    done = run_depo("train", "tiny.yaml", "learner.lr=1e-2", "--run-dir", "run", "--resume", cwd=workdir)
+    assert done.returncode == 2
+    assert "learner" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        (["learner.los.type=grpo"], ["learner.los", "loss"]),
+        (["batch.group_size=1"], ["batch.group_size", "2"]),
+        (["data.train=absent.jsonl"], ["data.train", "absent.jsonl"]),
+        (["data.train=empty.jsonl"], ["data.train", "empty.jsonl"]),
+        (["policy.model=./no_tokenizer"], ["policy.model", "no_tokenizer", "tokenizer"]),
+        (["learner.minibatches=4"], ["batch.prompts", "learner.minibatches"]),
+        (["reward.path=even_reward:absent"], ["even_reward:absent"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_clear_line_and_status_2(workdir, tiny_policy, override, says):
+    (workdir / "empty.jsonl").write_text("")
+    (workdir / "no_tokenizer").mkdir()
+    (workdir / "no_tokenizer" / "config.json").write_text((tiny_policy / "config.json").read_text())
+    done = run_depo("train", "tiny.yaml", *override, "--run-dir", "run", cwd=workdir)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for words in says:
+        assert words in done.stderr

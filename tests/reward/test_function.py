@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+import reward
+
+
+def build(name: str, **options: float) -> reward.Reward:
+    return reward.build({"type": "function", "path": f"functions_of_a_user:{name}", **options})
+
+
+def test_a_float_is_correct_from_correct_at_on(sample, functions) -> None:
+    scores = build("length", correct_at=3.0).score([sample("ab"), sample("abc"), sample("abcd")])
+    assert [(score.value, score.correct) for score in scores] == [(2.0, False), (3.0, True), (4.0, True)]
+
+
+def test_a_pair_gives_value_and_verdict(sample, functions) -> None:
+    scores = build("halves").score([sample("42"), sample("43")])
+    assert [(score.value, score.correct) for score in scores] == [(0.5, True), (0.5, False)]
+
+
+def test_a_score_is_taken_as_it_is(sample, functions) -> None:
+    (score,) = build("full").score([sample("x")])
+    assert score == reward.Score(0.25, True, components={"style": 0.25})
+
+
+@pytest.mark.parametrize(
+    ("completion", "detail"),
+    [
+        ("raise", "KeyError: 'no such answer'"),
+        ("nan", "returned the value nan"),
+        ("none", "returned NoneType; expected a float, (float, bool) or Score"),
+    ],
+)
+def test_what_is_no_verdict_is_unscorable_with_the_reason(sample, functions, completion, detail) -> None:
+    bad, good = build("by_word").score([sample(completion), sample("fine")])
+    assert bad.correct is None
+    assert math.isnan(bad.value)
+    assert bad.detail == detail
+    assert good.correct
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("functions_of_a_user", "must look like package.module:function"),
+        ("functions_of_a_user:", "must look like package.module:function"),
+        ("no_such_module:f", "no module 'no_such_module' in"),
+        ("functions_of_a_user.sub:f", "importing it failed|no module"),
+        ("functions_of_a_user:nothing", "module 'functions_of_a_user' has no 'nothing'"),
+        ("functions_of_a_user:not_callable", "is a int, not a function"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_one_clear_line(functions, path: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        reward.build({"type": "function", "path": path})
+    assert path in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_that_fails_while_imported_says_with_what(functions) -> None:
+    (functions / "broken_module_of_a_user.py").write_text("import missing_dependency_of_a_user\n")
+    with pytest.raises(ValueError, match="importing it failed: No module named 'missing_dependency"):
+        reward.build({"type": "function", "path": "broken_module_of_a_user:f"})
+
+
+def test_modules_of_the_working_directory_are_found_here_and_in_workers(
+    tmp_path, monkeypatch, sample
+) -> None:
+    (tmp_path / "only_in_the_working_directory.py").write_text("def f(sample):\n    return 1.0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in __import__("sys").path if entry])
+    spec = {"type": "function", "path": "only_in_the_working_directory:f"}
+    with reward.VerifierPool(spec, workers=1) as pool:
+        assert pool.score([sample("x")])[0].correct

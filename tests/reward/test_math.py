@@ -1,0 +1,212 @@
+"""The three outcomes on hand-written answers, and self-consistency on real data sets."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import reward
+from reward.math import TAIL, leading_zeros, parse_answer, tail
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[reward.VerifierPool]:
+    with reward.VerifierPool({"type": "math"}, workers=2, timeout=10.0) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def math_reward() -> reward.Reward:
+    return reward.build({"type": "math"})
+
+
+def verdict(math_reward: reward.Reward, completion: str, reference: str) -> str:
+    (score,) = math_reward.score([reward.Sample(completion, reference, 5, "stop", 100)])
+    if score.correct is None:
+        assert math.isnan(score.value)
+        assert score.detail
+        return "unscorable"
+    assert score.value == float(score.correct)
+    return "right" if score.correct else "unparseable" if score.unparseable else "wrong"
+
+
+@pytest.mark.parametrize(
+    ("completion", "reference"),
+    [
+        (r"so \boxed{42}", "42"),
+        (r"\boxed{1} no, \boxed{42}", "42"),
+        ("The answer is 42.", "42"),
+        ("She has 48/2 = $24 and then $48, together 72 dollars.", "72"),
+        ("48 + 24 = 72\n#### 72", "72"),
+        ("so it is $\\frac{1}{2}$", "0.5"),
+        (r"\boxed{0.5}", r"\frac{1}{2}"),
+        (r"\boxed{1234}", "1,234"),
+        ("The answer is 1,234.", "1234"),
+        (r"\boxed{42}", "He adds 40 and 2 to get <<40+2=42>>42.\n#### 42"),
+        (r"\boxed{42}", r"\boxed{42}"),
+        (r"\boxed{42}", "$42$"),
+        (r"\boxed{2, 1}", "$1$, $2$"),
+        (r"\boxed{x = 5}", "5"),
+        (r"\boxed{5}", "x = 5"),
+        (r"\boxed{\$18.90}", r"\$18.90"),
+        (r"\boxed{3.83e35}", r"3.83 \times 10^{35}"),
+        (r"\boxed{3.83 \times 10^{35}}", "3.83e35"),
+        (r"\boxed{5e-7}", "0.0000005"),
+        (r"\boxed{\text{Evelyn}}", r"\text{Evelyn}"),
+        (r"\boxed{4\text{ apples}}", "4"),
+        (r"\boxed{(x+1)^2}", "x^2 + 2x + 1"),
+        (r"\boxed{5} or \boxed{6", "5"),
+    ],
+)
+def test_right_answers_in_their_many_forms(math_reward, completion: str, reference: str) -> None:
+    assert verdict(math_reward, completion, reference) == "right"
+
+
+@pytest.mark.parametrize(
+    ("completion", "reference"),
+    [
+        (r"\boxed{43}", "42"),
+        (r"the answer is 42, no: \boxed{41}", "42"),
+        (r"\boxed{-42}", "42"),
+        (r"\boxed{(2, 1)}", "(1, 2)"),
+        (r"\boxed{0.0000001}", "0.0000005"),  # equal to 6 decimals
+        (r"\boxed{9.1 \times 10^{-31}}", r"1.6 \times 10^{-19}"),  # equal to 15 decimals
+        (r"\boxed{0}", r"1.6 \times 10^{-19}"),
+        (r"\boxed{😀}", "42"),
+        (r"\boxed{\frac{}{}}", "42"),
+    ],
+)
+def test_wrong_answers_are_wrong(math_reward, completion: str, reference: str) -> None:
+    assert verdict(math_reward, completion, reference) == "wrong"
+
+
+@pytest.mark.parametrize("completion", ["", "no idea", r"\boxed{}", r"42 is wrong: \boxed{ }", "😀", "####"])
+def test_a_completion_without_an_answer_is_unparseable_and_counts_as_wrong(math_reward, completion) -> None:
+    assert verdict(math_reward, completion, "42") == "unparseable"
+
+
+@pytest.mark.parametrize("reference", ["", "  ", r"\boxed{}", "She has many apples.\n####", "$ $"])
+def test_a_reference_without_an_answer_is_unscorable_not_wrong(math_reward, reference: str) -> None:
+    assert verdict(math_reward, r"\boxed{42}", reference) == "unscorable"
+
+
+@pytest.mark.parametrize(("number", "zeros"), [("42", 0), ("0.5", 0), ("0.00042", 3), ("x", 0), ("0", 0)])
+def test_leading_zeros_count_for_small_numbers_only(number: str, zeros: int) -> None:
+    assert leading_zeros(parse_answer(number)[0]) == zeros
+
+
+def test_a_long_completion_is_cut_at_a_line() -> None:
+    text = "x\n" * TAIL + "the answer is 42"
+    assert tail(text).startswith("x\n")
+    assert tail(text).endswith("the answer is 42")
+    assert TAIL - 2 <= len(tail(text)) <= TAIL
+    assert tail("short") == "short"
+
+
+STRANGE = {
+    "a million characters": "x = 1 + 2 " * 100_000,
+    "a million digits": "1" * 1_000_000,
+    "a million dollars": "a$" * 500_000,
+    "a million characters before the box": "x = 1 + 2 " * 100_000 + r"\boxed{42}",
+    "nested unbalanced braces": r"\boxed{" + "{" * 1000 + "42" + "}" * 999,
+    "nested unbalanced boxes": r"\boxed{" * 20_000,
+    "nested fractions": r"\boxed{" + r"\frac{" * 2000 + "}",
+    "emoji": r"\boxed{👩‍👩‍👧 + 🙂 = 💯}",
+    "lone surrogate": "\\boxed{\ud800}",
+    "null bytes": "\\boxed{\x00}",
+    "empty box": r"\boxed{}",
+    "division by zero": r"\boxed{\frac{1}{0}}",
+    "infinity": r"\boxed{\infty - \infty}",
+    "not a number": r"\boxed{nan}",
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_completions_get_a_score(pool, sample, name: str) -> None:
+    strange, fine = pool.score([sample(STRANGE[name]), sample(r"\boxed{42}")])
+    assert strange.correct is ("before the box" in name)
+    assert fine.correct
+
+
+def test_random_latex_never_raises(pool, sample) -> None:
+    rng = random.Random(0)
+    pieces = [r"\boxed{", "{", "}", "$", r"\frac", r"\sqrt", "1", "2", "x", "=", ",", "(", "]", r"\[", r"\left", "%"]
+    texts = ["".join(rng.choices(pieces, k=rng.randint(1, 25))) for _ in range(300)]
+    scores = pool.score([sample(text) for text in texts])
+    assert all(score.correct is False for score in scores)
+
+
+@pytest.mark.parametrize("bomb", [r"9^{9^{9^{9}}}", "1000000000!", r"\sum_{k=1}^{10^9} k^{k}", r"2^{2^{31}}"])
+def test_expressions_too_large_to_compute_end_within_the_timeout(sample, bomb: str) -> None:
+    with reward.VerifierPool({"type": "math"}, workers=1, timeout=1.0) as pool:
+        exploding, fine = pool.score([sample(rf"\boxed{{{bomb}}}"), sample(r"\boxed{42}")])
+    assert not exploding.correct
+    assert exploding.correct is False or exploding.detail == "timeout after 1 s"
+    assert fine.correct
+
+
+# ---------------------------------------------------------------- real data
+
+DATA_SETS = [
+    ("eval/gsm8k_test.jsonl", "answer", None),
+    ("eval/math500.jsonl", "answer", None),
+    ("eval/amc23.jsonl", "answer", None),
+    ("eval/olympiadbench_oe_to_maths_en.jsonl", "answer", None),
+    ("eval/minerva_math.jsonl", "answer", None),
+    ("eval/minerva_math.jsonl", "answer_norm", None),
+    ("eval/aime24.jsonl", "answer", None),
+    ("eval/aime25.jsonl", "answer", None),
+    ("multilingual/mgsm.jsonl", "answer", 300),
+    ("train/gsm8k_train.parquet", "answer", 300),
+    ("train/gsm8k_train.parquet", "solution", 300),
+    ("train/math_12k.parquet", "answer", 500),
+    ("train/dapo_math_17k.parquet", "answer", 300),
+    ("train/deepscaler_32k.parquet", "answer", 500),
+]
+
+
+def golds(path: Path, column: str, limit: int | None) -> list[str]:
+    if path.suffix == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        found = parquet.read_table(path, columns=[column]).column(column).to_pylist()
+    else:
+        found = [json.loads(line)[column] for line in path.read_text().splitlines()]
+    return random.Random(0).sample(found, limit) if limit else found
+
+
+def final_answer(gold: str) -> str:
+    return gold.rpartition("####")[2].strip()
+
+
+def as_number(gold: str) -> float | None:
+    try:
+        return float(final_answer(gold).replace(",", ""))
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize(("file", "column", "limit"), DATA_SETS)
+def test_real_golds_verify_themselves_and_reject_each_other(
+    test_data, pool, sample, file: str, column: str, limit: int | None
+) -> None:
+    references = golds(test_data / file, column, limit)
+    own = pool.score([sample(rf"So it is \boxed{{{final_answer(gold)}}}.", gold) for gold in references])
+    assert sum(score.correct is True for score in own) >= 0.99 * len(own)
+
+    others = references[1:] + references[:1]
+    pairs = [
+        (gold, other)
+        for gold, other in zip(references, others, strict=True)
+        if final_answer(gold) != final_answer(other)
+    ]
+    scores = pool.score([sample(rf"So it is \boxed{{{final_answer(other)}}}.", gold) for gold, other in pairs])
+    # Another problem's answer can be the same one in other words (x = 5 and 5); two numbers cannot.
+    assert sum(score.correct is True for score in scores) <= 0.01 * len(scores)
+    for (gold, other), score in zip(pairs, scores, strict=True):
+        if None not in (as_number(gold), as_number(other)) and as_number(gold) != as_number(other):
+            assert not score.correct, (gold, other)
