@@ -134,8 +134,10 @@ class Grading(Block):
     mastered: Fraction = 0.25
     learnable: Fraction = 0.25
     impossible: Fraction = 0.5
-    mastered_above: Fraction = 0.9
+    mastered_above: Fraction = 0.7
     """Pass rate from which a problem counts as mastered."""
+    learnable_between: tuple[Fraction, Fraction] = (0.02, 0.5)
+    """Pass rates of the learnable middle. What lies between the classes is left out."""
     impossible_below: Fraction = 0.01
     """Pass rate under which a problem counts as impossible."""
     pool: PositiveInt = 1000
@@ -148,8 +150,12 @@ class Grading(Block):
         total = self.mastered + self.learnable + self.impossible
         if abs(total - 1) > 1e-9:
             raise ValueError(f"mastered + learnable + impossible must be 1, found {total:g}")
-        if self.impossible_below >= self.mastered_above:
-            raise ValueError("impossible_below must be smaller than mastered_above")
+        low, high = self.learnable_between
+        if not self.impossible_below <= low < high <= self.mastered_above:
+            raise ValueError(
+                "the classes must not overlap: impossible_below <= learnable_between[0] < learnable_between[1] <= "
+                f"mastered_above, found {self.impossible_below:g}, {low:g}, {high:g}, {self.mastered_above:g}"
+            )
         return self
 
 
@@ -199,15 +205,37 @@ class Lora(Block):
 class WarmStart(Block):
     """Supervised fine-tuning of a freshly built policy (`trl.SFTTrainer`) into a stated band."""
 
-    problems: PositiveInt = 20_000
+    families: dict[str, PositiveFloat] = Field(
+        default={"+1": 0.15, "-1": 0.1, "+2": 0.45, "-2": 0.3}, min_length=1
+    )
+    """What the worked examples teach: an operation with an operand length, and its share."""
+    problems: PositiveInt = 60_000
     """Worked examples to generate."""
-    batch_size: PositiveInt = 256
+    batch_size: PositiveInt = 64
     lr: PositiveFloat = 3e-3
+    warmup_steps: NonNegativeInt = 30
+    """Linear learning-rate warm-up; constant afterwards."""
+    beta2: Fraction = 0.98
+    """AdamW's decay of the second moment: a short training needs a short memory."""
     max_steps: PositiveInt = 2000
     check_every: PositiveInt = 20
     """Steps between two measurements of solvable held-out accuracy."""
     band: tuple[Fraction, Fraction] = (0.40, 0.50)
     """Training stops inside this band of solvable held-out accuracy; ending outside is an error."""
+
+    @field_validator("families")
+    @classmethod
+    def families_are_written_right(cls, families: dict[str, float]) -> dict[str, float]:
+        for name in families:
+            if not re.fullmatch(r"[-+*][1-9]", name):
+                raise ValueError(f"{name!r}: write an operation and an operand length, like +2 or *3")
+        return families
+
+    @model_validator(mode="after")
+    def band_is_ordered(self) -> Self:
+        if self.band[0] >= self.band[1]:
+            raise ValueError(f"band[0] {self.band[0]:g} must be smaller than band[1] {self.band[1]:g}")
+        return self
 
 
 class TinyMoePolicy(Block):
@@ -695,6 +723,14 @@ class Recipe(Block):
             raise ValueError("data.grade needs data.train.type arithmetic and reward.type exact")
         if isinstance(self.policy, TinyMoePolicy) and self.data.grade is None:
             raise ValueError("policy.type tiny_moe needs data.grade: its pool is composed after the warm start")
+        if (
+            isinstance(self.policy, TinyMoePolicy)
+            and isinstance(self.data.train, ArithmeticSource)
+            and self.data.train.phrasing != "digits"
+        ):
+            raise ValueError(
+                "policy.type tiny_moe needs data.train.phrasing digits: its tokenizer knows digits and + - * = only"
+            )
         if self.evaluation.method == "exact" and not isinstance(self.reward, ExactReward):
             raise ValueError("evaluation.method exact needs reward.type exact")
         return self

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import estimators
 from depo.cluster import gpus_in_cluster
-from depo.config import Recipe, TinyMoePolicy
+from depo.config import Recipe, RewardSpec, TinyMoePolicy
 from depo.console import Console
 from depo.data import LoadedData, PromptPool, load_data, load_prompts, load_saved, save_prompts
 from depo.errors import UserError
@@ -56,8 +57,9 @@ def assemble(recipe: Recipe, run_dir: Path, resume: bool, console: Console, stac
     Raises UserError when the recipe asks for something that is not there.
     """
     prepare_directory(recipe, run_dir, resume)
-    reward = stack.enter_context(VerifierPool(recipe.reward.model_dump(), **recipe.verification.model_dump()))
-    estimator = estimators.build(recipe.estimator.model_dump())
+    reward = verifier("reward", recipe.reward, recipe, stack)
+    with user_errors("estimator"):
+        estimator = estimators.build(recipe.estimator.model_dump())
     learner = RemoteLearner(recipe)
 
     initial_policy = run_dir / "initial_policy"
@@ -190,8 +192,21 @@ def benchmarks(
         console.say(f"evaluation set {benchmark.name}: {report}")
         own = reward
         if benchmark.reward is not None:
-            own = stack.enter_context(
-                VerifierPool(benchmark.reward.model_dump(), **recipe.verification.model_dump())
-            )
+            own = verifier(f"evaluation.sets.{benchmark.name}.reward", benchmark.reward, recipe, stack)
         loaded.append(EvalSetData(benchmark.name, prompts, own))
     return loaded
+
+
+def verifier(key: str, reward: RewardSpec, recipe: Recipe, stack: ExitStack) -> VerifierPool:
+    """Verification workers for a reward. Raises UserError naming ``key`` when it cannot be built."""
+    with user_errors(key):
+        return stack.enter_context(VerifierPool(reward.model_dump(), **recipe.verification.model_dump()))
+
+
+@contextmanager
+def user_errors(key: str) -> Iterator[None]:
+    """``estimators`` and ``reward`` know no recipes and raise ValueError: say which block it came from."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from error

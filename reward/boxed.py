@@ -9,10 +9,10 @@ _TOKEN = re.compile(r"\\(?:boxed|fbox)\s*(?P<box>\{)|\\.|[{}]", re.DOTALL)
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last *complete* ``\boxed{…}`` (or ``\fbox``), without the braces; None if there is none.
+    r"""The content of the last complete ``\boxed{…}`` (or ``\fbox``); None if there is none.
 
-    "Last" is by opening position, so of ``\boxed{\boxed{5}}`` it is ``5``. A box that the length limit cut off
-    is no answer. Linear in the length of the text, whatever its braces look like.
+    "Last" is by opening position, so of ``\boxed{\boxed{5}}`` it is ``5``. A box that the length limit cut
+    off is no answer. Linear in the length of the text, whatever its braces look like.
     """
     opened: list[int | None] = []  # start of the content for a box, None for any other brace
     last_start, last_end = -1, -1

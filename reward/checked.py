@@ -17,7 +17,7 @@ def describe(error: BaseException) -> str:
 
 
 def checked(score: object) -> Score:
-    """The score in plain Python types; unscorable when it is no Score, or claims a verdict without a number."""
+    """The score in plain Python types; unscorable when it is no Score or has a verdict without a number."""
     if not isinstance(score, Score):
         return unscorable(f"returned {type(score).__name__}; expected a Score")
     if score.correct is None:
@@ -32,12 +32,12 @@ def checked(score: object) -> Score:
 
 
 def score_all(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
-    """Score in this process; if that raises, sample by sample, so that only the guilty ones are unscorable."""
+    """Score in this process; if that raises, sample by sample: only the guilty ones are unscorable."""
     try:
         scores = reward.score(samples)
         if len(scores) == len(samples):
             return [checked(score) for score in scores]
-    except Exception:  # noqa: BLE001, S110 - third-party code; told sample by sample below
+    except (Exception, SystemExit):  # noqa: BLE001, S110 - third-party code; told sample by sample below
         pass
     return [score_one(reward, sample) for sample in samples]
 
@@ -49,5 +49,5 @@ def score_one(reward: Reward, sample: Sample) -> Score:
         if len(scores) != 1:
             return unscorable(f"{type(reward).__name__} returned {len(scores)} scores for one sample")
         return checked(scores[0])
-    except Exception as error:  # noqa: BLE001 - third-party code: what it raises is a verdict, not our crash
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - third-party code may raise anything
         return unscorable(describe(error))

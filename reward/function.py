@@ -32,7 +32,7 @@ class FunctionReward:
     def _score(self, sample: Sample) -> Score:
         try:
             return self._as_score(self._function(sample))
-        except Exception as error:  # noqa: BLE001 - whatever a user's function raises is a verdict: unscorable
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's function may raise anything
             return unscorable(describe(error))
 
     def _as_score(self, result: Any) -> Score:
@@ -63,7 +63,7 @@ def import_function(path: str) -> Callable[[Sample], Any]:
                 f"reward function: path {path!r}: no module {module_name!r} in {os.getcwd()} or on sys.path"
             ) from error
         raise ValueError(f"reward function: path {path!r}: importing it failed: {error}") from error
-    except Exception as error:  # importing runs the user's code, which may raise anything
+    except (Exception, SystemExit) as error:  # importing runs the user's code, which may raise anything
         raise ValueError(f"reward function: path {path!r}: importing it failed: {describe(error)}") from error
     for attribute in name.split("."):
         if not hasattr(target, attribute):

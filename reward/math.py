@@ -26,12 +26,12 @@ from typing import Any
 from reward.base import Sample, Score, unscorable
 from reward.boxed import last_boxed
 
-# Without a box math-verify's patterns run over the text, at about 2 microseconds and 600 bytes a character; final
-# answers stand at the end. Boxes are looked for in the whole completion.
+# Without a box math-verify's patterns run over the text, at about 2 microseconds and 600 bytes a character;
+# final answers stand at the end. Boxes are looked for in the whole completion.
 TAIL = 20_000  # characters
 
-# math-verify compares floats to 6 decimals after the point and other numbers to 15: 1e-7 would equal 3e-7, and the charge
-# of the electron its mass. Below this magnitude, decimals are counted from the first significant one.
+# math-verify compares floats to 6 decimals after the point and other numbers to 15: 1e-7 would equal 3e-7,
+# and the electron's charge its mass. Below this magnitude, decimals count from the first significant one.
 SMALL = 1e-3
 FLOAT_DECIMALS, NUMERIC_DECIMALS = 6, 15  # math-verify's defaults
 
@@ -99,7 +99,8 @@ def parse_answer(text: str) -> list[Any]:
 
 
 def equal(gold: list[Any], answer: list[Any]) -> bool:
-    """Whether a parsed answer equals a parsed reference. Not symmetric: a gold x = 5 accepts 5, not the reverse."""
+    """Whether a parsed answer equals a parsed reference. math-verify's ``verify(gold, answer)`` is not
+    symmetric: sets, intervals and equations in the answer are simplified towards the form of the gold."""
     from math_verify import verify
 
     zeros = leading_zeros(gold[0])

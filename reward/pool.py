@@ -25,11 +25,11 @@ CHUNK = 32  # samples at most; smaller for small batches, so that each worker ge
 
 
 class VerifierPool:
-    """Scores samples with the reward of ``spec`` in ``workers`` processes, ``timeout`` seconds a sample at most.
+    """Scores samples with the reward of ``spec`` in ``workers`` processes, at most ``timeout`` seconds each.
 
     Workers start at the first `score`, or earlier in the background with `start`. Rewards that cannot hang
-    (``inline = True``) are scored in the calling process, without any worker. Scores do not depend on the number
-    of workers. Usable from several threads; calls take turns.
+    (``inline = True``) are scored in the calling process, without any worker. Scores do not depend on the
+    number of workers. Usable from several threads; calls take turns.
 
     Raises ``ValueError`` (one line) when the spec is bad.
     """
@@ -117,7 +117,7 @@ class VerifierPool:
         return [worker for worker in active if worker.connection in speaking or worker.deadline <= now]
 
     def _collect(self, worker: WorkerProcess, scores: dict[int, Score], waiting: deque[list[int]]) -> None:
-        """Read all that the worker has said. If it has died, or said nothing and run out of time, replace it."""
+        """Read all that the worker has said. If it has died or has run out of time, replace it."""
         try:
             # Answers that are already there count, even if this process was too busy to read them in time.
             while worker.waited_for and worker.connection.poll(0):

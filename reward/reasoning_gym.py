@@ -1,7 +1,7 @@
 """The scorers that `reasoning_gym` ships with its tasks.
 
-The reference is JSON: ``{"task": name, "entry": {"question": …, "answer": …, "metadata": …}}``. Scorers need the
-whole entry, because many tasks have more than one right answer.
+The reference is JSON: ``{"task": name, "entry": {"question": …, "answer": …, "metadata": …}}``. Scorers need
+the whole entry, because many tasks have more than one right answer.
 
 Some of these scorers call ``eval`` on the answer. They run in a worker process of the same user, which is
 no sandbox.
@@ -20,8 +20,8 @@ from reward.base import Sample, Score, unscorable
 from reward.boxed import last_boxed
 from reward.checked import describe
 
-# Scorers that give partial credit return exactly 1.0 for a full solution, except those that compute a ratio, which
-# may miss it by float noise. The package's published evaluations count from the same threshold.
+# Scorers that give partial credit return exactly 1.0 for a full solution, except those that compute a ratio,
+# which may miss it by float noise; the largest partial credit for a wrong answer is well below.
 CORRECT_AT = 0.999
 
 # Their scorers compare boards with ==, and JSON has turned the tuples into lists.
@@ -35,7 +35,7 @@ Scorer = Callable[[str, dict[str, Any]], float]
 class ReasoningGymReward:
     """value is the scorer's score in [0, 1], which may be partial credit; correct from 0.999 on.
 
-    When a scorer raises although it accepts the entry's own answer, the completion's answer is to blame: it is
+    When a scorer raises although it takes the entry's own answer, the completion's answer is to blame: it is
     unparseable (and wrong). When it raises on its own answer too, the sample is unscorable.
 
     Raises ``ValueError`` when the package is not installed.
@@ -78,7 +78,7 @@ class ReasoningGymReward:
 
 
 def extract_answer(completion: str) -> str:
-    r"""Content of the last ``\boxed{…}``, else of the last ``<answer>…</answer>``, else the stripped completion."""
+    r"""The last ``\boxed{…}``, else the last ``<answer>…</answer>``, else the whole completion; stripped."""
     boxed = last_boxed(completion)
     if boxed is not None:
         return boxed.strip()

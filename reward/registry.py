@@ -1,7 +1,7 @@
 """From a spec to a reward: built-in types by a table, third-party ones by entry point.
 
-A spec is a mapping with a ``type`` key; the other keys are the arguments of the reward's constructor. The type
-``plugin`` names an entry point of the group ``depo.rewards`` instead. Ours are registered in that group
+A spec is a mapping with a ``type`` key; the other keys are the arguments of the reward's constructor. The
+type ``plugin`` names an entry point of the group ``depo.rewards`` instead. Ours are registered in that group
 too; the table is there so that they work from a source tree that is not installed, as on a Ray cluster.
 """
 
@@ -69,14 +69,17 @@ def _plugin_factory(name: str) -> Callable[..., Reward]:
         return _built_in_factory(name)
     known = ", ".join(sorted({*registered, *BUILT_IN}))
     raise ValueError(
-        f"reward plugin {name!r} is not registered under the entry-point group {ENTRY_POINT_GROUP}; known: {known}"
+        f"reward plugin {name!r} is not registered under the entry-point group {ENTRY_POINT_GROUP}; "
+        f"known: {known}"
     )
 
 
 def _construct(factory: Callable[..., Reward], what: str, options: Mapping[str, Any]) -> Reward:
     """Call the factory; options that do not fit its signature are the user's error, not a TypeError."""
     if not callable(factory):
-        raise ValueError(f"reward {what}: {factory!r} is neither a reward class nor a function that returns one")
+        raise ValueError(
+            f"reward {what}: {factory!r} is neither a reward class nor a function that returns one"
+        )
     signature = inspect.signature(factory)
     try:
         signature.bind(**options)

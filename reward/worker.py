@@ -1,12 +1,13 @@
-"""The child's side of a verifier worker: build the reward, then score chunk after chunk until the pipe closes.
+"""The child's side of a verifier worker: build the reward, then score chunk after chunk until the pipe ends.
 
-Protocol, over one socket: the parent sends (spec, timeout); the worker answers ``None`` when it is ready, or the text
-of what is wrong with the spec. Then, for each list of samples, it sends back one Score a sample, each as
+Protocol, over one socket: the parent sends (spec, timeout); the worker answers ``None`` when it is ready, or
+the text of what is wrong with the spec. Then, for each list of samples, it sends one Score a sample, each as
 soon as it is known, so that the parent sees which sample a worker got stuck at.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from multiprocessing.connection import Connection
@@ -22,10 +23,9 @@ def main(descriptor: int) -> None:
     """Serve the pool at the other end of this socket until it closes it or dies."""
     os.set_inheritable(descriptor, False)  # a process that a reward starts must not keep the socket open
     connection = Connection(descriptor)
-    try:
+    # When the parent is gone or done, nothing is left to do.
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _serve(connection)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent is gone or done; nothing is left to do
 
 
 def _serve(connection: Connection) -> None:
@@ -39,7 +39,7 @@ def _serve(connection: Connection) -> None:
     if prepare is not None:
         prepare()
     connection.send(None)
-    # An alarm without a handler ends the process, from the kernel, even inside an endless C call. The parent is
+    # An alarm without a handler ends the process, by the kernel, even inside an endless C call. The parent is
     # quicker, unless it was killed: then a stuck worker, which cannot notice the closed pipe, ends here.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while True:

@@ -1,13 +1,14 @@
 """The parent's side of one verifier worker: start it, give it a chunk, kill it.
 
-A worker is a fresh interpreter (`subprocess`), neither a fork nor a `multiprocessing` spawn: a fork of a process
-with Ray's and torch's threads can deadlock, and a spawn imports the caller's ``__main__`` again, which a notebook or
-``python -`` does not have. It runs in a session of its own, so that Ctrl-C reaches the caller only and that
-killing it also kills what the reward has started.
+A worker is a fresh interpreter (`subprocess`), neither a fork nor a `multiprocessing` spawn: a fork of a
+process with Ray's and torch's threads can deadlock, and a spawn imports the caller's ``__main__`` again, which a
+notebook or ``python -`` does not have. It runs in a session of its own, so that Ctrl-C reaches the caller only
+and that killing it also kills what the reward has started.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -31,15 +32,15 @@ _BOOTSTRAP = (
 
 
 def search_path() -> list[str]:
-    """The caller's module search path for the worker, with the working directory by name, and this package."""
+    """The caller's module search path, with the working directory by name, and where this package lies."""
     path = [entry or os.getcwd() for entry in sys.path]
     return list(dict.fromkeys([*path, str(Path(__file__).resolve().parents[1])]))
 
 
 class WorkerProcess:
-    """One worker and the samples it is at. Returns from the constructor at once, long before it is ``ready``.
+    """One worker and the samples it is at. The constructor returns at once, long before it is ``ready``.
 
-    ``pending`` holds the indices of the samples it has been given and not yet answered, the current one first.
+    ``pending`` holds the indices of the samples it was given and has not answered, the current one first.
     ``deadline`` (on the monotonic clock) is when the current one, or starting up, has taken too long.
     """
 
@@ -83,20 +84,17 @@ class WorkerProcess:
 
     def kill(self) -> int:
         """End it and whatever it started; gives its return code, negative for the signal that ended it."""
-        try:
-            # Before it is waited for, its id cannot belong to anyone else. If it has ended by itself, its own
-            # status stays as it was.
+        # Until it is waited for, its id cannot belong to anyone else. If it has ended by itself, its status
+        # stays as it was. macOS says EPERM for a zombie.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # already gone (macOS says EPERM for a zombie)
         self.connection.close()
         return self.process.wait()
 
     def _send(self, message: object) -> None:
-        try:
+        # If it has died, the next read says so.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it has died, and the next read says so
 
 
 def cause_of_death(return_code: int) -> str:

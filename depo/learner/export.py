@@ -13,8 +13,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from depo.learner.logprobs import base_model
-from depo.policy.precision import compute_dtype
+from depo.policy.precision import base_model, compute_dtype
 
 BASE_LAYER = ".base_layer"
 

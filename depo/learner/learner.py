@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from depo import config
 from depo.learner.dropout import silence_dropout
 from depo.learner.export import export_policy
-from depo.learner.logprobs import base_model, check_head, token_logprobs
+from depo.learner.logprobs import check_head, token_logprobs
 from depo.learner.loss import correction_weights, k3, token_loss, token_weights
 from depo.learner.microbatches import (
     MicroBatch,
@@ -33,7 +33,7 @@ from depo.learner.optimizer_state import load_state, save_state
 from depo.learner.perturbation import perturb, restore
 from depo.learner.schedule import lr_factor
 from depo.learner.update_metrics import Tally, mismatch
-from depo.policy.precision import autocast
+from depo.policy.precision import autocast, base_model
 from depo.rng import seed64
 from depo.types import TrainingBatch, UpdateResult
 

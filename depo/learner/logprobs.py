@@ -16,14 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from depo.learner.microbatches import MicroBatch
+from depo.policy.precision import base_model
 
 # Logits that may exist at once: 64 MiB in float32, small beside any model with a large vocabulary.
 CHUNK_LOGITS = 2**24
-
-
-def base_model(model: nn.Module) -> nn.Module:
-    """The transformers model, inside its `peft` wrapper if there is one."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def token_logprobs(

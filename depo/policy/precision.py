@@ -6,20 +6,25 @@ relative size would vanish in bfloat16 weights. With LoRA the frozen base is bfl
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ATTRIBUTE = "compute_dtype"
 
 
 def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """Record the compute type on the transformers model (inside a `peft` wrapper)."""
-    setattr(unwrapped(model), ATTRIBUTE, dtype)
+    setattr(base_model(model), ATTRIBUTE, dtype)
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:
     """The recorded compute type; for a model that nobody recorded one for, the type of its weights."""
-    inner = unwrapped(model)
+    inner = base_model(model)
     return getattr(inner, ATTRIBUTE, None) or inner.dtype
 
 
@@ -30,5 +35,6 @@ def autocast(model: nn.Module) -> torch.autocast:
     return torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def base_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model, inside its `peft` wrapper if there is one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -120,8 +120,9 @@ def from_pretrained(loader: Any, policy: PretrainedPolicy, **options: Any) -> An
             policy.model, revision=policy.revision, trust_remote_code=policy.trust_remote_code, **options
         )
     except (OSError, ValueError) as error:
-        where = "directory" if Path(policy.model).is_dir() else "hub id"
-        raise UserError(f"{KEY}: cannot load {where} {policy.model}: {first_line(error)}") from error
+        local = Path(policy.model).is_dir()
+        where, hint = ("directory", "") if local else ("hub id", " (a local directory works too)")
+        raise UserError(f"{KEY}: cannot load {where} {policy.model}: {first_line(error)}{hint}") from error
 
 
 def first_line(error: Exception) -> str:

@@ -106,7 +106,9 @@ class VllmPool:
             raise WeightSyncError(f"asked for policy version {update.version}, served: {wrong}")
         return update.version
 
-    def score_each(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, list[np.ndarray]]:
+    def score_each(
+        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> dict[str, list[np.ndarray]]:
         """``score`` by every engine, by name: what the parity probe compares."""
         return self.on_all("score", sequences)
 

@@ -144,7 +144,9 @@ class VllmWorker:
     def rollout(self, completion: Any, key: str, index: int, seed: int) -> Rollout:
         """A finished completion of vLLM as a rollout."""
         if completion.finish_reason not in ("stop", "length"):
-            raise RuntimeError(f"vLLM ended a completion with {completion.finish_reason!r}; known: stop, length")
+            raise RuntimeError(
+                f"vLLM ended a completion with {completion.finish_reason!r}; known: stop, length"
+            )
         tokens = list(completion.token_ids)
         logprobs = [entry[token].logprob for token, entry in zip(tokens, completion.logprobs, strict=True)]
         return Rollout(
@@ -244,7 +246,7 @@ def checked_directory(update: WeightUpdate) -> Path:
     """The directory of an update, once it is sure that it holds a policy."""
     if update.directory is None:
         raise WeightSyncError(
-            f"policy version {update.version} came without a directory: vLLM shares no weights with the learner"
+            f"policy version {update.version} came without a directory, and vLLM shares no memory with the learner"
         )
     directory = Path(update.directory)
     if not (directory / "config.json").is_file() or not any(directory.glob("*.safetensors")):

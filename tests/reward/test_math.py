@@ -16,7 +16,7 @@ from reward.math import TAIL, leading_zeros, parse_answer, tail
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[reward.VerifierPool]:
-    with reward.VerifierPool({"type": "math"}, workers=2, timeout=10.0) as pool:
+    with reward.VerifierPool({"type": "math"}, workers=2, timeout=5.0) as pool:
         yield pool
 
 
@@ -113,9 +113,7 @@ STRANGE = {
     "a million digits": "1" * 1_000_000,
     "a million dollars": "a$" * 500_000,
     "a million characters before the box": "x = 1 + 2 " * 100_000 + r"\boxed{42}",
-    "nested unbalanced braces": r"\boxed{" + "{" * 1000 + "42" + "}" * 999,
     "nested unbalanced boxes": r"\boxed{" * 20_000,
-    "nested fractions": r"\boxed{" + r"\frac{" * 2000 + "}",
     "emoji": r"\boxed{👩‍👩‍👧 + 🙂 = 💯}",
     "lone surrogate": "\\boxed{\ud800}",
     "null bytes": "\\boxed{\x00}",
@@ -135,16 +133,46 @@ def test_strange_completions_get_a_score(pool, sample, name: str) -> None:
 
 def test_random_latex_never_raises(pool, sample) -> None:
     rng = random.Random(0)
-    pieces = [r"\boxed{", "{", "}", "$", r"\frac", r"\sqrt", "1", "2", "x", "=", ",", "(", "]", r"\[", r"\left", "%"]
+    pieces = [
+        r"\boxed{",
+        "{",
+        "}",
+        "$",
+        r"\frac",
+        r"\sqrt",
+        "1",
+        "2",
+        "x",
+        "=",
+        ",",
+        "(",
+        "]",
+        r"\[",
+        r"\left",
+        "%",
+    ]
     texts = ["".join(rng.choices(pieces, k=rng.randint(1, 25))) for _ in range(300)]
     scores = pool.score([sample(text) for text in texts])
     assert all(score.correct is False for score in scores)
 
 
-@pytest.mark.parametrize("bomb", [r"9^{9^{9^{9}}}", "1000000000!", r"\sum_{k=1}^{10^9} k^{k}", r"2^{2^{31}}"])
-def test_expressions_too_large_to_compute_end_within_the_timeout(sample, bomb: str) -> None:
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        r"\boxed{9^{9^{9^{9}}}}",
+        r"\boxed{1000000000!}",
+        r"\boxed{\sum_{k=1}^{10^9} k^{k}}",
+        r"\boxed{2^{2^{31}}}",
+        r"\boxed{" + "{" * 1000 + "42" + "}" * 999,  # one brace short: the box is never closed
+        r"\boxed{" + "{" * 1000 + "43" + "}" * 1001,
+        r"\boxed{" + r"\frac{" * 2000 + "}",
+        r"\boxed{" + r"\sqrt{" * 400 + "2" + "}" * 401,
+    ],
+    ids=lambda bomb: bomb[7:27],
+)
+def test_what_takes_too_long_to_compute_or_parse_ends_at_the_timeout(sample, bomb: str) -> None:
     with reward.VerifierPool({"type": "math"}, workers=1, timeout=1.0) as pool:
-        exploding, fine = pool.score([sample(rf"\boxed{{{bomb}}}"), sample(r"\boxed{42}")])
+        exploding, fine = pool.score([sample(bomb), sample(r"\boxed{42}")])
     assert not exploding.correct
     assert exploding.correct is False or exploding.detail == "timeout after 1 s"
     assert fine.correct
@@ -157,13 +185,11 @@ DATA_SETS = [
     ("eval/math500.jsonl", "answer", None),
     ("eval/amc23.jsonl", "answer", None),
     ("eval/olympiadbench_oe_to_maths_en.jsonl", "answer", None),
-    ("eval/minerva_math.jsonl", "answer", None),
     ("eval/minerva_math.jsonl", "answer_norm", None),
     ("eval/aime24.jsonl", "answer", None),
     ("eval/aime25.jsonl", "answer", None),
     ("multilingual/mgsm.jsonl", "answer", 300),
     ("train/gsm8k_train.parquet", "answer", 300),
-    ("train/gsm8k_train.parquet", "solution", 300),
     ("train/math_12k.parquet", "answer", 500),
     ("train/dapo_math_17k.parquet", "answer", 300),
     ("train/deepscaler_32k.parquet", "answer", 500),
@@ -179,13 +205,9 @@ def golds(path: Path, column: str, limit: int | None) -> list[str]:
     return random.Random(0).sample(found, limit) if limit else found
 
 
-def final_answer(gold: str) -> str:
-    return gold.rpartition("####")[2].strip()
-
-
 def as_number(gold: str) -> float | None:
     try:
-        return float(final_answer(gold).replace(",", ""))
+        return float(gold.replace(",", ""))
     except ValueError:
         return None
 
@@ -195,16 +217,12 @@ def test_real_golds_verify_themselves_and_reject_each_other(
     test_data, pool, sample, file: str, column: str, limit: int | None
 ) -> None:
     references = golds(test_data / file, column, limit)
-    own = pool.score([sample(rf"So it is \boxed{{{final_answer(gold)}}}.", gold) for gold in references])
+    own = pool.score([sample(rf"So it is \boxed{{{gold}}}.", gold) for gold in references])
     assert sum(score.correct is True for score in own) >= 0.99 * len(own)
 
     others = references[1:] + references[:1]
-    pairs = [
-        (gold, other)
-        for gold, other in zip(references, others, strict=True)
-        if final_answer(gold) != final_answer(other)
-    ]
-    scores = pool.score([sample(rf"So it is \boxed{{{final_answer(other)}}}.", gold) for gold, other in pairs])
+    pairs = [(gold, other) for gold, other in zip(references, others, strict=True) if gold != other]
+    scores = pool.score([sample(rf"So it is \boxed{{{other}}}.", gold) for gold, other in pairs])
     # Another problem's answer can be the same one in other words (x = 5 and 5); two numbers cannot.
     assert sum(score.correct is True for score in scores) <= 0.01 * len(scores)
     for (gold, other), score in zip(pairs, scores, strict=True):

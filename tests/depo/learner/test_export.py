@@ -87,7 +87,9 @@ def test_bfloat16_lora_merges_in_float32_and_rounds_once(tmp_path: Path, make_mo
     assert torch.equal(loaded.model.layers[0].self_attn.q_proj.weight, expected)
 
 
-def test_float32_master_weights_are_written_in_the_compute_type(tmp_path: Path, make_model: MakeModel) -> None:
+def test_float32_master_weights_are_written_in_the_compute_type(
+    tmp_path: Path, make_model: MakeModel
+) -> None:
     model = make_model("qwen3_moe")
     set_compute_dtype(model, torch.bfloat16)
     export_policy(model, tmp_path)

@@ -35,7 +35,9 @@ def plain_logprobs(model: nn.Module, batch: TrainingBatch) -> list[tuple[Tensor,
 
 
 def with_lora(model: PreTrainedModel) -> nn.Module:
-    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted = get_peft_model(
+        model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    )
     return adapted.eval()
 
 
@@ -100,7 +102,9 @@ def test_the_load_balancing_loss_is_off(
     assert model(input_ids=tokens, labels=tokens).aux_loss is None
 
 
-def test_an_architecture_that_transforms_its_logits_is_refused(make_model: Callable[[str], PreTrainedModel]) -> None:
+def test_an_architecture_that_transforms_its_logits_is_refused(
+    make_model: Callable[[str], PreTrainedModel],
+) -> None:
     class SoftCapped(type(make_model("llama"))):  # type: ignore[misc]
         def forward(self, *args, **kwargs):
             output = super().forward(*args, **kwargs)

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from depo import config
-from depo.learner.loss import clipped_surrogate, correction_weights, k3, sequence_mean, token_loss, token_weights
+from depo.learner.loss import (
+    clipped_surrogate,
+    correction_weights,
+    k3,
+    sequence_mean,
+    token_loss,
+    token_weights,
+)
 
 LOSSES = [config.GrpoLoss(), config.DapoLoss(), config.DrGrpoLoss(), config.GspoLoss(), config.CispoLoss()]
 
@@ -108,7 +115,9 @@ def test_on_policy_gradient_is_that_of_the_expected_advantage(loss: config.Loss)
         mask_BT=torch.ones(4, 1, dtype=torch.bool),
         correction_BT=torch.ones(4, 1, dtype=torch.float64),
     )
-    (estimated,) = torch.autograd.grad((current.detach().exp() * result.loss_BT[:, 0]).sum(), logits, retain_graph=True)
+    (estimated,) = torch.autograd.grad(
+        (current.detach().exp() * result.loss_BT[:, 0]).sum(), logits, retain_graph=True
+    )
     (exact,) = torch.autograd.grad(-(current.exp() * advantages).sum(), logits)
     assert torch.allclose(estimated, exact, atol=1e-12)
 

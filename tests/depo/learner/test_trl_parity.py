@@ -166,7 +166,9 @@ def test_loss_and_gradient_equal_trl(
     if option == "zero-variance":
         batch.advantages[batch.group == 1] = 0.0
     old = near(learner, batch, 0.2, seed=1)
-    batch.engine_logprobs = [values + 0.1 * np.sin(np.arange(len(values))).astype(np.float32) for values in old]
+    batch.engine_logprobs = [
+        values + 0.1 * np.sin(np.arange(len(values))).astype(np.float32) for values in old
+    ]
     reference = near(learner, batch, 0.3, seed=2)
 
     ours, our_grads = our_gradient(learner, batch, old, reference if "beta" in options else None)

@@ -1,0 +1,97 @@
+"""A real pretrained model (SmolLM2-135M-Instruct, tied head) in vLLM, against transformers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vllm")
+import ray
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from depo.config import Rollouts
+from depo.rollout.engine import Sampling, WeightUpdate
+from depo.rollout.probe import ParityProbe, choose_sequences, default_tolerance
+from depo.rollout.vllm_pool import VllmPool
+from depo.types import Prompt, Request
+
+pytestmark = pytest.mark.vllm
+
+
+class Learner:
+    """transformers on the same weights, with the probe's three methods."""
+
+    def __init__(self, model) -> None:
+        self.model = model
+        self.kept: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def score(self, sequences) -> list[np.ndarray]:
+        scores = []
+        for prompt, completion in sequences:
+            ids = torch.tensor([[*prompt, *completion]], dtype=torch.long)
+            logprobs = self.model(ids).logits[0].log_softmax(-1)
+            rows = torch.arange(len(prompt) - 1, ids.shape[1] - 1)
+            scores.append(logprobs[rows, ids[0, len(prompt) :]].numpy())
+        return scores
+
+    @torch.no_grad()
+    def perturb(self, seed: int) -> None:
+        self.kept = {name: value.clone() for name, value in self.model.named_parameters()}
+        torch.manual_seed(seed)
+        for weight in self.model.parameters():
+            if weight.dim() > 1:
+                weight.add_(torch.randn_like(weight) * weight.std() * 0.02)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for name, weight in self.model.named_parameters():
+            weight.copy_(self.kept[name])
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    mine = not ray.is_initialized()
+    if mine:
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=150_000_000, log_to_driver=False)
+    yield
+    if mine:
+        ray.shutdown()
+
+
+def test_smollm2_samples_match_teacher_forcing_and_its_sync_passes_the_probe(smollm2, cluster, tmp_path):
+    settings = Rollouts(engine="vllm", vllm={"max_num_seqs": 16, "cpu_kv_cache_gib": 0.5})
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    end = tokenizer.eos_token_id
+    pool = VllmPool(
+        settings, str(smollm2), dtype="float32", context_length=160, eos_token_ids=[end], threads=2
+    )
+    learner = Learner(AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval())
+    prompts = []
+    for left, right in ((2, 3), (14, 27), (6, 9)):
+        question = [{"role": "user", "content": f"What is {left} + {right}?"}]
+        text = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+        prompts.append(Prompt(f"{left}+{right}", text, tuple(tokenizer(text).input_ids), str(left + right)))
+    pool.ready()
+
+    asked = [Request(prompt, (1, 2, 3, 4)) for prompt in prompts]
+    rollouts = list(pool.generate(asked, Sampling(1.0, 24)))
+    ids = {prompt.key: prompt.token_ids for prompt in prompts}
+    forced = learner.score([(ids[rollout.key], rollout.token_ids) for rollout in rollouts])
+    gaps = np.concatenate(
+        [np.abs(row - rollout.logprobs) for row, rollout in zip(forced, rollouts, strict=True)]
+    )
+    assert gaps.mean() < 1e-4
+    assert gaps.max() < 1e-3
+    assert any(rollout.finish_reason == "stop" for rollout in rollouts)
+    assert all((rollout.token_ids[-1] == end) == (rollout.finish_reason == "stop") for rollout in rollouts)
+
+    def sync() -> None:
+        learner.model.save_pretrained(tmp_path)
+        pool.load_weights(WeightUpdate(1, str(tmp_path)))
+
+    probe = ParityProbe(choose_sequences(prompts, len(tokenizer), seed=0), default_tolerance("float32"))
+    result = probe.verify_startup(learner, pool, sync)
+    assert result.mean_abs < 1e-4
+    pool.close()

@@ -1,0 +1,315 @@
+"""The command line: exit statuses, one line for every mistake, and how fast --help and --dry-run are."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import ray
+import yaml
+
+from depo.cli import main
+from depo.errors import UserError
+from depo.failures import report_failure
+from depo.recipe import load_recipe, write_resolved
+from depo.rollout.engine import WeightSyncError
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "ray", "transformers", "datasets", "trl", "vllm", "peft", "pandas", "pyarrow", "rich")
+
+RECIPE = """\
+name: small
+steps: 3
+policy: {type: pretrained, model: organisation/model}
+data: {train: organisation/problems}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A recipe in an otherwise empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    return "small.yaml"
+
+
+@pytest.fixture
+def run_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], list]:
+    """Replaces the training run, which has tests of its own, by a function; returns the calls it got."""
+
+    def install(behaviour: Callable) -> list:
+        calls: list = []
+
+        def train(recipe, run_dir, resume, quiet) -> None:
+            calls.append((recipe, run_dir, resume, quiet))
+            run_dir.mkdir(parents=True, exist_ok=True)
+            write_resolved(recipe, run_dir / "recipe.yaml")
+            behaviour()
+
+        module = ModuleType("depo.run")
+        module.train = train  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "depo.run", module)
+        return calls
+
+    return install
+
+
+def raises(error: BaseException) -> Callable[[], None]:
+    def behaviour() -> None:
+        raise error
+
+    return behaviour
+
+
+def status(*arguments: str) -> int:
+    """Exit status, whether argparse leaves by SystemExit or main returns."""
+    try:
+        return main(arguments)
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    return line
+
+
+# ---------------------------------------------------------------- speed
+
+
+def processor_seconds() -> float:
+    """Of all finished child processes. Nothing here waits for anything, so on an idle machine this is wall
+    time; on a busy one it does not depend on who else is computing."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "small.yaml", "--dry-run"]])
+def test_help_and_dry_run_are_instant(recipe: str, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "depo", *arguments]
+    durations = []
+    for _ in range(3):  # the first may have to compile
+        before = processor_seconds()
+        subprocess.run(command, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT)})
+        durations.append(processor_seconds() - before)
+    assert min(durations) < 1.0
+
+
+def test_a_dry_run_imports_nothing_heavy(recipe: str) -> None:
+    program = (
+        "import sys; from depo.cli import main; status = main(['train', 'small.yaml', '--dry-run']); "
+        f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules]); sys.exit(status)"
+    )
+    outcome = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert outcome.stdout.splitlines()[-1] == "HEAVY []"
+
+
+# ---------------------------------------------------------------- what reaches the run
+
+
+def test_dry_run_prints_a_recipe_that_loads_and_the_budget(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status("train", recipe, "batch.prompts=10", "--dry-run", "learner.lr=1e-5") == 0
+    out = capsys.readouterr().out
+    text, budget = out.split("\n\n")
+    assert yaml.safe_load(text)["batch"] == {"prompts": 10, "group_size": 8}
+    (tmp_path / "again.yaml").write_text(text)
+    assert load_recipe("again.yaml") == load_recipe(recipe, ["batch.prompts=10", "learner.lr=1e-5"])
+    assert "rollouts per step" in budget
+    assert " 80 " in budget
+
+
+def test_a_dry_run_leaves_no_directory(recipe: str, tmp_path: Path) -> None:
+    assert status("train", recipe, "--dry-run") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["small.yaml", "steps=7", "seed=5", "--quiet", "--run-dir", "here"],
+        ["--quiet", "small.yaml", "steps=7", "--run-dir", "here", "seed=5"],
+        ["small.yaml", "--run-dir=here", "steps=7", "--quiet", "seed=5"],
+    ],
+)
+def test_flags_and_overrides_may_be_mixed(recipe: str, run_with, arguments: list[str]) -> None:
+    calls = run_with(lambda: None)
+    assert status("train", *arguments) == 0
+    ((loaded, run_dir, resume, quiet),) = calls
+    assert (loaded.steps, loaded.seed, run_dir, resume, quiet) == (7, 5, Path("here"), False, True)
+
+
+def test_runs_started_in_the_same_second_get_different_directories(recipe: str, run_with) -> None:
+    calls = run_with(lambda: None)
+    assert [status("train", recipe) for _ in range(3)] == [0, 0, 0]
+    directories = [run_dir for _, run_dir, _, _ in calls]
+    assert len(set(directories)) == 3
+    assert all(str(directory).startswith("runs/small-20") for directory in directories)
+
+
+def test_resume_takes_the_recipe_of_the_run_when_none_is_given(recipe: str, run_with) -> None:
+    calls = run_with(lambda: None)
+    assert status("train", recipe, "seed=9", "--run-dir", "here") == 0
+    assert status("train", "--resume", "--run-dir", "here", "steps=8") == 0
+    loaded, run_dir, resume, _ = calls[1]
+    assert (loaded.seed, loaded.steps, run_dir, resume) == (9, 8, Path("here"), True)
+
+
+# ---------------------------------------------------------------- mistakes
+
+NO_RECIPE = "error: the recipe file is missing; it comes before key=value (see depo train --help)"
+NO_DATA = "error: command line: data.train.path: no such file: no.csv"
+UNKNOWN_FLAG = "error: unrecognized arguments: --nonsense (see depo train --help)"
+SMALL_GROUP = "error: command line: batch.group_size: must be at least 2, found 1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["train"], NO_RECIPE),
+        (["train", "steps=3"], NO_RECIPE),
+        (["train", "small.yaml", "--resum"], None),
+        (["train", "small.yaml", "--nonsense"], UNKNOWN_FLAG),
+        (
+            ["train", "small.yaml", "--resume"],
+            "error: --resume needs --run-dir: the directory of the run to continue (see depo train --help)",
+        ),
+        (
+            ["train", "small.yaml", "--resume", "--run-dir", "none"],
+            "error: --run-dir none: no such directory, so there is no run to resume",
+        ),
+        (["train", "smal.yaml"], "error: smal.yaml: no such recipe file; did you mean small.yaml?"),
+        (["train", "small.yaml", "batch.group_size=1"], SMALL_GROUP),
+        (["train", "small.yaml", "data.train=no.csv"], NO_DATA),
+        (["train", "small.yaml", "data.train=no.csv", "--dry-run"], NO_DATA),
+        (["fetch", "smollm2"], "error: the following arguments are required: DIR (see depo fetch --help)"),
+        (["fetch", "nosuchmodel", "d"], None),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    recipe: str, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str | None
+) -> None:
+    assert status(*arguments) == 2
+    found = error_line(capsys)
+    assert found.startswith("error: ")
+    if line is not None:
+        assert found == line
+
+
+def test_a_run_directory_in_use_is_not_overwritten(
+    recipe: str, run_with, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    calls = run_with(lambda: None)
+    (tmp_path / "empty").mkdir()
+    assert status("train", recipe, "--run-dir", "empty") == 0
+    assert status("train", recipe, "--run-dir", "empty") == 2
+    assert error_line(capsys).endswith("is not empty; add --resume to continue it, or name another directory")
+    assert len(calls) == 1
+
+
+# ---------------------------------------------------------------- runs that fail
+
+
+def test_bad_input_found_by_the_run_is_one_line_and_status_2(
+    recipe: str, run_with, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_with(raises(UserError("data.train: no usable prompt")))
+    assert status("train", recipe) == 2
+    assert error_line(capsys) == "error: data.train: no usable prompt"
+
+
+def test_an_unexpected_error_is_named_and_its_traceback_kept(
+    recipe: str, run_with, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DEPO_TRACEBACK", raising=False)
+    run_with(raises(WeightSyncError("log-probabilities are off by 3.2 nats\nmore detail")))
+    assert status("train", recipe, "--run-dir", "here") == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: WeightSyncError: log-probabilities are off by 3.2 nats"
+    assert second.startswith("traceback: here/error.log")
+    trace = (tmp_path / "here" / "error.log").read_text()
+    assert "Traceback" in trace
+    assert "more detail" in trace
+
+
+def test_the_traceback_is_printed_when_asked_for(
+    recipe: str, run_with, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPO_TRACEBACK", "1")
+    run_with(raises(ZeroDivisionError("division by zero")))
+    assert status("train", recipe) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_to_continue(
+    recipe: str, run_with, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_with(raises(KeyboardInterrupt()))
+    assert status("train", recipe, "--run-dir", "here") == 130
+    assert error_line(capsys) == "interrupted; continue with: depo train --resume --run-dir here"
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=150_000_000, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@ray.remote(num_cpus=0)
+class Failing:
+    """Raises the way the learner's and the engines' actors do."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        if error is not None:
+            raise error
+
+    def call(self, error: Exception) -> None:
+        raise error
+
+    def stream(self, error: Exception) -> Iterator[int]:
+        yield 1
+        raise error
+
+
+def in_method(error: Exception) -> None:
+    ray.get(Failing.remote().call.remote(error))
+
+
+def in_stream(error: Exception) -> None:
+    for reference in Failing.remote().stream.options(num_returns="streaming").remote(error):
+        ray.get(reference)
+
+
+def at_start(error: Exception) -> None:
+    ray.get(Failing.remote(error).call.remote(ValueError("never reached")))
+
+
+@pytest.mark.parametrize("raising", [in_method, in_stream, at_start])
+def test_a_user_error_in_an_actor_is_still_one_line_and_status_2(
+    local_ray: None, capsys: pytest.CaptureFixture[str], raising: Callable[[Exception], None]
+) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Ray's wrappers have no common base but RayError
+        raising(UserError("policy.model: x has no tokenizer"))
+    capsys.readouterr()
+    assert report_failure(caught.value, None) == 2
+    assert error_line(capsys) == "error: policy.model: x has no tokenizer"
+
+
+def test_another_error_in_an_actor_is_named_as_it_was_raised(
+    local_ray: None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DEPO_TRACEBACK", raising=False)
+    with pytest.raises(ray.exceptions.RayTaskError) as caught:
+        in_method(WeightSyncError("off by 3.2 nats"))
+    capsys.readouterr()
+    assert report_failure(caught.value, tmp_path) == 1
+    assert capsys.readouterr().err.splitlines()[0] == "error: WeightSyncError: off by 3.2 nats"
+    assert "in call" in (tmp_path / "error.log").read_text()  # where in the actor it was raised

@@ -1,0 +1,54 @@
+"""Lint, format, types and import arrows, as tests: plain ``pytest`` is the one command that checks all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TYPED = ["estimators", "reward", "depo/config.py", "depo/types.py"]
+SCRIPTS = Path(sys.executable).parent
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys.executable, "-m", "ruff", "check", "."],
+        [sys.executable, "-m", "ruff", "format", "--check", "."],
+        [sys.executable, "-m", "mypy", *TYPED],
+        [str(SCRIPTS / "lint-imports")],
+    ],
+    ids=["ruff-check", "ruff-format", "mypy", "import-linter"],
+)
+def test_the_code_passes(command: list[str]) -> None:
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert outcome.returncode == 0, f"{' '.join(command)}\n{outcome.stdout}{outcome.stderr}"
+
+
+@pytest.mark.parametrize("module", ["depo.config", "depo.recipe", "depo.budget", "depo.cli"])
+def test_what_a_dry_run_needs_does_not_import_torch_or_ray(module: str) -> None:
+    """The import-linter contract follows the source; this follows the interpreter."""
+    heavy = ["torch", "ray", "transformers", "vllm", "trl", "datasets"]
+    program = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert outcome.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["estimators", "reward"])
+def test_the_libraries_import_without_depo(package: str) -> None:
+    program = f"import sys, {package}; print([name for name in sys.modules if name.split('.')[0] == 'depo'])"
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert outcome.stdout.strip() == "[]"
+
+
+def test_the_tools_are_installed() -> None:
+    """Otherwise the failures above read like findings."""
+    assert [tool for tool in ("ruff", "mypy", "importlinter") if find_spec(tool) is None] == []
