@@ -77,6 +77,19 @@ class Problem:
             case other:
                 raise ValueError(f"unknown operation {other!r}: expected +, - or *")
 
+    @property
+    def careless_answer(self) -> str:
+        """What somebody who never carries makes of a sum: 38+45= → 73. Other operations come out right."""
+        if self.family.operation != "+":
+            return self.answer
+        leading = 10 ** (self.family.digits - 1)
+        total = self.left // leading * leading + self.right // leading * leading  # nothing left to carry into
+        column = 1
+        while column < leading:
+            total += (self.left // column + self.right // column) % 10 * column
+            column *= 10
+        return str(total)
+
     def question(self, phrasing: Phrasing = "digits") -> str:
         """``12+7=`` or ``What is twelve plus seven?``."""
         if phrasing == "digits":

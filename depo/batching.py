@@ -102,7 +102,9 @@ def rows_of(groups: Sequence[Group]) -> TrainingBatch:
     ]
     prompts = [np.array(group.pick.prompt.token_ids, dtype=np.int32) for group in groups]
     zeros = [np.zeros(len(group.rollouts)) for group in groups]
-    advantages = [z if group.advantages is None else group.advantages for group, z in zip(groups, zeros, strict=True)]
+    advantages = [
+        z if group.advantages is None else group.advantages for group, z in zip(groups, zeros, strict=True)
+    ]
     return TrainingBatch(
         prompt_ids=[prompts[g] for g, _ in rows],
         completion_ids=[groups[g].rollouts[i].token_ids for g, i in rows],
@@ -118,5 +120,8 @@ def keep_learner_logprobs(groups: Sequence[Group], old_logprobs: Sequence[np.nda
         return
     rows = iter(old_logprobs)
     for group in groups:
-        entering = [group.outcome_of(i) in (Outcome.TRAINED, Outcome.ZERO_VARIANCE) for i in range(len(group.rollouts))]
+        entering = [
+            group.outcome_of(i) in (Outcome.TRAINED, Outcome.ZERO_VARIANCE)
+            for i in range(len(group.rollouts))
+        ]
         group.learner_logprobs = [next(rows) if enters else None for enters in entering]

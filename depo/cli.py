@@ -18,7 +18,7 @@ from depo.config import Recipe
 from depo.errors import UserError
 from depo.failures import BAD_INPUT, DONE, report_failure, say
 from depo.recipe import dump_recipe, read_recipe
-from depo.recipe_inputs import check_inputs
+from depo.recipe.inputs import check_inputs
 from depo.versions import installed_version
 
 OVERRIDES = """\

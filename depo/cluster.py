@@ -31,7 +31,9 @@ def ray_cluster(recipe: Recipe) -> Iterator[None]:
         try:
             ray.init(address=address, **quiet)
         except ConnectionError as error:
-            raise UserError(f"resources.address / RAY_ADDRESS: no Ray cluster answers at {address}") from error
+            raise UserError(
+                f"resources.address / RAY_ADDRESS: no Ray cluster answers at {address}"
+            ) from error
     else:
         # Ray counts CPUs to place actors; the learner and each engine need a place, whatever the machine has.
         places = 1 + (recipe.rollout.vllm.workers if recipe.rollout.engine == "vllm" else 0)

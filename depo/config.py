@@ -112,7 +112,9 @@ class ArithmeticSource(Block):
     seed: int = 0
 
 
-Source = Annotated[FileSource | HubSource | ReasoningGymSource | ArithmeticSource, Field(discriminator="type")]
+Source = Annotated[
+    FileSource | HubSource | ReasoningGymSource | ArithmeticSource, Field(discriminator="type")
+]
 
 
 def source_from_shorthand(value: Any) -> Any:
@@ -136,7 +138,7 @@ class Grading(Block):
     impossible: Fraction = 0.5
     mastered_above: Fraction = 0.7
     """Pass rate from which a problem counts as mastered."""
-    learnable_between: tuple[Fraction, Fraction] = (0.02, 0.5)
+    learnable_between: tuple[Fraction, Fraction] = (0.02, 0.35)
     """Pass rates of the learnable middle. What lies between the classes is left out."""
     impossible_below: Fraction = 0.01
     """Pass rate under which a problem counts as impossible."""
@@ -206,11 +208,13 @@ class WarmStart(Block):
     """Supervised fine-tuning of a freshly built policy (`trl.SFTTrainer`) into a stated band."""
 
     families: dict[str, PositiveFloat] = Field(
-        default={"+1": 0.15, "-1": 0.1, "+2": 0.45, "-2": 0.3}, min_length=1
+        default={"+1": 0.2, "+2": 0.8}, min_length=1
     )
     """What the worked examples teach: an operation with an operand length, and its share."""
     problems: PositiveInt = 60_000
     """Worked examples to generate."""
+    forgotten_carries: Fraction = 0.85
+    """Share of the worked examples whose teacher never carries: what RL then has to put right."""
     batch_size: PositiveInt = 64
     lr: PositiveFloat = 3e-3
     warmup_steps: NonNegativeInt = 30
@@ -218,7 +222,7 @@ class WarmStart(Block):
     beta2: Fraction = 0.98
     """AdamW's decay of the second moment: a short training needs a short memory."""
     max_steps: PositiveInt = 2000
-    check_every: PositiveInt = 20
+    check_every: PositiveInt = 25
     """Steps between two measurements of solvable held-out accuracy."""
     band: tuple[Fraction, Fraction] = (0.40, 0.50)
     """Training stops inside this band of solvable held-out accuracy; ending outside is an error."""
@@ -243,12 +247,12 @@ class TinyMoePolicy(Block):
 
     type: Literal["tiny_moe"] = "tiny_moe"
     hidden_size: PositiveInt = 128
-    layers: PositiveInt = 4
+    layers: PositiveInt = 2
     heads: PositiveInt = 4
     kv_heads: PositiveInt = 2
     experts: PositiveInt = 8
     experts_per_token: PositiveInt = 2
-    expert_size: PositiveInt = 128
+    expert_size: PositiveInt = 256
     """Intermediate size of one expert."""
     max_positions: PositiveInt = 128
     dtype: Literal["float32"] = "float32"
@@ -722,7 +726,9 @@ class Recipe(Block):
         if self.data.grade is not None and not (generated and isinstance(self.reward, ExactReward)):
             raise ValueError("data.grade needs data.train.type arithmetic and reward.type exact")
         if isinstance(self.policy, TinyMoePolicy) and self.data.grade is None:
-            raise ValueError("policy.type tiny_moe needs data.grade: its pool is composed after the warm start")
+            raise ValueError(
+                "policy.type tiny_moe needs data.grade: its pool is composed after the warm start"
+            )
         if (
             isinstance(self.policy, TinyMoePolicy)
             and isinstance(self.data.train, ArithmeticSource)

@@ -74,11 +74,10 @@ def arithmetic_parts(recipe: Recipe) -> tuple[ArithmeticSource, Grading]:
 # ---------------------------------------------------------------- measuring
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, problem: Problem, phrasing: Phrasing) -> tuple[list[int], list[int]]:
-    """Token ids of a problem as the policy is asked it, and of its answer with the end token."""
-    question = tokenizer.encode(problem.question(phrasing), add_special_tokens=False)
-    answer = tokenizer.encode(problem.answer, add_special_tokens=False)
-    return question, [*answer, tokenizer.eos_token_id]
+def encode(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> tuple[list[int], list[int]]:
+    """Token ids of a question as the policy is asked it, and of an answer with the end token."""
+    answer_ids = tokenizer.encode(answer, add_special_tokens=False)
+    return tokenizer.encode(question, add_special_tokens=False), [*answer_ids, tokenizer.eos_token_id]
 
 
 def pass_rates(
@@ -88,7 +87,7 @@ def pass_rates(
 
     Π_t p(gold_t | question, gold_<t), end token included. The model must be in evaluation mode.
     """
-    sequences = [encode(tokenizer, problem, phrasing) for problem in problems]
+    sequences = [encode(tokenizer, problem.question(phrasing), problem.answer) for problem in problems]
     logprobs = score_sequences(model, sequences, tokenizer.pad_token_id)
     return np.exp([values_T.sum(dtype=np.float64) for values_T in logprobs])
 

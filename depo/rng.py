@@ -17,6 +17,8 @@ def seed64(run_seed: int, purpose: str, step: int = 0, key: str = "", index: int
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator(run_seed: int, purpose: str, step: int = 0, key: str = "", index: int = 0) -> np.random.Generator:
+def generator(
+    run_seed: int, purpose: str, step: int = 0, key: str = "", index: int = 0
+) -> np.random.Generator:
     """A numpy generator (Philox) keyed like ``seed64``."""
     return np.random.Generator(np.random.Philox(seed64(run_seed, purpose, step, key, index)))

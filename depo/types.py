@@ -135,7 +135,12 @@ class Group:
         """P groups out of parallel lists; ``scores`` is flat, of length P·G, in sample order."""
         flat = iter(scores)
         return [
-            cls(pick, rollouts_G, [next(flat) for _ in rollouts_G], [sample.completion for sample in samples_G])
+            cls(
+                pick,
+                rollouts_G,
+                [next(flat) for _ in rollouts_G],
+                [sample.completion for sample in samples_G],
+            )
             for pick, rollouts_G, samples_G in zip(picks_P, rollouts_PG, samples_PG, strict=True)
         ]
 

@@ -52,6 +52,10 @@ def unscorable(reason: str) -> Score:
 
 
 class Reward(Protocol):
-    """Judges samples. Order is kept: one score a sample. Never raises for what a sample contains."""
+    """Judges samples. Order is kept: one score a sample. Never raises for what a sample contains.
+
+    Two optional members: ``inline = True`` promises that scoring cannot hang, so that `VerifierPool` scores
+    in the calling process; ``prepare()`` runs once per worker before anything is timed (slow imports).
+    """
 
     def score(self, samples: Sequence[Sample]) -> list[Score]: ...

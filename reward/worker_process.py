@@ -1,9 +1,9 @@
 """The parent's side of one verifier worker: start it, give it a chunk, kill it.
 
-A worker is a fresh interpreter (`subprocess`), neither a fork nor a `multiprocessing` spawn: a fork of a
-process with Ray's and torch's threads can deadlock, and a spawn imports the caller's ``__main__`` again, which a
-notebook or ``python -`` does not have. It runs in a session of its own, so that Ctrl-C reaches the caller only
-and that killing it also kills what the reward has started.
+A worker is a fresh interpreter (`subprocess`), neither a fork nor a `multiprocessing` spawn. A fork of a
+process with Ray's and torch's threads can deadlock; a spawn imports the caller's ``__main__`` again, which a
+notebook or ``python -`` does not have. It runs in a session of its own, so that Ctrl-C reaches the caller
+only and that killing it also kills what the reward has started.
 """
 
 from __future__ import annotations

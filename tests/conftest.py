@@ -28,4 +28,6 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct in Hugging Face format, as `depo fetch smollm2 DIR` writes it."""
-    return directory_from_env("DEPO_TEST_SMOLLM2", "a directory made by `depo fetch smollm2 DIR`", "config.json")
+    return directory_from_env(
+        "DEPO_TEST_SMOLLM2", "a directory made by `depo fetch smollm2 DIR`", "config.json"
+    )

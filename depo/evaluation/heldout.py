@@ -106,7 +106,9 @@ class Evaluator:
             for prompt in prompts
         ]
         sequences = [(prompt.token_ids, answer) for prompt, answer in zip(prompts, gold, strict=True)]
-        return np.array([np.exp(logprobs_T.sum(dtype=np.float64)) for logprobs_T in self.learner.score(sequences)])
+        return np.array(
+            [np.exp(logprobs_T.sum(dtype=np.float64)) for logprobs_T in self.learner.score(sequences)]
+        )
 
     def _sampled(self, data: EvalSetData, result: EvalResult) -> np.ndarray:
         n = self.config.n

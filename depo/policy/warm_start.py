@@ -1,7 +1,9 @@
 """Supervised fine-tuning of a freshly built policy, with `trl.SFTTrainer`, into a stated accuracy band.
 
 1. Worked examples are drawn with repetition from the families the recipe names; no problem that could end
-   up in pool or held-out set is among them.
+   up in pool or held-out set is among them. Their teacher is careless: in a stated share of the sums that
+   need a carry it is forgotten, so that the policy learns how to carry but seldom does. That leaves a
+   learnable middle: problems solved now and then, where RL has something to reinforce.
 2. Every few steps the policy is measured: exact pass rates of the held-out candidates, and from them the
    accuracy on the solvable part of the held-out set that would be composed now (``depo.grading``). That is
    the very number an evaluation before RL shows.
@@ -34,8 +36,8 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from depo.arithmetic import Problem, parse_family
-from depo.config import Grading, Recipe, TinyMoePolicy, WarmStart
+from depo.arithmetic import Phrasing, Problem, parse_family
+from depo.config import Recipe, TinyMoePolicy, WarmStart
 from depo.errors import UserError
 from depo.grading import TooFewProblems, arithmetic_parts, candidates, encode, pass_rates, solvable_accuracy
 from depo.rng import generator, seed64
@@ -80,7 +82,7 @@ def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -
     )
     stop = StopInBand(model, measure, settings, report)
     disable_progress_bars()
-    dataset = Dataset.from_list([tokenized(tokenizer, problem, source.phrasing) for problem in examples])
+    dataset = Dataset.from_list([tokenized(tokenizer, problem, answer, source.phrasing) for problem, answer in examples])
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
             model=model,
@@ -104,9 +106,9 @@ def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -
     return WarmStartResult(stop.steps, stop.reached)
 
 
-def worked_examples(recipe: Recipe) -> list[Problem]:
-    """``warm_start.problems`` problems in the recipe's shares, drawn with repetition, none of them a candidate
-    for pool or held-out set."""
+def worked_examples(recipe: Recipe) -> list[tuple[Problem, str]]:
+    """``warm_start.problems`` problems with the teacher's answers, in the recipe's shares, drawn with
+    repetition, none of them a candidate for pool or held-out set."""
     policy = recipe.policy
     assert isinstance(policy, TinyMoePolicy)
     settings = policy.warm_start
@@ -117,23 +119,29 @@ def worked_examples(recipe: Recipe) -> list[Problem]:
     drawn: list[Problem] = []
     for name, share in settings.families.items():
         family = parse_family(name)
-        wanted = len(drawn) + round(settings.problems * share / total)
         if sum(problem.family == family for problem in excluded) >= family.size:
             raise UserError(
                 f"policy.warm_start.families: every problem of {name} is a candidate for pool or held-out set, which "
                 "leaves none to learn from; take its operand length out of data.train.digits or lower data.train.size"
             )
+        wanted = len(drawn) + round(settings.problems * share / total)
         while len(drawn) < wanted:
             problem = family.problem(int(rng.integers(family.size)))
             if problem not in excluded:
                 drawn.append(problem)
-    return [drawn[i] for i in rng.permutation(len(drawn))]
+    careless = rng.random(len(drawn)) < settings.forgotten_carries
+    answers = [
+        problem.careless_answer if slip else problem.answer for problem, slip in zip(drawn, careless, strict=True)
+    ]
+    return [(drawn[i], answers[i]) for i in rng.permutation(len(drawn))]
 
 
-def tokenized(tokenizer: PreTrainedTokenizerBase, problem: Problem, phrasing: Any) -> dict[str, list[int]]:
+def tokenized(
+    tokenizer: PreTrainedTokenizerBase, problem: Problem, answer: str, phrasing: Phrasing
+) -> dict[str, list[int]]:
     """Token ids, and labels that leave the question out of the loss (−100)."""
-    question, answer = encode(tokenizer, problem, phrasing)
-    return {"input_ids": question + answer, "labels": [-100] * len(question) + answer}
+    question_ids, answer_ids = encode(tokenizer, problem.question(phrasing), answer)
+    return {"input_ids": question_ids + answer_ids, "labels": [-100] * len(question_ids) + answer_ids}
 
 
 def training_arguments(settings: WarmStart, scratch: Path, seed: int) -> SFTConfig:

@@ -26,11 +26,11 @@ Scores = Sequence[np.ndarray]  # S arrays of (T,)
 # Largest accepted mean |difference|. Measured between vLLM and transformers on CPU, over fours of
 # pseudo-random continuations (mean log-probability −13): float32 1e-6 to 1e-5; bfloat16 0.07 to 0.08 on
 # SmolLM2-135M and 0.02 on a tiny qwen3_moe.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
 
-# By how many tolerances the perturbed policy must differ from the real one at start-up. Noise of a tenth
-# of each weight's spread moves such scores by a nat or more.
-MARGIN = 4.0
+# By how many tolerances the perturbed policy must differ from the real one at start-up. Noise of a
+# twentieth of each weight moves such scores by 0.6 to 0.8 nats (same two models).
+MARGIN = 3.0
 
 
 class Learner(Protocol):

@@ -53,7 +53,9 @@ class DirectorySync:
     def __init__(
         self, learner: RemoteLearner, engine: VllmPool, probe: ParityProbe, root: Path | None, seed: int
     ) -> None:
-        base = root or (SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp")))
+        base = root or (
+            SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp"))
+        )
         self.directory = base / f"depo-weights-{uuid.uuid4().hex[:12]}"
         self.learner = learner
         self.engine = engine

@@ -15,7 +15,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from depo import config
 from depo.rollout.engine import Sampling, WeightSyncError, WeightUpdate
-from depo.rollout.vllm_worker import VllmOptions, actor_class, worker_environment
+from depo.rollout.vllm_worker import Dtype, VllmOptions, actor_class, worker_environment
 from depo.types import Request, Rollout
 
 
@@ -34,7 +34,7 @@ class VllmPool:
         rollout: config.Rollouts,
         model: str,
         *,
-        dtype: str,
+        dtype: Dtype,
         context_length: int,
         eos_token_ids: Sequence[int],
         threads: int | None = None,
@@ -81,8 +81,12 @@ class VllmPool:
                 ) from None
 
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
-        """Yield rollouts as they finish on any engine. Samples go round the engines one by one."""
-        streams = {}
+        """Yield rollouts as they finish on any engine. Samples go round the engines one by one.
+
+        A consumer that stops early does not stop the engines: they finish what they were given before
+        they answer the next call.
+        """
+        streams: dict[Any, str] = {}  # Ray's generator of one engine's lists, by which engine it is
         for (name, worker), share in zip(
             self.workers.items(), dealt(requests, len(self.workers)), strict=True
         ):
@@ -90,7 +94,7 @@ class VllmPool:
                 streams[worker.generate.options(num_returns="streaming").remote(share, sampling)] = name
         while streams:
             done, _ = ray.wait(list(streams), num_returns=1)
-            stream = done[0]
+            stream: Any = done[0]
             try:
                 reference = next(stream)
             except StopIteration:

@@ -14,11 +14,12 @@ Importing this module needs neither vLLM nor torch; the actor imports them when 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,15 +29,16 @@ from depo.types import Request, Rollout
 EXTENSION = "depo.rollout.vllm_extension.WeightSyncExtension"
 GIB = 1024**3
 
+Dtype = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
-    """What one engine is started with. ``model`` is a directory or hub id; ``dtype`` "float32" or
-    "bfloat16"; ``max_model_len`` in tokens; ``eos_token_ids`` end a completion, and no others do.
+    """What one engine is started with. ``model`` is a directory or hub id; ``max_model_len`` in tokens; ``eos_token_ids`` end a completion, and no others do.
     ``enforce_eager`` None means eager on CPUs and compiled on GPUs."""
 
     model: str
-    dtype: str
+    dtype: Dtype
     max_model_len: int
     eos_token_ids: tuple[int, ...]
     revision: str | None = None
@@ -62,6 +64,8 @@ def worker_environment(threads: int | None) -> dict[str, str]:
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
     }
     variables = {name: os.environ.get(name, value) for name, value in variables.items()}
     variables["OMP_NUM_THREADS"] = str(threads or len(os.sched_getaffinity(0)))
@@ -72,6 +76,8 @@ class VllmWorker:
     """The actor's class; plain, so that it can also be used in process. See ``actor_class``."""
 
     def __init__(self, options: VllmOptions) -> None:
+        # vLLM sets its logger up while it is imported, after the first warnings.
+        logging.getLogger("vllm").setLevel(os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"))
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -246,7 +252,7 @@ def checked_directory(update: WeightUpdate) -> Path:
     """The directory of an update, once it is sure that it holds a policy."""
     if update.directory is None:
         raise WeightSyncError(
-            f"policy version {update.version} came without a directory, and vLLM shares no memory with the learner"
+            f"policy version {update.version} came without a directory; vLLM needs one to load it from"
         )
     directory = Path(update.directory)
     if not (directory / "config.json").is_file() or not any(directory.glob("*.safetensors")):

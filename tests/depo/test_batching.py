@@ -40,7 +40,14 @@ def test_a_sample_is_seeded_by_what_it_is_not_by_its_company():
 
 def test_collate_restores_request_and_sample_order_whatever_finished_first():
     requests = requests_for([pick("a"), pick("b")], 3, 0, 0)
-    arrived = [rollout("b", 2), rollout("a", 1), rollout("b", 0), rollout("a", 2), rollout("a", 0), rollout("b", 1)]
+    arrived = [
+        rollout("b", 2),
+        rollout("a", 1),
+        rollout("b", 0),
+        rollout("a", 2),
+        rollout("a", 0),
+        rollout("b", 1),
+    ]
     ordered = collate(requests, arrived)
     assert [[(r.key, r.index) for r in group] for group in ordered] == [
         [("a", 0), ("a", 1), ("a", 2)],

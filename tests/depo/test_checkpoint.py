@@ -8,7 +8,15 @@ import textwrap
 import numpy as np
 import pytest
 
-from depo.checkpoint import latest_checkpoint, load_state, prune, read_json, save_state, write_checkpoint, write_json
+from depo.checkpoint import (
+    latest_checkpoint,
+    load_state,
+    prune,
+    read_json,
+    save_state,
+    write_checkpoint,
+    write_json,
+)
 from depo.errors import UserError
 from estimators.base import State
 
@@ -45,7 +53,9 @@ def test_a_process_killed_while_writing_leaves_the_old_checkpoint_as_the_latest(
     assert done.returncode == -signal.SIGKILL
     assert latest_checkpoint(tmp_path) == old
     # What the kill left behind does not get in the way of the next attempt.
-    assert write_checkpoint(tmp_path, 20, lambda d: (d / "a").write_text("whole")) == latest_checkpoint(tmp_path)
+    assert write_checkpoint(tmp_path, 20, lambda d: (d / "a").write_text("whole")) == latest_checkpoint(
+        tmp_path
+    )
     assert (tmp_path / "step_000020" / "a").read_text() == "whole"
 
 
@@ -57,7 +67,9 @@ def test_prune_keeps_the_newest(tmp_path):
 
 
 def test_estimator_state_round_trips_exactly_and_without_pickle(tmp_path):
-    state = State(1, {"name": "beta", "n": 3, "x": [0.1, 2**-60]}, {"alpha": np.random.default_rng(0).random(7)})
+    state = State(
+        1, {"name": "beta", "n": 3, "x": [0.1, 2**-60]}, {"alpha": np.random.default_rng(0).random(7)}
+    )
     save_state(tmp_path / "estimator", state)
     back = load_state(tmp_path / "estimator")
     assert back.schema_version == 1

@@ -18,9 +18,9 @@ METRICS = {
     "reward": 0.71234,
     "accuracy": 0.51,
     "zero_variance_share": 0.25,
-    "brier_skill": -0.125,
-    "ece": 0.0312,
-    "selecting": 1,
+    "calibration/brier_skill": -0.125,
+    "calibration/ece": 0.0312,
+    "selection/active": 1,
     "saved": -12345,
     "mismatch_kl": 0.00031,
     "tokens_per_second": 24180.0,
@@ -82,7 +82,7 @@ def test_saved_rollouts_have_a_sign(capsys: pytest.CaptureFixture[str], saved: f
 
 def test_what_is_missing_or_not_a_number_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     with Console(300, quiet=False, name="x") as console:
-        console.step({"step": 1, "reward": float("nan"), "saved": None, "ece": float("inf")})
+        console.step({"step": 1, "reward": float("nan"), "saved": None, "calibration/ece": float("inf")})
     found = cells(*lines(capsys))
     assert found.pop("step") == "1/300"
     assert set(found.values()) == {"-"}
@@ -95,7 +95,7 @@ def test_lines_stay_aligned_and_within_the_width_for_extreme_values(
         {key: 1e-9 if key != "step" else 1 for key in METRICS},
         dict.fromkeys(METRICS, 1.0)
         | {"step": 99_999, "saved": -123_456_789, "tokens_per_second": 999_999, "reward": -10.25}
-        | {"brier_skill": -1.5, "selecting": 0, "seconds/generate": 99_999, "seconds/step": 99_999},
+        | {"calibration/brier_skill": -1.5, "selection/active": 0, "seconds/generate": 99_999, "seconds/step": 99_999},
     ]
     with Console(99_999, quiet=False, name="x") as console:
         for metrics in extremes:

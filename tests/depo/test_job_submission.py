@@ -28,7 +28,15 @@ def ray_head(tmp_path):
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     start = [
-        *(RAY, "start", "--head", "--port", str(free_port()), "--num-cpus=2", "--object-store-memory=150000000"),
+        *(
+            RAY,
+            "start",
+            "--head",
+            "--port",
+            str(free_port()),
+            "--num-cpus=2",
+            "--object-store-memory=150000000",
+        ),
         *("--dashboard-port", str(dashboard), "--disable-usage-stats"),
         *("--temp-dir", "/tmp/depo-ray-test"),
     ]

@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .conftest import depo_command, run_depo
+from tiny_run import depo_command, make_workdir, run_depo
 
-TIMINGS = ("seconds/", "tokens_per_second")
+TIMINGS = ("seconds", "tokens_per_second")
 
 
 def metrics_of(run_dir):
@@ -25,8 +25,10 @@ def metrics_of(run_dir):
     return [{name: value for name, value in row.items() if not name.startswith(TIMINGS)} for row in rows]
 
 
-@pytest.fixture
-def finished(workdir):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_policy):
+    """A run that nobody disturbed, its directory and what it printed."""
+    workdir = make_workdir(tmp_path_factory.mktemp("finished"), tiny_policy)
     done = run_depo("train", "tiny.yaml", "--run-dir", "run", cwd=workdir)
     assert done.returncode == 0, done.stdout + done.stderr
     return workdir / "run", done
@@ -39,7 +41,9 @@ def test_a_run_leaves_everything_that_the_documentation_promises(finished):
 
     # Every rollout is accounted for, by origin and by outcome, in rollouts and in tokens.
     rollouts, tokens = summary["rollouts"], summary["tokens"]
-    assert sum(rollouts["by_outcome"].values()) == sum(rollouts["by_origin"].values()) == rollouts["generated"]
+    assert (
+        sum(rollouts["by_outcome"].values()) == sum(rollouts["by_origin"].values()) == rollouts["generated"]
+    )
     assert sum(tokens["by_outcome"].values()) == sum(tokens["by_origin"].values()) == tokens["generated"]
     assert summary["steps"] == 6
     assert summary["prompts"]["pool"] == 110
@@ -66,14 +70,18 @@ def test_a_run_leaves_everything_that_the_documentation_promises(finished):
     model = AutoModelForCausalLM.from_pretrained(run_dir / "policy")
     tokenizer = AutoTokenizer.from_pretrained(run_dir / "policy")
     assert model(**tokenizer("3+4=", return_tensors="pt")).logits.isfinite().all()
-    initial = AutoModelForCausalLM.from_pretrained(yaml.safe_load((run_dir / "recipe.yaml").read_text())["policy"]["model"])
+    initial = AutoModelForCausalLM.from_pretrained(
+        yaml.safe_load((run_dir / "recipe.yaml").read_text())["policy"]["model"]
+    )
     assert not torch.equal(model.lm_head.weight, initial.lm_head.weight)
 
 
 def test_kill_and_resume_gives_the_same_numbers_as_a_run_never_stopped(finished, workdir):
     straight, _ = finished
     process = subprocess.Popen(
-        depo_command("train", "tiny.yaml", "--run-dir", "killed", "--quiet"), cwd=workdir, stdout=subprocess.DEVNULL
+        depo_command("train", "tiny.yaml", "--run-dir", "killed", "--quiet"),
+        cwd=workdir,
+        stdout=subprocess.DEVNULL,
     )
     metrics = workdir / "killed" / "metrics.jsonl"
     deadline = time.monotonic() + 200
@@ -90,18 +98,27 @@ def test_kill_and_resume_gives_the_same_numbers_as_a_run_never_stopped(finished,
     assert "resuming after step" in done.stdout
 
     assert metrics_of(workdir / "killed") == metrics_of(straight)
-    ours, theirs = (load_file(path / "policy" / "model.safetensors") for path in (workdir / "killed", straight))
+    ours, theirs = (
+        load_file(path / "policy" / "model.safetensors") for path in (workdir / "killed", straight)
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    first, second = (json.loads((path / "summary.json").read_text()) for path in (straight, workdir / "killed"))
+    first, second = (
+        json.loads((path / "summary.json").read_text()) for path in (straight, workdir / "killed")
+    )
     for part in ("eval", "rollouts", "tokens", "prompts", "steps"):
         assert first[part] == second[part]
     for step in range(1, 7):
         name = f"rollouts/step_{step:06d}.parquet"
-        pd.testing.assert_frame_equal(pd.read_parquet(straight / name), pd.read_parquet(workdir / "killed" / name))
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(straight / name), pd.read_parquet(workdir / "killed" / name)
+        )
 
 
-def test_a_resumed_run_must_be_the_same_run(finished, workdir):
-    done = run_depo("train", "tiny.yaml", "learner.lr=1e-2", "--run-dir", "run", "--resume", cwd=workdir)
+def test_a_resumed_run_must_be_the_same_run(finished):
+    run_dir, _ = finished
+    done = run_depo(
+        "train", "tiny.yaml", "learner.lr=1e-2", "--run-dir", "run", "--resume", cwd=run_dir.parent
+    )
     assert done.returncode == 2
     assert "learner" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -146,8 +146,8 @@ def test_every_row_is_kept_or_counted_under_one_reason(tmp_path, tokenizer):
         "without_prompt": 1,
     }
     assert str(report) == (
-        "rows.jsonl: 2 prompts of 7 rows (dropped: 1 duplicates, 1 duplicates with another answer, 1 too long, "
-        "1 without answer, 1 without prompt)"
+        "rows.jsonl: 2 prompts of 7 rows (dropped: 1 duplicates, 1 duplicates with another answer, "
+        "1 too long, 1 without answer, 1 without prompt)"
     )
 
 

@@ -171,7 +171,7 @@ def test_a_whole_struct_as_answer_is_an_error_that_names_its_fields(tmp_path, to
         ("rows.json", b'{"question": "a"}\n{"question": "b"}\n', r"needs the name \.jsonl"),
         ("rows.json", b'{"question": "a"}', "must hold a list of objects"),
         ("rows.parquet", b"not parquet", r"cannot read .*rows\.parquet"),
-        ("rows.csv", b"question,answer\na,1,2,3\n", None),
+        ("rows.csv", b"question,answer\na,1,2,3\n", "line 2 has more cells than the header"),
         ("rows.jsonl", b'{"question": "\xff"}', "not UTF-8"),
         ("rows.txt", b"a", r"must end in \.jsonl"),
     ],
@@ -218,7 +218,7 @@ def test_hub_data_sets_read_like_files(tmp_path, tokenizer):
     # `datasets` opens a local directory the way it opens an id of the hub.
     pq.write_table(pa.Table.from_pylist(STRUCT_ROWS), tmp_path / "train.parquet")
     source = HubSource(id=str(tmp_path))
-    prompts, report = load_prompts(source, Data(train=source), tokenizer)
+    prompts, _ = load_prompts(source, Data(train=source), tokenizer)
     assert pairs(prompts) == [("2+2?", "4"), ("3+3?", "6")]
     wrong_split = HubSource(id=str(tmp_path), split="dev")
     with pytest.raises(UserError, match=r"^data\.train: cannot load data set .*dev"):

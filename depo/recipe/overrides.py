@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from depo.errors import UserError
-from depo.recipe_schema import Key, expand, shape_at
-from depo.recipe_yaml import parse_yaml
+from depo.recipe.schema import Key, expand, shape_at
+from depo.recipe.yaml_text import parse_yaml
 
 COMMAND_LINE = "command line"
 

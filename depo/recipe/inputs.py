@@ -7,8 +7,8 @@ from pathlib import Path
 
 from depo.config import TABLE_SUFFIXES, FileSource, PretrainedPolicy, Recipe, Source
 from depo.errors import UserError
-from depo.model_config import HUB_ID, find_config, is_path
-from depo.recipe_errors import Sources
+from depo.budget.model_config import HUB_ID, find_config, is_path
+from depo.recipe.errors import Sources
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")

@@ -20,7 +20,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from depo.model_shape import model_shape
+from depo.budget.model_shape import model_shape
 
 SMALL = {
     "hidden_size": 64,

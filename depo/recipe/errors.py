@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from depo.config import Block
-from depo.recipe_overrides import COMMAND_LINE, Override
-from depo.recipe_schema import Key, all_keys, key_of_error, shape_at
+from depo.recipe.overrides import COMMAND_LINE, Override
+from depo.recipe.schema import Key, all_keys, key_of_error, shape_at
 
 CLOSE, SIMILAR, ELSEWHERE = 0.8, 0.6, 0.75
 """difflib ratios from which a key is surely a slip of the pen, probably one, and one of another block."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from depo.config import Lora, PretrainedPolicy, Recipe, TinyMoePolicy
-from depo.model_config import find_config
-from depo.model_shape import ModelShape, model_shape
+from depo.budget.model_config import find_config
+from depo.budget.model_shape import ModelShape, model_shape
 
 BYTES = {"float32": 4, "bfloat16": 2}
 MASTER = 4

@@ -2,7 +2,7 @@
 
     recipe = load_recipe("recipes/math.yaml", ["steps=5", "learner.loss=gspo", "data.train=problems.jsonl"])
 
-Overrides are described in ``depo.recipe_overrides``. Paths in a recipe are relative to the working directory.
+Overrides are described in ``depo.recipe.overrides``. Paths in a recipe are relative to the working directory.
 Importing this module costs no torch.
 """
 
@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from depo.config import Recipe
 from depo.errors import UserError
-from depo.recipe_errors import Sources, error_lines
-from depo.recipe_overrides import apply_overrides, parse_override
-from depo.recipe_yaml import dump_yaml, parse_yaml
+from depo.recipe.errors import Sources, error_lines
+from depo.recipe.overrides import apply_overrides, parse_override
+from depo.recipe.yaml_text import dump_yaml, parse_yaml
 from depo.versions import package_versions, source_commit
 
 

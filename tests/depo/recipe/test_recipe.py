@@ -11,9 +11,9 @@ import yaml
 from depo.config import DapoLoss, FileSource, GspoLoss, HubSource, Recipe, TisCorrection
 from depo.errors import UserError
 from depo.recipe import dump_recipe, load_recipe, read_recipe, write_resolved
-from depo.recipe_inputs import check_inputs
+from depo.recipe.inputs import check_inputs
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 MINIMAL = """\

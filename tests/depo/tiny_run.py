@@ -1,0 +1,57 @@
+"""What the end-to-end tests share: a recipe small enough to train in seconds, and the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+REWARD = '''
+def judge(sample):
+    """Mixed outcomes from an untrained policy: right when the completion holds an even digit."""
+    return float(any(character in "02468" for character in sample.completion))
+'''
+
+
+def make_workdir(directory: Path, tiny_policy: Path) -> Path:
+    """A directory with a data set, a reward of one's own and ``tiny.yaml``; commands run there."""
+    rows = [f'{{"question": "{a}+{b}=", "answer": "{a + b}"}}' for a in range(12) for b in range(10)]
+    (directory / "sums.jsonl").write_text("\n".join(rows) + "\n")
+    (directory / "even_reward.py").write_text(REWARD)
+    recipe = {
+        "name": "tiny",
+        "seed": 3,
+        "steps": 6,
+        "policy": {"type": "pretrained", "model": str(tiny_policy), "dtype": "float32"},
+        "data": {"train": "sums.jsonl", "raw": True, "heldout": 10, "max_prompt_tokens": 16},
+        "batch": {"prompts": 6, "group_size": 4},
+        "rollout": {"max_new_tokens": 5},
+        "reward": {"type": "function", "path": "even_reward:judge"},
+        "selection": {"type": "thompson", "window": 24, "min_window": 12, "audit": 0.2},
+        "learner": {"lr": 1e-3, "minibatches": 2, "epochs": 2},
+        "checkpoint": {"every": 2},
+        "resources": {"threads": 1},
+    }
+    (directory / "tiny.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return directory
+
+
+def depo_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "depo", *arguments]
+
+
+def run_depo(*arguments: str, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """The command line as a user runs it; RAY_ADDRESS of the surroundings does not leak in."""
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.run(
+        depo_command(*arguments),
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
