@@ -167,14 +167,17 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
 
     Raises UserError for bad input, WeightSyncError when an engine does not serve the learner's weights.
     """
-    from depo.setup import assemble
+    from depo.setup import assemble, build_estimator, prepare_directory, verifier
     from depo.summary import finish
 
     started = time.perf_counter()
+    prepare_directory(recipe, run_dir, resume)
     with ExitStack() as stack:
         console = stack.enter_context(Console(recipe.steps, quiet, recipe.name))
+        estimator = build_estimator(recipe)
+        reward = verifier("reward", recipe.reward, recipe, stack)
         stack.enter_context(ray_cluster(recipe))
-        run = assemble(recipe, run_dir, resume, console, stack)
+        run = assemble(recipe, run_dir, estimator, reward, console, stack)
         run.started = started
         checkpoint = latest_checkpoint(run_dir / "checkpoints") if resume else None
         if checkpoint is not None:

@@ -28,6 +28,7 @@ from depo.tracking.metrics_log import MetricsLog
 from depo.tracking.rollout_log import RolloutLog
 from depo.tracking.tensorboard_log import TensorBoardLog
 from depo.types import Prompt
+from estimators.base import Estimator
 from reward import VerifierPool
 
 RESUME_MAY_CHANGE = {"steps", "checkpoint", "evaluation", "tracking", "resources", "verification"}
@@ -51,15 +52,18 @@ def prepare_directory(recipe: Recipe, run_dir: Path, resume: bool) -> None:
     write_resolved(recipe, stored)
 
 
-def assemble(recipe: Recipe, run_dir: Path, resume: bool, console: Console, stack: ExitStack) -> Run:
+def assemble(
+    recipe: Recipe,
+    run_dir: Path,
+    estimator: Estimator,
+    reward: VerifierPool,
+    console: Console,
+    stack: ExitStack,
+) -> Run:
     """All parts of a run, ready for its first step. What needs ending is registered with ``stack``.
 
     Raises UserError when the recipe asks for something that is not there.
     """
-    prepare_directory(recipe, run_dir, resume)
-    reward = verifier("reward", recipe.reward, recipe, stack)
-    with user_errors("estimator"):
-        estimator = estimators.build(recipe.estimator.model_dump())
     learner = RemoteLearner(recipe)
 
     initial_policy = run_dir / "initial_policy"
@@ -187,20 +191,28 @@ def benchmarks(
 ) -> list[EvalSetData]:
     """The recipe's evaluation sets, loaded; a set with a reward of its own gets a verifier pool of its own."""
     loaded = []
-    for benchmark in recipe.evaluation.sets:
-        prompts, report = load_prompts(benchmark.source, recipe.data, tokenizer)
+    for i, benchmark in enumerate(recipe.evaluation.sets):
+        where = f"evaluation.sets.{i}.source"
+        prompts, report = load_prompts(benchmark.source, recipe.data, tokenizer, where)
         console.say(f"evaluation set {benchmark.name}: {report}")
         own = reward
         if benchmark.reward is not None:
-            own = verifier(f"evaluation.sets.{benchmark.name}.reward", benchmark.reward, recipe, stack)
+            own = verifier(f"evaluation.sets.{i}.reward", benchmark.reward, recipe, stack)
         loaded.append(EvalSetData(benchmark.name, prompts, own))
     return loaded
+
+
+def build_estimator(recipe: Recipe) -> Estimator:
+    with user_errors("estimator"):
+        return estimators.build(recipe.estimator.model_dump())
 
 
 def verifier(key: str, reward: RewardSpec, recipe: Recipe, stack: ExitStack) -> VerifierPool:
     """Verification workers for a reward. Raises UserError naming ``key`` when it cannot be built."""
     with user_errors(key):
-        return stack.enter_context(VerifierPool(reward.model_dump(), **recipe.verification.model_dump()))
+        pool = stack.enter_context(VerifierPool(reward.model_dump(), **recipe.verification.model_dump()))
+    pool.start()  # what a worker imports loads while the policy does
+    return pool
 
 
 @contextmanager

@@ -34,8 +34,9 @@ Dtype = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
-    """What one engine is started with. ``model`` is a directory or hub id; ``max_model_len`` in tokens; ``eos_token_ids`` end a completion, and no others do.
-    ``enforce_eager`` None means eager on CPUs and compiled on GPUs."""
+    """What one engine is started with. ``model`` is a directory or hub id; ``max_model_len`` in tokens;
+    ``eos_token_ids`` end a completion, and no others do. ``enforce_eager`` None means eager on CPUs and
+    compiled on GPUs."""
 
     model: str
     dtype: Dtype
