@@ -20,11 +20,11 @@ from depo.rng import generator
 
 Phrasing = Literal["digits", "words"]
 
-ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+# fmt: off
+ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+        "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
+TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+# fmt: on
 SPOKEN = {"+": "plus", "-": "minus", "*": "times"}
 WORDS_LIMIT = 1000  # numbers from here on have no short name
 
@@ -100,7 +100,9 @@ class Problem:
 def parse_family(name: str) -> Family:
     """``+2`` → sums of two-digit numbers. Raises ValueError for anything else."""
     if len(name) < 2 or name[0] not in SPOKEN or not name[1:].isdecimal() or int(name[1:]) < 1:
-        raise ValueError(f"{name!r} is no problem family: write an operation and an operand length, like +2 or *3")
+        raise ValueError(
+            f"{name!r} is no problem family: write an operation and an operand length, like +2 or *3"
+        )
     return Family(name[0], int(name[1:]))
 
 
@@ -120,7 +122,7 @@ def in_words(number: int) -> str:
 def draw_family(
     family: Family, count: int, rng: np.random.Generator, excluded: Collection[Problem] = ()
 ) -> list[Problem]:
-    """``count`` distinct problems of a family in random order, none of ``excluded``; all there are when fewer."""
+    """``count`` distinct problems of a family, shuffled, none of ``excluded``; all there are when fewer."""
     taken = set(excluded)
     if family.size <= 4 * (count + len(taken)):
         everything = (family.problem(int(number)) for number in rng.permutation(family.size))
@@ -177,7 +179,9 @@ def generate(source: ArithmeticSource) -> list[tuple[str, str]]:
 def _draw_evenly(pool: Sequence[Family], size: int, rng: np.random.Generator) -> list[Problem]:
     problems: list[Problem] = []
     left = size
-    by_size = sorted(pool, key=lambda family: family.size)  # the small ones first: what they lack is passed on
+    by_size = sorted(
+        pool, key=lambda family: family.size
+    )  # the small ones first: what they lack is passed on
     for position, family in enumerate(by_size):
         drawn = draw_family(family, left // (len(by_size) - position), rng)
         problems += drawn

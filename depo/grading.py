@@ -25,7 +25,6 @@ from depo.config import ArithmeticSource, Grading, Recipe
 from depo.data.text import prompt_key
 from depo.errors import UserError
 from depo.policy.teacher_forcing import score_sequences
-from depo.rng import generator
 from depo.types import Prompt
 
 MASTERED, LEARNABLE, IMPOSSIBLE = LEVELS = ("mastered", "learnable", "impossible")
@@ -81,7 +80,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> tu
 
 
 def pass_rates(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], phrasing: Phrasing = "digits"
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    phrasing: Phrasing = "digits",
 ) -> np.ndarray:
     """Exact pass rate of each problem at temperature 1: float64 (N,).
 
@@ -123,7 +125,11 @@ def compose(rates_N: np.ndarray, grading: Grading, count: int) -> tuple[np.ndarr
         if level is not None:
             found[level].append(index)
     need = wanted(grading, count)
-    short = [f"{len(found[level])} {level} where {n} are wanted" for level, n in need.items() if len(found[level]) < n]
+    short = [
+        f"{len(found[level])} {level} where {n} are wanted"
+        for level, n in need.items()
+        if len(found[level]) < n
+    ]
     if short:
         raise TooFewProblems(", ".join(short))
     level_by_index = {index: level for level, n in need.items() for index in found[level][:n]}
@@ -141,7 +147,7 @@ def solvable_accuracy(rates_N: np.ndarray, grading: Grading, count: int) -> floa
 
 
 def grade(recipe: Recipe, directory: Path, report: Callable[[str], None]) -> Graded:
-    """Measure the policy in ``directory`` on all candidates, compose pool and held-out set, and report the shares.
+    """Measure the policy in ``directory`` on all candidates, compose both sets and report their shares.
 
     Raises UserError when a level has too few candidates.
     """
@@ -151,17 +157,21 @@ def grade(recipe: Recipe, directory: Path, report: Callable[[str], None]) -> Gra
     both = candidates(recipe)
     sets: dict[str, list[Prompt]] = {}
     rates: dict[str, np.ndarray] = {}
-    for name, problems, count in (("pool", both.train, grading.pool), ("heldout", both.heldout, grading.heldout)):
+    for name, problems, count in (
+        ("pool", both.train, grading.pool),
+        ("heldout", both.heldout, grading.heldout),
+    ):
         rates_N = pass_rates(model, tokenizer, problems, source.phrasing)
         try:
             chosen, levels = compose(rates_N, grading, count)
         except TooFewProblems as error:
             raise UserError(
-                f"data.grade: of {len(problems):,} candidates for the {name} {error}; raise data.train.size, or "
-                "change data.grade's thresholds or policy.warm_start"
+                f"data.grade: of {len(problems):,} candidates for the {name} {error}; raise data.train.size, "
+                "or change data.grade's thresholds or policy.warm_start"
             ) from error
         sets[name] = [
-            prompt_of(problems[i], level, tokenizer, source.phrasing) for i, level in zip(chosen, levels, strict=True)
+            prompt_of(problems[i], level, tokenizer, source.phrasing)
+            for i, level in zip(chosen, levels, strict=True)
         ]
         rates[name] = rates_N[chosen]
         report(describe(name, [problems[i] for i in chosen], levels, rates[name]))
@@ -169,7 +179,9 @@ def grade(recipe: Recipe, directory: Path, report: Callable[[str], None]) -> Gra
     return Graded(
         train=sets["pool"],
         heldout=sets["heldout"],
-        shares={name: dict(Counter(prompt.level or "" for prompt in prompts)) for name, prompts in sets.items()},
+        shares={
+            name: dict(Counter(prompt.level or "" for prompt in prompts)) for name, prompts in sets.items()
+        },
         solvable_accuracy=float(rates["heldout"][solvable].mean()),
         accuracy=float(rates["heldout"].mean()),
     )

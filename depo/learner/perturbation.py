@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from depo.rng import seed64
 
 RELATIVE = 0.05  # of a weight's root mean square: moves log-probabilities well beyond bfloat16 noise
-LORA_B = 0.02  # absolute, about the spread of a freshly initialised weight: B starts at zero
+LORA_B = 0.05  # absolute, about the spread of a freshly initialised weight: B starts at zero
 
 
 @torch.no_grad()

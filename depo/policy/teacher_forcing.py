@@ -22,7 +22,7 @@ def score_sequences(
     pad_token_id: int,
     temperature: float = 1.0,
 ) -> list[np.ndarray]:
-    """Log-probability of each completion token, nats, float32 arrays of (T,), for (prompt ids, completion ids).
+    """Log-probabilities of the completion tokens of each (prompt ids, completion ids), in nats: float32 (T,).
 
     The model is used in the mode (training or evaluation) it is in.
     """

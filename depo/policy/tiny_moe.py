@@ -22,15 +22,15 @@ PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CHARACTERS = "0123456789+-*="
 
 
-def build(policy: TinyMoePolicy, directory: Path, seed: int) -> None:
-    """Write model and tokenizer to ``directory``, weights drawn from ``seed``.
+def build(policy: TinyMoePolicy, directory: Path, seed: int, attempt: int = 0) -> None:
+    """Write model and tokenizer to ``directory``, weights drawn from ``seed`` and ``attempt``.
 
     Both load with ``AutoModelForCausalLM`` and ``AutoTokenizer``, without custom code.
     """
     tokenizer = character_tokenizer(policy.max_positions)
     config = model_config(policy, tokenizer)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed64(seed, "tiny_moe"))
+        torch.manual_seed(seed64(seed, "tiny_moe", index=attempt))
         model = Qwen3MoeForCausalLM(config)
     # Nothing but the end token: sampling is the engine's business.
     model.generation_config = GenerationConfig(
@@ -62,7 +62,8 @@ def model_config(policy: TinyMoePolicy, tokenizer: PreTrainedTokenizerFast) -> Q
     return Qwen3MoeConfig(
         vocab_size=len(tokenizer),
         hidden_size=policy.hidden_size,
-        intermediate_size=policy.expert_size * policy.experts_per_token,  # of dense layers, of which it has none
+        intermediate_size=policy.expert_size
+        * policy.experts_per_token,  # of dense layers, of which it has none
         num_hidden_layers=policy.layers,
         num_attention_heads=policy.heads,
         num_key_value_heads=policy.kv_heads,

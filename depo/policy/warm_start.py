@@ -39,11 +39,20 @@ from trl import SFTConfig, SFTTrainer
 from depo.arithmetic import Phrasing, Problem, parse_family
 from depo.config import Recipe, TinyMoePolicy, WarmStart
 from depo.errors import UserError
-from depo.grading import TooFewProblems, arithmetic_parts, candidates, encode, pass_rates, solvable_accuracy
+from depo.grading import (
+    TooFewProblems,
+    arithmetic_parts,
+    candidates,
+    compose,
+    encode,
+    pass_rates,
+    solvable_accuracy,
+)
+from depo.policy.tiny_moe import build
 from depo.rng import generator, seed64
 
 BISECTIONS = 6
-# Training aims this share of the band's width inside its ends: grading and evaluation see rounding that differs.
+# Training aims this share of the band's width inside its ends: an evaluation's rounding differs a little.
 MARGIN = 0.05
 
 
@@ -58,35 +67,69 @@ class WarmStartResult:
 def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -> WarmStartResult:
     """Train the policy in ``directory`` and save it in place.
 
-    Raises UserError when training ends without having reached the band.
+    An attempt that has not reached the band after ``max_steps`` is given up and another initialisation
+    built. Raises UserError when the last attempt has not reached it either.
     """
     policy = recipe.policy
     assert isinstance(policy, TinyMoePolicy)
     settings = policy.warm_start
+    examples = worked_examples(recipe)
+    report(
+        f"warm start: SFT on {len(examples):,} worked examples until accuracy on the solvable held-out part "
+        f"lies in [{settings.band[0]:.2f}, {settings.band[1]:.2f}]"
+    )
+    last = ""
+    for attempt in range(settings.attempts):
+        if attempt:
+            report(f"warm start: attempt {attempt} given up ({last}); another initialisation")
+            build(policy, directory, recipe.seed, attempt)
+        result, last = train(recipe, settings, directory, examples, attempt, report)
+        if result is not None:
+            report(f"warm start: done after {result.steps} steps")
+            return result
+    raise UserError(
+        f"policy.warm_start: no solvable held-out accuracy inside the band {list(settings.band)} in "
+        f"{settings.attempts} attempts of {settings.max_steps} steps (at the last check: {last}); change "
+        "policy.warm_start or data.grade"
+    )
+
+
+def train(
+    recipe: Recipe,
+    settings: WarmStart,
+    directory: Path,
+    examples: list[tuple[Problem, str]],
+    attempt: int,
+    report: Callable[[str], None],
+) -> tuple[WarmStartResult | None, str]:
+    """One attempt: the result, None when the band was not reached, and what the last check saw."""
     source, grading = arithmetic_parts(recipe)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory)
-    heldout = candidates(recipe).heldout
+    both = candidates(recipe)
 
     def measure() -> float:
+        """Solvable accuracy; TooFewProblems unless held-out set *and* pool can be composed."""
         was_training = model.training
         model.eval()
-        rates_N = pass_rates(model, tokenizer, heldout, source.phrasing)
+        accuracy = solvable_accuracy(
+            pass_rates(model, tokenizer, both.heldout, source.phrasing), grading, grading.heldout
+        )
+        compose(pass_rates(model, tokenizer, both.train, source.phrasing), grading, grading.pool)
         model.train(was_training)
-        return solvable_accuracy(rates_N, grading, grading.heldout)
+        return accuracy
 
-    examples = worked_examples(recipe)
-    report(
-        f"warm start: SFT on {len(examples):,} worked examples until accuracy on the solvable held-out part lies "
-        f"in [{settings.band[0]:.2f}, {settings.band[1]:.2f}]"
-    )
     stop = StopInBand(model, measure, settings, report)
     disable_progress_bars()
-    dataset = Dataset.from_list([tokenized(tokenizer, problem, answer, source.phrasing) for problem, answer in examples])
+    dataset = Dataset.from_list(
+        [tokenized(tokenizer, problem, answer, source.phrasing) for problem, answer in examples]
+    )
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
             model=model,
-            args=training_arguments(settings, Path(scratch), recipe.seed),
+            args=training_arguments(
+                settings, Path(scratch), seed64(recipe.seed, "warm_start", index=attempt)
+            ),
             train_dataset=dataset,
             processing_class=tokenizer,
             callbacks=[stop],
@@ -94,16 +137,12 @@ def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     if stop.reached is None:
-        raise UserError(
-            f"policy.warm_start: no solvable held-out accuracy inside the band {list(settings.band)} after "
-            f"{settings.max_steps} steps (at the last check: {stop.last}); change policy.warm_start or data.grade"
-        )
-    # SFTTrainer has replaced the model's forward: save the weights through a fresh copy.
+        return None, stop.last
+    # SFTTrainer has replaced the model's forward and tagged it: save the weights through a fresh copy.
     fresh = AutoModelForCausalLM.from_pretrained(directory)
     fresh.load_state_dict(model.state_dict())
     fresh.save_pretrained(directory)
-    report(f"warm start: {stop.steps} steps, accuracy on the solvable held-out part {stop.reached:.3f}")
-    return WarmStartResult(stop.steps, stop.reached)
+    return WarmStartResult(stop.steps, stop.reached), stop.last
 
 
 def worked_examples(recipe: Recipe) -> list[tuple[Problem, str]]:
@@ -121,8 +160,8 @@ def worked_examples(recipe: Recipe) -> list[tuple[Problem, str]]:
         family = parse_family(name)
         if sum(problem.family == family for problem in excluded) >= family.size:
             raise UserError(
-                f"policy.warm_start.families: every problem of {name} is a candidate for pool or held-out set, which "
-                "leaves none to learn from; take its operand length out of data.train.digits or lower data.train.size"
+                f"policy.warm_start.families: every problem of {name} is a candidate for pool or held-out "
+                "set, which leaves none to learn from; lower data.train.size"
             )
         wanted = len(drawn) + round(settings.problems * share / total)
         while len(drawn) < wanted:
@@ -131,7 +170,8 @@ def worked_examples(recipe: Recipe) -> list[tuple[Problem, str]]:
                 drawn.append(problem)
     careless = rng.random(len(drawn)) < settings.forgotten_carries
     answers = [
-        problem.careless_answer if slip else problem.answer for problem, slip in zip(drawn, careless, strict=True)
+        problem.careless_answer if slip else problem.answer
+        for problem, slip in zip(drawn, careless, strict=True)
     ]
     return [(drawn[i], answers[i]) for i in rng.permutation(len(drawn))]
 
@@ -156,7 +196,7 @@ def training_arguments(settings: WarmStart, scratch: Path, seed: int) -> SFTConf
         adam_beta2=settings.beta2,
         weight_decay=0.01,
         max_grad_norm=1.0,
-        seed=seed64(seed, "warm_start") % 2**32,
+        seed=seed % 2**32,  # numpy takes no larger one
         bf16=False,
         gradient_checkpointing=False,
         router_aux_loss_coef=0.0,

@@ -97,7 +97,9 @@ class TransformersEngine:
         With temperature 0 the most likely token is taken and its log-probability at temperature 1 recorded.
         """
         rows = [Row(request, offset) for request in requests for offset in range(request.n)]
-        rows.sort(key=lambda row: len(row.request.prompt.token_ids))  # stable: ties keep the order of requests
+        rows.sort(
+            key=lambda row: len(row.request.prompt.token_ids)
+        )  # stable: ties keep the order of requests
         for start in range(0, len(rows), self.batch_size):
             with self.inference():
                 finished = self._decode(rows[start : start + self.batch_size], sampling)
@@ -155,7 +157,7 @@ class TransformersEngine:
         return cache, mask[copies_R], logits_UV[copies_R]
 
     def _forward(self, tokens: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits (rows, V) behind the last column of ``tokens``; positions count from each row's first token."""
+        """Logits (rows, V) behind the last column of ``tokens``; positions count from a row's first token."""
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         return self.model(
             input_ids=tokens,
@@ -186,7 +188,7 @@ def draw(logits_RV: Tensor, uniform_R: np.ndarray, temperature: float) -> tuple[
     if temperature == 0:
         token_R = logprobs_RV.argmax(-1)
     else:
-        # In float64: a float32 sum over a large vocabulary would move the borders by more than rare tokens weigh.
+        # In float64: a float32 sum over a large vocabulary moves the borders by more than rare tokens weigh.
         cumulative_RV = logprobs_RV.double().exp().cumsum(-1)
         target_R1 = torch.from_numpy(uniform_R).to(logits_RV.device)[:, None] * cumulative_RV[:, -1:]
         token_R = torch.searchsorted(cumulative_RV, target_R1, right=True).squeeze(-1)
@@ -195,7 +197,7 @@ def draw(logits_RV: Tensor, uniform_R: np.ndarray, temperature: float) -> tuple[
 
 
 def uniforms(seeds_R: np.ndarray, position: int) -> np.ndarray:
-    """Numbers in [0, 1) that depend on (seed, position) alone: output ``position`` of the SplitMix64 generator
+    """Numbers in [0, 1) that depend on (seed, position) alone: output ``position`` of a SplitMix64 generator
     started at each seed (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
 
     48 bits, so that ``u * total < total`` holds in float64 and the draw never falls behind the last token.

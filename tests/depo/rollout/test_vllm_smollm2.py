@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from depo.config import Rollouts
 from depo.rollout.engine import Sampling, WeightUpdate
-from depo.rollout.probe import ParityProbe, choose_sequences, default_tolerance
+from depo.rollout.probe import ParityProbe, choose_sequences, default_tolerance, difference
 from depo.rollout.vllm_pool import VllmPool
 from depo.types import Prompt, Request
 
@@ -78,12 +78,14 @@ def test_smollm2_samples_match_teacher_forcing_and_its_sync_passes_the_probe(smo
     asked = [Request(prompt, (1, 2, 3, 4)) for prompt in prompts]
     rollouts = list(pool.generate(asked, Sampling(1.0, 24)))
     ids = {prompt.key: prompt.token_ids for prompt in prompts}
-    forced = learner.score([(ids[rollout.key], rollout.token_ids) for rollout in rollouts])
-    gaps = np.concatenate(
-        [np.abs(row - rollout.logprobs) for row, rollout in zip(forced, rollouts, strict=True)]
-    )
-    assert gaps.mean() < 1e-4
-    assert gaps.max() < 1e-3
+    sequences = [(ids[rollout.key], rollout.token_ids.tolist()) for rollout in rollouts]
+    recorded = [rollout.logprobs for rollout in rollouts]
+    forced = learner.score(sequences)
+    gap = difference(forced, recorded)
+    # Which side is off is told by both scoring the same sequences once more.
+    blame = f"{difference(forced, learner.score(sequences))=} {difference(recorded, pool.score(sequences))=}"
+    assert gap.mean_abs < 1e-4, f"{gap} {blame}"
+    assert gap.max_abs < 1e-3, f"{gap} {blame}"
     assert any(rollout.finish_reason == "stop" for rollout in rollouts)
     assert all((rollout.token_ids[-1] == end) == (rollout.finish_reason == "stop") for rollout in rollouts)
 
