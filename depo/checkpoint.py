@@ -1,4 +1,4 @@
-"""Checkpoints that a kill cannot spoil: written aside, fsynced, renamed. JSON and safetensors, never pickle."""
+"""Checkpoints that a kill cannot spoil: written aside, fsynced, renamed. JSON and safetensors, no pickle."""
 
 from __future__ import annotations
 

@@ -208,9 +208,7 @@ class Lora(Block):
 class WarmStart(Block):
     """Supervised fine-tuning of a freshly built policy (`trl.SFTTrainer`) into a stated band."""
 
-    families: dict[str, PositiveFloat] = Field(
-        default={"+1": 0.2, "+2": 0.8}, min_length=1
-    )
+    families: dict[str, PositiveFloat] = Field(default={"+1": 0.2, "+2": 0.8}, min_length=1)
     """What the worked examples teach: an operation with an operand length, and its share."""
     problems: PositiveInt = 60_000
     """Worked examples to generate."""

@@ -27,8 +27,8 @@ from depo.config import Recipe
 from depo.console import Console
 from depo.data import PromptPool
 from depo.evaluation.heldout import EvalResult, Evaluator
-from depo.ledger import Ledger
 from depo.learner.actor import RemoteLearner
+from depo.ledger import Ledger
 from depo.loop import train as run_loop
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.sync import WeightSync

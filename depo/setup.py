@@ -1,4 +1,4 @@
-"""Assemble a run: run directory, policy, prompts, estimator, engines, in the order in which they need each other."""
+"""Assemble a run: directory, policy, prompts, estimator, engines, in the order they need each other."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def make_engine(
 def benchmarks(
     recipe: Recipe, tokenizer, reward: VerifierPool, console: Console, stack: ExitStack
 ) -> list[EvalSetData]:
-    """The recipe's evaluation sets, loaded; a set with a reward of its own gets a verifier pool of its own."""
+    """The recipe's evaluation sets, loaded; one with a reward of its own gets verifiers of its own."""
     loaded = []
     for i, benchmark in enumerate(recipe.evaluation.sets):
         where = f"evaluation.sets.{i}.source"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from depo.config import Lora, PretrainedPolicy, Recipe, TinyMoePolicy
 from depo.budget.model_config import find_config
 from depo.budget.model_shape import ModelShape, model_shape
+from depo.config import Lora, PretrainedPolicy, Recipe, TinyMoePolicy
 
 BYTES = {"float32": 4, "bfloat16": 2}
 MASTER = 4

@@ -119,7 +119,7 @@ class LearnerActor:
         )
 
     def generate(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Rollout]]:
-        """Rollouts as they finish, by the handful: a Ray object for each would cost more than a small policy."""
+        """Rollouts as they finish, by the handful: a Ray object each would cost more than a small policy."""
         handful: list[Rollout] = []
         # No `yield from`: Ray sends values into the generator it runs, which a list's iterator cannot take.
         for rollout in self.engine.generate(requests, sampling):

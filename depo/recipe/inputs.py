@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from depo.budget.model_config import HUB_ID, find_config, is_path
 from depo.config import TABLE_SUFFIXES, FileSource, PretrainedPolicy, Recipe, Source
 from depo.errors import UserError
-from depo.budget.model_config import HUB_ID, find_config, is_path
 from depo.recipe.errors import Sources
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")

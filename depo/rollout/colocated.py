@@ -1,4 +1,4 @@
-"""The transformers engine as the driver sees it: it lives in the learner's process, on the learner's weights."""
+"""The transformers engine as the driver sees it: in the learner's process, on the learner's weights."""
 
 from __future__ import annotations
 

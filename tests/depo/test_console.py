@@ -95,7 +95,12 @@ def test_lines_stay_aligned_and_within_the_width_for_extreme_values(
         {key: 1e-9 if key != "step" else 1 for key in METRICS},
         dict.fromkeys(METRICS, 1.0)
         | {"step": 99_999, "saved": -123_456_789, "tokens_per_second": 999_999, "reward": -10.25}
-        | {"calibration/brier_skill": -1.5, "selection/active": 0, "seconds/generate": 99_999, "seconds/step": 99_999},
+        | {
+            "calibration/brier_skill": -1.5,
+            "selection/active": 0,
+            "seconds/generate": 99_999,
+            "seconds/step": 99_999,
+        },
     ]
     with Console(99_999, quiet=False, name="x") as console:
         for metrics in extremes:

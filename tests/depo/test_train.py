@@ -12,9 +12,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from tiny_run import depo_command, make_workdir, run_depo
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TIMINGS = ("seconds", "tokens_per_second")
 
