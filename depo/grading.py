@@ -176,13 +176,17 @@ def grade(recipe: Recipe, directory: Path, report: Callable[[str], None]) -> Gra
         rates[name] = rates_N[chosen]
         report(describe(name, [problems[i] for i in chosen], levels, rates[name]))
     solvable = np.array([prompt.level != IMPOSSIBLE for prompt in sets["heldout"]])
+    accuracy = rates["heldout"][solvable].mean()
+    report(
+        f"accuracy on the solvable held-out part {accuracy:.3f}, on all of it {rates['heldout'].mean():.3f}"
+    )
     return Graded(
         train=sets["pool"],
         heldout=sets["heldout"],
         shares={
             name: dict(Counter(prompt.level or "" for prompt in prompts)) for name, prompts in sets.items()
         },
-        solvable_accuracy=float(rates["heldout"][solvable].mean()),
+        solvable_accuracy=float(accuracy),
         accuracy=float(rates["heldout"].mean()),
     )
 

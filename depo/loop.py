@@ -66,14 +66,14 @@ def train(run: Run) -> None:
             update = run.learner.update(rows_of(include))
             keep_learner_logprobs(include, update.old_logprobs)
         with clock.phase("sync"):
-            run.sync(version=step)
+            parity = run.sync(version=step)
 
         # Account for every rollout, log, and make it durable.
         run.ledger.book(groups)
         run.kl_travelled += update.metrics.get("policy_kl", 0.0)
         run.step = step
         metrics = step_metrics(step, groups, trained, run.selector, run.ledger, clock)
-        metrics |= estimator_metrics | update.metrics
+        metrics |= estimator_metrics | update.metrics | parity
         if run.evaluation_due(step):
             with clock.phase("evaluate"):
                 metrics |= run.evaluate(step)

@@ -52,6 +52,8 @@ from depo.policy.tiny_moe import build
 from depo.rng import generator, seed64
 
 BISECTIONS = 6
+# Checks between two lines of report.
+REPORT_EVERY = 4
 # Training aims this share of the band's width inside its ends: an evaluation's rounding differs a little.
 MARGIN = 0.05
 
@@ -248,7 +250,8 @@ class StopInBand(TrainerCallback):
             self.bisect(self.below, weights_of(self.model))
         elif side < 0:
             self.below = weights_of(self.model)
-        self.report(f"warm start: step {self.steps}, {self.last}")
+        if self.reached is not None or self.steps % (REPORT_EVERY * self.settings.check_every) == 0:
+            self.report(f"warm start: step {self.steps}, {self.last}")
 
     def side(self) -> int:
         """−1 below the band, 0 inside, 1 above. A policy too weak to compose a set from counts as below."""

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_run import make_workdir
 
 TINY = TinyMoePolicy(
-    hidden_size=32, layers=2, heads=2, kv_heads=1, experts=4, expert_size=32, max_positions=64
+    hidden_size=64, layers=2, heads=2, kv_heads=1, experts=4, expert_size=32, max_positions=64
 )
 
 

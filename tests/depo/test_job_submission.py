@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def ray_head(tmp_path):
     """A Ray head on free ports, stopped by its own address at the end."""
     dashboard = free_port()
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}  # the token is kept under ~/.ray
     subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     start = [
         *(
@@ -38,6 +39,7 @@ def ray_head(tmp_path):
             "--object-store-memory=150000000",
         ),
         *("--dashboard-port", str(dashboard), "--disable-usage-stats"),
+        *("--dashboard-agent-listen-port", str(free_port())),
         *("--temp-dir", "/tmp/depo-ray-test"),
     ]
     subprocess.run(start, env=env, check=True, capture_output=True, timeout=120)
@@ -51,14 +53,16 @@ def test_a_submitted_job_trains_and_writes_its_run_directory(ray_head, workdir):
         shutil.copytree(REPOSITORY / package, workdir / package, ignore=shutil.ignore_patterns("__pycache__"))
     run_dir = workdir / "run"
     command = ["python", "-m", "depo", "train", "tiny.yaml", "steps=2", "--run-dir", str(run_dir)]
-    done = subprocess.run(
-        [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *command],
-        cwd=workdir,
-        env=env | {"PATH": f"{RAY.parent}{os.pathsep}{env['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    submit = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *command]
+    env |= {"PATH": f"{RAY.parent}{os.pathsep}{env['PATH']}"}
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(
+            submit, cwd=workdir, env=env, capture_output=True, text=True, timeout=300, check=False
+        )
+        # A head that has just started takes a while to find its own job agent.
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            break
+        time.sleep(2)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((run_dir / "summary.json").read_text())["steps"] == 2
