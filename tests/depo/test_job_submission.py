@@ -23,28 +23,34 @@ def free_port() -> int:
 
 @pytest.fixture
 def ray_head(tmp_path):
-    """A Ray head on free ports, stopped by its own address at the end."""
+    """A Ray head on free ports."""
     dashboard = free_port()
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}  # the token is kept under ~/.ray
     subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     start = [
-        *(
-            RAY,
-            "start",
-            "--head",
-            "--port",
-            str(free_port()),
-            "--num-cpus=2",
-            "--object-store-memory=150000000",
-        ),
-        *("--dashboard-port", str(dashboard), "--disable-usage-stats"),
+        *(RAY, "start", "--head", "--block", "--port", str(free_port()), "--num-cpus=2"),
+        *("--object-store-memory=150000000", "--dashboard-port", str(dashboard), "--disable-usage-stats"),
         *("--dashboard-agent-listen-port", str(free_port())),
-        *("--temp-dir", "/tmp/depo-ray-test"),
     ]
-    subprocess.run(start, env=env, check=True, capture_output=True, timeout=120)
+    # --block keeps the head a child of ours: ending it ends its processes, and no one else's Ray.
+    head = subprocess.Popen(start, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_port(dashboard, head, seconds=90)
     yield f"http://127.0.0.1:{dashboard}", env
-    subprocess.run([RAY, "stop", "--force"], env=env, check=False, capture_output=True, timeout=60)
+    head.terminate()
+    head.wait(timeout=60)
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        assert process.poll() is None, "ray start ended early"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"no dashboard on port {port}"
+            time.sleep(0.5)
 
 
 def test_a_submitted_job_trains_and_writes_its_run_directory(ray_head, workdir):
