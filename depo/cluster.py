@@ -38,7 +38,9 @@ def ray_cluster(recipe: Recipe) -> Iterator[None]:
         # Ray counts CPUs to place actors; the learner and each engine need a place, whatever the machine has.
         places = 1 + (recipe.rollout.vllm.workers if recipe.rollout.engine == "vllm" else 0)
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # "local": without it Ray would join whatever cluster was last started on this machine.
         ray.init(
+            address="local",
             num_cpus=max(os.cpu_count() or 1, places),
             include_dashboard=False,
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,

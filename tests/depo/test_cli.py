@@ -258,7 +258,13 @@ def test_an_interrupted_run_says_how_to_continue(
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=150_000_000, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=150_000_000,
+        log_to_driver=False,
+    )
     yield
     ray.shutdown()
 

@@ -90,7 +90,7 @@ def test_a_pass_rate_is_how_often_samples_are_right(model, tokenizer):
     engine = TransformersEngine(
         model, pad_token_id=tokenizer.pad_token_id, eos_token_ids=[tokenizer.eos_token_id], batch_size=4096
     )
-    problems = [Problem(Family("+", 1), left, right) for left in range(3) for right in range(3)]
+    problems = [Problem(Family("+", 1), left, right) for left in range(10) for right in range(10)]
     problem = max(problems, key=lambda candidate: pass_rates(model, tokenizer, [candidate])[0])
     rate = pass_rates(model, tokenizer, [problem])[0]
     n = 20_000

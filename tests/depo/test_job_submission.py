@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,7 +27,10 @@ def ray_head(tmp_path):
     """A Ray head on free ports."""
     dashboard = free_port()
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}  # the token is kept under ~/.ray
+    # The token is kept under ~/.ray; a directory of its own, with a short path (sockets), hides this head
+    # from other Ray programs of the machine.
+    scratch = tempfile.mkdtemp(prefix="ray")
+    env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path), "RAY_TMPDIR": scratch}
     subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     start = [
         *(RAY, "start", "--head", "--block", "--port", str(free_port()), "--num-cpus=2"),
@@ -39,6 +43,7 @@ def ray_head(tmp_path):
     yield f"http://127.0.0.1:{dashboard}", env
     head.terminate()
     head.wait(timeout=60)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float) -> None:

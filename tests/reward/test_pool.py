@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -267,6 +268,15 @@ def test_workers_end_when_the_caller_is_killed_even_if_they_are_stuck(functions,
     assert gone_within(workers, 10)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the tests run in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_reaches_the_caller_and_the_pool_stays_usable(functions, sample) -> None:
     with reward.VerifierPool(BY_WORD, workers=2, timeout=60.0) as pool:
         pool.score([sample("fine")] * 2)

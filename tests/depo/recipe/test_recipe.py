@@ -248,11 +248,11 @@ def test_a_file_without_keys_is_no_recipe(tmp_path: Path, text: str) -> None:
 
 def test_a_missing_file_suggests_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"smal\.yaml: no such recipe file; did you mean .*small\.yaml\?"):
         load_recipe(tmp_path / "smal.yaml")
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "quickstart.yaml").write_text(MINIMAL)
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"did you mean recipes/quickstart\.yaml\?"):
         load_recipe("quickstrt")
 

@@ -127,7 +127,13 @@ def pool_for(model: Path, workers: int = 1) -> VllmPool:
 def cluster():
     mine = not ray.is_initialized()
     if mine:
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=150_000_000, log_to_driver=False)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=150_000_000,
+            log_to_driver=False,
+        )
     yield
     if mine:
         ray.shutdown()

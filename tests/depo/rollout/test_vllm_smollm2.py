@@ -54,7 +54,13 @@ class Learner:
 def cluster():
     mine = not ray.is_initialized()
     if mine:
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=150_000_000, log_to_driver=False)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=150_000_000,
+            log_to_driver=False,
+        )
     yield
     if mine:
         ray.shutdown()
