@@ -1,0 +1,118 @@
+"""The recipe schema: every key a user can set, with its default, its unit and its meaning.
+
+One module a block. Importing them must stay cheap (no torch, ray, transformers): ``--dry-run`` and
+``--help`` depend on it. Unknown keys are errors. Blocks with a ``type`` key are discriminated unions.
+"""
+
+from depo.config.block import SCHEMA_VERSION, TABLE_SUFFIXES, Block, Fraction, NonNegativeFloat, PositiveFloat
+from depo.config.data import (
+    ArithmeticSource,
+    Columns,
+    Data,
+    FileSource,
+    Grading,
+    HubSource,
+    ReasoningGymSource,
+    Source,
+    source_from_shorthand,
+)
+from depo.config.estimator import BetaEstimator, EstimatorSpec, PluginEstimator, UniformEstimator
+from depo.config.evaluation import EvalSet, Evaluation
+from depo.config.learner import (
+    Batch,
+    CispoLoss,
+    ClippedLoss,
+    Correction,
+    DapoLoss,
+    DrGrpoLoss,
+    GrpoLoss,
+    GspoLoss,
+    IcePopCorrection,
+    Learner,
+    Loss,
+    MisCorrection,
+    NoCorrection,
+    TisCorrection,
+)
+from depo.config.policy import Lora, Policy, PretrainedPolicy, TinyMoePolicy, WarmStart
+from depo.config.recipe import Checkpoints, Recipe, Resources, Tracking
+from depo.config.reward import (
+    ExactReward,
+    FormatReward,
+    FunctionReward,
+    MathReward,
+    OverlongReward,
+    PluginReward,
+    ReasoningGymReward,
+    RewardSpec,
+    Verification,
+    WeightedPart,
+    WeightedReward,
+)
+from depo.config.rollout import Rollouts, TransformersEngine, VllmEngine
+from depo.config.selection import Selection, SelectionBase, ThompsonSelection, UniformSelection
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "TABLE_SUFFIXES",
+    "ArithmeticSource",
+    "Batch",
+    "BetaEstimator",
+    "Block",
+    "Checkpoints",
+    "CispoLoss",
+    "ClippedLoss",
+    "Columns",
+    "Correction",
+    "DapoLoss",
+    "Data",
+    "DrGrpoLoss",
+    "EstimatorSpec",
+    "EvalSet",
+    "Evaluation",
+    "ExactReward",
+    "FileSource",
+    "FormatReward",
+    "Fraction",
+    "FunctionReward",
+    "Grading",
+    "GrpoLoss",
+    "GspoLoss",
+    "HubSource",
+    "IcePopCorrection",
+    "Learner",
+    "Lora",
+    "Loss",
+    "MathReward",
+    "MisCorrection",
+    "NoCorrection",
+    "NonNegativeFloat",
+    "OverlongReward",
+    "PluginEstimator",
+    "PluginReward",
+    "Policy",
+    "PositiveFloat",
+    "PretrainedPolicy",
+    "ReasoningGymReward",
+    "ReasoningGymSource",
+    "Recipe",
+    "Resources",
+    "RewardSpec",
+    "Rollouts",
+    "Selection",
+    "SelectionBase",
+    "Source",
+    "ThompsonSelection",
+    "TinyMoePolicy",
+    "TisCorrection",
+    "Tracking",
+    "TransformersEngine",
+    "UniformEstimator",
+    "UniformSelection",
+    "Verification",
+    "VllmEngine",
+    "WarmStart",
+    "WeightedPart",
+    "WeightedReward",
+    "source_from_shorthand",
+]

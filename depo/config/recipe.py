@@ -1,0 +1,135 @@
+"""The whole recipe, and what its blocks demand of each other."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from depo.config.block import SCHEMA_VERSION, Block
+from depo.config.data import ArithmeticSource, Data, ReasoningGymSource
+from depo.config.estimator import BetaEstimator, EstimatorSpec
+from depo.config.evaluation import Evaluation
+from depo.config.learner import Batch, Learner
+from depo.config.policy import Policy, TinyMoePolicy
+from depo.config.reward import (
+    ExactReward,
+    MathReward,
+    ReasoningGymReward,
+    RewardSpec,
+    Verification,
+    WeightedReward,
+)
+from depo.config.rollout import Rollouts
+from depo.config.selection import Selection, ThompsonSelection
+
+
+class Checkpoints(Block):
+    every: NonNegativeInt = 50
+    """Steps between checkpoints; 0: only at the end."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept."""
+
+
+class Tracking(Block):
+    tensorboard: bool = False
+    rollouts: bool = True
+    """Write every rollout to rollouts/*.parquet."""
+
+
+class Resources(Block):
+    threads: PositiveInt | None = None
+    """CPU threads of the learner; all cores when null."""
+    learner_gpus: NonNegativeInt | None = None
+    """0 or 1; null: 1 when the cluster has one."""
+    address: str | None = None
+    """Ray cluster; RAY_ADDRESS, else a local Ray, when null."""
+
+
+class Recipe(Block):
+    """One training run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    schema_version: Literal[1] = SCHEMA_VERSION
+    seed: int = 0
+    steps: PositiveInt
+    policy: Policy
+    data: Data
+    batch: Batch = Batch()
+    rollout: Rollouts = Rollouts()
+    reward: RewardSpec = MathReward()
+    verification: Verification = Verification()
+    estimator: EstimatorSpec = BetaEstimator()
+    selection: Selection = ThompsonSelection()
+    learner: Learner = Learner()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoints = Checkpoints()
+    tracking: Tracking = Tracking()
+    resources: Resources = Resources()
+
+    @property
+    def context_length(self) -> int:
+        """Longest sequence this recipe allows, in tokens."""
+        return self.data.max_prompt_tokens + self.rollout.max_new_tokens
+
+    @model_validator(mode="after")
+    def minibatches_divide_prompts(self) -> Self:
+        if self.batch.prompts % self.learner.minibatches:
+            raise ValueError(
+                f"batch.prompts {self.batch.prompts} must be divisible by learner.minibatches "
+                f"{self.learner.minibatches}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def context_fits(self) -> Self:
+        limit = self.rollout.vllm.max_model_len
+        if self.rollout.engine == "vllm" and limit is not None and self.context_length > limit:
+            raise ValueError(
+                f"data.max_prompt_tokens + rollout.max_new_tokens = {self.context_length} exceeds "
+                f"rollout.vllm.max_model_len {limit}"
+            )
+        if isinstance(self.policy, TinyMoePolicy) and self.context_length > self.policy.max_positions:
+            raise ValueError(
+                f"data.max_prompt_tokens + rollout.max_new_tokens = {self.context_length} exceeds "
+                f"policy.max_positions {self.policy.max_positions}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def selection_has_beliefs(self) -> Self:
+        if self.selection.type == "thompson" and self.estimator.type == "uniform":
+            raise ValueError("selection.type thompson needs an estimator; estimator.type is uniform")
+        return self
+
+    @model_validator(mode="after")
+    def grading_is_possible(self) -> Self:
+        generated = isinstance(self.data.train, ArithmeticSource)
+        if self.data.grade is not None and not (generated and isinstance(self.reward, ExactReward)):
+            raise ValueError("data.grade needs data.train.type arithmetic and reward.type exact")
+        if isinstance(self.policy, TinyMoePolicy) and self.data.grade is None:
+            raise ValueError(
+                "policy.type tiny_moe needs data.grade: its pool is composed after the warm start"
+            )
+        if (
+            isinstance(self.policy, TinyMoePolicy)
+            and isinstance(self.data.train, ArithmeticSource)
+            and self.data.train.phrasing != "digits"
+        ):
+            raise ValueError(
+                "policy.type tiny_moe needs data.train.phrasing digits: its tokenizer knows only digits "
+                "and + - * ="
+            )
+        if self.evaluation.method == "exact" and not isinstance(self.reward, ExactReward):
+            raise ValueError("evaluation.method exact needs reward.type exact")
+        return self
+
+    @model_validator(mode="after")
+    def reward_fits_data(self) -> Self:
+        if isinstance(self.reward, ReasoningGymReward) != isinstance(self.data.train, ReasoningGymSource):
+            raise ValueError("reward.type reasoning_gym and data.train.type reasoning_gym go together")
+        return self
+
+
+WeightedReward.model_rebuild()
+Recipe.model_rebuild()
