@@ -44,6 +44,8 @@ class Observation:
     mean_logprob: float = float("nan")
     origin: str = "selected"
     propensity: float = float("nan")
+    prior: float | None = None  # the candidate's, when the prompt was picked
+    features: np.ndarray | None = None  # the candidate's, when the prompt was picked
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,13 @@ from depo.config.data import (
     Source,
     source_from_shorthand,
 )
-from depo.config.estimator import BetaEstimator, EstimatorSpec, PluginEstimator, UniformEstimator
+from depo.config.estimator import (
+    BetaEstimator,
+    EstimatorSpec,
+    HybridEstimator,
+    PluginEstimator,
+    UniformEstimator,
+)
 from depo.config.evaluation import EvalSet, Evaluation
 from depo.config.learner import (
     Batch,
@@ -79,6 +85,7 @@ __all__ = [
     "GrpoLoss",
     "GspoLoss",
     "HubSource",
+    "HybridEstimator",
     "IcePopCorrection",
     "Learner",
     "Lora",

@@ -75,7 +75,7 @@ def model_problems(recipe: Recipe, policy: PretrainedPolicy) -> dict[str, str]:
 def directory_problem(directory: Path) -> str | None:
     """Why a directory is not a model in Hugging Face format with its tokenizer."""
     if not directory.exists():
-        return f"no such directory: {directory}"
+        return f"no such directory: {directory} (depo fetch smollm2 {directory} puts a small model there)"
     if not directory.is_dir():
         return f"{directory} is a file; name a directory in Hugging Face format"
     if not (directory / "config.json").is_file():

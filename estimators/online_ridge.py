@@ -1,0 +1,81 @@
+"""Linear regression on pass rates that learns group by group and forgets slowly.
+
+Features are centred and scaled by their own running moments, so that one penalty suits all of them, a
+perplexity as well as a thousand hidden units. Everything is kept as weighted sums over past rows: the
+order of rows within a call does not matter, and there is no learning rate.
+
+Shapes: N rows, F features, K = F + 2 columns (1, features, target).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class OnlineRidge:
+    """Ridge regression with exponential forgetting: ``penalty`` in rows, ``memory`` in rows.
+
+    The number of features is that of the first rows fitted. Until then every prediction is ``start``.
+    """
+
+    def __init__(self, penalty: float = 10.0, memory: float = 5000.0, start: float = 0.5) -> None:
+        if not (penalty > 0 and memory > 0):
+            raise ValueError(f"penalty and memory must be positive, found {penalty} and {memory}")
+        self.penalty = penalty
+        self.memory = memory
+        self.start = start
+        # Weighted sums over rows [1, features, target] of their outer products: all that regression needs.
+        self.moments_KK = np.zeros((0, 0))
+        self._solution: tuple[np.ndarray, np.ndarray, float] | None = None
+
+    @property
+    def rows(self) -> float:
+        """Rows remembered, by weight."""
+        return float(self.moments_KK[0, 0]) if len(self.moments_KK) else 0.0
+
+    @property
+    def mean(self) -> float:
+        """Weighted mean target: what a row with average features is predicted."""
+        return float(self.moments_KK[0, -1] / self.rows) if self.rows else self.start
+
+    def fit(self, features_NF: np.ndarray, target_N: np.ndarray) -> None:
+        """Add rows. Raises ValueError when they are not finite or have another number of features."""
+        rows_NK = np.column_stack([np.ones(len(target_N)), features_NF, target_N]).astype(np.float64)
+        if not np.isfinite(rows_NK).all():
+            raise ValueError("features and targets must be finite")
+        if not len(self.moments_KK):
+            self.moments_KK = np.zeros((rows_NK.shape[1], rows_NK.shape[1]))
+        self._require_width(rows_NK.shape[1] - 2)
+        self.moments_KK = self.moments_KK * np.exp(-len(rows_NK) / self.memory) + rows_NK.T @ rows_NK
+        self._solution = None
+
+    def predict(self, features_NF: np.ndarray) -> np.ndarray:
+        """(N,) predictions, clipped to [0, 1]. Raises ValueError for another number of features."""
+        if not self.rows:
+            return np.full(len(features_NF), self.start)
+        self._require_width(features_NF.shape[1])
+        center_F, weights_F, mean = self._solve()
+        return np.clip(mean + (features_NF - center_F) @ weights_F, 0.0, 1.0)
+
+    def set_moments(self, moments_KK: np.ndarray) -> None:
+        """Take up where a saved regression left off."""
+        self.moments_KK = moments_KK
+        self._solution = None
+
+    def _solve(self) -> tuple[np.ndarray, np.ndarray, float]:
+        if self._solution is None:
+            moments_KK = self.moments_KK / self.rows
+            center_F, mean = moments_KK[0, 1:-1], float(moments_KK[0, -1])
+            covariance_FF = moments_KK[1:-1, 1:-1] - np.outer(center_F, center_F)
+            with_target_F = moments_KK[1:-1, -1] - center_F * mean
+            scale_F = np.sqrt(np.maximum(np.diag(covariance_FF), 0.0))
+            scale_F[scale_F <= 1e-9 * (1.0 + np.abs(center_F))] = np.inf  # constant so far: no weight
+            correlation_FF = covariance_FF / np.outer(scale_F, scale_F)
+            penalty_FF = self.penalty / self.rows * np.eye(len(scale_F))
+            weights_F = np.linalg.solve(correlation_FF + penalty_FF, with_target_F / scale_F) / scale_F
+            self._solution = (center_F, weights_F, mean)
+        return self._solution
+
+    def _require_width(self, features: int) -> None:
+        if features != len(self.moments_KK) - 2:
+            raise ValueError(f"expected {len(self.moments_KK) - 2} features, found {features}")
