@@ -79,6 +79,8 @@ def observations(groups: Sequence[Group], step: int) -> list[Observation]:
             mean_logprob=group.mean_logprob,
             origin=group.pick.origin.value,
             propensity=group.pick.propensity,
+            prior=group.pick.prompt.prior,
+            features=group.pick.features,
         )
         for group in groups
     ]

@@ -97,6 +97,7 @@ class Pick:
     ``uniform`` says that the prompt was drawn uniformly from the pool, so that its outcome is an
     unbiased sample (audit slice, warm-up, failed-open selection, or no estimator at all).
     ``propensity`` is the probability of this pick by the uniform draw alone; NaN where unknown.
+    ``features`` (F,) are the policy's view of the prompt at that time, where it was asked for.
     ``predicted_mean`` and ``predicted_mixed`` are NaN where no estimate was made.
     """
 
@@ -107,6 +108,7 @@ class Pick:
     propensity: float
     predicted_mean: float
     predicted_mixed: float
+    features: np.ndarray | None = None
 
 
 @dataclass(slots=True)

@@ -39,7 +39,14 @@ class OnlineRidge:
         return float(self.moments_KK[0, -1] / self.rows) if self.rows else self.start
 
     def fit(self, features_NF: np.ndarray, target_N: np.ndarray) -> None:
-        """Add rows. Raises ValueError when they are not finite or have another number of features."""
+        """Add rows; those with a missing feature (NaN) are left out.
+
+        Raises ValueError for infinite features or targets, and for another number of features.
+        """
+        complete_N = ~np.isnan(features_NF).any(axis=1)
+        features_NF, target_N = features_NF[complete_N], target_N[complete_N]
+        if not len(target_N):
+            return
         rows_NK = np.column_stack([np.ones(len(target_N)), features_NF, target_N]).astype(np.float64)
         if not np.isfinite(rows_NK).all():
             raise ValueError("features and targets must be finite")
@@ -50,12 +57,16 @@ class OnlineRidge:
         self._solution = None
 
     def predict(self, features_NF: np.ndarray) -> np.ndarray:
-        """(N,) predictions, clipped to [0, 1]. Raises ValueError for another number of features."""
+        """(N,) predictions, clipped to [0, 1]; a missing feature (NaN) counts as an average one.
+
+        Raises ValueError for another number of features.
+        """
         if not self.rows:
             return np.full(len(features_NF), self.start)
         self._require_width(features_NF.shape[1])
         center_F, weights_F, mean = self._solve()
-        return np.clip(mean + (features_NF - center_F) @ weights_F, 0.0, 1.0)
+        deviation_NF = np.where(np.isnan(features_NF), 0.0, features_NF - center_F)
+        return np.clip(mean + deviation_NF @ weights_F, 0.0, 1.0)
 
     def set_moments(self, moments_KK: np.ndarray) -> None:
         """Take up where a saved regression left off."""

@@ -6,7 +6,7 @@ Three sources, each optional: the prompt's text (a text head's prediction), a pa
 a text head's prediction from *before* that head learned the outcome: so it learns what the text is worth on
 prompts not seen yet, and an overfitted head gets little weight.
 
-Shapes: N prompts, F policy features, C = F + 3 columns.
+Shapes: N prompts, F policy features, C = F + KNOWN_COLUMNS columns.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from estimators.online_ridge import OnlineRidge
 from estimators.text_head import TextHead
 
 SCHEMA_VERSION = 1
+KNOWN_COLUMNS = 3  # those beside the features
 RIDGE_PENALTY = 20.0  # rows of an average prompt
 
 
@@ -40,8 +41,8 @@ class PromptPrior:
     def pass_rate(self, prompts: Sequence[Candidate | Observation]) -> np.ndarray:
         """Predicted pass rates (N,) in [0, 1].
 
-        Raises ValueError for a recorded pass rate outside [0, 1], and where features are missing or of
-        another length than those learned from.
+        Raises ValueError for a recorded pass rate outside [0, 1], and for features of another length than
+        those learned from. Missing features count as average ones.
         """
         if not prompts:
             return np.zeros(0)
@@ -65,13 +66,20 @@ class PromptPrior:
                 raise ValueError(f"prompt {prompt.key}: prior must lie in [0, 1], found {prompt.prior}")
         recorded_N = np.array([0.5 if prompt.prior is None else prompt.prior for prompt in prompts])
         known_N = np.array([float(prompt.prior is not None) for prompt in prompts])
-        widths = {0 if prompt.features is None else len(prompt.features) for prompt in prompts}
-        if len(widths) != 1:
+        return np.column_stack([text_N, recorded_N, known_N, self._features(prompts)])
+
+    def _features(self, prompts: Sequence[Candidate | Observation]) -> np.ndarray:
+        """(N, F), NaN where a prompt brings none."""
+        widths = {len(prompt.features) for prompt in prompts if prompt.features is not None}
+        if self.regression.rows:
+            widths.add(len(self.regression.moments_KK) - 2 - KNOWN_COLUMNS)
+        if len(widths) > 1:
             raise ValueError(f"all prompts must have the same number of features, found {sorted(widths)}")
-        columns = [text_N, recorded_N, known_N]
-        if widths != {0}:
-            columns += list(np.array([prompt.features for prompt in prompts], dtype=np.float64).T)
-        return np.column_stack(columns)
+        features_NF = np.full((len(prompts), max(widths, default=0)), np.nan)
+        for i, prompt in enumerate(prompts):
+            if prompt.features is not None:
+                features_NF[i] = prompt.features
+        return features_NF
 
     def state_dict(self) -> State:
         own = State(SCHEMA_VERSION, arrays={"moments": self.regression.moments_KK.copy()})

@@ -19,7 +19,7 @@ import ray
 from depo.cluster import gpus_in_cluster
 from depo.config import PretrainedPolicy, Recipe, TinyMoePolicy
 from depo.rollout.engine import Sampling
-from depo.types import Request, Rollout, TrainingBatch, UpdateResult
+from depo.types import Prompt, Request, Rollout, TrainingBatch, UpdateResult
 
 if TYPE_CHECKING:
     from depo.grading import Graded
@@ -141,6 +141,9 @@ class LearnerActor:
     def score(self, sequences: Sequences) -> list[np.ndarray]:
         return self.learner.score(sequences)
 
+    def prompt_features(self, prompts: list[tuple[int, ...]]) -> np.ndarray:
+        return self.learner.prompt_features(prompts)
+
     def export(self, directory: Path) -> None:
         """The policy in Hugging Face format with its tokenizer, LoRA merged."""
         self.learner.export(directory)
@@ -186,11 +189,17 @@ class RemoteLearner:
     def serve(self, version: int) -> int:
         return ray.get(self.actor.serve.remote(version))
 
-    def update(self, batch: TrainingBatch) -> UpdateResult:
-        return ray.get(self.actor.update.remote(batch))
+    def begin_update(self, batch: TrainingBatch) -> Callable[[], UpdateResult]:
+        """Start an update; call what comes back to wait for its result."""
+        pending = self.actor.update.remote(batch)
+        return lambda: ray.get(pending)
 
     def score(self, sequences: Sequences) -> list[np.ndarray]:
         return ray.get(self.actor.score.remote(sequences))
+
+    def prompt_features(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """(N, F) float32, from one prefill of each prompt: see ``depo.learner.prompt_features``."""
+        return ray.get(self.actor.prompt_features.remote([prompt.token_ids for prompt in prompts]))
 
     def export(self, directory: Path) -> None:
         ray.get(self.actor.export.remote(directory))

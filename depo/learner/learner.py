@@ -31,6 +31,7 @@ from depo.learner.microbatches import (
 )
 from depo.learner.optimizer_state import load_state, save_state
 from depo.learner.perturbation import perturb, restore
+from depo.learner.prompt_features import prompt_features
 from depo.learner.schedule import lr_factor
 from depo.learner.update_metrics import Tally, mismatch
 from depo.policy.precision import autocast, base_model
@@ -233,6 +234,16 @@ class PolicyLearner:
         none = np.zeros(len(sequences), dtype=np.float32)
         batch = TrainingBatch(prompts, completions, [], none, np.arange(len(sequences)))
         return self.logprobs(self.model, batch, self.cut_rows(batch, np.arange(len(batch))), temperature)
+
+    def prompt_features(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        """The policy's view of N prompts, (N, F) float32: see ``depo.learner.prompt_features``."""
+        with self.inference():
+            return prompt_features(
+                self.model,
+                prompts,
+                tokens_per_batch=self.settings.tokens_per_microbatch,
+                pad_token_id=self.pad_token_id,
+            )
 
     def logprobs(
         self, model: nn.Module, batch: TrainingBatch, parts: Sequence[Rows], temperature: float

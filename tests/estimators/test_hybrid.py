@@ -327,7 +327,7 @@ def test_odd_prompts_are_read_and_impossible_ones_refused():
     with pytest.raises(ValueError, match="group size"):
         estimator.predict([candidate("b")], at(3, group_size=0))
     with pytest.raises(ValueError, match="same number of features"):
-        estimator.predict([candidate("c", features=np.ones(2)), candidate("d")], at(3))
+        estimator.predict([candidate("c", features=np.ones(2)), candidate("d", features=np.ones(3))], at(3))
     with pytest.raises(ValueError, match="text must be"):
         HybridEstimator(text="tea leaves")
 

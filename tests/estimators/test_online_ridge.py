@@ -74,6 +74,18 @@ def test_other_widths_and_nan_are_errors():
     with pytest.raises(ValueError, match="expected 2 features, found 3"):
         ridge.predict(np.ones((1, 3)))
     with pytest.raises(ValueError, match="finite"):
-        ridge.fit(np.array([[np.nan, 1.0]]), np.ones(1))
+        ridge.fit(np.array([[np.inf, 1.0]]), np.ones(1))
     with pytest.raises(ValueError, match="penalty"):
         OnlineRidge(penalty=0.0)
+
+
+def test_a_missing_feature_is_an_average_one_and_teaches_nothing():
+    features_NF, target_N = rows()
+    ridge, same = OnlineRidge(), OnlineRidge()
+    ridge.fit(features_NF, target_N)
+    same.fit(features_NF, target_N)
+    same.fit(np.array([[np.nan, 200.0, 5.0, -1.0]]), np.array([1.0]))
+    np.testing.assert_array_equal(ridge.moments_KK, same.moments_KK)
+    average_F = features_NF.mean(axis=0)
+    missing_NF = np.array([[np.nan, *average_F[1:]]])
+    np.testing.assert_allclose(ridge.predict(missing_NF), ridge.predict(average_F[None]))
