@@ -18,6 +18,9 @@ GROUP = "depo.estimators"
 BUILT_IN = {
     "uniform": "estimators.uniform:UniformEstimator",
     "beta": "estimators.beta:BetaEstimator",
+    "streak": "estimators.streak:StreakEstimator",
+    "hmm": "estimators.hmm:HmmEstimator",
+    "oracle": "estimators.oracle:OracleEstimator",
 }
 
 
