@@ -97,7 +97,10 @@ class HmmEstimator:
         variance_N = belief_N3 @ (rate_3**2 + spread_3) - mean_N**2
 
         def sample(rng: np.random.Generator) -> np.ndarray:
-            draw_N, within_N = rng.random(len(mean_N)), rng.beta(2 * rate_3[1], 2 * (1 - rate_3[1]), len(mean_N))
+            draw_N, within_N = (
+                rng.random(len(mean_N)),
+                rng.beta(2 * rate_3[1], 2 * (1 - rate_3[1]), len(mean_N)),
+            )
             edge_N3 = np.cumsum(belief_N3, axis=1)
             p_N = np.where(draw_N < edge_N3[:, 0], rate_3[0], within_N)
             return np.where(draw_N >= edge_N3[:, 1], rate_3[2], p_N)

@@ -21,8 +21,8 @@ class OracleEstimator:
         for candidate in candidates:
             if candidate.prior is None or not 0 <= candidate.prior <= 1:
                 raise ValueError(
-                    f"prompt {candidate.key}: the oracle estimator takes the true pass rate from the prompt's "
-                    f"prior, which must lie in [0, 1], found {candidate.prior}"
+                    f"prompt {candidate.key}: the oracle estimator takes the true pass rate from the "
+                    f"prompt's prior, which must lie in [0, 1], found {candidate.prior}"
                 )
         p_N = np.array([candidate.prior for candidate in candidates], dtype=np.float64)
         mixed_N = mixed_probability(p_N, context.group_size)
@@ -45,5 +45,6 @@ class OracleEstimator:
     def load_state_dict(self, state: State) -> None:
         if state.schema_version != SCHEMA_VERSION:
             raise ValueError(
-                f"oracle estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
+                f"oracle estimator: state has schema_version {state.schema_version}, "
+                f"expected {SCHEMA_VERSION}"
             )

@@ -125,7 +125,8 @@ class StreakEstimator:
         """Raises ValueError when the state is of another version or its parts do not fit together."""
         if state.schema_version != SCHEMA_VERSION:
             raise ValueError(
-                f"streak estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
+                f"streak estimator: state has schema_version {state.schema_version}, "
+                f"expected {SCHEMA_VERSION}"
             )
         keys, streak_V = state.values["keys"], np.asarray(state.arrays["streak"])
         p_easy, p_hard = state.values["p_easy"], state.values["p_hard"]

@@ -16,7 +16,15 @@ from depo.config.data import (
     Source,
     source_from_shorthand,
 )
-from depo.config.estimator import BetaEstimator, EstimatorSpec, PluginEstimator, UniformEstimator
+from depo.config.estimator import (
+    BetaEstimator,
+    EstimatorSpec,
+    HmmEstimator,
+    OracleEstimator,
+    PluginEstimator,
+    StreakEstimator,
+    UniformEstimator,
+)
 from depo.config.evaluation import EvalSet, Evaluation
 from depo.config.learner import (
     Batch,
@@ -50,7 +58,18 @@ from depo.config.reward import (
     WeightedReward,
 )
 from depo.config.rollout import Rollouts, TransformersEngine, VllmEngine
-from depo.config.selection import Selection, SelectionBase, ThompsonSelection, UniformSelection
+from depo.config.selection import (
+    GreedySelection,
+    GumbelSelection,
+    RuleSelection,
+    Selection,
+    SelectionBase,
+    SkipSelection,
+    ThompsonSelection,
+    ThresholdSelection,
+    UniformSelection,
+    WindowSelection,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -76,8 +95,11 @@ __all__ = [
     "Fraction",
     "FunctionReward",
     "Grading",
+    "GreedySelection",
     "GrpoLoss",
     "GspoLoss",
+    "GumbelSelection",
+    "HmmEstimator",
     "HubSource",
     "IcePopCorrection",
     "Learner",
@@ -87,6 +109,7 @@ __all__ = [
     "MisCorrection",
     "NoCorrection",
     "NonNegativeFloat",
+    "OracleEstimator",
     "OverlongReward",
     "PluginEstimator",
     "PluginReward",
@@ -99,10 +122,14 @@ __all__ = [
     "Resources",
     "RewardSpec",
     "Rollouts",
+    "RuleSelection",
     "Selection",
     "SelectionBase",
+    "SkipSelection",
     "Source",
+    "StreakEstimator",
     "ThompsonSelection",
+    "ThresholdSelection",
     "TinyMoePolicy",
     "TisCorrection",
     "Tracking",
@@ -114,5 +141,6 @@ __all__ = [
     "WarmStart",
     "WeightedPart",
     "WeightedReward",
+    "WindowSelection",
     "source_from_shorthand",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from depo.config.block import Block, Fraction, PositiveFloat
 
@@ -25,6 +25,44 @@ class BetaEstimator(Block):
     """What an old count keeps at the next visit of the same prompt (MoPPS's λ)."""
 
 
+class StreakEstimator(Block):
+    """Keep probabilities from runs of zero-variance groups (GRESO, arXiv 2506.02177). Not calibrated."""
+
+    type: Literal["streak"] = "streak"
+    p_easy: Fraction = 0.5
+    """Base keep probability after all-right groups, at the start; it adjusts itself."""
+    p_hard: Fraction = 0.5
+    """The same after all-wrong groups."""
+    target_easy: Fraction = 1 / 12
+    """Share of all-right groups in a step from which p_easy falls, and below which it rises."""
+    target_hard: Fraction = 1 / 6
+    """The same of all-wrong groups and p_hard."""
+    adjustment: Fraction = 0.01
+    """How far both move after a step."""
+    p_min: Fraction = 0.05
+    p_max: Fraction = 0.95
+
+
+class HmmEstimator(Block):
+    """Three-state filter (all wrong, mixed, all right) with learned transitions (DPS, arXiv 2603.10887)."""
+
+    type: Literal["hmm"] = "hmm"
+    prior_count: PositiveFloat = 0.3
+    """Dirichlet prior count of every transition; the paper has 1."""
+    discount: Fraction = 0.9
+    """What a prompt's learned transition counts keep at each transition."""
+    confusion: Annotated[float, Field(ge=0.0, lt=1 / 3)] = 0.05
+    """Chance that a group shows the outcome of a neighbouring state; the paper has 0."""
+    steps_per_transition: PositiveInt = 1
+    """Policy steps that make one transition of a prompt not visited; the paper has 1."""
+
+
+class OracleEstimator(Block):
+    """Takes the pass rate that the data set brings along for the truth. Benchmarks only."""
+
+    type: Literal["oracle"] = "oracle"
+
+
 class PluginEstimator(Block):
     """An estimator registered by a package under the entry-point group ``depo.estimators``."""
 
@@ -33,4 +71,7 @@ class PluginEstimator(Block):
     options: dict[str, Any] = {}
 
 
-EstimatorSpec = Annotated[UniformEstimator | BetaEstimator | PluginEstimator, Field(discriminator="type")]
+EstimatorSpec = Annotated[
+    UniformEstimator | BetaEstimator | StreakEstimator | HmmEstimator | OracleEstimator | PluginEstimator,
+    Field(discriminator="type"),
+]

@@ -98,8 +98,10 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def selection_has_beliefs(self) -> Self:
-        if self.selection.type == "thompson" and self.estimator.type == "uniform":
-            raise ValueError("selection.type thompson needs an estimator; estimator.type is uniform")
+        if self.selection.type != "uniform" and self.estimator.type == "uniform":
+            raise ValueError(
+                f"selection.type {self.selection.type} needs an estimator; estimator.type is uniform"
+            )
         return self
 
     @model_validator(mode="after")

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
-from depo.config import Batch, Selection, ThompsonSelection, UniformSelection
+from depo.config import Batch, Selection
 from depo.data import PromptPool
 from depo.rng import generator
 from depo.selection import Selector, top
@@ -67,9 +68,11 @@ def rolled_out(picks: Sequence[Pick], step: int, seed: int = 0) -> list[Group]:
 
 
 def selector_of(prompts: int = 16, seed: int = 0, **options: object) -> Selector:
+    """Without places reserved for overdue prompts, unless the options say so."""
     options.setdefault("type", "thompson")
-    kind = ThompsonSelection if options["type"] == "thompson" else UniformSelection
-    selection: Selection = kind(**options)  # type: ignore[arg-type]
+    if options["type"] != "uniform":
+        options.setdefault("revisit_after", None)
+    selection: Selection = TypeAdapter(Selection).validate_python(options)
     return Selector(selection, Batch(prompts=prompts, group_size=G), seed)
 
 

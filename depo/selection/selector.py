@@ -1,8 +1,9 @@
-"""Which prompts are worth rolling out. Estimators believe, the selector chooses.
+"""One step's picks, wave after wave.
 
-One step: a first wave of B picks, a small audit share of which is drawn uniformly whatever the estimator
-says; with ``refill``, further waves until B groups carry signal. Selection is uniform until the estimator
-has proved itself on uniformly drawn groups, and falls back to that when it has gone bad (``calibration``).
+A first wave of B picks, a small audit share of which is drawn uniformly whatever the estimator says, and
+another of which goes to prompts that have waited too long; the rest is the rule's choice (``rules``). With
+``refill``, further waves until B groups carry signal. Selection is uniform until the estimator has proved
+itself on uniformly drawn groups, and falls back to that when it has gone bad (``calibration``).
 
 Every draw is keyed by (seed, purpose, step, groups already there): no call depends on calls before it.
 N: candidates, B: prompts a batch, G: group size.
@@ -12,57 +13,23 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from depo import config
 from depo.calibration import Calibration, Graded
 from depo.rng import generator
+from depo.selection.picks import REVISIT, UNIFORM, beliefs, described, next_unused, yields
+from depo.selection.reserved import Pool, audited, overdue
+from depo.selection.rules import RULES, View, top
+from depo.selection.visits import Visits
 from depo.types import Group, Origin, Outcome, Pick, Prompt
-from estimators.base import Candidate, Context, Estimates, Estimator
-from estimators.moments import mixed_probability
+from estimators.base import Context, Estimator
 
-SCHEMA_VERSION = 1
-UNIFORM = "uniform"
+SCHEMA_VERSION = 2
 LOWEST_YIELD = 1 / 8  # a refill wave is at most this many times larger than what is missing
-
-
-class Pool(Protocol):
-    """What the selector needs of a PromptPool."""
-
-    def __len__(self) -> int: ...
-
-    def next(self, n: int) -> list[Prompt]: ...
-
-    def candidates(self, n: int, rng: np.random.Generator) -> list[Prompt]: ...
-
-
-# ---------------------------------------------------------------- rules: beliefs to scores
-
-Rule = Callable[[Estimates, int, np.random.Generator], np.ndarray]
-"""(beliefs about N candidates, G, keyed generator) → scores (N,); the highest are picked."""
-
-
-def thompson(estimates: Estimates, group_size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw p from each belief and score it by the chance of a mixed group, 1 − p^G − (1−p)^G.
-
-    The score falls with |p − 1/2|, so that the order is that of MoPPS with its target of 1/2
-    (arXiv 2507.04632).
-    """
-    return mixed_probability(estimates.sample(rng), group_size)
-
-
-RULES: dict[str, Rule] = {"thompson": thompson}
-
-
-def top(scores_N: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices (n,) of the highest scores, best first; equal scores in random order."""
-    return np.lexsort((rng.random(len(scores_N)), -scores_N))[:n]
-
-
-# ---------------------------------------------------------------- selector
 
 
 class Selector:
@@ -73,8 +40,10 @@ class Selector:
         self.calibration = Calibration(selection.window, selection.min_window, selection.confidence)
         # Who picked a group and whether it was mixed, audit left out: the yield that sizes refill waves.
         self._recent: deque[tuple[str, bool]] = deque(maxlen=selection.window)
+        self.visits = Visits()
         self._order: dict[str, int] = {}  # prompt key → position among this step's picks
         self._waves = 0
+        self._step = 0
 
     @property
     def rule(self) -> str:
@@ -89,6 +58,7 @@ class Selector:
         """
         if not done:
             self._waves, self._order = 0, {}
+        self._step = context.step
         used = self._order.keys() | {group.pick.prompt.key for group in done}
         n = min(self._wave_size(done), len(pool) - len(used))
         if n <= 0:
@@ -99,14 +69,28 @@ class Selector:
             prompts = next_unused(pool, n, used)
             picks = described(prompts, beliefs(estimator, prompts, context), origin, UNIFORM, 1 / len(pool))
         else:
-            audit = [] if done else self._audited(pool, n, context.step)
+            audit, late = ([], []) if done else self._reserved(pool, n, context.step)
             propensity = self.selection.audit / len(pool)
             picks = described(audit, beliefs(estimator, audit, context), Origin.AUDIT, UNIFORM, propensity)
-            used |= {prompt.key for prompt in audit}
-            picks += self._chosen(pool, n - len(audit), estimator, context, used, origin)
+            picks += described(late, beliefs(estimator, late, context), origin, REVISIT, math.nan)
+            used |= {prompt.key for prompt in [*audit, *late]}
+            picks += self._chosen(pool, n - len(picks), estimator, context, used, origin)
         for pick in picks:
             self._order[pick.prompt.key] = len(self._order)
         return picks
+
+    def preview(self, pool: Pool, context: Context) -> list[Prompt]:
+        """The prompts whose beliefs ``pick`` will ask for in the first wave of the step that ``context``
+        names, each once, so that an estimator can prepare them while the learner updates. Call it once
+        the step before has been observed: what it says depends on the gate and on the visits so far.
+        Changes nothing."""
+        n = min(self.batch.prompts, len(pool))
+        if self.rule == UNIFORM:
+            return pool.peek(n)
+        audit, late = self._reserved(pool, n, context.step)
+        used = {prompt.key for prompt in [*audit, *late]}
+        rng = self._rule_rng(context.step, used)
+        return [*audit, *late, *self._considered(pool, used, context.step, rng)]
 
     def _wave_size(self, done: Sequence[Group]) -> int:
         """B at first. Then what is missing by the yield to expect of whoever picks now; at most B, so that
@@ -123,29 +107,56 @@ class Selector:
         mixed = [was_mixed for rule, was_mixed in [*self._recent, *yields(done)] if rule == self.rule]
         return max(sum(mixed) / len(mixed), LOWEST_YIELD) if mixed else 1.0
 
-    def _audited(self, pool: Pool, wave: int, step: int) -> list[Prompt]:
-        """The audit slice: ε·B prompts drawn uniformly from the whole pool. A fractional part is one more
-        prompt with that probability, so that the long-run share is ε in small batches too."""
-        rng = generator(self.seed, "audit", step)
-        expected = self.selection.audit * wave
-        n = math.floor(expected) + int(rng.random() < expected - math.floor(expected))
-        return pool.candidates(n, rng) if n else []
+    def _reserved(self, pool: Pool, wave: int, step: int) -> tuple[list[Prompt], list[Prompt]]:
+        """(audit slice, overdue prompts) of a first wave."""
+        assert isinstance(self.selection, config.RuleSelection)
+        audit = audited(self.selection, pool, wave, self.seed, step)
+        late = overdue(self.selection, self.batch, pool, self.visits, wave, self.seed, step, audit)
+        return audit, late[: wave - len(audit)]
 
     def _chosen(
         self, pool: Pool, n: int, estimator: Estimator, context: Context, used: set[str], origin: Origin
     ) -> list[Pick]:
-        """The n candidates that the rule scores highest."""
-        assert not isinstance(self.selection, config.UniformSelection)
-        rng = generator(self.seed, "select", context.step, index=len(used))
-        considered = min(self.selection.candidates + len(used), len(pool))
-        candidates = [prompt for prompt in pool.candidates(considered, rng) if prompt.key not in used]
+        """The n candidates that the rule scores highest, those on cooldown last."""
+        rng = self._rule_rng(context.step, used)
+        candidates = self._considered(pool, used, context.step, rng)
         estimates = beliefs(estimator, candidates, context)
-        scores_N = RULES[self.selection.type](estimates, context.group_size, rng)
-        rows = top(scores_N, n, rng)
+        view = View(estimates, context.group_size, self.visits.tokens(candidates))
+        scores_N = RULES[self.selection.type](view, self.selection, rng)
+        cooling = self._cooling(context.step)
+        cooling_N = np.array([prompt.key in cooling for prompt in candidates], dtype=bool)
+        rows = top(scores_N, n, rng, cooling_N)
+        if self.selection.type == "skip":
+            enough = bool((scores_N[rows] > 1).all())  # of the candidates kept; else all had their turn
+            self._pass_over(pool, used, candidates[: rows.max(initial=-1) + 1] if enough else candidates)
         return described(candidates, estimates, origin, self.selection.type, math.nan, rows)
 
+    def _rule_rng(self, step: int, used: set[str]) -> np.random.Generator:
+        return generator(self.seed, "select", step, index=len(used))
+
+    def _considered(self, pool: Pool, used: set[str], step: int, rng: np.random.Generator) -> list[Prompt]:
+        """The candidates of a wave. ``skip`` takes the next ones in the pool's order, the others a uniform
+        draw. More are drawn for those that the step has already, and for those on cooldown."""
+        assert isinstance(self.selection, config.RuleSelection)
+        size = min(self.selection.candidates + len(used | self._cooling(step)), len(pool))
+        drawn = pool.peek(size) if self.selection.type == "skip" else pool.candidates(size, rng)
+        return [prompt for prompt in drawn if prompt.key not in used]
+
+    def _cooling(self, step: int) -> set[str]:
+        """Keys of the prompts visited within the last ``cooldown`` steps."""
+        assert isinstance(self.selection, config.RuleSelection)
+        return self.visits.since(step - self.selection.cooldown) if self.selection.cooldown else set()
+
+    def _pass_over(self, pool: Pool, used: set[str], passed: list[Prompt]) -> None:
+        """Move the pool on past these: what ``skip`` skipped has had its turn, as in one of GRESO's epochs,
+        and so have prompts in between that this step had already."""
+        if passed:
+            ahead = [prompt.key for prompt in pool.peek(min(len(passed) + len(used), len(pool)))]
+            pool.next(ahead.index(passed[-1].key) + 1)
+
     def observe(self, groups: Sequence[Group]) -> None:
-        """Grade the predictions of the uniformly drawn groups, and note what the rule's own picks yielded.
+        """Grade the predictions of the uniformly drawn groups, note what the rule's own picks yielded, and
+        remember the visits.
 
         Groups with fewer than two scorable rollouts grade nothing. Raises ValueError for a group that was
         not picked in this step.
@@ -159,6 +170,7 @@ class Selector:
                     )
                 )
         self._recent.extend(yields(groups))
+        self.visits.record(groups, self._step)
 
     def settle(self, groups: Sequence[Group]) -> list[Group]:
         """Set each group's outcome; returns, in request order, the groups to train on: the first B with
@@ -198,6 +210,7 @@ class Selector:
             "schema_version": SCHEMA_VERSION,
             "calibration": self.calibration.state_dict(),
             "recent": [[rule, bool(mixed)] for rule, mixed in self._recent],
+            "visits": self.visits.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -208,64 +221,5 @@ class Selector:
         self.calibration.load_state_dict(state["calibration"])
         self._recent.clear()
         self._recent.extend((rule, bool(mixed)) for rule, mixed in state["recent"])
+        self.visits.load_state_dict(state["visits"])
         self._waves, self._order = 0, {}
-
-
-# ---------------------------------------------------------------- small steps
-
-
-def beliefs(estimator: Estimator, prompts: Sequence[Prompt], context: Context) -> Estimates:
-    """The estimator's word on these prompts. Raises ValueError when it is not made of probabilities."""
-    candidates = [Candidate(key=prompt.key, text=prompt.text, prior=prompt.prior) for prompt in prompts]
-    estimates = estimator.predict(candidates, context)
-    for name in ("mean", "p_mixed"):
-        values_N = np.asarray(getattr(estimates, name))
-        wrong = int(np.count_nonzero(~((values_N >= 0) & (values_N <= 1))))  # NaN included
-        if values_N.shape != (len(prompts),) or wrong:
-            raise ValueError(
-                f"{type(estimator).__name__}: {name} must be ({len(prompts)},) probabilities, found shape "
-                f"{values_N.shape} with {wrong} outside [0, 1]"
-            )
-    return estimates
-
-
-def described(
-    prompts: Sequence[Prompt],
-    estimates: Estimates,
-    origin: Origin,
-    selector: str,
-    propensity: float,
-    rows: Sequence[int] | np.ndarray | None = None,
-) -> list[Pick]:
-    """Picks of the given rows (all when None), with what is believed about them now. Whatever the selector
-    "uniform" picked counts as a uniform draw."""
-    return [
-        Pick(
-            prompt=prompts[row],
-            origin=origin,
-            selector=selector,
-            uniform=selector == UNIFORM,
-            propensity=propensity,
-            predicted_mean=float(estimates.mean[row]),
-            predicted_mixed=float(estimates.p_mixed[row]),
-        )
-        for row in (range(len(prompts)) if rows is None else rows)
-    ]
-
-
-def next_unused(pool: Pool, n: int, used: set[str]) -> list[Prompt]:
-    """The next n prompts in the pool's shuffled order. Where a pass ends within a step, the new pass may
-    bring prompts the step already has: these are passed over."""
-    prompts: list[Prompt] = []
-    used = set(used)
-    while len(prompts) < n:
-        for prompt in pool.next(n - len(prompts)):
-            if prompt.key not in used:
-                used.add(prompt.key)
-                prompts.append(prompt)
-    return prompts
-
-
-def yields(groups: Sequence[Group]) -> list[tuple[str, bool]]:
-    """(who picked it, was it mixed) of each group outside the audit slice."""
-    return [(group.pick.selector, group.has_signal) for group in groups if group.pick.origin != Origin.AUDIT]
