@@ -47,7 +47,7 @@ class RuleSelection(SelectionBase):
     revisit_after: PositiveInt | Literal["auto"] | None = "auto"
     """Steps after which a prompt not visited gets a reserved place; auto: 4 · pool / batch.prompts, the time
     of four passes; null: never."""
-    revisit_share: Fraction = 0.1
+    revisit_share: Fraction = 0.05
     """Largest share of a first wave that such prompts get."""
 
     @model_validator(mode="after")

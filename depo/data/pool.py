@@ -41,6 +41,9 @@ class PromptPool:
                 )
         keys = "\n".join(prompt.key for prompt in self.by_key)
         self.fingerprint = hashlib.sha256(keys.encode()).hexdigest()
+        self._orders: dict[
+            int, list[Prompt]
+        ] = {}  # of the passes met last: sorting 100,000 prompts takes time
         self._start_pass(0)
         self._deferred: list[Prompt] = []
 
@@ -101,9 +104,13 @@ class PromptPool:
     def _start_pass(self, number: int) -> None:
         self._pass = number
         self._position = 0
-        self._order = sorted(
-            self.by_key, key=lambda prompt: rng.seed64(self.seed, "pool pass", number, prompt.key)
-        )
+        if number not in self._orders:
+            order = sorted(
+                self.by_key, key=lambda prompt: rng.seed64(self.seed, "pool pass", number, prompt.key)
+            )
+            near = {known: self._orders[known] for known in self._orders if abs(known - number) == 1}
+            self._orders = near | {number: order}
+        self._order = self._orders[number]
 
     def _next_not_in(self, taken: set[str]) -> Prompt:
         for index, prompt in enumerate(self._deferred):
