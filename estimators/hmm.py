@@ -161,7 +161,10 @@ class HmmEstimator:
     # ------------------------------------------------------------ learning
 
     def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
-        """One filter step per prompt. Raises ValueError for impossible counts, before any update."""
+        """One filter step per prompt, at ``context.step``; groups of one prompt are added up.
+
+        Raises ValueError for impossible counts, before any update.
+        """
         counts = tally(observations)
         if counts:
             self._filter(list(counts), np.array(list(counts.values()), dtype=np.int64), context.step)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from depo.config.block import Block, Fraction, PositiveFloat
 
@@ -40,7 +40,18 @@ class StreakEstimator(Block):
     adjustment: Fraction = 0.01
     """How far both move after a step."""
     p_min: Fraction = 0.05
+    """Neither falls below this …"""
     p_max: Fraction = 0.95
+    """… nor rises above this."""
+
+    @model_validator(mode="after")
+    def bounds_hold(self) -> Self:
+        for name, value in (("p_easy", self.p_easy), ("p_hard", self.p_hard)):
+            if not self.p_min <= value <= self.p_max:
+                raise ValueError(
+                    f"{name} must lie between p_min {self.p_min} and p_max {self.p_max}, found {value}"
+                )
+        return self
 
 
 class HmmEstimator(Block):

@@ -282,3 +282,13 @@ def test_predicts_100_000_prompts_in_seconds() -> None:
     start = time.perf_counter()
     estimator.predict(candidates, Context(8, 50))
     assert time.perf_counter() - start < 3.0
+
+
+def test_duplicates_in_one_call_count_as_one_visit_with_all_their_rollouts() -> None:
+    """8 of 8 and 0 of 8 together are 8 of 16: mixed."""
+    estimator, once = HmmEstimator(), HmmEstimator()
+    estimator.observe([seen("🙂", 8, 1), seen("🙂", 0, 1)], Context(8, 1))
+    once.observe([seen("🙂", 8, 1, trials=16)], Context(8, 1))
+    assert outcomes(estimator, "🙂", 2) == outcomes(once, "🙂", 2)
+    twice = estimator.predict([Candidate("🙂", "wörd 🙂 " * 10_000), Candidate("🙂", "")], Context(8, 2))
+    assert twice.p_mixed[0] == twice.p_mixed[1]

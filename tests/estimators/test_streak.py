@@ -133,3 +133,16 @@ def test_settings_that_are_no_probabilities_are_errors(options: dict[str, float]
 def test_no_candidates_give_empty_arrays() -> None:
     estimates = StreakEstimator().predict([], CONTEXT)
     assert estimates.p_mixed.shape == estimates.sample(np.random.default_rng(0)).shape == (0,)
+
+
+def test_duplicates_in_one_call_count_as_one_visit_with_all_their_rollouts() -> None:
+    """8 of 8 and 0 of 8 together are 8 of 16: mixed. Twice 8 of 8 is one all-right visit."""
+    estimator = frozen()
+    estimator.observe([seen("a", 8), seen("a", 0), seen("b", 8), seen("b", 8)], CONTEXT)
+    assert keep(estimator, "a", "b", "b") == [1.0, 0.5, 0.5]
+
+
+def test_long_prompts_and_emoji_are_only_text() -> None:
+    estimator = frozen()
+    estimator.observe([seen("🙂" * 50, 8)], CONTEXT)
+    assert estimator.predict([Candidate("🙂" * 50, "wörd 🙂 " * 10_000)], CONTEXT).p_mixed[0] == 0.5
