@@ -25,7 +25,7 @@ from depo.batching import (
 from depo.clock import Clock
 from depo.metrics import step_metrics
 from depo.types import Group
-from estimators.base import Context
+from estimators.base import Context, Prepares
 
 if TYPE_CHECKING:
     from depo.run import Run
@@ -53,17 +53,22 @@ def train(run: Run) -> None:
                 scores_PG = run.reward.score([sample for samples_G in samples_PG for sample in samples_G])
                 groups += Group.zip(picks_P, rollouts_PG, samples_PG, scores_PG)
 
-        # What the outcomes say about the prompts: to the estimator, and to the audit that grades it.
+        # Grade the predictions, and keep what carries signal.
         with clock.phase("select"):
-            estimator_metrics = run.estimator.observe(observations(groups, step), context)
             run.selector.observe(groups)
             trained = run.selector.settle(groups)
 
-        # Update the policy on the groups that carry signal, and serve it.
+        # Update the policy on that. Meanwhile the estimator learns, and reads what it will be asked next.
         with clock.phase("update"):
             advantages_into(trained, run.advantage_scale)
             include = groups if recipe.learner.zero_variance == "include" else trained
-            update = run.learner.update(rows_of(include))
+            finish_update = run.learner.begin_update(rows_of(include))
+        with clock.phase("estimate"):
+            estimator_metrics = run.estimator.observe(observations(groups, step), context)
+            if isinstance(run.estimator, Prepares):
+                run.estimator.prepare(run.selector.preview(run.pool, step + 1))
+        with clock.phase("update"):
+            update = finish_update()
             keep_learner_logprobs(include, update.old_logprobs)
         with clock.phase("sync"):
             parity = run.sync(version=step)

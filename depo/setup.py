@@ -104,7 +104,12 @@ def assemble(
         directory=run_dir,
         pool=pool,
         estimator=estimator,
-        selector=Selector(recipe.selection, recipe.batch, recipe.seed),
+        selector=Selector(
+            recipe.selection,
+            recipe.batch,
+            recipe.seed,
+            look=learner.prompt_features if wants_policy_features(recipe) else None,
+        ),
         ledger=Ledger(recipe.batch.group_size),
         reward=reward,
         learner=learner,
@@ -203,8 +208,13 @@ def benchmarks(
 
 
 def build_estimator(recipe: Recipe) -> Estimator:
+    # Whether features are computed is the loop's business: an estimator takes them where they are.
     with user_errors("estimator"):
-        return estimators.build(recipe.estimator.model_dump())
+        return estimators.build(recipe.estimator.model_dump(exclude={"features"}))
+
+
+def wants_policy_features(recipe: Recipe) -> bool:
+    return getattr(recipe.estimator, "features", "none") == "policy"
 
 
 def verifier(key: str, reward: RewardSpec, recipe: Recipe, stack: ExitStack) -> VerifierPool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -72,6 +72,15 @@ class State:
     schema_version: int
     values: Mapping[str, object] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """An estimator that can do expensive parts of ``predict`` (reading texts) ahead of time."""
+
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """Called while the learner updates, with candidates of the next step. Changes no prediction."""
+        ...
 
 
 class Estimator(Protocol):

@@ -19,6 +19,9 @@ BUILT_IN = {
     "uniform": "estimators.uniform:UniformEstimator",
     "beta": "estimators.beta:BetaEstimator",
     "hybrid": "estimators.hybrid:HybridEstimator",
+    "streak": "estimators.streak:StreakEstimator",
+    "hmm": "estimators.hmm:HmmEstimator",
+    "oracle": "estimators.oracle:OracleEstimator",
 }
 
 

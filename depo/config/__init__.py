@@ -19,8 +19,11 @@ from depo.config.data import (
 from depo.config.estimator import (
     BetaEstimator,
     EstimatorSpec,
+    HmmEstimator,
     HybridEstimator,
+    OracleEstimator,
     PluginEstimator,
+    StreakEstimator,
     UniformEstimator,
 )
 from depo.config.evaluation import EvalSet, Evaluation
@@ -56,7 +59,19 @@ from depo.config.reward import (
     WeightedReward,
 )
 from depo.config.rollout import Rollouts, TransformersEngine, VllmEngine
-from depo.config.selection import Selection, SelectionBase, ThompsonSelection, UniformSelection
+from depo.config.selection import (
+    GreedySelection,
+    GumbelSelection,
+    OptimisticSelection,
+    RuleSelection,
+    Selection,
+    SelectionBase,
+    SkipSelection,
+    ThompsonSelection,
+    ThresholdSelection,
+    UniformSelection,
+    WindowSelection,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -82,8 +97,11 @@ __all__ = [
     "Fraction",
     "FunctionReward",
     "Grading",
+    "GreedySelection",
     "GrpoLoss",
     "GspoLoss",
+    "GumbelSelection",
+    "HmmEstimator",
     "HubSource",
     "HybridEstimator",
     "IcePopCorrection",
@@ -94,6 +112,8 @@ __all__ = [
     "MisCorrection",
     "NoCorrection",
     "NonNegativeFloat",
+    "OptimisticSelection",
+    "OracleEstimator",
     "OverlongReward",
     "PluginEstimator",
     "PluginReward",
@@ -106,10 +126,14 @@ __all__ = [
     "Resources",
     "RewardSpec",
     "Rollouts",
+    "RuleSelection",
     "Selection",
     "SelectionBase",
+    "SkipSelection",
     "Source",
+    "StreakEstimator",
     "ThompsonSelection",
+    "ThresholdSelection",
     "TinyMoePolicy",
     "TisCorrection",
     "Tracking",
@@ -121,5 +145,6 @@ __all__ = [
     "WarmStart",
     "WeightedPart",
     "WeightedReward",
+    "WindowSelection",
     "source_from_shorthand",
 ]

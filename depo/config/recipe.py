@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from depo.config.block import SCHEMA_VERSION, Block
 from depo.config.data import ArithmeticSource, Data, ReasoningGymSource
-from depo.config.estimator import BetaEstimator, EstimatorSpec
+from depo.config.estimator import EstimatorSpec, HybridEstimator
 from depo.config.evaluation import Evaluation
 from depo.config.learner import Batch, Learner
 from depo.config.policy import Policy, TinyMoePolicy
@@ -59,7 +59,7 @@ class Recipe(Block):
     rollout: Rollouts = Rollouts()
     reward: RewardSpec = MathReward()
     verification: Verification = Verification()
-    estimator: EstimatorSpec = BetaEstimator()
+    estimator: EstimatorSpec = HybridEstimator()
     selection: Selection = ThompsonSelection()
     learner: Learner = Learner()
     evaluation: Evaluation = Evaluation()
@@ -98,8 +98,10 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def selection_has_beliefs(self) -> Self:
-        if self.selection.type == "thompson" and self.estimator.type == "uniform":
-            raise ValueError("selection.type thompson needs an estimator; estimator.type is uniform")
+        if self.selection.type != "uniform" and self.estimator.type == "uniform":
+            raise ValueError(
+                f"selection.type {self.selection.type} needs an estimator; estimator.type is uniform"
+            )
         return self
 
     @model_validator(mode="after")

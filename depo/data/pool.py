@@ -22,7 +22,10 @@ SCHEMA_VERSION = 1
 
 
 class PromptPool:
-    """The training prompts. State: pass number, position in the pass, deferred prompts."""
+    """The training prompts. State: pass number, position in the pass, deferred prompts.
+
+    ``by_key`` lists the prompts in the order of their keys, whatever the file's order was.
+    """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int) -> None:
         """Raises UserError for an empty pool or two prompts with the same key."""
@@ -30,14 +33,17 @@ class PromptPool:
             raise UserError("data.train: the pool holds no prompts")
         self.prompts = list(prompts)
         self.seed = seed
-        self._sorted = sorted(self.prompts, key=lambda prompt: prompt.key)
-        for first, second in zip(self._sorted, self._sorted[1:], strict=False):
+        self.by_key = sorted(self.prompts, key=lambda prompt: prompt.key)
+        for first, second in zip(self.by_key, self.by_key[1:], strict=False):
             if first.key == second.key:
                 raise UserError(
                     f"data.train: the pool holds the prompt {first.key[:12]} twice: {first.text[:60]!r}"
                 )
-        keys = "\n".join(prompt.key for prompt in self._sorted)
+        keys = "\n".join(prompt.key for prompt in self.by_key)
         self.fingerprint = hashlib.sha256(keys.encode()).hexdigest()
+        self._orders: dict[
+            int, list[Prompt]
+        ] = {}  # of the passes met last: sorting 100,000 prompts takes time
         self._start_pass(0)
         self._deferred: list[Prompt] = []
 
@@ -56,10 +62,17 @@ class PromptPool:
             picked.append(prompt)
         return picked
 
+    def peek(self, n: int) -> list[Prompt]:
+        """What ``next(n)`` would return; ``next(k)`` returns its first k. The position does not move."""
+        here = self._pass, self._position, self._order, list(self._deferred)
+        prompts = self.next(n)
+        self._pass, self._position, self._order, self._deferred = here
+        return prompts
+
     def candidates(self, n: int, rng: np.random.Generator) -> list[Prompt]:
         """``min(n, len)`` distinct prompts, uniformly; the position does not move."""
         chosen = rng.choice(len(self), size=min(n, len(self)), replace=False)
-        return [self._sorted[index] for index in chosen]
+        return [self.by_key[index] for index in chosen]
 
     def state_dict(self) -> dict[str, Any]:
         """JSON; the prompts themselves are named by a fingerprint of their keys."""
@@ -85,15 +98,19 @@ class PromptPool:
             raise UserError(f"seed: the checkpoint was made with {state['seed']}, the recipe has {self.seed}")
         self._start_pass(state["pass"])
         self._position = state["position"]
-        by_key = {prompt.key: prompt for prompt in self._sorted}
+        by_key = {prompt.key: prompt for prompt in self.by_key}
         self._deferred = [by_key[key] for key in state["deferred"]]
 
     def _start_pass(self, number: int) -> None:
         self._pass = number
         self._position = 0
-        self._order = sorted(
-            self._sorted, key=lambda prompt: rng.seed64(self.seed, "pool pass", number, prompt.key)
-        )
+        if number not in self._orders:
+            order = sorted(
+                self.by_key, key=lambda prompt: rng.seed64(self.seed, "pool pass", number, prompt.key)
+            )
+            near = {known: self._orders[known] for known in self._orders if abs(known - number) == 1}
+            self._orders = near | {number: order}
+        self._order = self._orders[number]
 
     def _next_not_in(self, taken: set[str]) -> Prompt:
         for index, prompt in enumerate(self._deferred):

@@ -110,3 +110,14 @@ def test_empty_pools_and_repeated_prompts_are_refused():
         PromptPool([], 0)
     with pytest.raises(UserError, match="twice: 'q0'"):
         PromptPool([*make_prompts(3), make_prompts(1)[0]], 0)
+
+
+def test_peek_tells_what_next_will_serve_and_moves_nothing():
+    """Over the end of a pass and with prompts deferred."""
+    pool, reference = PromptPool(make_prompts(7), seed=0), PromptPool(make_prompts(7), seed=0)
+    for n in (5, 4, 7, 3, 6):
+        before = pool.state_dict()
+        ahead = [prompt.key for prompt in pool.peek(7)]
+        assert pool.state_dict() == before
+        served = [prompt.key for prompt in pool.next(n)]
+        assert served == ahead[:n] == [prompt.key for prompt in reference.next(n)]

@@ -156,7 +156,8 @@ LINES = [
     (
         "estimator: {type: bta}",
         [],
-        'FILE: estimator.type: unknown type "bta"; one of uniform, beta, plugin; did you mean beta?',
+        'FILE: estimator.type: unknown type "bta"; one of uniform, beta, streak, hmm, hybrid, oracle, '
+        "plugin; did you mean beta?",
     ),
     ("", ["steps=many"], "command line: steps: must be a whole number, found 'many'"),
     ("", ["steps=0"], "command line: steps: must be greater than 0, found 0"),
@@ -184,7 +185,7 @@ LINES = [
     (
         "estimator: {discount: 0.3}\nselection: uniform",
         ["estimator={type: uniform, discount: 0.3}"],
-        "command line: estimator.discount: unknown key for type uniform; it belongs to type beta",
+        "command line: estimator.discount: unknown key for type uniform; it belongs to type beta and hmm",
     ),
     (
         "",

@@ -1,0 +1,263 @@
+"""One step's picks, wave after wave.
+
+A first wave of B picks, a small audit share of which is drawn uniformly whatever the estimator says, and
+another of which goes to prompts that have waited too long; the rest is the rule's choice (``rules``). With
+``refill``, further waves until B groups carry signal. Selection is uniform until the estimator has proved
+itself on uniformly drawn groups, and falls back to that when it has gone bad (``calibration``).
+
+Every draw is keyed by (seed, purpose, step, groups already there): no call depends on calls before it.
+N: candidates, B: prompts a batch, G: group size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from depo import config
+from depo.calibration import Calibration, Graded
+from depo.rng import generator
+from depo.selection.picks import REVISIT, UNIFORM, as_candidates, beliefs, described, next_unused, yields
+from depo.selection.reserved import Pool, audited, overdue
+from depo.selection.rules import RULES, View, top
+from depo.selection.visits import Visits
+from depo.types import Group, Origin, Outcome, Pick, Prompt
+from estimators.base import Candidate, Context, Estimator
+
+SCHEMA_VERSION = 2
+LOWEST_YIELD = 1 / 8  # a refill wave is at most this many times larger than what is missing
+
+
+Look = Callable[[Sequence[Prompt]], np.ndarray]
+"""N prompts → the policy's view of them, (N, F)."""
+
+
+class Selector:
+    """``look``: asked for the policy's view of candidates never visited, each once a step; None: not used."""
+
+    def __init__(
+        self, selection: config.Selection, batch: config.Batch, seed: int, look: Look | None = None
+    ) -> None:
+        self.selection = selection
+        self.batch = batch
+        self.seed = seed
+        self.calibration = Calibration(selection.window, selection.min_window, selection.confidence)
+        # Who picked a group and whether it was mixed, audit left out: the yield that sizes refill waves.
+        self._recent: deque[tuple[str, bool]] = deque(maxlen=selection.window)
+        self.visits = Visits()
+        self.look = look
+        self._features: dict[str, np.ndarray] = {}  # of this step's candidates
+        self._order: dict[str, int] = {}  # prompt key → position among this step's picks
+        self._waves = 0
+        self._step = 0
+
+    @property
+    def rule(self) -> str:
+        """Who picks now: the rule of the recipe, or "uniform" while the gate is closed."""
+        return self.selection.type if self.calibration.open else UNIFORM
+
+    def pick(self, pool: Pool, estimator: Estimator, context: Context, done: Sequence[Group]) -> list[Pick]:
+        """The next wave of this step; [] when the step has what it needs. ``done`` holds the groups of the
+        step's earlier waves: none of their prompts is picked again.
+
+        Raises ValueError when the estimator's beliefs are not probabilities.
+        """
+        if not done:
+            self._waves, self._order, self._features = 0, {}, {}
+        self._step = context.step
+        used = self._order.keys() | {group.pick.prompt.key for group in done}
+        n = min(self._wave_size(done), len(pool) - len(used))
+        if n <= 0:
+            return []
+        self._waves += 1
+        origin = Origin.REFILL if done else Origin.SELECTED
+        if self.rule == UNIFORM:
+            prompts = next_unused(pool, n, used)
+            picks = self._described(prompts, estimator, context, origin, UNIFORM, 1 / len(pool))
+        else:
+            audit, late = ([], []) if done else self._reserved(pool, n, context.step)
+            propensity = self.selection.audit / len(pool)
+            picks = self._described(audit, estimator, context, Origin.AUDIT, UNIFORM, propensity)
+            picks += self._described(late, estimator, context, origin, REVISIT, math.nan)
+            used |= {prompt.key for prompt in [*audit, *late]}
+            picks += self._chosen(pool, n - len(picks), estimator, context, used, origin)
+        for pick in picks:
+            self._order[pick.prompt.key] = len(self._order)
+        return picks
+
+    def preview(self, pool: Pool, step: int) -> list[Candidate]:
+        """The candidates whose beliefs ``pick`` will ask for in the first wave of ``step``, each once, so
+        that an estimator can prepare them while the learner updates; without the policy's view, which is
+        not known before the update. Call it once the step before has been observed: what it says depends
+        on the gate and on the visits so far. Changes nothing."""
+        n = min(self.batch.prompts, len(pool))
+        if self.rule == UNIFORM:
+            return as_candidates(pool.peek(n))
+        audit, late = self._reserved(pool, n, step)
+        used = {prompt.key for prompt in [*audit, *late]}
+        considered = self._considered(pool, used, step, self._rule_rng(step, used))
+        return as_candidates([*audit, *late, *considered])
+
+    def _wave_size(self, done: Sequence[Group]) -> int:
+        """B at first. Then what is missing by the yield to expect of whoever picks now; at most B, so that
+        no wave needs more memory than the first."""
+        if not done:
+            return self.batch.prompts
+        missing = self.batch.prompts - sum(group.has_signal for group in done)
+        if missing <= 0 or not self.selection.refill or self._waves >= self.selection.max_waves:
+            return 0
+        return min(math.ceil(missing / self.expected_yield(done)), self.batch.prompts)
+
+    def expected_yield(self, done: Sequence[Group] = ()) -> float:
+        """Share of mixed groups among the current rule's recent picks, this step's included; in [1/8, 1]."""
+        mixed = [was_mixed for rule, was_mixed in [*self._recent, *yields(done)] if rule == self.rule]
+        return max(sum(mixed) / len(mixed), LOWEST_YIELD) if mixed else 1.0
+
+    def _reserved(self, pool: Pool, wave: int, step: int) -> tuple[list[Prompt], list[Prompt]]:
+        """(audit slice, overdue prompts) of a first wave."""
+        assert isinstance(self.selection, config.RuleSelection)
+        audit = audited(self.selection, pool, wave, self.seed, step)
+        late = overdue(self.selection, self.batch, pool, self.visits, wave, self.seed, step, audit)
+        return audit, late[: wave - len(audit)]
+
+    def _chosen(
+        self, pool: Pool, n: int, estimator: Estimator, context: Context, used: set[str], origin: Origin
+    ) -> list[Pick]:
+        """The n candidates that the rule scores highest, those on cooldown last."""
+        rng = self._rule_rng(context.step, used)
+        candidates = self._considered(pool, used, context.step, rng)
+        estimates = beliefs(estimator, candidates, context, self._looked_at(candidates))
+        view = View(
+            estimates, context.group_size, self.visits.tokens(candidates), self.visits.counts(candidates)
+        )
+        scores_N = RULES[self.selection.type](view, self.selection, rng)
+        cooling = self._cooling(context.step)
+        cooling_N = np.array([prompt.key in cooling for prompt in candidates], dtype=bool)
+        rows = top(scores_N, n, rng, cooling_N)
+        if self.selection.type == "skip":
+            enough = bool((scores_N[rows] > 1).all())  # of the candidates kept; else all had their turn
+            self._pass_over(pool, used, candidates[: rows.max(initial=-1) + 1] if enough else candidates)
+        return described(candidates, estimates, origin, self.selection.type, math.nan, rows, self._features)
+
+    def _described(
+        self,
+        prompts: Sequence[Prompt],
+        estimator: Estimator,
+        context: Context,
+        origin: Origin,
+        selector: str,
+        propensity: float,
+    ) -> list[Pick]:
+        """All of these prompts as picks, with what is believed about them."""
+        features = self._looked_at(prompts)
+        estimates = beliefs(estimator, prompts, context, features)
+        return described(prompts, estimates, origin, selector, propensity, features=features)
+
+    def _looked_at(self, prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
+        """The policy's view of this step's candidates, these included, as far as they were never visited."""
+        if self.look is not None:
+            new = [
+                prompt
+                for prompt in prompts
+                if prompt.key not in self.visits and prompt.key not in self._features
+            ]
+            if new:
+                self._features |= zip([prompt.key for prompt in new], self.look(new), strict=True)
+        return self._features
+
+    def _rule_rng(self, step: int, used: set[str]) -> np.random.Generator:
+        return generator(self.seed, "select", step, index=len(used))
+
+    def _considered(self, pool: Pool, used: set[str], step: int, rng: np.random.Generator) -> list[Prompt]:
+        """The candidates of a wave. ``skip`` takes the next ones in the pool's order, the others a uniform
+        draw. More are drawn for those that the step has already, and for those on cooldown."""
+        assert isinstance(self.selection, config.RuleSelection)
+        size = min(self.selection.candidates + len(used | self._cooling(step)), len(pool))
+        drawn = pool.peek(size) if self.selection.type == "skip" else pool.candidates(size, rng)
+        return [prompt for prompt in drawn if prompt.key not in used]
+
+    def _cooling(self, step: int) -> set[str]:
+        """Keys of the prompts visited within the last ``cooldown`` steps."""
+        assert isinstance(self.selection, config.RuleSelection)
+        return self.visits.since(step - self.selection.cooldown) if self.selection.cooldown else set()
+
+    def _pass_over(self, pool: Pool, used: set[str], passed: list[Prompt]) -> None:
+        """Move the pool on past these: what ``skip`` skipped has had its turn, as in one of GRESO's epochs,
+        and so have prompts in between that this step had already."""
+        if passed:
+            ahead = [prompt.key for prompt in pool.peek(min(len(passed) + len(used), len(pool)))]
+            pool.next(ahead.index(passed[-1].key) + 1)
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        """Grade the predictions of the uniformly drawn groups, note what the rule's own picks yielded, and
+        remember the visits.
+
+        Groups with fewer than two scorable rollouts grade nothing. Raises ValueError for a group that was
+        not picked in this step.
+        """
+        groups = self._in_request_order(groups)
+        for group in groups:
+            if group.pick.uniform and group.trials >= 2:
+                self.calibration.add(
+                    Graded(
+                        group.pick.predicted_mixed, group.pick.predicted_mean, group.successes, group.trials
+                    )
+                )
+        self._recent.extend(yields(groups))
+        self.visits.record(groups, self._step)
+
+    def settle(self, groups: Sequence[Group]) -> list[Group]:
+        """Set each group's outcome; returns, in request order, the groups to train on: the first B with
+        signal, whatever order they finished in. Raises ValueError for a group not picked in this step."""
+        trained: list[Group] = []
+        for group in self._in_request_order(groups):
+            if group.trials < 2:
+                group.outcome = Outcome.UNSCORABLE
+            elif not group.has_signal:
+                group.outcome = Outcome.ZERO_VARIANCE
+            elif len(trained) == self.batch.prompts:
+                group.outcome = Outcome.SURPLUS
+            else:
+                group.outcome = Outcome.TRAINED
+                trained.append(group)
+        return trained
+
+    def _in_request_order(self, groups: Sequence[Group]) -> list[Group]:
+        strangers = [group.pick.prompt.key for group in groups if group.pick.prompt.key not in self._order]
+        if strangers:
+            raise ValueError(f"prompt {strangers[0]} was not picked in this step")
+        return sorted(groups, key=lambda group: self._order[group.pick.prompt.key])
+
+    def metrics(self) -> dict[str, float]:
+        """``selection/active`` is 1 while the rule chooses and 0 while selection is uniform; the figures
+        under ``calibration/`` are those of ``Calibration.metrics``."""
+        calibration = {f"calibration/{name}": value for name, value in self.calibration.metrics().items()}
+        return {
+            "selection/active": float(self.rule != UNIFORM),
+            "selection/expected_yield": self.expected_yield(),
+            **calibration,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON, taken between two steps: what is kept within a step is not part of it."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "calibration": self.calibration.state_dict(),
+            "recent": [[rule, bool(mixed)] for rule, mixed in self._recent],
+            "visits": self.visits.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(
+                f"selector state has schema_version {state['schema_version']}, expected {SCHEMA_VERSION}"
+            )
+        self.calibration.load_state_dict(state["calibration"])
+        self._recent.clear()
+        self._recent.extend((rule, bool(mixed)) for rule, mixed in state["recent"])
+        self.visits.load_state_dict(state["visits"])
+        self._waves, self._order, self._features = 0, {}, {}

@@ -1,0 +1,50 @@
+"""Knows the pass rate: benchmarks only, as the upper bound of what any estimator could do for a selector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from estimators.base import Candidate, Context, Estimates, Observation, State
+from estimators.counts import tally
+from estimators.moments import mixed_probability
+
+SCHEMA_VERSION = 1
+
+
+class OracleEstimator:
+    """Takes ``Candidate.prior`` for the true success probability p; what is observed changes nothing."""
+
+    def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
+        """p itself, without spread. Raises ValueError for a candidate whose prior is missing or no rate."""
+        for candidate in candidates:
+            if candidate.prior is None or not 0 <= candidate.prior <= 1:
+                raise ValueError(
+                    f"prompt {candidate.key}: the oracle estimator takes the true pass rate from the "
+                    f"prompt's prior, which must lie in [0, 1], found {candidate.prior}"
+                )
+        p_N = np.array([candidate.prior for candidate in candidates], dtype=np.float64)
+        mixed_N = mixed_probability(p_N, context.group_size)
+        return Estimates(
+            mean=p_N,
+            sd=np.zeros_like(p_N),
+            p_mixed=mixed_N,
+            p_all_wrong=(1 - p_N) ** context.group_size,
+            p_all_right=p_N**context.group_size,
+            sample=lambda rng: p_N.copy(),
+        )
+
+    def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
+        tally(observations)  # wrong counts are an error under every estimator
+        return {}
+
+    def state_dict(self) -> State:
+        return State(schema_version=SCHEMA_VERSION)
+
+    def load_state_dict(self, state: State) -> None:
+        if state.schema_version != SCHEMA_VERSION:
+            raise ValueError(
+                f"oracle estimator: state has schema_version {state.schema_version}, "
+                f"expected {SCHEMA_VERSION}"
+            )

@@ -1,0 +1,227 @@
+"""What holds whatever the rule: audit, no repeats, keyed draws, cooldown, preview, state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from synthetic_pool import G, Oracle, group, keys, pool_of, run_step, selector_of
+
+from depo.data import PromptPool
+from depo.selection import RULES, Selector
+from depo.types import Group, Origin, Pick
+from estimators.base import Candidate, Context, Estimates, Estimator
+from estimators.beta import BetaEstimator
+from estimators.hmm import HmmEstimator
+from estimators.streak import StreakEstimator
+from estimators.uniform import UniformEstimator
+
+ALL_RULES = pytest.mark.parametrize("rule", sorted(RULES))
+
+
+@ALL_RULES
+def test_no_prompt_is_picked_twice_in_a_step_and_every_wave_is_full(rule: str) -> None:
+    selector = selector_of(prompts=8, type=rule, min_window=0, audit=0.25, revisit_after=2, max_waves=5)
+    pool = pool_of(60)
+    for step in range(1, 12):
+        done: list[Group] = []
+        while picks := selector.pick(pool, StreakEstimator(), Context(G, step), done):
+            assert len(picks) == 8
+            done += [group(pick, [False] * G) for pick in picks]
+        assert len({g.pick.prompt.key for g in done}) == 40
+        selector.observe(done)
+
+
+@ALL_RULES
+def test_audit_share_and_flags_are_the_same_under_every_rule(rule: str) -> None:
+    selector, pool = (
+        selector_of(prompts=20, type=rule, min_window=0, audit=0.25, revisit_after=5),
+        pool_of(100),
+    )
+    for step in range(1, 31):
+        groups = run_step(selector, pool, BetaEstimator(), step)
+        first = [g.pick for g in groups if g.pick.origin != Origin.REFILL]
+        audits = [pick for pick in first if pick.origin == Origin.AUDIT]
+        assert len(audits) == 5
+        assert all(pick.uniform and pick.propensity == 0.25 / 100 for pick in audits)
+        assert {pick.selector for pick in first if not pick.uniform} <= {rule, "revisit"}
+        assert all(np.isnan(pick.propensity) for pick in first if not pick.uniform)
+
+
+@ALL_RULES
+def test_order_of_the_file_does_not_matter(rule: str) -> None:
+    def picks(pool: PromptPool) -> list[str]:
+        selector = selector_of(prompts=10, type=rule, min_window=0, audit=0.2, revisit_after=3, cooldown=1)
+        estimator = HmmEstimator()
+        found: list[str] = []
+        for step in range(1, 9):
+            found += [g.pick.prompt.key for g in run_step(selector, pool, estimator, step)]
+        return found
+
+    pool = pool_of(50)
+    assert picks(pool) == picks(PromptPool(pool_of(50).prompts[::-1], 0))
+
+
+@ALL_RULES
+def test_resumed_run_picks_what_the_uninterrupted_one_would_have(rule: str) -> None:
+    class SilentOracle(Oracle):
+        def observe(self, observations: object, context: Context) -> dict[str, float]:
+            return {}
+
+    options = {
+        "type": rule,
+        "min_window": 30,
+        "window": 60,
+        "audit": 0.1,
+        "revisit_after": 6,
+        "refill": False,
+        "cooldown": 2,
+    }
+    selector, pool = selector_of(prompts=12, **options), pool_of(200)
+    resumed, resumed_pool = selector_of(prompts=12, **options), pool_of(200)
+    oracle = SilentOracle(pool)
+    for step in range(1, 11):
+        run_step(selector, pool, oracle, step)
+    resumed.load_state_dict(json.loads(json.dumps(selector.state_dict(), allow_nan=False)))
+    resumed_pool.load_state_dict(pool.state_dict())
+    assert resumed.state_dict() == selector.state_dict()
+    names = set()
+    for step in range(11, 25):
+        expected = run_step(selector, pool, oracle, step)
+        found = run_step(resumed, resumed_pool, oracle, step)
+        assert str([g.pick for g in found]) == str([g.pick for g in expected])
+        names |= {g.pick.selector for g in found}
+    assert {rule, "revisit"} <= names
+    assert resumed.state_dict() == selector.state_dict()
+
+
+# ---------------------------------------------------------------- preview
+
+
+class Eavesdropper(BetaEstimator):
+    """Notes whose beliefs it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
+        self.asked |= {candidate.key for candidate in candidates}
+        return super().predict(candidates, context)
+
+
+@pytest.mark.parametrize("min_window", [0, 1000], ids=["open", "closed"])
+@pytest.mark.parametrize("rule", [*sorted(RULES), "uniform"])
+def test_preview_names_all_that_the_first_wave_asks_about_and_changes_nothing(
+    rule: str, min_window: int
+) -> None:
+    options = {} if rule == "uniform" else {"candidates": 30, "revisit_after": 3, "cooldown": 1}
+    selector = selector_of(prompts=8, type=rule, min_window=min_window, window=1000, audit=0.25, **options)
+    pool, estimator = pool_of(100), Eavesdropper()
+    for step in range(1, 15):
+        before = str(selector.state_dict()), str(pool.state_dict())
+        previewed = [candidate.key for candidate in selector.preview(pool, step)]
+        assert (str(selector.state_dict()), str(pool.state_dict())) == before
+        assert len(set(previewed)) == len(previewed) < 60
+        estimator.asked = set()
+        picks = selector.pick(pool, estimator, Context(G, step), [])
+        assert estimator.asked <= set(previewed)
+        assert set(keys(picks)) <= set(previewed)
+        selector.observe([group(pick, [True, False]) for pick in picks])
+
+
+# ---------------------------------------------------------------- cooldown
+
+
+def first_picks(selector: Selector, pool: PromptPool, estimator: Estimator, step: int) -> list[Pick]:
+    picks = selector.pick(pool, estimator, Context(G, step), [])
+    selector.observe([group(pick, [True, False]) for pick in picks])
+    return picks
+
+
+@ALL_RULES
+def test_prompts_on_cooldown_wait_while_there_are_others(rule: str) -> None:
+    """10 of 50 a step and a cooldown of 3: the same prompt can come back in the fourth step after, not
+    before. A rule that ranks alike at every step would otherwise take the same ten."""
+    selector, pool = selector_of(prompts=10, type=rule, min_window=0, audit=0, cooldown=3), pool_of(50)
+    last: dict[str, int] = {}
+    gaps = []
+    for step in range(1, 20):
+        for key in keys(first_picks(selector, pool, Oracle(pool), step)):
+            gaps += [step - last[key]] if key in last else []
+            last[key] = step
+    assert min(gaps) == 4
+
+
+def test_without_cooldown_greedy_returns_to_the_same_prompts() -> None:
+    visited = {}
+    for cooldown in (0, 3):
+        selector, pool = (
+            selector_of(prompts=10, type="greedy", min_window=0, audit=0, cooldown=cooldown),
+            pool_of(50),
+        )
+        picked = [
+            key for step in range(1, 6) for key in keys(first_picks(selector, pool, Oracle(pool), step))
+        ]
+        visited[cooldown] = len(set(picked))
+    assert visited[0] < 15
+    assert visited[3] >= 40
+
+
+def test_cooldown_gives_way_when_candidates_run_out() -> None:
+    selector, pool = selector_of(prompts=10, type="greedy", min_window=0, audit=0, cooldown=100), pool_of(25)
+    for step in range(1, 8):
+        assert len(first_picks(selector, pool, Oracle(pool), step)) == 10
+
+
+# ---------------------------------------------------------------- skip and the pool
+
+
+def test_skip_moves_the_pool_on_past_what_it_skipped() -> None:
+    """Every second prompt of the pass is known to be hopeless: 4 places take the first 8 of the order."""
+    pool = pool_of(40)
+    order = [prompt.key for prompt in pool.peek(40)]
+
+    class EverySecond(BetaEstimator):
+        def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
+            estimates = super().predict(candidates, context)
+            odd = [order.index(candidate.key) % 2 == 1 for candidate in candidates]
+            return Estimates(
+                estimates.mean,
+                estimates.sd,
+                np.where(odd, 1.0, 0.0),
+                np.where(odd, 0.0, 1.0),
+                np.zeros(len(odd)),
+                estimates.sample,
+            )
+
+    selector = selector_of(prompts=4, type="skip", min_window=0, audit=0)
+    first = selector.pick(pool, EverySecond(), Context(G, 1), [])
+    assert keys(first) == order[1:8:2]
+    second = selector.pick(pool, EverySecond(), Context(G, 1), [group(pick, [False] * G) for pick in first])
+    assert keys(second) == order[9:16:2]
+    assert pool.peek(1)[0].key == order[16]
+
+
+# ---------------------------------------------------------------- signal per token
+
+
+def test_gumbel_prefers_short_prompts_at_equal_p_mixed() -> None:
+    """Half of the pool takes 40 tokens a completion, half 4; nobody believes anything else of them."""
+    selector, pool = selector_of(prompts=10, type="gumbel", min_window=0, audit=0, refill=False), pool_of(100)
+    picked = []
+    for step in range(1, 101):
+        picks = selector.pick(pool, UniformEstimator(), Context(G, step), [])
+        groups = [group(pick, [True, False]) for pick in picks]
+        for g in groups:
+            for rollout in g.rollouts:
+                rollout.token_ids = np.zeros(40 if is_long(g.pick) else 4, np.int32)
+        selector.observe(groups)
+        picked += [is_long(pick) for pick in picks] if step > 30 else []
+    assert np.mean(picked) < 0.1
+
+
+def is_long(pick: Pick) -> bool:
+    return int(pick.prompt.key[-1], 16) % 2 == 0

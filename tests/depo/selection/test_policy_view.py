@@ -1,0 +1,63 @@
+"""What the policy sees in a prompt: asked for once per step and new prompt, and handed to the estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from synthetic_pool import G, pool_of, rolled_out
+
+from depo.batching import observations
+from depo.config import Batch, ThompsonSelection
+from depo.selection import Selector
+from depo.types import Prompt
+from estimators.base import Candidate, Context, Estimates
+from estimators.beta import BetaEstimator
+
+
+class Asked(BetaEstimator):
+    """Keeps what it was told about each candidate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: dict[str, np.ndarray | None] = {}
+
+    def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
+        self.told |= {candidate.key: candidate.features for candidate in candidates}
+        return super().predict(candidates, context)
+
+
+@pytest.mark.parametrize("min_window", [0, 100], ids=["open", "closed"])
+def test_new_candidates_are_looked_at_once_a_step_and_visited_ones_not_at_all(min_window: int) -> None:
+    looked: list[str] = []
+
+    def look(prompts: Sequence[Prompt]) -> np.ndarray:
+        looked.extend(prompt.key for prompt in prompts)
+        return np.array([[float(int(prompt.key[:4], 16)), len(looked)] for prompt in prompts])
+
+    settings = ThompsonSelection(min_window=min_window, window=100, candidates=20, revisit_after=None)
+    selector = Selector(settings, Batch(prompts=8, group_size=G), 0, look)
+    pool, visited = pool_of(60), set()
+    for step in range(1, 8):
+        looked.clear()
+        estimator, groups = Asked(), []
+        while picks := selector.pick(pool, estimator, Context(G, step), groups):
+            groups += rolled_out(picks, step)
+        assert len(set(looked)) == len(looked)
+        assert set(looked) == {key for key, features in estimator.told.items() if features is not None}
+        assert set(looked) == estimator.told.keys() - visited
+        for observation in observations(groups, step):
+            assert (observation.features is None) == (observation.key in visited)
+            if observation.features is not None:
+                assert observation.features[0] == int(observation.key[:4], 16)
+        selector.observe(groups)
+        visited |= {group.pick.prompt.key for group in groups}
+
+
+def test_without_a_look_nothing_is_told() -> None:
+    selector = Selector(ThompsonSelection(min_window=0), Batch(prompts=4, group_size=G), 0)
+    estimator = Asked()
+    picks = selector.pick(pool_of(20), estimator, Context(G, 1), [])
+    assert set(estimator.told.values()) == {None}
+    assert {pick.features for pick in picks} == {None}

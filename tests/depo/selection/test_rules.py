@@ -1,0 +1,168 @@
+"""Each rule on beliefs written down by hand. N: candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from depo.config import (
+    GreedySelection,
+    GumbelSelection,
+    OptimisticSelection,
+    SkipSelection,
+    ThompsonSelection,
+    ThresholdSelection,
+    WindowSelection,
+)
+from depo.selection import RULES, View, top
+from estimators.base import Candidate, Context, Estimates, Observation
+from estimators.moments import mixed_probability
+from estimators.streak import StreakEstimator
+
+
+def view(
+    mixed: Sequence[float],
+    mean: Sequence[float] | None = None,
+    tokens: Sequence[float] | None = None,
+    visits: Sequence[int] | None = None,
+) -> View:
+    mixed_N = np.array(mixed, dtype=np.float64)
+    mean_N = np.full(len(mixed_N), 0.5) if mean is None else np.array(mean, dtype=np.float64)
+    rest_N = (1 - mixed_N) / 2
+    estimates = Estimates(mean_N, np.zeros_like(mean_N), mixed_N, rest_N, rest_N, lambda rng: mean_N)
+    tokens_N = np.ones(len(mixed_N)) if tokens is None else np.array(tokens, dtype=float)
+    visits_N = np.zeros(len(mixed_N), dtype=int) if visits is None else np.array(visits)
+    return View(estimates, 8, tokens_N, visits_N)
+
+
+def chosen(settings: object, seen: View, n: int, seed: int) -> list[int]:
+    rng = np.random.default_rng(seed)
+    scores_N = RULES[settings.type](seen, settings, rng)  # type: ignore[attr-defined]
+    return top(scores_N, n, rng).tolist()
+
+
+def shares(settings: object, seen: View, n: int, draws: int = 2000) -> np.ndarray:
+    """How often each candidate is among the n chosen (N,)."""
+    counts = np.zeros(len(seen.tokens_N))
+    for seed in range(draws):
+        counts[chosen(settings, seen, n, seed)] += 1
+    return counts / draws
+
+
+def test_thompson_orders_as_mopps_does_by_the_distance_of_the_draw_from_one_half() -> None:
+    """MoPPS, eq. for the target 0.5: the draws p̂ nearest to it. Distances: 0.4, 0.05, 0.2, 0.5, 0.1."""
+    seen = view([0.5] * 5, mean=[0.1, 0.55, 0.3, 1.0, 0.6])  # the stand-in's draw is its mean
+    assert chosen(ThompsonSelection(), seen, 5, 0) == [1, 4, 2, 0, 3]
+    scores = RULES["thompson"](seen, ThompsonSelection(), np.random.default_rng(0))
+    np.testing.assert_array_equal(scores, mixed_probability(seen.estimates.mean, 8))
+
+
+def test_window_draws_uniformly_among_the_means_inside() -> None:
+    seen = view([0.9, 0.1, 0.9, 0.1, 0.9], mean=[0.149, 0.15, 0.5, 0.85, 0.851])
+    np.testing.assert_allclose(shares(WindowSelection(), seen, 1), [0, 1 / 3, 1 / 3, 1 / 3, 0], atol=0.04)
+
+
+def test_window_with_too_few_inside_is_filled_up_with_the_nearest() -> None:
+    seen = view([0.5] * 5, mean=[0.0, 0.5, 0.875, 0.1875, 1.0])  # outside by 1/4, –, 1/8, 1/16, 1/4
+    settings = WindowSelection(low=0.25, high=0.75)
+    assert chosen(settings, seen, 3, 0) == [1, 3, 2]
+    assert shares(settings, seen, 4)[[0, 4]] == pytest.approx([0.5, 0.5], abs=0.04)
+
+
+def test_threshold_draws_uniformly_among_those_above_it_and_fills_up_from_the_top() -> None:
+    seen = view([0.3, 0.99, 0.2, 0.29, 0.6])
+    np.testing.assert_allclose(shares(ThresholdSelection(), seen, 1), [1 / 3, 1 / 3, 0, 0, 1 / 3], atol=0.04)
+    assert chosen(ThresholdSelection(), seen, 5, 0)[3:] == [3, 2]
+
+
+def test_greedy_takes_the_highest_and_breaks_ties_at_random() -> None:
+    seen = view([0.3, 0.9, 0.2, 0.9, 0.6])
+    np.testing.assert_allclose(shares(GreedySelection(), seen, 1), [0, 0.5, 0, 0.5, 0], atol=0.04)
+    assert sorted(chosen(GreedySelection(), seen, 3, 0)) == [1, 3, 4]
+
+
+def test_skip_goes_through_the_candidates_in_order_and_keeps_each_with_p_mixed() -> None:
+    """One place. First candidate kept with 1/2; else the second, certain."""
+    assert shares(SkipSelection(), view([0.5, 1.0, 1.0]), 1) == pytest.approx([0.5, 0.5, 0], abs=0.04)
+    assert chosen(SkipSelection(), view([1.0] * 6), 4, 0) == [0, 1, 2, 3]
+
+
+def test_skip_with_too_few_kept_is_filled_up_with_the_highest_skipped() -> None:
+    assert chosen(SkipSelection(), view([0.0, 1.0, 1e-9, 1e-12]), 3, 0) == [1, 2, 3]
+
+
+def test_skip_on_streak_beliefs_keeps_prompts_as_greso_does() -> None:
+    """p_easy = p_hard = 1/2: a prompt with z zero-variance groups behind it is kept with 2^−z."""
+    estimator = StreakEstimator(adjustment=0.0)
+    context = Context(8, 1)
+    for visit in range(3):
+        estimator.observe([Observation(f"{z}", "", 0, 8, 1) for z in range(visit + 1, 4)], context)
+    candidates = [Candidate(f"{z}", "") for z in range(4)]
+    seen = View(estimator.predict(candidates, context), 8, np.ones(4), np.zeros(4, dtype=int))
+    rng = np.random.default_rng(0)
+    kept = np.mean([RULES["skip"](seen, SkipSelection(), rng) > 1 for _ in range(4000)], axis=0)
+    np.testing.assert_allclose(kept, [1, 1 / 2, 1 / 4, 1 / 8], atol=0.03)
+
+
+def test_gumbel_draws_in_proportion_to_signal_per_token() -> None:
+    """Temperature 1, one place: p_mixed / tokens = 0.4/1, 0.8/4, 0.2/1, 0/1."""
+    seen = view([0.4, 0.8, 0.2, 0.0], tokens=[1, 4, 1, 1])
+    expected = np.array([0.4, 0.2, 0.2, 0.0]) / 0.8
+    np.testing.assert_allclose(shares(GumbelSelection(temperature=1.0), seen, 1), expected, atol=0.04)
+
+
+def test_gumbel_draws_without_replacement_as_successive_draws_would() -> None:
+    """Two places, weights w = (3, 2, 1)/6: P(i among both) = w_i + Σ_j w_j · w_i / (1 − w_j)."""
+    w = np.array([3, 2, 1]) / 6
+    expected = w + [sum(w[j] * w[i] / (1 - w[j]) for j in range(3) if j != i) for i in range(3)]
+    np.testing.assert_allclose(shares(GumbelSelection(temperature=1.0), view(w), 2), expected, atol=0.04)
+
+
+def test_low_temperature_makes_gumbel_take_the_best() -> None:
+    seen = view([0.4, 0.8, 0.2], tokens=[1, 4, 1])
+    assert all(chosen(GumbelSelection(temperature=0.01), seen, 1, seed) == [0] for seed in range(50))
+
+
+def test_those_marked_last_come_last_whatever_their_score() -> None:
+    last_N = np.array([False, True, False, True])
+    picked = top(np.array([0.1, 0.9, 0.2, 0.8]), 4, np.random.default_rng(0), last_N).tolist()
+    assert picked == [2, 0, 1, 3]
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_no_candidates_give_no_scores(rule: str) -> None:
+    settings = {
+        "thompson": ThompsonSelection(),
+        "optimistic": OptimisticSelection(),
+        "window": WindowSelection(),
+        "threshold": ThresholdSelection(),
+        "skip": SkipSelection(),
+        "gumbel": GumbelSelection(),
+        "greedy": GreedySelection(),
+    }[rule]
+    assert chosen(settings, view([]), 3, 0) == []
+
+
+def test_optimistic_takes_the_best_draw_for_prompts_hardly_known_and_the_belief_for_others() -> None:
+    """A belief that is at p = 0.5 (G = 8: p_mixed 127/128) or at p = 0 with equal chance has p_mixed of
+    about 1/2. With three draws the best is 127/128 in 7 of 8 cases, else 0."""
+    mixed = 127 / 256
+    prompts = 2000
+    seen = view([mixed] * prompts, visits=[0, 5] * (prompts // 2))
+    draws = Estimates(
+        seen.estimates.mean,
+        seen.estimates.sd,
+        seen.estimates.p_mixed,
+        seen.estimates.p_all_wrong,
+        seen.estimates.p_all_right,
+        lambda rng: np.where(rng.random(prompts) < 0.5, 0.5, 0.0),
+    )
+    seen = View(draws, 8, seen.tokens_N, seen.visits_N)
+    settings = OptimisticSelection(draws=3, sure_after=3)
+    scores_N = RULES["optimistic"](seen, settings, np.random.default_rng(0))
+    assert np.all(scores_N[1::2] == mixed)
+    new_N = scores_N[::2]
+    assert set(np.round(new_N, 6)) == {0.0, round(127 / 128, 6)}
+    assert abs((new_N > 0).mean() - 7 / 8) < 0.04

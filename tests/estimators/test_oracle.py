@@ -1,0 +1,38 @@
+"""The estimator that is told the truth."""
+
+import numpy as np
+import pytest
+
+from estimators.base import Candidate, Context, Observation, State
+from estimators.oracle import OracleEstimator
+
+
+def test_believes_the_recorded_rate_exactly() -> None:
+    """p = 1/4, G = 2: all right 1/16, all wrong 9/16, mixed 6/16."""
+    estimates = OracleEstimator().predict([Candidate("a", "?", prior=0.25)], Context(2, 1))
+    assert (estimates.mean[0], estimates.sd[0]) == (0.25, 0.0)
+    assert estimates.p_mixed[0] == pytest.approx(6 / 16)
+    assert (estimates.p_all_wrong[0], estimates.p_all_right[0]) == (9 / 16, 1 / 16)
+    assert estimates.sample(np.random.default_rng(0))[0] == 0.25
+
+
+def test_observations_change_nothing_but_wrong_counts_are_errors() -> None:
+    estimator = OracleEstimator()
+    estimator.observe([Observation("a", "?", 8, 8, 1)], Context(8, 1))
+    assert estimator.predict([Candidate("a", "?", prior=0.25)], Context(8, 2)).mean[0] == 0.25
+    with pytest.raises(ValueError, match="prompt a: successes and trials"):
+        estimator.observe([Observation("a", "?", 9, 8, 1)], Context(8, 1))
+
+
+@pytest.mark.parametrize("prior", [None, float("nan"), -0.1, 1.1])
+def test_prompt_without_a_usable_rate_is_an_error_naming_it(prior: float | None) -> None:
+    with pytest.raises(ValueError, match=r"prompt b: the oracle .* prior"):
+        OracleEstimator().predict([Candidate("a", "?", 0.5), Candidate("b", "?", prior)], Context(8, 1))
+
+
+def test_no_candidates_and_state() -> None:
+    estimator = OracleEstimator()
+    assert estimator.predict([], Context(8, 1)).p_mixed.shape == (0,)
+    estimator.load_state_dict(estimator.state_dict())
+    with pytest.raises(ValueError, match="schema_version 7"):
+        estimator.load_state_dict(State(schema_version=7))
