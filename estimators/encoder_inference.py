@@ -1,9 +1,9 @@
 """What the network says about prompts, cached by content key.
 
-The same prompt gets the same bits whatever else is asked along with it: kernels round differently for different
-shapes, so shapes never depend on the company. On a CPU each prompt is its own forward pass, unpadded (which
-costs little: one prompt's matrix products fill a core); on a GPU passes have a fixed number of rows and lengths
-in steps. N: prompts, D: width of the backbone.
+The same prompt gets the same bits whatever else is asked along with it. Kernels round differently for
+different shapes, so shapes never depend on the company: a pass has a fixed number of rows, filled up where
+prompts are missing, and a length that follows from the prompt's own, in steps.
+N: prompts, D: width of the backbone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from estimators.encoder_network import Tokenizer, build_network
 from estimators.encoder_options import EncoderOptions
 
-ROWS = {"cpu": 1, "cuda": 64}
-LENGTH_STEP = {"cpu": 1, "cuda": 64}
+ROWS = {"cpu": 8, "cuda": 64}
+LENGTH_STEP = {"cpu": 16, "cuda": 64}
 TRUNK_ROWS = 256
 EMBEDDINGS_KEPT = 200_000  # of a frozen backbone; 1.5 kB each at D = 384
 PREDICTIONS_KEPT = 1_000_000

@@ -18,6 +18,7 @@ GROUP = "depo.estimators"
 BUILT_IN = {
     "uniform": "estimators.uniform:UniformEstimator",
     "beta": "estimators.beta:BetaEstimator",
+    "encoder": "estimators.encoder:EncoderEstimator",
 }
 
 
