@@ -75,20 +75,20 @@ class NgramEstimator:
         self.head.load_state_dict(state)
 
 
-# What differs from the preset is named in the output. A frozen backbone makes steps cheap: it gets more of them.
 ARMS: dict[str, dict[str, Any]] = {
     "ngram": {},
     "frozen": {"preset": "repaired", "frozen": True},
     "paper": {"preset": "paper"},
     "repaired": {"preset": "repaired"},
 }
+FINE_TUNED = ("paper", "repaired")
 
 
 def build(arm: str, args: argparse.Namespace) -> Estimator:
     if arm == "ngram":
         return NgramEstimator()
     common = {"max_length": args.max_length, "precision": args.precision, "seed": args.seed}
-    return EncoderEstimator(model=args.model, **{**common, **ARMS[arm], **json.loads(args.override)})
+    return EncoderEstimator(model=args.model, **common, **ARMS[arm], **args.override.get(arm, {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,8 @@ def run(arm: str, trace: Trace, args: argparse.Namespace) -> list[dict[str, Any]
     wrong_N, right_N = successes_N == 0, successes_N == GROUP_SIZE
     zero_variance_N = wrong_N | right_N
     rows, seen, cpu = [], 0, 0.0
-    for size in [min(size, len(trace.fit)) for size in args.sizes]:
+    sizes = args.fine_tuned_sizes if arm in FINE_TUNED and args.fine_tuned_sizes else args.sizes
+    for size in [min(size, len(trace.fit)) for size in sizes]:
         start = time.process_time()
         while seen < size:
             batch = trace.fit[seen : min(seen + BATCH, size)]
@@ -208,11 +209,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="encoder: directory or Hugging Face id")
     parser.add_argument("--out", help="write OUT.json and OUT.md")
     parser.add_argument("--sizes", type=int, nargs="+", default=[500, 2000, 4000])
+    parser.add_argument("--fine-tuned-sizes", type=int, nargs="+", help="other sizes where training is slow")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--graded", type=int, default=0, help="odd prompts graded, drawn by --seed; 0: all")
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--override", default="{}", help="JSON: options laid over every encoder arm")
+    parser.add_argument("--override", type=json.loads, default={}, help="JSON: {ARM: {OPTION: VALUE}}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tune", action="store_true", help="grade even prompts left out of the fitting")
     args = parser.parse_args(argv)
@@ -231,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "prompts": f"{len(trace.fit)} even for fitting, {len(trace.graded)} {'even' if args.tune else 'odd'} graded",
         "graded prompts without variance": f"{zero_variance_N.mean():.3f}",
         "seeds": f"groups 0, order and estimators {args.seed}, bootstrap 0",
-        "settings": json.dumps({arm: ARMS[arm] for arm in args.arms}),
+        "settings": json.dumps({arm: {**ARMS[arm], **args.override.get(arm, {})} for arm in args.arms}),
         "versions": ", ".join(
             f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "torch", "transformers")
         ),
