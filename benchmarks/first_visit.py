@@ -1,18 +1,18 @@
 """What a prompt's text alone says before its first visit, as a function of the groups observed so far.
 
-1. Prompts of the trace deepscaler_qwen25math7b_n128 (128 samples each of Qwen2.5-Math-7B), without those that it
-   lists more than once. A group's k is drawn as Binomial(8, k/n), once, with seed 0.
+1. Prompts of the trace deepscaler_qwen25math7b_n128 (128 samples each of Qwen2.5-Math-7B), without those
+   that it lists more than once. A group's k is drawn as Binomial(8, k/n), once, with seed 0.
 2. Prompts whose key, int(sha256(prompt_id), 16), is even come in as observed groups, in batches of 64, in an
    order drawn with ``--seed``; every estimator sees each once. Odd ones are only ever predicted.
-3. After each size, the beliefs about the odd prompts are graded: AUROC for zero variance, all wrong, all right;
-   Brier skill of p_mixed against the odd prompts' own base rate.
+3. After each size, the beliefs about the odd prompts are graded: AUROC for zero variance, all wrong, all
+   right; Brier skill of p_mixed against the odd prompts' own base rate.
 
-Differences are paired by prompt (bootstrap, 1,000 resamples). ``--tune`` reports on a fifth of the even prompts
-instead, left out of the fitting: settings are chosen there.
+Differences are paired by prompt (bootstrap, 1,000 resamples). ``--tune`` grades a fifth of the even
+prompts instead, left out of the fitting: settings are chosen there.
 
     python -m benchmarks.first_visit --data DATA --model MINILM --out benchmarks/results/first_visit
 
-MINILM is a directory made by `depo fetch minilm MINILM`; DATA holds traces/. N: prompts graded, G: group size.
+MINILM is a directory made by `depo fetch minilm MINILM`; DATA holds traces/. N: prompts graded.
 """
 
 from __future__ import annotations
@@ -184,11 +184,11 @@ def report(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     lines += [f"- {name}: {value}" for name, value in settings.items()]
     lines += [
         "",
-        "AUROC on prompts never seen in fitting; difference to the frozen encoder after as many groups, paired by "
-        "prompt, with its 95 % bootstrap interval.",
+        "AUROC on prompts never seen in fitting; difference to the frozen encoder after as many groups, "
+        "paired by prompt, with its 95 % bootstrap interval.",
         "",
-        "| estimator | groups observed | zero variance | all wrong | all right | Brier skill | zero variance over "
-        "frozen | fit, CPU s |",
+        "| estimator | groups observed | zero variance | all wrong | all right | Brier skill | "
+        "zero variance over frozen | fit, CPU s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -226,11 +226,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_differences(rows, zero_variance_N)
     if not args.out:
         return
-    typed = [part for part in (argv if argv is not None else sys.argv[1:])]
+    typed = list(argv if argv is not None else sys.argv[1:])
     shown = [{args.data: "DATA", args.model: "MINILM"}.get(part, part) for part in typed]
     settings = {
         "command": f"python -m benchmarks.first_visit {shlex.join(shown)}",
-        "prompts": f"{len(trace.fit)} even for fitting, {len(trace.graded)} {'even' if args.tune else 'odd'} graded",
+        "prompts": f"{len(trace.fit)} even to fit on, "
+        f"{len(trace.graded)} {'even' if args.tune else 'odd'} graded",
         "graded prompts without variance": f"{zero_variance_N.mean():.3f}",
         "seeds": f"groups 0, order and estimators {args.seed}, bootstrap 0",
         "settings": json.dumps({arm: {**ARMS[arm], **args.override.get(arm, {})} for arm in args.arms}),

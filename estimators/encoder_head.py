@@ -100,8 +100,8 @@ class EncoderHead:
             if found is None or found.shape != tuple(weight.shape):
                 raise ValueError(
                     f"encoder head: state of model {values.get('model')} has weight {name} of shape "
-                    f"{None if found is None else found.shape}, expected {tuple(weight.shape)}; was it written "
-                    "with other settings?"
+                    f"{None if found is None else found.shape}, expected {tuple(weight.shape)}; was it "
+                    "written with other settings?"
                 )
         self.trainer.optimizer.state.clear()
         for name, weight in weights.items():

@@ -1,13 +1,14 @@
 """Pretrained encoder, residual trunk, heads (arXiv 2602.06375), and the tokens that go in.
 
-B: prompts, T: tokens, D: width of the backbone. The three outputs of a prompt: logit of the pass rate, logit of
-the policy's exp(mean token log-probability), log concentration of the belief (used by the beta-binomial
+B: prompts, T: tokens, D: width of the backbone. The three outputs of a prompt: logit of the pass rate, logit
+of the policy's exp(mean token log-probability), log concentration of the belief (used by the beta-binomial
 likelihood only).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -67,23 +68,39 @@ def build_network(options: EncoderOptions) -> DifficultyNetwork:
     from transformers import AutoModel
 
     try:
-        backbone = AutoModel.from_pretrained(options.model, dtype=torch.float32)
+        with without_progress_bar():
+            backbone = AutoModel.from_pretrained(options.model, dtype=torch.float32)
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"encoder: model {options.model} cannot be loaded: {first}") from error
     positions = getattr(backbone.config, "max_position_embeddings", None)
     if positions is not None and options.max_length > positions:
         raise ValueError(
-            f"encoder: max_length must be at most {positions} with {options.model}, found {options.max_length}"
+            f"encoder: max_length must be at most {positions} with {options.model}, "
+            f"found {options.max_length}"
         )
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # BERT's extra layer on [CLS], which mean pooling does not use
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(options.seed)
         network = DifficultyNetwork(backbone, backbone.config.hidden_size, options.blocks)
     if options.frozen:
         network.backbone.requires_grad_(False)
     return network
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """transformers loads quietly inside; its setting is put back after."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def parameter_groups(network: DifficultyNetwork, options: EncoderOptions) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ three losses, AdamW with a slower backbone) and changes what costs it accuracy:
 | ``dropout`` | on | off | its noise is as large as the differences that the ranking learns from |
 | ``truncation`` | right | middle | a long prompt ends with its question |
 
-The paper does not say how the hinge is reduced or what it compares; ``micro_batch`` and ``probability`` are our
-reading of it. Weights and optimizer state are float32 under both: bfloat16 has 8 bits of precision, so that the
+``micro_batch`` and ``probability`` are our reading of how the published hinge is reduced and of what it
+compares. Weights and optimizer state are float32 under both: bfloat16 has 8 bits of precision, so that the
 backbone's AdamW step of 4e-5 rounds to nothing on any weight above about 0.02.
 
 The published warm-up, accepting every prompt at first, is not here but in the selector's gate.
@@ -54,8 +54,8 @@ class EncoderOptions:
     ranking_gap: str = "fixed"
     """``confident``: the gap must also exceed 1/n and its own standard error."""
     ranking_reduction: str = "micro_batch"
-    """``micro_batch``: hinges of the pairs within a micro-batch, summed, per row. ``pairs``: the mean over all
-    pairs of the step, whatever the micro-batch."""
+    """``micro_batch``: hinges of the pairs within a micro-batch, summed, per row. ``pairs``: the mean over
+    all pairs of the step, whatever the micro-batch."""
     dropout: str = "on"
     """``on``, ``off``, or ``ranking_off``: off in a second forward pass that only the ranking uses."""
     steps: int = 1

