@@ -156,7 +156,7 @@ LINES = [
     (
         "estimator: {type: bta}",
         [],
-        'FILE: estimator.type: unknown type "bta"; one of uniform, beta, plugin; did you mean beta?',
+        'FILE: estimator.type: unknown type "bta"; one of uniform, beta, encoder, plugin; did you mean beta?',
     ),
     ("", ["steps=many"], "command line: steps: must be a whole number, found 'many'"),
     ("", ["steps=0"], "command line: steps: must be greater than 0, found 0"),
