@@ -27,7 +27,10 @@ CONCENTRATIONS = (0.02, 1e4)
 
 
 class EncoderEstimator:
-    """``preset`` is ``paper`` or ``repaired``; further options are those of ``encoder_options``."""
+    """``preset`` is ``paper`` or ``repaired``; further options are those of ``encoder_options``.
+
+    Text is all it reads: a candidate's ``prior`` and ``features`` are not used.
+    """
 
     def __init__(self, model: str, preset: str = "paper", **options: Any) -> None:
         self.options = encoder_options(preset, {"model": model, **options})
