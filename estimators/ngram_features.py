@@ -70,7 +70,7 @@ class FeatureRows:
         self._ends = [0]  # (R + 1,)
 
     def rows(self, texts: list[str], keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Buckets of these N prompts, one after the other, (Σ F,) uint32, and how many each has, (N,) int64."""
+        """Buckets of these N prompts, one after the other, (Σ F,) uint32; how many each has, (N,) int64."""
         if self._ends[-1] > self.limit:
             self._row.clear()
             self._ends = [0]

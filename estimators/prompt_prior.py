@@ -92,10 +92,21 @@ class PromptPrior:
             self.head.load_state_dict(part(state, "text"))
 
 
-def text_head(kind: str, seed: int) -> TextHead | None:
-    """``none``, or ``ngrams`` (numpy only)."""
+def text_head(kind: str, model: str | None, seed: int) -> TextHead | None:
+    """``none``, ``ngrams`` (numpy only), or ``encoder``: ``model`` with all the repairs of that estimator.
+
+    Raises ValueError for another kind, and for an encoder that is missing or not to be loaded.
+    """
     if kind == "none":
         return None
     if kind == "ngrams":
         return HashedNgramHead(seed=seed)
-    raise ValueError(f"text must be ngrams or none, found {kind!r}")
+    if kind == "encoder" and model is not None:
+        from estimators.encoder_head import EncoderHead  # torch and transformers
+        from estimators.encoder_options import encoder_options
+
+        return EncoderHead(encoder_options("repaired", {"model": model, "seed": seed}))
+    raise ValueError(
+        f"text must be ngrams, none, or encoder together with text_model; found {kind!r} and "
+        f"text_model {model!r}"
+    )

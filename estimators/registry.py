@@ -22,6 +22,7 @@ BUILT_IN = {
     "streak": "estimators.streak:StreakEstimator",
     "hmm": "estimators.hmm:HmmEstimator",
     "oracle": "estimators.oracle:OracleEstimator",
+    "encoder": "estimators.encoder:EncoderEstimator",
 }
 
 

@@ -31,3 +31,11 @@ def smollm2() -> Path:
     return directory_from_env(
         "DEPO_TEST_SMOLLM2", "a directory made by `depo fetch smollm2 DIR`", "config.json"
     )
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The text encoder all-MiniLM-L6-v2, as `depo fetch minilm DIR` writes it."""
+    return directory_from_env(
+        "DEPO_TEST_MINILM", "a directory made by `depo fetch minilm DIR`", "config.json"
+    )

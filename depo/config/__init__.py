@@ -18,6 +18,7 @@ from depo.config.data import (
 )
 from depo.config.estimator import (
     BetaEstimator,
+    EncoderEstimator,
     EstimatorSpec,
     HmmEstimator,
     HybridEstimator,
@@ -88,6 +89,7 @@ __all__ = [
     "DapoLoss",
     "Data",
     "DrGrpoLoss",
+    "EncoderEstimator",
     "EstimatorSpec",
     "EvalSet",
     "Evaluation",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from depo.config.block import Block, Fraction, PositiveFloat
+from depo.config.block import Block, Fraction, NonNegativeFloat, PositiveFloat
 
 
 class UniformEstimator(Block):
@@ -29,8 +29,11 @@ class HybridEstimator(Block):
     """Item response theory in motion: population, text prior, history and the policy's ability."""
 
     type: Literal["hybrid"] = "hybrid"
-    text: Literal["ngrams", "none"] = "ngrams"
-    """What reads the prompts' texts: logistic regression on hashed n-grams (no torch), or nothing."""
+    text: Literal["ngrams", "encoder", "none"] = "ngrams"
+    """What reads the prompts' texts: logistic regression on hashed n-grams (no torch), a fine-tuned encoder
+    (needs ``text_model``), or nothing."""
+    text_model: str | None = None
+    """BERT-family encoder: Hugging Face id or local directory (`depo fetch minilm DIR`)."""
     features: Literal["none", "policy"] = "none"
     """``policy``: one prefill of each candidate not visited yet tells how the policy sees it (perplexity,
     entropy of the first token, last hidden state). Costs ``selection.candidates`` prefills a step: keep those
@@ -45,7 +48,13 @@ class HybridEstimator(Block):
     """Groups over which the pool's composition and the model's own settings are learned."""
     noise: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0005
     """Chance that a verdict is wrong: keeps one wrong verdict from contradicting a belief beyond repair."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def text_model_goes_with_encoder(self) -> Self:
+        if (self.text == "encoder") != (self.text_model is not None):
+            raise ValueError("text_model goes with text: encoder, and only with that")
+        return self
 
 
 class StreakEstimator(Block):
@@ -97,6 +106,64 @@ class OracleEstimator(Block):
     type: Literal["oracle"] = "oracle"
 
 
+class EncoderEstimator(Block):
+    """DEPO's difficulty estimator (arXiv 2602.06375): a pretrained encoder with two heads, trained online.
+
+    Null means: as the preset has it. The presets and the reasons are in `estimators/encoder_options.py`.
+    """
+
+    type: Literal["encoder"] = "encoder"
+    model: str
+    """BERT-family encoder: Hugging Face id or local directory (`depo fetch minilm DIR`)."""
+    preset: Literal["paper", "repaired"] = "paper"
+    """``paper``: as published. ``repaired``: replay, beta-binomial likelihood, ranking per pair in logits on
+    pairs beyond chance, no dropout, both ends of long prompts."""
+    max_length: Annotated[int, Field(ge=3)] = 512
+    """Tokens read of a prompt."""
+    truncation: Literal["right", "middle"] | None = None
+    """What a longer prompt loses: its end, or its middle."""
+    frozen: bool = False
+    """Train trunk and heads only; each prompt is then read once."""
+    likelihood: Literal["bce", "beta_binomial"] | None = None
+    """Loss of the pass-rate head."""
+    distillation_weight: NonNegativeFloat | None = None
+    """Of the head that predicts exp(mean token log-probability); 0.5 in both presets."""
+    ranking_weight: NonNegativeFloat | None = None
+    """3 in both presets."""
+    ranking_margin: NonNegativeFloat | None = None
+    """0.5 in both presets."""
+    ranking_score: Literal["probability", "logit"] | None = None
+    """What the margin is measured in."""
+    ranking_min_gap: NonNegativeFloat | None = None
+    """Pairs are ranked whose observed rates differ by more; 0.05 in both presets."""
+    ranking_gap: Literal["fixed", "confident"] | None = None
+    """``confident``: by more than one rollout and one standard error as well."""
+    ranking_reduction: Literal["micro_batch", "pairs"] | None = None
+    """Sum over the pairs of a micro-batch, per prompt; or mean over all pairs of the step."""
+    dropout: Literal["on", "ranking_off", "off"] | None = None
+    steps: PositiveInt | None = None
+    """Optimizer steps per batch of groups."""
+    replay: NonNegativeInt | None = None
+    """Older groups added to each step."""
+    memory: PositiveInt | None = None
+    """Groups kept for replay; 8192 in both presets."""
+    learning_rate: PositiveFloat | None = None
+    """Of trunk and heads (AdamW); 2e-4 in both presets."""
+    backbone_rate: Fraction | None = None
+    """Learning rate of the backbone as a share of that; 1/5 in both presets."""
+    weight_decay: NonNegativeFloat | None = None
+    micro_batch: PositiveInt = 32
+    """Prompts per forward and backward pass."""
+    blocks: PositiveInt | None = None
+    """Residual blocks of the trunk."""
+    concentration: PositiveFloat | None = None
+    """Pseudo-rollouts that a prediction is worth before any was compared with an outcome."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone's matrix products; weights are float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: NonNegativeInt = 0
+
+
 class PluginEstimator(Block):
     """An estimator registered by a package under the entry-point group ``depo.estimators``."""
 
@@ -107,6 +174,7 @@ class PluginEstimator(Block):
 
 EstimatorSpec = Annotated[
     UniformEstimator
+    | EncoderEstimator
     | BetaEstimator
     | StreakEstimator
     | HmmEstimator

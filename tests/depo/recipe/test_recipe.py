@@ -156,8 +156,8 @@ LINES = [
     (
         "estimator: {type: bta}",
         [],
-        'FILE: estimator.type: unknown type "bta"; one of uniform, beta, streak, hmm, hybrid, oracle, '
-        "plugin; did you mean beta?",
+        'FILE: estimator.type: unknown type "bta"; one of uniform, encoder, beta, streak, hmm, hybrid, '
+        "oracle, plugin; did you mean beta?",
     ),
     ("", ["steps=many"], "command line: steps: must be a whole number, found 'many'"),
     ("", ["steps=0"], "command line: steps: must be greater than 0, found 0"),

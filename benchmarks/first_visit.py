@@ -1,0 +1,251 @@
+"""What a prompt's text alone says before its first visit, as a function of the groups observed so far.
+
+1. Prompts of the trace deepscaler_qwen25math7b_n128 (128 samples each of Qwen2.5-Math-7B), without those
+   that it lists more than once. A group's k is drawn as Binomial(8, k/n), once, with seed 0.
+2. Prompts whose key, int(sha256(prompt_id), 16), is even come in as observed groups, in batches of 64, in an
+   order drawn with ``--seed``; every estimator sees each once. Odd ones are only ever predicted.
+3. After each size, the beliefs about the odd prompts are graded: AUROC for zero variance, all wrong, all
+   right; Brier skill of p_mixed against the odd prompts' own base rate.
+
+Differences are paired by prompt (bootstrap, 1,000 resamples). ``--tune`` grades a fifth of the even
+prompts instead, left out of the fitting: settings are chosen there.
+
+    python -m benchmarks.first_visit --data DATA --model MINILM --out benchmarks/results/first_visit
+
+MINILM is a directory made by `depo fetch minilm MINILM`; DATA holds traces/. N: prompts graded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from depo.calibration import auroc, brier_skill
+from estimators.base import Candidate, Context, Estimates, Estimator, Observation, State
+from estimators.concentration import ConcentrationFit
+from estimators.encoder import EncoderEstimator
+from estimators.moments import beta_estimates
+from estimators.ngram_head import HashedNgramHead
+
+GROUP_SIZE = 8
+BATCH = 64
+TRACE = "traces/deepscaler_qwen25math7b_n128.parquet"
+REFERENCE = "frozen"
+RESAMPLES = 1000
+
+
+class NgramEstimator:
+    """The numpy head with one fitted concentration, as the encoder's own belief is made."""
+
+    def __init__(self) -> None:
+        self.head = HashedNgramHead()
+        self.concentration = ConcentrationFit(2.0)
+
+    def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
+        mean_N = self.head.pass_rate([each.text for each in candidates], [each.key for each in candidates])
+        s = self.concentration.value
+        return beta_estimates(mean_N * s, (1 - mean_N) * s, context.group_size)
+
+    def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
+        mean_N = self.head.pass_rate(
+            [each.text for each in observations], [each.key for each in observations]
+        )
+        successes_N = np.array([each.successes for each in observations], dtype=np.float64)
+        self.concentration.add(mean_N, np.ones(len(mean_N)), successes_N, np.full(len(mean_N), GROUP_SIZE))
+        return self.head.fit(observations)
+
+    def state_dict(self) -> State:
+        return self.head.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self.head.load_state_dict(state)
+
+
+ARMS: dict[str, dict[str, Any]] = {
+    "ngram": {},
+    "frozen": {"preset": "repaired", "frozen": True},
+    "paper": {"preset": "paper"},
+    "repaired": {"preset": "repaired"},
+}
+FINE_TUNED = ("paper", "repaired")
+
+
+def build(arm: str, args: argparse.Namespace) -> Estimator:
+    if arm == "ngram":
+        return NgramEstimator()
+    common = {"max_length": args.max_length, "precision": args.precision, "seed": args.seed}
+    return EncoderEstimator(model=args.model, **common, **ARMS[arm], **args.override.get(arm, {}))
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Prompts with one simulated group each; ``fit`` and ``graded`` are row numbers."""
+
+    keys: list[str]
+    texts: list[str]
+    successes: np.ndarray
+    fit: np.ndarray
+    graded: np.ndarray
+
+
+def load(args: argparse.Namespace) -> Trace:
+    table = pd.read_parquet(Path(args.data) / TRACE)
+    repeated = set(table.loc[table["rep"] > 0, "prompt_id"])
+    table = table[~table["prompt_id"].isin(repeated)].reset_index(drop=True)
+    rate = (table["k_correct"] / table["n"]).to_numpy()
+    successes = np.random.default_rng(0).binomial(GROUP_SIZE, rate)
+    even = np.array(
+        [int(hashlib.sha256(key.encode()).hexdigest(), 16) % 2 == 0 for key in table["prompt_id"]]
+    )
+    rng = np.random.default_rng(args.seed)
+    fit, graded = rng.permutation(np.flatnonzero(even)), rng.permutation(np.flatnonzero(~even))
+    if args.tune:
+        cut = len(fit) * 4 // 5
+        fit, graded = fit[:cut], fit[cut:]
+    if args.graded:
+        graded = graded[: args.graded]
+    return Trace(table["prompt_id"].tolist(), table["question"].tolist(), successes, fit, np.sort(graded))
+
+
+def run(arm: str, trace: Trace, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row a size, with the zero-variance scores (N,) for paired differences."""
+    estimator = build(arm, args)
+    context = Context(group_size=GROUP_SIZE, step=0)
+    candidates = [Candidate(trace.keys[row], trace.texts[row]) for row in trace.graded]
+    successes_N = trace.successes[trace.graded]
+    wrong_N, right_N = successes_N == 0, successes_N == GROUP_SIZE
+    zero_variance_N = wrong_N | right_N
+    rows, seen, cpu = [], 0, 0.0
+    sizes = args.fine_tuned_sizes if arm in FINE_TUNED and args.fine_tuned_sizes else args.sizes
+    for size in [min(size, len(trace.fit)) for size in sizes]:
+        start = time.process_time()
+        while seen < size:
+            batch = trace.fit[seen : min(seen + BATCH, size)]
+            estimator.observe(
+                [
+                    Observation(trace.keys[row], trace.texts[row], int(trace.successes[row]), GROUP_SIZE, 0)
+                    for row in batch
+                ],
+                context,
+            )
+            seen += len(batch)
+        cpu += time.process_time() - start
+        start = time.process_time()
+        estimates = estimator.predict(candidates, context)
+        rows.append(
+            {
+                "estimator": arm,
+                "groups": size,
+                "zero_variance": auroc(-estimates.p_mixed, zero_variance_N),
+                "all_wrong": auroc(estimates.p_all_wrong, wrong_N),
+                "all_right": auroc(estimates.p_all_right, right_N),
+                "brier_skill": brier_skill(estimates.p_mixed, ~zero_variance_N),
+                "fit_cpu_seconds": round(cpu, 1),
+                "predict_cpu_ms_per_prompt": round(1000 * (time.process_time() - start) / len(candidates), 2),
+                "scores": -estimates.p_mixed,
+            }
+        )
+        print({key: value for key, value in rows[-1].items() if key != "scores"}, flush=True)
+    return rows
+
+
+def add_differences(rows: list[dict[str, Any]], zero_variance_N: np.ndarray) -> None:
+    """Zero-variance AUROC minus the frozen encoder's after as many groups, with its 95 % interval."""
+    rng = np.random.default_rng(0)
+    samples = [rng.integers(len(zero_variance_N), size=len(zero_variance_N)) for _ in range(RESAMPLES)]
+    reference = {row["groups"]: row["scores"] for row in rows if row["estimator"] == REFERENCE}
+    for row in rows:
+        base_N = reference.get(row["groups"])
+        if base_N is not None and row["estimator"] != REFERENCE:
+            draws = [
+                auroc(row["scores"][s], zero_variance_N[s]) - auroc(base_N[s], zero_variance_N[s])
+                for s in samples
+            ]
+            row["over_frozen"] = row["zero_variance"] - auroc(base_N, zero_variance_N)
+            row["over_frozen_95"] = [float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))]
+
+
+def report(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    lines = ["# First visit: what the text alone says", ""]
+    lines += [f"- {name}: {value}" for name, value in settings.items()]
+    lines += [
+        "",
+        "AUROC on prompts never seen in fitting; difference to the frozen encoder after as many groups, "
+        "paired by prompt, with its 95 % bootstrap interval.",
+        "",
+        "| estimator | groups observed | zero variance | all wrong | all right | Brier skill | "
+        "zero variance over frozen | fit, CPU s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        over = ""
+        if "over_frozen" in row:
+            low, high = row["over_frozen_95"]
+            over = f"{row['over_frozen']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(
+            f"| {row['estimator']} | {row['groups']} | {row['zero_variance']:.3f} | {row['all_wrong']:.3f} | "
+            f"{row['all_right']:.3f} | {row['brier_skill']:+.3f} | {over} | {row['fit_cpu_seconds']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Text alone, before the first visit.")
+    parser.add_argument("--data", required=True, help="directory that holds traces/")
+    parser.add_argument("--model", required=True, help="encoder: directory or Hugging Face id")
+    parser.add_argument("--out", help="write OUT.json and OUT.md")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[500, 2000, 4000])
+    parser.add_argument("--fine-tuned-sizes", type=int, nargs="+", help="other sizes where training is slow")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--graded", type=int, default=0, help="odd prompts graded, drawn by --seed; 0: all")
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--override", type=json.loads, default={}, help="JSON: {ARM: {OPTION: VALUE}}")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tune", action="store_true", help="grade even prompts left out of the fitting")
+    args = parser.parse_args(argv)
+
+    trace = load(args)
+    rows = [row for arm in args.arms for row in run(arm, trace, args)]
+    successes_N = trace.successes[trace.graded]
+    zero_variance_N = (successes_N == 0) | (successes_N == GROUP_SIZE)
+    add_differences(rows, zero_variance_N)
+    if not args.out:
+        return
+    typed = list(argv if argv is not None else sys.argv[1:])
+    shown = [{args.data: "DATA", args.model: "MINILM"}.get(part, part) for part in typed]
+    settings = {
+        "command": f"python -m benchmarks.first_visit {shlex.join(shown)}",
+        "prompts": f"{len(trace.fit)} even to fit on, "
+        f"{len(trace.graded)} {'even' if args.tune else 'odd'} graded",
+        "graded prompts without variance": f"{zero_variance_N.mean():.3f}",
+        "seeds": f"groups 0, order and estimators {args.seed}, bootstrap 0",
+        "settings": json.dumps({arm: {**ARMS[arm], **args.override.get(arm, {})} for arm in args.arms}),
+        "versions": ", ".join(
+            f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "torch", "transformers")
+        ),
+        "machine": f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, "
+        f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
+    }
+    for row in rows:
+        del row["scores"]
+    Path(args.out).with_suffix(".md").write_text(report(rows, settings))
+    Path(args.out).with_suffix(".json").write_text(json.dumps({**settings, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What the network says about prompts, cached by content key.
+
+The same prompt gets the same bits whatever else is asked along with it. Kernels round differently for
+different shapes, so shapes never depend on the company: a pass has a fixed number of rows, filled up where
+prompts are missing, and a length that follows from the prompt's own, in steps.
+N: prompts, D: width of the backbone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from estimators.encoder_network import Tokenizer, build_network
+from estimators.encoder_options import EncoderOptions
+
+ROWS = {"cpu": 8, "cuda": 64}
+LENGTH_STEP = {"cpu": 16, "cuda": 64}
+TRUNK_ROWS = 256
+EMBEDDINGS_KEPT = 200_000  # of a frozen backbone; 1.5 kB each at D = 384
+PREDICTIONS_KEPT = 1_000_000
+
+
+class Encoder:
+    """Network and tokenizer on their device, with the caches that predictions and training share."""
+
+    def __init__(self, options: EncoderOptions) -> None:
+        self.options = options
+        self.device = torch.device(chosen_device(options.device))
+        self.tokenizer = Tokenizer(options)
+        self.network = build_network(options).to(self.device)
+        self.width = self.network.heads.in_features
+        self._embeddings: dict[str, np.ndarray] = {}
+        self._outputs: dict[str, np.ndarray] = {}
+
+    def outputs(self, texts: Sequence[str], keys: Sequence[str]) -> np.ndarray:
+        """Logits of rate and likelihood and log concentration, float64 (N, 3); cached until ``forget``."""
+        if len(self._outputs) > PREDICTIONS_KEPT:
+            self._outputs.clear()
+        missing = {key: text for text, key in zip(texts, keys, strict=True) if key not in self._outputs}
+        if missing:
+            embedding_MD = self.embeddings(list(missing.values()), list(missing))
+            self._outputs.update(zip(missing, self._judged(embedding_MD), strict=True))
+        return np.array([self._outputs[key] for key in keys], dtype=np.float64).reshape(-1, 3)
+
+    def forget(self) -> None:
+        """After a change of weights. Embeddings of a frozen backbone stay."""
+        self._outputs.clear()
+
+    def embeddings(self, texts: Sequence[str], keys: Sequence[str]) -> np.ndarray:
+        """Pooled embeddings, float32 (N, D); kept when the backbone is frozen."""
+        if not self.options.frozen:
+            return self._embedded(texts)
+        if len(self._embeddings) > EMBEDDINGS_KEPT:
+            self._embeddings.clear()
+        missing = {key: text for text, key in zip(texts, keys, strict=True) if key not in self._embeddings}
+        if missing:
+            self._embeddings.update(zip(missing, self._embedded(list(missing.values())), strict=True))
+        return np.array([self._embeddings[key] for key in keys], dtype=np.float32).reshape(-1, self.width)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bfloat16"
+        )
+
+    @torch.no_grad()
+    def _embedded(self, texts: Sequence[str]) -> np.ndarray:
+        ids = self.tokenizer.ids(texts)
+        rows, step = ROWS[self.device.type], LENGTH_STEP[self.device.type]
+        length_N = [min(-(-len(tokens) // step) * step, self.options.max_length) for tokens in ids]
+        order = sorted(range(len(ids)), key=length_N.__getitem__)
+        embedding_ND = np.empty((len(ids), self.width), dtype=np.float32)
+        self.network.eval()
+        with self.autocast():
+            while order:
+                length = length_N[order[0]]
+                taken = [row for row in order[:rows] if length_N[row] == length]
+                order = order[len(taken) :]
+                # Rows that are missing are filled by repeating one.
+                filled = [ids[row] for row in taken] + [ids[taken[0]]] * (rows - len(taken))
+                ids_BT, mask_BT = self.tokenizer.padded(filled, length)
+                embedding_BD = self.network.embed(self.tensor(ids_BT), self.tensor(mask_BT))
+                embedding_ND[taken] = embedding_BD[: len(taken)].float().cpu().numpy()
+        return embedding_ND
+
+    @torch.no_grad()
+    def _judged(self, embedding_ND: np.ndarray) -> np.ndarray:
+        """(N, 3) float64, in passes of a fixed number of rows, the last one filled up with zeros."""
+        self.network.eval()
+        outputs_N3 = np.empty((len(embedding_ND), 3))
+        for start in range(0, len(embedding_ND), TRUNK_ROWS):
+            part_BD = embedding_ND[start : start + TRUNK_ROWS]
+            filled_BD = np.zeros((TRUNK_ROWS, self.width), dtype=np.float32)
+            filled_BD[: len(part_BD)] = part_BD
+            judged_B3 = self.network.judge(self.tensor(filled_BD))
+            outputs_N3[start : start + TRUNK_ROWS] = judged_B3[: len(part_BD)].cpu().numpy()
+        return outputs_N3
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def chosen_device(name: str) -> str:
+    """``auto`` is CUDA where there is one. Raises ValueError for ``cuda`` where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("encoder: device is cuda, but no CUDA device is visible; use cpu or auto")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name

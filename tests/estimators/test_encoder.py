@@ -1,0 +1,398 @@
+"""The encoder estimator on a tiny random BERT, and once on a real pretrained one."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from estimators import build  # noqa: E402
+from estimators.base import Candidate, Context, Observation  # noqa: E402
+from estimators.encoder import EncoderEstimator  # noqa: E402
+from estimators.encoder_network import Tokenizer  # noqa: E402
+from estimators.encoder_options import encoder_options  # noqa: E402
+from estimators.encoder_replay import gathered  # noqa: E402
+from estimators.encoder_training import PASSES, keyed_noise, loss_of  # noqa: E402
+
+CONTEXT = Context(group_size=8, step=0)
+WORDS = [f"word{i}" for i in range(30)] + ["integral", "sum"]
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory):
+    """A BERT of two layers with random weights and one token a word, as transformers saves them."""
+    from tokenizers import Tokenizer as WordTokenizer
+    from tokenizers import models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    directory = tmp_path_factory.mktemp("tiny_bert")
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    words = WordTokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=64,
+    ).save_pretrained(directory)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    with keyed_noise((0,)):
+        BertModel(config).save_pretrained(directory)
+    return str(directory)
+
+
+def estimator(tiny_bert, preset="paper", **options):
+    return EncoderEstimator(tiny_bert, preset, **{"max_length": 32, "device": "cpu", **options})
+
+
+def candidates(*texts):
+    return [Candidate(key=text, text=text) for text in texts]
+
+
+def observed(text, successes, trials=8, logprob=-0.5):
+    return Observation(key=text, text=text, successes=successes, trials=trials, step=0, mean_logprob=logprob)
+
+
+def prompts(n, seed=0):
+    """n different prompts; those that say "integral" are hard."""
+    rng = np.random.default_rng(seed)
+    hard_N = np.arange(n) % 2 == 0
+    return [
+        " ".join([*rng.choice(WORDS[:30], int(rng.integers(2, 12))), "integral" if hard else "sum"])
+        for hard in hard_N
+    ], hard_N
+
+
+def groups(n, seed=0):
+    texts, hard_N = prompts(n, seed)
+    rng = np.random.default_rng(seed)
+    return [
+        observed(text, int(rng.binomial(8, 0.1 if hard else 0.8)))
+        for text, hard in zip(texts, hard_N, strict=True)
+    ]
+
+
+def means(subject, *texts):
+    return subject.predict(candidates(*texts), CONTEXT).mean
+
+
+def test_the_registry_builds_it_with_options_left_unset(tiny_bert):
+    block = {"type": "encoder", "model": tiny_bert, "preset": "repaired", "max_length": 32, "dropout": None}
+    assert build(block).options.dropout == "off"
+
+
+def test_importing_estimators_does_not_import_torch():
+    program = "import sys, estimators, estimators.ngram_head; print('torch' in sys.modules)"
+    outcome = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert outcome.stdout.strip() == "False"
+
+
+def test_the_backbone_learns_at_a_fifth_of_the_rate(tiny_bert):
+    head = estimator(tiny_bert).head
+    new, backbone = head.trainer.optimizer.param_groups
+    assert (new["lr"], backbone["lr"]) == (2e-4, pytest.approx(4e-5))
+    assert {id(weight) for weight in backbone["params"]} == {
+        id(weight) for weight in head.encoder.network.backbone.parameters()
+    }
+    assert sum(len(group["params"]) for group in (new, backbone)) == len(
+        list(head.encoder.network.parameters())
+    )
+    assert {weight.dtype for weight in head.encoder.network.parameters()} == {torch.float32}
+
+
+def test_the_paper_takes_one_step_a_batch_and_keeps_nothing(tiny_bert):
+    subject = estimator(tiny_bert, micro_batch=4)
+    subject.observe(groups(10), CONTEXT)
+    subject.observe(groups(10, seed=1), CONTEXT)
+    assert (subject.head.trainer.updates, len(subject.head.replay)) == (2, 0)
+    repaired = estimator(tiny_bert, "repaired", steps=3)
+    repaired.observe(groups(10), CONTEXT)
+    assert (repaired.head.trainer.updates, len(repaired.head.replay)) == (3, 10)
+
+
+@pytest.mark.parametrize(("preset", "rounds"), [("paper", 60), ("repaired", 25)])
+def test_a_word_that_decides_is_learned_and_carries_over_to_new_prompts(tiny_bert, preset, rounds):
+    subject = estimator(tiny_bert, preset, learning_rate=2e-3)
+    for round_ in range(rounds):
+        metrics = subject.observe(groups(32, seed=round_ + 1), CONTEXT)
+    texts, hard_N = prompts(100, seed=1000)
+    estimates = subject.predict(candidates(*texts), CONTEXT)
+    assert estimates.mean[hard_N].max() < estimates.mean[~hard_N].min()
+    assert math.isfinite(metrics["loss"])
+    if preset == "repaired":  # the paper's margin in probability pushes rates apart, whatever the data
+        assert abs(estimates.mean[hard_N].mean() - 0.1) < 0.08
+        assert abs(estimates.mean[~hard_N].mean() - 0.8) < 0.08
+
+
+def test_a_frozen_backbone_stays_as_it_is_and_the_trunk_learns(tiny_bert):
+    subject = estimator(tiny_bert, "repaired", frozen=True, learning_rate=3e-3)
+    before = [weight.clone() for weight in subject.head.encoder.network.backbone.parameters()]
+    for round_ in range(20):
+        subject.observe(groups(32, seed=round_ + 1), CONTEXT)
+    after = list(subject.head.encoder.network.backbone.parameters())
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    texts, hard_N = prompts(100, seed=1000)
+    mean_N = means(subject, *texts)
+    assert mean_N[hard_N].mean() < mean_N[~hard_N].mean() - 0.3
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_prediction_depends_neither_on_order_nor_on_company(tiny_bert, frozen):
+    texts, _ = prompts(50)
+    subject = estimator(tiny_bert, frozen=frozen)
+    together = means(subject, *texts)
+    np.testing.assert_array_equal(means(estimator(tiny_bert, frozen=frozen), *texts[::-1]), together[::-1])
+    alone = estimator(tiny_bert, frozen=frozen)
+    np.testing.assert_array_equal([means(alone, text)[0] for text in texts], together)
+
+
+def test_prepare_changes_no_prediction_and_spares_the_work(tiny_bert, monkeypatch):
+    texts, _ = prompts(20)
+    plain, prepared = estimator(tiny_bert), estimator(tiny_bert)
+    for subject in (plain, prepared):
+        subject.observe(groups(12, seed=5), CONTEXT)
+    prepared.prepare(candidates(*texts))
+    expected = plain.predict(candidates(*texts), CONTEXT)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            prepared.head.encoder.network, "embed", lambda *_: pytest.fail("read a prompt that was prepared")
+        )
+        found = prepared.predict(candidates(*texts), CONTEXT)
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.p_mixed, expected.p_mixed)
+    for subject in (plain, prepared):  # and is not used any longer once the weights have changed
+        subject.observe(groups(12, seed=6), CONTEXT)
+    assert (means(prepared, *texts) != expected.mean).all()
+    np.testing.assert_array_equal(means(prepared, *texts), means(plain, *texts))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"preset": "paper"},
+        {"preset": "paper", "dropout": "ranking_off"},
+        {"preset": "repaired", "replay": 6, "micro_batch": 8},
+        {"preset": "repaired", "frozen": True},
+    ],
+    ids=["paper", "ranking_off", "repaired", "frozen"],
+)
+def test_state_round_trips_exactly_and_the_next_fit_is_the_same(tiny_bert, options):
+    texts, _ = prompts(10, seed=9)
+    subject = estimator(tiny_bert, **options)
+    for round_ in range(2):
+        subject.observe(groups(12, seed=round_), CONTEXT)
+    restored = estimator(tiny_bert, **options)
+    restored.load_state_dict(subject.state_dict())
+    for name in ("mean", "p_mixed"):
+        np.testing.assert_array_equal(
+            getattr(restored.predict(candidates(*texts), CONTEXT), name),
+            getattr(subject.predict(candidates(*texts), CONTEXT), name),
+        )
+    assert restored.observe(groups(12, seed=7), CONTEXT) == subject.observe(groups(12, seed=7), CONTEXT)
+    np.testing.assert_array_equal(means(restored, *texts), means(subject, *texts))
+    left, right = subject.state_dict(), restored.state_dict()
+    assert left.values == right.values
+    for name, array in left.arrays.items():
+        np.testing.assert_array_equal(array, right.arrays[name], err_msg=name)
+
+
+def test_a_state_survives_json_and_safetensors(tiny_bert, tmp_path):
+    import json
+
+    from safetensors.numpy import load_file, save_file
+
+    subject = estimator(tiny_bert, "repaired")
+    subject.observe([*groups(6), observed("🙂 word1", 3, logprob=math.nan)], CONTEXT)
+    state = subject.state_dict()
+    values = json.loads(json.dumps(state.values, allow_nan=False))
+    save_file(dict(state.arrays), tmp_path / "state.safetensors")
+    restored = estimator(tiny_bert, "repaired")
+    restored.load_state_dict(type(state)(1, values, load_file(tmp_path / "state.safetensors")))
+    assert restored.observe(groups(6, seed=1), CONTEXT) == subject.observe(groups(6, seed=1), CONTEXT)
+
+
+def test_the_same_seed_repeats_a_run_whatever_torchs_generator_does(tiny_bert):
+    subjects = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        subject = estimator(tiny_bert, seed=3)
+        state = torch.get_rng_state()
+        subject.observe(groups(12), CONTEXT)
+        assert torch.equal(torch.get_rng_state(), state)
+        subjects.append(subject)
+    texts, _ = prompts(10)
+    np.testing.assert_array_equal(means(subjects[0], *texts), means(subjects[1], *texts))
+    assert (means(estimator(tiny_bert, seed=4), *texts) != means(estimator(tiny_bert, seed=3), *texts)).all()
+
+
+def test_without_dropout_pairs_make_a_step_independent_of_the_micro_batch(tiny_bert):
+    texts, _ = prompts(10, seed=9)
+    results = []
+    for size in (40, 8):
+        subject = estimator(tiny_bert, "repaired", micro_batch=size, replay=0)
+        losses = [subject.observe(groups(30, seed=i), CONTEXT)["loss"] for i in range(3)]
+        results.append((losses, means(subject, *texts)))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4)
+    np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-4)
+
+
+@pytest.mark.parametrize("dropout", ["off", "on", "ranking_off"])
+def test_a_step_in_micro_batches_has_the_gradient_of_the_whole_loss(tiny_bert, dropout):
+    """Against the plain way, all graphs held at once; with dropout, both passes must see the same noise."""
+    trainer = estimator(tiny_bert, "repaired", micro_batch=8, dropout=dropout).head.trainer
+    new = sorted(gathered(groups(30)), key=lambda group: (len(group.text), group.key))
+    parts = [new[start : start + 8] for start in range(0, 30, 8)]
+    for number, each in enumerate(PASSES[dropout]):
+        outputs = [trainer._outputs(part, each, (number, i)) for i, part in enumerate(parts)]
+        loss_of(torch.cat(outputs), new, each, trainer.options).backward()
+    weights = list(trainer.encoder.network.parameters())
+    expected = [None if weight.grad is None else weight.grad.clone() for weight in weights]
+    trainer.step(new)
+    for weight, gradient in zip(weights, expected, strict=True):
+        if gradient is not None:
+            torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-6)
+    assert sum(gradient is not None for gradient in expected) > len(weights) / 2
+
+
+def test_dropout_for_ranking_can_be_off_while_it_is_on_for_the_rates(tiny_bert, monkeypatch):
+    """Which passes of the network's forward were in training mode, and with which loss."""
+    for dropout, expected in (("on", [True]), ("off", [False]), ("ranking_off", [True, False])):
+        trainer = estimator(tiny_bert, dropout=dropout).head.trainer
+        modes = []
+        judge = trainer.encoder.network.judge
+        monkeypatch.setattr(
+            trainer.encoder.network,
+            "judge",
+            lambda x, judge=judge, trainer=trainer, modes=modes: (
+                modes.append(trainer.encoder.network.training) or judge(x)
+            ),
+        )
+        trainer.step(gathered(groups(10)))
+        assert modes == expected
+    assert [(each.rates, each.ranking) for each in PASSES["ranking_off"]] == [(True, False), (False, True)]
+
+
+def test_observations_in_any_order_give_the_same_fit(tiny_bert):
+    texts, _ = prompts(10, seed=9)
+    one, other = estimator(tiny_bert), estimator(tiny_bert)
+    one.observe(groups(20), CONTEXT)
+    other.observe(groups(20)[::-1], CONTEXT)
+    np.testing.assert_array_equal(means(one, *texts), means(other, *texts))
+
+
+def test_groups_of_one_prompt_are_one_and_unknown_logprobs_are_left_out():
+    both = gathered([observed("a", 2, 4, -1.0), observed("a", 3, 4, math.nan), observed("a", 0, 12, -0.2)])
+    assert [(each.successes, each.trials) for each in both] == [(5, 20)]
+    assert both[0].mean_logprob == pytest.approx((-1.0 * 4 - 0.2 * 12) / 16)
+    assert gathered([observed("unscorable", 0, 0)]) == []
+
+
+@pytest.mark.parametrize("text", ["", "🙂", "\ud83d", "한국어", "word1 " * 10_000])
+def test_any_text_can_be_predicted_and_learned_from(tiny_bert, text):
+    subject = estimator(tiny_bert, "repaired")
+    metrics = subject.observe([observed(text, 3, logprob=math.nan), observed("sum", 8)], CONTEXT)
+    assert math.isfinite(metrics["loss"])
+    estimates = subject.predict(candidates(text), CONTEXT)
+    assert 0 < estimates.mean[0] < 1
+    assert 0 < estimates.p_mixed[0] < 1
+
+
+def test_no_known_logprob_at_all_trains_the_rate_alone(tiny_bert):
+    subject = estimator(tiny_bert)
+    assert math.isfinite(subject.observe([observed("sum", 8, logprob=math.nan)], CONTEXT)["loss"])
+
+
+def test_a_long_prompt_loses_its_middle_or_its_end(tiny_bert):
+    text = " ".join(WORDS[:30])
+
+    def words_of(truncation, max_length):
+        tokenizer = Tokenizer(
+            encoder_options("paper", {"model": tiny_bert, "max_length": max_length, "truncation": truncation})
+        )
+        return tokenizer.tokenizer.decode(tokenizer.ids([text])[0]).split()
+
+    assert words_of("right", 7) == ["[CLS]", *WORDS[:5], "[SEP]"]
+    assert words_of("middle", 7) == ["[CLS]", *WORDS[:3], *WORDS[28:30], "[SEP]"]
+    assert words_of("middle", 3) == ["[CLS]", "word0", "[SEP]"]
+    assert words_of("middle", 32) == ["[CLS]", *WORDS[:30], "[SEP]"]
+
+
+def test_beliefs_are_beta_with_the_fitted_concentration(tiny_bert):
+    from estimators.moments import beta_outcomes
+
+    subject = estimator(tiny_bert, concentration=5.0)
+    estimates = subject.predict(candidates("sum", "integral"), CONTEXT)
+    mixed, _, _ = beta_outcomes(estimates.mean * 5, (1 - estimates.mean) * 5, 8)
+    np.testing.assert_allclose(estimates.p_mixed, mixed)
+    # Groups that all end at 0 or 8 of 8, unrelated to the text: far more scatter than concentration 5.
+    for seed in range(4):
+        texts, _ = prompts(60, seed=seed + 50)
+        subject.observe([observed(t, 8 * (i % 4 < 2)) for i, t in enumerate(texts)], CONTEXT)
+    assert subject.concentration.value < 1
+
+
+def test_nothing_observed_changes_nothing(tiny_bert):
+    subject = estimator(tiny_bert)
+    before = means(subject, "sum")
+    subject.observe([], CONTEXT)
+    subject.observe([observed("unscorable", 0, 0)], CONTEXT)
+    np.testing.assert_array_equal(means(subject, "sum"), before)
+    assert subject.predict([], CONTEXT).mean.shape == (0,)
+
+
+def test_what_cannot_be_is_an_error_before_any_update(tiny_bert):
+    subject = estimator(tiny_bert)
+    before = means(subject, "sum")
+    with pytest.raises(ValueError, match="0 <= successes <= trials"):
+        subject.observe([observed("sum", 9)], CONTEXT)
+    with pytest.raises(ValueError, match=r"cannot exceed 0, found 0\.7"):
+        subject.observe([observed("sum", 3, logprob=0.7)], CONTEXT)
+    np.testing.assert_array_equal(means(subject, "sum"), before)
+
+
+def test_wrong_models_lengths_and_states_are_one_line(tiny_bert, tmp_path):
+    with pytest.raises(ValueError, match="cannot be loaded") as error:
+        EncoderEstimator(str(tmp_path / "nothing"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="max_length must be at most 64"):
+        EncoderEstimator(tiny_bert)
+    with pytest.raises(ValueError, match="was it written with other settings"):
+        estimator(tiny_bert, blocks=3).load_state_dict(estimator(tiny_bert).state_dict())
+
+
+def test_a_real_encoder_learns_more_than_the_words_it_saw(minilm):
+    """MiniLM knows language: told that sums are easy and integrals hard, it places words it was not shown."""
+    subject = EncoderEstimator(str(minilm), "repaired", max_length=24, learning_rate=1e-3, device="cpu")
+    easy = [f"What is {a} plus {b}?" for a, b in zip(range(2, 18), range(30, 46), strict=True)]
+    hard = [
+        f"Evaluate the definite integral of x^{a} sin({b}x)." for a, b in zip(range(16), easy, strict=True)
+    ]
+    for _ in range(4):
+        subject.observe([*[observed(t, 8) for t in easy], *[observed(t, 0) for t in hard]], CONTEXT)
+    mean = means(subject, "Add 81 to 12.", "Differentiate cos(x) e^x twice.")
+    assert mean[0] > 0.6 > 0.4 > mean[1]
+    together = means(subject, *hard, *easy)
+    subject.head.encoder.forget()
+    some = [0, 7, 15, 31]
+    np.testing.assert_array_equal([means(subject, [*hard, *easy][row])[0] for row in some], together[some])
