@@ -134,7 +134,8 @@ class Calibration:
         }
         for label, member_W in by_visits(visits_W):
             if member_W.any():
-                stratum = {"groups": float(member_W.sum()), **quality(predicted_W[member_W], mixed_W[member_W])}
+                stratum = quality(predicted_W[member_W], mixed_W[member_W])
+                figures[f"visits_{label}/groups"] = float(member_W.sum())
                 figures |= {f"visits_{label}/{name}": value for name, value in stratum.items()}
         defined = {name: value for name, value in figures.items() if not math.isnan(value)}
         return {"groups": float(len(self.graded)), **defined}

@@ -53,7 +53,10 @@ class Coverage:
             return {}
         informative = [key for key, mixed in self._informative.items() if mixed]
         since_V = step - np.fromiter(self._last_step.values(), dtype=np.int64)
-        figures = {"prompts_visited": float(len(self._visits)), "prompts_informative": float(len(informative))}
+        figures = {
+            "prompts_visited": float(len(self._visits)),
+            "prompts_informative": float(len(informative)),
+        }
         if informative:
             starved = sum(self._visits[key] < FEW_VISITS for key in informative)
             figures["starvation"] = starved / len(informative)

@@ -82,7 +82,8 @@ def mass_bins(predicted_W: np.ndarray, bins: int) -> np.ndarray:
 
 
 def expected_calibration_error(predicted_W: np.ndarray, mixed_W: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Mean over groups of |mean prediction − mixed share| in its bin; ``mass_bins``. NaN for an empty window."""
+    """Mean over groups of |mean prediction − mixed share| in its bin (``mass_bins``). NaN for an empty
+    window."""
     if not len(mixed_W):
         return math.nan
     gap_B = np.bincount(mass_bins(predicted_W, bins), weights=predicted_W - mixed_W, minlength=bins)

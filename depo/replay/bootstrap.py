@@ -70,6 +70,6 @@ def leading_zero(values_RM: np.ndarray) -> np.ndarray:
 
 
 def interval(values_R: np.ndarray) -> list[float] | None:
-    """The 95 % percentile interval of the resamples in which the figure is defined; None when there is none."""
+    """The 95 % percentile interval of the resamples that define the figure; None when none does."""
     defined = values_R[np.isfinite(values_R)]
     return [float(value) for value in np.percentile(defined, (2.5, 97.5))] if len(defined) else None

@@ -87,9 +87,11 @@ def censored_feedback(
         selector.settle(groups)
         uniform += [group for group in groups if group.pick.uniform]
         picked_NT[[row[pick.prompt.key] for pick in picks], t] = True
-    return figures(trace, picked_NT) | audit_figures(uniform) | {
-        "estimator_seconds_per_step": estimator.seconds / len(trace.steps_T)
-    }
+    return (
+        figures(trace, picked_NT)
+        | audit_figures(uniform)
+        | {"estimator_seconds_per_step": estimator.seconds / len(trace.steps_T)}
+    )
 
 
 def answered(pick: Pick, trace: Trace, row: int, t: int) -> Group:

@@ -61,12 +61,12 @@ def compare(
     a trace that has nothing to grade.
     """
     if not graded.graded_NT.any():
-        raise UserError(f"{graded.source}: the split holds no graded outcome (for a run: no uniformly drawn group)")
+        raise UserError(
+            f"{graded.source}: the split holds nothing to grade (of a run: groups drawn uniformly)"
+        )
     for spec in estimators:
         build_estimator(spec)
-    blocks = {
-        spec.label: selection_block(spec, len(pool.prompts), settings.audit) for spec in selectors
-    }
+    blocks = {spec.label: selection_block(spec, len(pool.prompts), settings.audit) for spec in selectors}
     weights_RN = resample_weights(len(graded.prompts), settings.resamples, settings.seed)
     qualities: dict[str, Quality] = {}
     for spec in estimators:
@@ -108,15 +108,20 @@ def compare(
 
 def over_seeds(replays: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Mean of each figure, and under ``intervals`` its 95 % interval (Student's t) where two seeds or more
-    define it. Seeds share the trace: the interval covers the draws of selection, not the choice of prompts."""
+    define it. Seeds share the trace: the interval covers the draws of selection, not the choice of prompts.
+    """
     figures: dict[str, Any] = {"seeds": len(replays)}
     intervals: dict[str, list[float] | None] = {}
     for name in replays[0]:
         values = [replay[name] for replay in replays if not math.isnan(replay[name])]
         figures[name] = fmean(values) if values else math.nan
-        half = student_t(len(values) - 1) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        intervals[name] = None if half is None else [figures[name] - half, figures[name] + half]
+        intervals[name] = mean_interval(values) if len(values) > 1 else None
     return figures | {"intervals": intervals}
+
+
+def mean_interval(values: Sequence[float]) -> list[float]:
+    mean, half = fmean(values), student_t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return [mean - half, mean + half]
 
 
 def student_t(freedom: int) -> float:

@@ -58,7 +58,8 @@ def full_feedback(
 ) -> tuple[Predictions, float]:
     """Replay the trace; returns the graded predictions and the estimator's seconds per step.
 
-    With ``told_rates`` the estimator is told the pass rates (``Told``). Where every prompt is offered, observations carry origin "audit" and propensity 1: nobody chose.
+    With ``told_rates`` the estimator is told the pass rates (``Told``). Where every prompt is offered,
+    observations carry origin "audit" and propensity 1: nobody chose.
     """
     parts: list[Predictions] = []
     seconds = 0.0
@@ -83,7 +84,10 @@ def full_feedback(
             Predictions(
                 rows,
                 visits_N[rows],
-                *(np.asarray(getattr(estimates, name)) for name in ("mean", "p_mixed", "p_all_wrong", "p_all_right")),
+                *(
+                    np.asarray(getattr(estimates, name))
+                    for name in ("mean", "p_mixed", "p_all_wrong", "p_all_right")
+                ),
                 trace.successes_NT[rows, t],
                 trace.trials_NT[rows, t],
             ).of(graded)

@@ -1,7 +1,8 @@
 """Traces out of Parquet files: a training trace, or a count file.
 
-A *training trace* has one row a prompt with the list ``k_correct`` (correct rollouts at each visit, of ``n``). A
-*count file* has one row a prompt with scalars: ``k_correct`` of ``n``; what a visit would have shown is drawn.
+A *training trace* has one row a prompt with the list ``k_correct``: correct rollouts at each visit, of ``n``.
+A *count file* has one row a prompt with scalars, ``k_correct`` of ``n``; what a visit would have shown is
+drawn.
 N: prompts, T: steps.
 """
 
@@ -59,7 +60,7 @@ def training_trace(
     first = list({key: row for row, key in reversed(list(enumerate(keys)))}.values())[::-1]
     notes = []
     if len(first) < len(keys):
-        notes.append(f"{len(keys) - len(first)} further rows of prompts that the file holds more than once dropped")
+        notes.append(f"{len(keys) - len(first)} rows dropped that repeat a prompt; its first row stays")
     counts = table["k_correct"].to_pylist()
     shortest = min(len(counts[row]) for row in first)
     steps = min(visits or shortest, shortest)
@@ -106,8 +107,8 @@ def count_trace(
     check_counts(path, k_N, n_N)
     if n_N.size and n_N.min() < group_size:
         notes.append(
-            f"pass rates come from as few as {n_N.min()} rollouts: groups of {group_size} drawn from them are "
-            "more alike than real ones"
+            f"pass rates come from as few as {n_N.min()} rollouts: groups of {group_size} drawn from such a "
+            "rate are mixed less often than real ones"
         )
     notes.append(f"outcomes drawn as Binomial({group_size}, k/n) with seed {seed}: the policy does not move")
     prompts = prompts_of(table, path, rows, prior)
@@ -220,7 +221,7 @@ def check_counts(path: Path, k: np.ndarray, n: np.ndarray) -> None:
 
 
 def prompts_of(table: pa.Table, path: Path, rows: Sequence[int], prior: str | None) -> list[Prompt]:
-    """Prompts of the given rows: text from ``question`` where there is one, prior from the column asked for."""
+    """Prompts of the given rows: text from ``question`` where there is one, prior as asked for."""
     keys = table["prompt_id"].to_pylist()
     texts = table["question"].to_pylist() if "question" in table.schema.names else [""] * len(keys)
     priors = prior_column(table, path, prior) if prior else [None] * len(keys)
@@ -232,12 +233,16 @@ def prior_column(table: pa.Table, path: Path, prior: str) -> list[float | None]:
     value is no pass rate."""
     name, slash, divisor = prior.rpartition("/") if "/" in prior else (prior, "", "1")
     if name not in table.schema.names:
-        raise UserError(f"--prior {prior}: {path} has no column {name!r}; found {', '.join(table.schema.names)}")
+        raise UserError(
+            f"--prior {prior}: {path} has no column {name!r}; found {', '.join(table.schema.names)}"
+        )
     try:
         scale = float(divisor)
         found = [None if value is None else float(value) / scale for value in table[name].to_pylist()]
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"--prior {prior}: {path} holds values there that are no pass rates: {error}") from error
+        raise UserError(
+            f"--prior {prior}: {path} holds values there that are no pass rates: {error}"
+        ) from error
     rates = [None if rate is None or math.isnan(rate) else rate for rate in found]
     wrong = [rate for rate in rates if rate is not None and not 0 <= rate <= 1]
     if wrong:

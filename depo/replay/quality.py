@@ -30,7 +30,7 @@ from depo.replay.full import Predictions
 
 @dataclass(frozen=True)
 class Quality:
-    """``figures`` is JSON; ``auroc_R`` and ``brier_R`` are the resampled values that differences are made of."""
+    """``figures`` is JSON but for NaN; differences are made of the resampled ``auroc_R`` and ``brier_R``."""
 
     figures: dict[str, Any]
     auroc_R: np.ndarray
@@ -81,7 +81,7 @@ def full_quality(predictions: Predictions, weights_RN: np.ndarray) -> Quality:
 
 
 def strata(predictions: Predictions) -> dict[str, dict[str, float]]:
-    """The main figures by how often the prompt had been observed before; strata without predictions left out."""
+    """The main figures by how often the prompt had been observed before; empty strata left out."""
     found = {}
     for label, member_M in by_visits(predictions.visits_M):
         if member_M.any():

@@ -49,7 +49,7 @@ def parse_where(texts: list[str]) -> dict[str, str]:
 
 
 def build_estimator(spec: Spec) -> Estimator:
-    """A fresh estimator. Raises UserError when there is none of that name, or it does not take the options."""
+    """A fresh estimator. Raises UserError for an unknown name, or options that it does not take."""
     try:
         return estimators.build({"type": spec.name, **spec.options})
     except (ValueError, TypeError) as error:
@@ -62,7 +62,9 @@ def selection_block(spec: Spec, prompts: int, audit: float) -> config.Selection:
     that recipes do not know."""
     blocks = {block.model_fields["type"].default: block for block in get_args(get_args(config.Selection)[0])}
     if spec.name not in blocks:
-        raise UserError(f"--selector {spec.label}: no selector is called {spec.name!r}; known: {', '.join(blocks)}")
+        raise UserError(
+            f"--selector {spec.label}: no selector is called {spec.name!r}; known: {', '.join(blocks)}"
+        )
     settings = {"audit": audit, "refill": False, "min_window": 0, "candidates": prompts}
     known = {name: value for name, value in settings.items() if name in blocks[spec.name].model_fields}
     try:

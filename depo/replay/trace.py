@@ -84,8 +84,7 @@ def split_rows(trace: Trace, split: str) -> np.ndarray:
     parity = {"even": 0, "odd": 1}
     keep_N = np.array(
         [
-            split == "all"
-            or int(hashlib.sha256(prompt.key.encode()).hexdigest(), 16) % 2 == parity[split]
+            split == "all" or int(hashlib.sha256(prompt.key.encode()).hexdigest(), 16) % 2 == parity[split]
             for prompt in trace.prompts
         ],
         dtype=bool,
