@@ -139,6 +139,7 @@ def add_replay(commands: argparse._SubParsersAction[Parser]) -> Parser:
         "--prior", metavar="COLUMN", help="pass rates to start from; COLUMN/N for counts of N"
     )
     replay.add_argument("--visits", type=int, metavar="V", help="steps; default: all, 1 for a count file")
+    replay.add_argument("--batch", type=int, metavar="B", help="full feedback: B prompts a step, in passes")
     replay.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (%(default)s)")
     replay.add_argument("--json", type=Path, metavar="OUT", help="write everything as JSON")
     replay.add_argument("--plots", type=Path, metavar="DIR", help="write reliability diagrams and the front")

@@ -34,7 +34,13 @@ def replay(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     pool = trace.take(keep_N)
     graded = trace.grade_only(keep_N) if options.fit_on == "all" else pool
     settings = Settings(
-        group_size, options.budget, options.audit, options.seeds, options.seed, options.resamples
+        group_size,
+        options.budget,
+        options.audit,
+        options.seeds,
+        options.seed,
+        options.resamples,
+        options.batch,
     )
     heading(graded, len(trace.prompts), options)
     comparison = compare(
@@ -76,7 +82,7 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--audit {options.audit:g}: expected a share of the picks in [0, 1]")
     if options.group_size is not None and options.group_size < 2:
         raise UserError(f"--group-size {options.group_size}: a group needs at least 2 rollouts to be mixed")
-    for flag in ("seeds", "visits", "resamples"):
+    for flag in ("seeds", "visits", "resamples", "batch"):
         value = getattr(options, flag)
         if value is not None and value < 1:
             raise UserError(f"--{flag} {value}: expected at least 1")
@@ -101,7 +107,12 @@ def read_trace(options: argparse.Namespace) -> tuple[Trace, int]:
         )
     if not is_run(path):
         raise UserError(f"{path}: no rollouts/ in it, so this is not a depo run directory")
-    for flag, value in (("--where", options.where), ("--prior", options.prior), ("--visits", options.visits)):
+    for flag, value in (
+        ("--where", options.where),
+        ("--prior", options.prior),
+        ("--visits", options.visits),
+        ("--batch", options.batch),
+    ):
         if value:
             raise UserError(f"{flag} does not apply to a run directory: {path}")
     trace, recorded = read_run(path)
@@ -118,6 +129,8 @@ def heading(trace: Trace, prompts: int, options: argparse.Namespace) -> None:
     rule = "all prompts" if options.split == "all" else f"prompts whose SHA-256 is {options.split}"
     seen = "all prompts" if options.fit_on == "all" else "these prompts only"
     print(f"split {options.split!r}: {rule}, {graded} graded; with full feedback the estimators see {seen}")
+    if options.batch:
+        print(f"with full feedback each visit is a shuffled pass, {options.batch} prompts a step")
     for note in trace.notes:
         print(f"note: {note}")
     print()

@@ -34,6 +34,7 @@ class Settings:
     seeds: int
     seed: int
     resamples: int
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,12 @@ def compare(
     qualities: dict[str, Quality] = {}
     for spec in estimators:
         predictions, seconds = full_feedback(
-            graded, partial(build_estimator, spec), settings.group_size, spec.name == ORACLE
+            graded,
+            partial(build_estimator, spec),
+            settings.group_size,
+            spec.name == ORACLE,
+            settings.batch,
+            settings.seed,
         )
         qualities[spec.label] = full_quality(predictions, weights_RN)
         qualities[spec.label].figures["estimator_seconds_per_step"] = seconds

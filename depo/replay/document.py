@@ -58,8 +58,8 @@ def against(comparison: Comparison, label: str) -> dict[str, Any]:
 
 def negative(value: float | list[float] | None) -> float | list[float] | None:
     if isinstance(value, list):
-        return [-value[1], -value[0]]
-    return None if value is None else -value
+        return [0.0 - value[1], 0.0 - value[0]]
+    return None if value is None else 0.0 - value
 
 
 def clean(value: Any) -> Any:

@@ -6,7 +6,7 @@ N: prompts, T: steps, M: graded predictions.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from depo.replay.smoother import smoothed_rates
 from depo.replay.told import Told
 from depo.replay.trace import Trace
+from depo.rng import generator
 from depo.selection import beliefs
 from depo.types import Origin
 from estimators.base import Context, Estimator, Observation
@@ -54,27 +55,34 @@ class Predictions:
 
 
 def full_feedback(
-    trace: Trace, factory: Factory, group_size: int, told_rates: bool = False
+    trace: Trace,
+    factory: Factory,
+    group_size: int,
+    told_rates: bool = False,
+    batch: int | None = None,
+    seed: int = 0,
 ) -> tuple[Predictions, float]:
     """Replay the trace; returns the graded predictions and the estimator's seconds per step.
 
     With ``told_rates`` the estimator is told the pass rates (``Told``). Where every prompt is offered,
-    observations carry origin "audit" and propensity 1: nobody chose.
+    observations carry origin "audit" and propensity 1: nobody chose. With ``batch`` each visit is a pass in
+    shuffled order (keyed by ``seed``), ``batch`` prompts a step, as in training: what is learned from the
+    first prompts then helps with the later ones, also on a first visit.
     """
     parts: list[Predictions] = []
     seconds = 0.0
     visits_N = np.zeros(len(trace.prompts), dtype=np.int64)
     told = Told(factory(), trace) if told_rates else None
     estimator = told or factory()
-    for t in range(trace.trials_NT.shape[1]):
-        rows = np.flatnonzero(trace.recorded_NT[:, t])
-        if not len(rows):
-            continue
-        context = Context(group_size, int(trace.steps_T[t]), float(trace.kl_T[t]))
+    steps = 0
+    for t, rows in offers(trace, batch, seed):
+        steps += 1
+        step = steps if batch else int(trace.steps_T[t])
+        context = Context(group_size, step, float(trace.kl_T[t]))
         prompts = [trace.prompts[row] for row in rows]
         if told is not None:
             told.column = t
-        observations = observations_at(trace, t, rows)
+        observations = observations_at(trace, t, rows, step)
         start = time.perf_counter()
         estimates = beliefs(estimator, prompts, context)
         estimator.observe(observations, context)
@@ -93,7 +101,22 @@ def full_feedback(
             ).of(graded)
         )
         visits_N[rows] += 1
-    return joined(parts), seconds / max(trace.trials_NT.shape[1], 1)
+    return joined(parts), seconds / max(steps, 1)
+
+
+def offers(trace: Trace, batch: int | None, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(column, rows) of what is offered together; columns without any outcome are left out."""
+    recorded_NT = trace.recorded_NT
+    for t in range(recorded_NT.shape[1]):
+        rows = np.flatnonzero(recorded_NT[:, t])
+        if not len(rows):
+            continue
+        if batch is None:
+            yield t, rows
+            continue
+        rows = generator(seed, "replay pass", t).permutation(rows)
+        for start in range(0, len(rows), batch):
+            yield t, rows[start : start + batch]
 
 
 def smoother(trace: Trace, group_size: int) -> Predictions | None:
@@ -118,14 +141,14 @@ def smoother(trace: Trace, group_size: int) -> Predictions | None:
     )
 
 
-def observations_at(trace: Trace, t: int, rows: np.ndarray) -> list[Observation]:
+def observations_at(trace: Trace, t: int, rows: np.ndarray, step: int) -> list[Observation]:
     return [
         Observation(
             key=trace.prompts[row].key,
             text=trace.prompts[row].text,
             successes=int(trace.successes_NT[row, t]),
             trials=int(trace.trials_NT[row, t]),
-            step=int(trace.steps_T[t]),
+            step=step,
             origin=Origin.AUDIT.value if trace.origin_NT is None else str(trace.origin_NT[row, t]),
             propensity=1.0 if trace.propensity_NT is None else float(trace.propensity_NT[row, t]),
         )
