@@ -57,7 +57,8 @@ def training_trace(
 ) -> tuple[Trace, int]:
     """T is the smallest number of visits: step t offers visit t of every prompt."""
     keys = table["prompt_id"].to_pylist()
-    first = list({key: row for row, key in reversed(list(enumerate(keys)))}.values())[::-1]
+    first_row = {key: row for row, key in reversed(list(enumerate(keys)))}
+    first = sorted(first_row.values())
     notes = []
     if len(first) < len(keys):
         notes.append(f"{len(keys) - len(first)} rows dropped that repeat a prompt; its first row stays")
