@@ -97,6 +97,29 @@ def test_audit_picks_count_as_picks_and_grade_the_estimator(make_trace):
     assert len(spies[0].seen) == 40 * 10
 
 
+class Believer(Spy):
+    """Takes each candidate's prior for the truth."""
+
+    def predict(self, candidates, context):
+        self.seen.append([one.prior for one in candidates])
+        p_N = np.array([one.prior for one in candidates])
+        return Estimates(p_N, 0 * p_N, 4 * p_N * (1 - p_N), (1 - p_N) ** 8, p_N**8, lambda rng: p_N)
+
+    def observe(self, observations, context):
+        return {}
+
+
+def test_the_oracle_is_told_the_rate_of_the_step_it_is_asked_at(make_trace):
+    """Half of the prompts are learnable in the first ten steps, the others in the last ten."""
+    early, late = [4] * 10 + [8] * 10, [0] * 10 + [4] * 10
+    trace = make_trace([early if i % 2 == 0 else late for i in range(20)])
+    believer = Believer()
+    found = censored_feedback(trace, lambda: believer, thompson(20), 0.25, 8, seed=0, told_rates=True)
+    assert found["effective_ratio"] > 0.95
+    assert found["never_visited"] == 0.0
+    assert min(believer.seen[1]) < 0.1 < 0.9 < max(believer.seen[18])
+
+
 def test_replays_are_reproducible_and_differ_between_seeds(make_trace):
     rng = np.random.default_rng(0)
     trace = make_trace(rng.binomial(8, rng.beta(0.5, 0.5, size=(50, 1)), size=(50, 10)).tolist())
