@@ -115,7 +115,9 @@ def test_the_oracle_is_told_the_rate_of_the_step_it_is_asked_at(make_trace):
     trace = make_trace([early if i % 2 == 0 else late for i in range(20)])
     believer = Believer()
     found = censored_feedback(trace, lambda: believer, thompson(20), 0.25, 8, seed=0, told_rates=True)
-    assert found["effective_ratio"] > 0.95
+    assert found["effective_ratio"] > 0.85, (
+        "all but the steps around the turn; rates of step 0 would give half"
+    )
     assert found["never_visited"] == 0.0
     assert min(believer.seen[1]) < 0.1 < 0.9 < max(believer.seen[18])
 
