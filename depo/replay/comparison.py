@@ -9,12 +9,15 @@ from functools import partial
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
+import numpy as np
+
 from depo.errors import UserError
 from depo.replay.bootstrap import resample_weights
 from depo.replay.censored import censored_feedback, picks_per_step
 from depo.replay.full import full_feedback, smoother
 from depo.replay.quality import Quality, differences, full_quality
 from depo.replay.specs import Spec, build_estimator, selection_block
+from depo.replay.told import true_rates
 from depo.replay.trace import Trace
 
 ORACLE = "oracle"
@@ -67,6 +70,10 @@ def compare(
         )
     for spec in estimators:
         build_estimator(spec)
+        if spec.name == ORACLE and np.isnan(true_rates(graded)[graded.recorded_NT]).any():
+            raise UserError(
+                f"--estimator {spec.label}: takes a prompt's rate from its other visits, and some have none"
+            )
     blocks = {spec.label: selection_block(spec, len(pool.prompts), settings.audit) for spec in selectors}
     weights_RN = resample_weights(len(graded.prompts), settings.resamples, settings.seed)
     qualities: dict[str, Quality] = {}

@@ -15,9 +15,8 @@ from depo.replay.smoother import smoothed_rates
 from depo.replay.told import Told
 from depo.replay.trace import Trace
 from depo.rng import generator
-from depo.selection import beliefs
 from depo.types import Origin
-from estimators.base import Context, Estimator, Observation
+from estimators.base import Candidate, Context, Estimates, Estimator, Observation
 from estimators.moments import mixed_probability
 
 Factory = Callable[[], Estimator]
@@ -79,12 +78,15 @@ def full_feedback(
         steps += 1
         step = steps if batch else int(trace.steps_T[t])
         context = Context(group_size, step, float(trace.kl_T[t]))
-        prompts = [trace.prompts[row] for row in rows]
+        candidates = [
+            Candidate(prompt.key, prompt.text, prompt.prior)
+            for prompt in (trace.prompts[row] for row in rows)
+        ]
         if told is not None:
             told.column = t
         observations = observations_at(trace, t, rows, step)
         start = time.perf_counter()
-        estimates = beliefs(estimator, prompts, context)
+        estimates = estimator.predict(candidates, context)
         estimator.observe(observations, context)
         seconds += time.perf_counter() - start
         graded = trace.graded_NT[rows, t]
@@ -92,16 +94,24 @@ def full_feedback(
             Predictions(
                 rows,
                 visits_N[rows],
-                *(
-                    np.asarray(getattr(estimates, name))
-                    for name in ("mean", "p_mixed", "p_all_wrong", "p_all_right")
-                ),
+                *probabilities(estimates, len(rows), type(estimator).__name__),
                 trace.successes_NT[rows, t],
                 trace.trials_NT[rows, t],
             ).of(graded)
         )
         visits_N[rows] += 1
     return joined(parts), seconds / max(steps, 1)
+
+
+def probabilities(estimates: Estimates, n: int, name: str) -> list[np.ndarray]:
+    """Mean and the probabilities of the three outcomes, each (n,). Raises ValueError when they are none."""
+    found = []
+    for what in ("mean", "p_mixed", "p_all_wrong", "p_all_right"):
+        values_N = np.asarray(getattr(estimates, what), dtype=np.float64)
+        if values_N.shape != (n,) or not ((values_N >= 0) & (values_N <= 1)).all():  # NaN fails too
+            raise ValueError(f"{name}: {what} must be ({n},) probabilities, found shape {values_N.shape}")
+        found.append(values_N)
+    return found
 
 
 def offers(trace: Trace, batch: int | None, seed: int) -> Iterator[tuple[int, np.ndarray]]:

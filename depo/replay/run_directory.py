@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from depo.errors import UserError
 from depo.replay.trace import MISSING, Trace
-from depo.selection import UNIFORM
 from depo.tracking.metrics_log import read_metrics
 from depo.types import Origin, Prompt
 
 COLUMNS = ("step", "prompt_key", "prompt", "origin", "propensity", "selector", "correct")
+UNIFORM = "uniform"  # the selector's name in the log wherever a prompt was drawn uniformly
 TRAINING = (Origin.SELECTED, Origin.AUDIT, Origin.REFILL)
 
 

@@ -1,6 +1,7 @@
 """Full feedback: what is predicted before it is observed, and the figures on a recorded training run."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,16 @@ def test_oracle_is_told_the_smoothed_rate_and_that_of_a_count_file(make_trace):
     counts = make_trace([[0, 8]], kind="counts", rate_N=np.array([0.3]))
     full_feedback(counts, lambda: recorder, 8, told_rates=True)
     assert [keys[0][1] for kind, _, keys in recorder.events if kind == "predict"] == [0.3, 0.3]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), 1.5])
+def test_beliefs_that_are_no_probabilities_are_an_error(make_trace, bad):
+    class Broken(Recorder):
+        def predict(self, candidates, context):
+            return replace(super().predict(candidates, context), p_all_wrong=np.full(len(candidates), bad))
+
+    with pytest.raises(ValueError, match="Broken: p_all_wrong must be"):
+        full_feedback(make_trace([[1, 2]]), Broken, 8)
 
 
 def test_figures_on_a_recorded_training_run(test_data):
