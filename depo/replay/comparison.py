@@ -22,6 +22,8 @@ from depo.replay.trace import Trace
 
 ORACLE = "oracle"
 SMOOTHER = "smoother (sees the future)"
+SHARES = ("effective_ratio", "starvation", "never_visited")
+"""Figures whose interval cannot leave [0, 1]."""
 # 97.5 % points of Student's t with 1 … 30 degrees of freedom; beyond, the normal distribution is close.
 STUDENT_T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -129,6 +131,8 @@ def over_seeds(replays: Sequence[dict[str, float]]) -> dict[str, Any]:
         values = [replay[name] for replay in replays if not math.isnan(replay[name])]
         figures[name] = fmean(values) if values else math.nan
         intervals[name] = mean_interval(values) if len(values) > 1 else None
+        if name in SHARES and intervals[name] is not None:
+            intervals[name] = [min(max(bound, 0.0), 1.0) for bound in intervals[name]]
     return figures | {"intervals": intervals}
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from depo.reliability_plot import draw_reliability
 from depo.replay.comparison import SMOOTHER, Comparison
+
+MARKERS = "osD^v*PX<>hp"
 
 
 def draw(comparison: Comparison, directory: Path) -> list[Path]:
@@ -40,32 +43,57 @@ def free_name(directory: Path, stem: str, taken: list[Path]) -> Path:
 
 
 def draw_front(comparison: Comparison, path: Path) -> None:
-    """Effective-group ratio against starvation, one point per estimator and selector, with the intervals over
-    seeds. Up and to the left is better on both; between two points on the front, a replay cannot decide."""
+    """Effective-group ratio against starvation, one point per estimator (colour) and selector (marker), with
+    the intervals over seeds. Up and to the left is better on both. The line joins the points that no other
+    beats on both: between those, a replay cannot decide."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(7, 5 + 0.2 * len(comparison.censored)), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
+    colour = {
+        name: f"C{i % 10}" for i, name in enumerate(dict.fromkeys(one for one, _ in comparison.censored))
+    }
+    selectors = dict.fromkeys(selector for _, selector in comparison.censored)
+    marker = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(selectors)}
+    points: list[tuple[float, float]] = []
     for (estimator, selector), figures in comparison.censored.items():
         x, y = figures["starvation"], figures["effective_ratio"]
         if math.isnan(x) or math.isnan(y):
             continue
+        points.append((x, y))
         axes.errorbar(
             x,
             y,
-            xerr=half_width(figures["intervals"]["starvation"]),
-            yerr=half_width(figures["intervals"]["effective_ratio"]),
-            fmt="o",
-            capsize=2,
-            label=f"{estimator} + {selector}",
+            xerr=distances(x, figures["intervals"]["starvation"]),
+            yerr=distances(y, figures["intervals"]["effective_ratio"]),
+            fmt=marker[selector],
+            color=colour[estimator],
+            elinewidth=0.8,
         )
+    best = front(points)
+    axes.plot([x for x, _ in best], [y for _, y in best], color="grey", linewidth=1, linestyle=":", zorder=0)
     axes.set(xlabel="starvation (lower is better)", ylabel="effective-group ratio (higher is better)")
     axes.grid(alpha=0.3)
-    if axes.has_data():
-        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    handles = [Line2D([], [], color=shade, linewidth=4, label=name) for name, shade in colour.items()]
+    handles += [
+        Line2D([], [], color="black", marker=shape, linestyle="", label=name)
+        for name, shape in marker.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")
     FigureCanvasAgg(figure).print_png(path)
 
 
-def half_width(interval: list[float] | None) -> float | None:
-    return None if interval is None else (interval[1] - interval[0]) / 2
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (starvation, ratio) points that none beats on both, from the least starvation to the most."""
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or y > best[-1][1]:
+            best.append((x, y))
+    return best
+
+
+def distances(value: float, interval: list[float] | None) -> list[list[float]] | None:
+    """What matplotlib wants of an interval: how far it reaches below and above the value."""
+    return None if interval is None else [[value - interval[0]], [interval[1] - value]]

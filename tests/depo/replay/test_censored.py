@@ -7,6 +7,7 @@ import pytest
 
 from depo.replay.censored import censored_feedback, figures, informative_later, picks_per_step
 from depo.replay.comparison import mean_interval, over_seeds
+from depo.replay.plots import front
 from depo.replay.specs import parse_spec, selection_block
 from estimators.base import Estimates, State
 from estimators.beta import BetaEstimator
@@ -137,10 +138,16 @@ def test_replays_are_reproducible_and_differ_between_seeds(make_trace):
     assert replay(0) != replay(1)
 
 
-def test_interval_over_seeds_is_students(make_trace):
+def test_front_is_made_of_the_points_that_none_beats_on_both():
+    points = [(0.4, 0.8), (0.0, 0.5), (0.1, 0.85), (0.2, 0.7), (0.3, 0.9), (0.0, 0.4), (0.1, 0.6)]
+    assert front(points) == [(0.0, 0.5), (0.1, 0.85), (0.3, 0.9)]
+
+
+def test_interval_over_seeds_is_students():
     """Mean 2, standard deviation 1 of three values: 2 ± 4.303 / √3."""
     assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx([2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5], abs=1e-3)
     found = over_seeds([{"x": 1.0, "y": math.nan}, {"x": 3.0, "y": 5.0}])
     assert found["x"] == 2.0
     assert found["y"] == 5.0
     assert found["intervals"]["y"] is None
+    assert over_seeds([{"starvation": 0.0}, {"starvation": 0.1}])["intervals"]["starvation"][0] == 0.0
