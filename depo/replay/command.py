@@ -86,6 +86,10 @@ def check(options: argparse.Namespace) -> None:
         value = getattr(options, flag)
         if value is not None and value < 1:
             raise UserError(f"--{flag} {value}: expected at least 1")
+    if options.json is not None and options.json.is_dir():
+        raise UserError(f"--json {options.json}: is a directory, expected a file to write")
+    if options.plots is not None and options.plots.exists() and not options.plots.is_dir():
+        raise UserError(f"--plots {options.plots}: is a file, expected a directory to write to")
 
 
 def distinct(specs: list[Spec], flag: str) -> list[Spec]:

@@ -5,6 +5,7 @@ N: prompts, T: steps, M: graded predictions.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -159,6 +160,7 @@ def observations_at(trace: Trace, t: int, rows: np.ndarray, step: int) -> list[O
             successes=int(trace.successes_NT[row, t]),
             trials=int(trace.trials_NT[row, t]),
             step=step,
+            mean_logprob=math.nan if trace.logprob_NT is None else float(trace.logprob_NT[row, t]),
             origin=Origin.AUDIT.value if trace.origin_NT is None else str(trace.origin_NT[row, t]),
             propensity=1.0 if trace.propensity_NT is None else float(trace.propensity_NT[row, t]),
         )

@@ -96,4 +96,4 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def distances(value: float, interval: list[float] | None) -> list[list[float]] | None:
     """What matplotlib wants of an interval: how far it reaches below and above the value."""
-    return None if interval is None else [[value - interval[0]], [interval[1] - value]]
+    return None if interval is None else [[max(value - interval[0], 0.0)], [max(interval[1] - value, 0.0)]]

@@ -25,7 +25,8 @@ class Trace:
     ``steps_T`` is the policy step that the estimator is told, ``kl_T`` the KL travelled before it (nats; 0
     where it was not recorded). ``graded_NT`` marks the outcomes on which predictions are graded.
     ``rate_N`` is the prompts' pass rate where it is known better than from the outcomes (count files).
-    ``origin_NT`` and ``propensity_NT`` are those of a run's picks; None where all prompts were offered.
+    ``origin_NT`` and ``propensity_NT`` are those of a run's picks, ``logprob_NT`` the mean token
+    log-probability of its groups (nats); None where all prompts were offered.
     ``notes`` say what the reader of any figure must know about how the trace was read.
     """
 
@@ -40,6 +41,7 @@ class Trace:
     rate_N: np.ndarray | None = None
     origin_NT: np.ndarray | None = None
     propensity_NT: np.ndarray | None = None
+    logprob_NT: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -60,7 +62,7 @@ class Trace:
         numbers = np.flatnonzero(rows) if rows.dtype == bool else rows
         optional = {
             name: None if getattr(self, name) is None else getattr(self, name)[numbers]
-            for name in ("rate_N", "origin_NT", "propensity_NT")
+            for name in ("rate_N", "origin_NT", "propensity_NT", "logprob_NT")
         }
         return replace(
             self,

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from tiny_run import make_workdir, run_depo
@@ -36,6 +37,8 @@ def test_trace_says_what_the_rollout_log_says(finished):
         assert trace.trials_NT[cell] == group["correct"].notna().sum()
         assert trace.graded_NT[cell] == (group["selector"].iloc[0] == "uniform")
         assert trace.origin_NT[cell] == group["origin"].iloc[0]
+        logprobs = np.concatenate(group["engine_logprobs"].to_list())
+        assert trace.logprob_NT[cell] == pytest.approx(logprobs.mean(), rel=1e-5)
         assert trace.prompts[row[key]].text == group["prompt"].iloc[0]
     assert trace.recorded_NT.sum() == len(groups)
     policy_kl = [json.loads(line).get("policy_kl") or 0.0 for line in (finished / "metrics.jsonl").open()]
