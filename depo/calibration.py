@@ -20,75 +20,37 @@ from typing import Any
 
 import numpy as np
 
-ECE_BINS = 15
+from depo.estimator_metrics import (
+    auroc,
+    average_precision,
+    brier,
+    brier_skill,
+    by_visits,
+    expected_calibration_error,
+    false_reject_rate,
+    reliability,
+    spearman,
+)
+
 ROUNDING = 1e-12  # differences of squared errors below this are float noise
 
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """One uniformly drawn group: what was predicted, and what came of it (``successes`` of ``trials``)."""
+    """One uniformly drawn group: what was predicted, and what came of it (``successes`` of ``trials``).
+
+    ``visits`` is how many groups of the prompt had been observed before this one; −1 where unknown.
+    """
 
     predicted_mixed: float
     predicted_mean: float
     successes: int
     trials: int
+    visits: int = -1
 
     @property
     def mixed(self) -> bool:
         return 0 < self.successes < self.trials
-
-
-# ---------------------------------------------------------------- metrics
-
-
-def midranks(values_W: np.ndarray) -> np.ndarray:
-    """Ranks 1 … W, equal values sharing the mean of their ranks. (W,) float64."""
-    _, inverse_W, counts_U = np.unique(values_W, return_inverse=True, return_counts=True)
-    last_U = np.cumsum(counts_U)
-    return (last_U - (counts_U - 1) / 2.0)[inverse_W]
-
-
-def auroc(predicted_W: np.ndarray, mixed_W: np.ndarray) -> float:
-    """Probability that a mixed group was predicted above one that is not, ties counting half. NaN when
-    the window holds one kind only."""
-    positives = int(mixed_W.sum())
-    negatives = len(mixed_W) - positives
-    if not positives or not negatives:
-        return math.nan
-    rank_sum = float(midranks(predicted_W)[mixed_W.astype(bool)].sum())
-    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
-
-
-def brier(predicted_W: np.ndarray, mixed_W: np.ndarray) -> float:
-    """Mean squared error of the predicted probabilities. NaN for an empty window."""
-    return float(np.mean((predicted_W - mixed_W) ** 2)) if len(mixed_W) else math.nan
-
-
-def brier_skill(predicted_W: np.ndarray, mixed_W: np.ndarray) -> float:
-    """1 − Brier / Brier of the window's base rate. NaN when the window holds one kind only."""
-    base = float(np.mean(mixed_W)) if len(mixed_W) else math.nan
-    reference = base * (1 - base)
-    return 1 - brier(predicted_W, mixed_W) / reference if reference > 0 else math.nan
-
-
-def expected_calibration_error(predicted_W: np.ndarray, mixed_W: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Mean over groups of |mean prediction − mixed share| in its bin; bins of equal mass by midrank, so that
-    equal predictions share a bin. NaN for an empty window."""
-    if not len(mixed_W):
-        return math.nan
-    bin_W = ((midranks(predicted_W) - 0.5) / len(mixed_W) * bins).astype(int)
-    gap_B = np.bincount(bin_W, weights=predicted_W - mixed_W, minlength=bins)
-    return float(np.abs(gap_B).sum() / len(mixed_W))
-
-
-def false_reject_rate(predicted_W: np.ndarray, mixed_W: np.ndarray, threshold: float = 0.5) -> float:
-    """Share of the mixed groups that were predicted to be mixed with less than ``threshold``. NaN when no
-    group is mixed."""
-    mixed_W = mixed_W.astype(bool)
-    return float(np.mean(predicted_W[mixed_W] < threshold)) if mixed_W.any() else math.nan
-
-
-# ---------------------------------------------------------------- window and gate
 
 
 class Calibration:
@@ -156,20 +118,31 @@ class Calibration:
         return mean / (float(difference_W.std(ddof=1)) / math.sqrt(len(difference_W)))
 
     def metrics(self) -> dict[str, float]:
-        """Figures of the window; those that are undefined on it are left out."""
+        """Figures of the window, and under ``visits_…/`` those of its strata by how often the prompt had been
+        visited; what is undefined on the window is left out."""
         predicted_W, mixed_W = self.arrays()
-        rate_error_W = [one.predicted_mean - one.successes / one.trials for one in self.graded]
+        mean_W = np.array([one.predicted_mean for one in self.graded], dtype=np.float64)
+        rate_W = np.array([one.successes / one.trials for one in self.graded], dtype=np.float64)
+        visits_W = np.array([one.visits for one in self.graded], dtype=np.int64)
         figures = {
-            "auroc": auroc(predicted_W, mixed_W),
-            "brier": brier(predicted_W, mixed_W),
-            "brier_skill": brier_skill(predicted_W, mixed_W),
-            "ece": expected_calibration_error(predicted_W, mixed_W),
+            **quality(predicted_W, mixed_W),
+            "average_precision": average_precision(predicted_W, mixed_W),
+            "spearman": spearman(mean_W, rate_W),
             "false_reject_rate": false_reject_rate(predicted_W, mixed_W),
             "base_rate": float(mixed_W.mean()) if len(mixed_W) else math.nan,
-            "pass_rate_bias": float(np.mean(rate_error_W)) if rate_error_W else math.nan,
+            "pass_rate_bias": float((mean_W - rate_W).mean()) if len(mixed_W) else math.nan,
         }
+        for label, member_W in by_visits(visits_W):
+            if member_W.any():
+                stratum = quality(predicted_W[member_W], mixed_W[member_W])
+                figures[f"visits_{label}/groups"] = float(member_W.sum())
+                figures |= {f"visits_{label}/{name}": value for name, value in stratum.items()}
         defined = {name: value for name, value in figures.items() if not math.isnan(value)}
         return {"groups": float(len(self.graded)), **defined}
+
+    def reliability(self) -> list[dict[str, float]]:
+        """Predicted and observed share of mixed groups in the window, bin by bin."""
+        return reliability(*self.arrays())
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -185,3 +158,13 @@ class Calibration:
         self.open = bool(state["open"])
         self._looks = int(state["looks"])
         self._new = int(state["new"])
+
+
+def quality(predicted_W: np.ndarray, mixed_W: np.ndarray) -> dict[str, float]:
+    """The figures that are also given for each stratum."""
+    return {
+        "auroc": auroc(predicted_W, mixed_W),
+        "brier": brier(predicted_W, mixed_W),
+        "brier_skill": brier_skill(predicted_W, mixed_W),
+        "ece": expected_calibration_error(predicted_W, mixed_W),
+    }

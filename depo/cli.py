@@ -1,4 +1,4 @@
-"""The command line: ``depo train RECIPE [key=value ...]`` and ``depo fetch NAME DIR``.
+"""The command line: ``depo train RECIPE [key=value ...]``, ``depo replay TRACE`` and ``depo fetch NAME DIR``.
 
 Exit status 0: done; 2: bad input, one line that names file and key; 1: anything else; 130: interrupted.
 ``--help`` and ``--dry-run`` import neither torch nor Ray.
@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fetch(options.name, options.directory)
             print(f"{options.name}: {options.directory}")
             return DONE
+        if options.command == "replay":
+            from depo.replay.command import replay
+
+            return replay(options, list(sys.argv[1:] if arguments is None else arguments))
         return train(options)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all of it is reported
         return report_failure(error, None)
@@ -87,16 +91,59 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     fetch_parser.add_argument("name", help="name of a model, for example smollm2")
     fetch_parser.add_argument("directory", type=Path, metavar="DIR")
+    replay_parser = add_replay(commands)
 
     options, rest = parser.parse_known_args(arguments)
     if options.command != "train":
         if rest:
-            fetch_parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            used = fetch_parser if options.command == "fetch" else replay_parser
+            used.error(f"unrecognized arguments: {' '.join(rest)}")
         return options
     unknown = [text for text in rest if text.startswith("-")]
     if unknown:
         train_parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return sort_positionals(options, rest, train_parser)
+
+
+def add_replay(commands: argparse._SubParsersAction[Parser]) -> Parser:
+    """The options of ``depo replay``; ``depo.replay.command`` checks their values."""
+    replay = commands.add_parser(
+        "replay",
+        help="compare estimators and selectors on recorded outcomes",
+        description="Compare estimators and selectors on recorded outcomes, before spending a GPU.",
+        epilog="NAME may carry options: beta:discount=0.9,prior_successes=0.5. See docs/replay.md.",
+    )
+    replay.add_argument("trace", type=Path, metavar="TRACE_OR_RUN", help="Parquet file or depo run directory")
+    replay.add_argument("--estimator", action="append", required=True, metavar="NAME", help="repeatable")
+    replay.add_argument("--selector", action="append", metavar="NAME", help="repeatable; default: thompson")
+    replay.add_argument(
+        "--group-size", type=int, metavar="G", help="default: as recorded; 8 for a count file"
+    )
+    replay.add_argument(
+        "--budget", type=float, default=0.25, help="share of the prompts picked a step (%(default)s)"
+    )
+    replay.add_argument("--audit", type=float, default=0.05, help="uniform share of the picks (%(default)s)")
+    replay.add_argument("--seeds", type=int, default=5, help="replays with censored feedback (%(default)s)")
+    replay.add_argument(
+        "--seed", type=int, default=0, help="first seed; keys all that is drawn (%(default)s)"
+    )
+    replay.add_argument("--split", choices=("odd", "even", "all"), default="odd", help="prompts to report on")
+    replay.add_argument(
+        "--fit-on",
+        choices=("split", "all"),
+        default="split",
+        help="prompts that estimators see, full feedback",
+    )
+    replay.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="rows to keep")
+    replay.add_argument(
+        "--prior", metavar="COLUMN", help="pass rates to start from; COLUMN/N for counts of N"
+    )
+    replay.add_argument("--visits", type=int, metavar="V", help="steps; default: all, 1 for a count file")
+    replay.add_argument("--batch", type=int, metavar="B", help="full feedback: B prompts a step, in passes")
+    replay.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (%(default)s)")
+    replay.add_argument("--json", type=Path, metavar="OUT", help="write everything as JSON")
+    replay.add_argument("--plots", type=Path, metavar="DIR", help="write reliability diagrams and the front")
+    return replay
 
 
 def sort_positionals(options: argparse.Namespace, rest: list[str], parser: Parser) -> argparse.Namespace:

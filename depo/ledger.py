@@ -108,6 +108,15 @@ class Ledger:
 
     # ------------------------------------------------------------ reading
 
+    def cost(self) -> dict[str, float | None]:
+        """What one effective group has cost so far, in rollouts and in generated tokens; None before the
+        first."""
+        effective = self.groups["effective"]
+        return {
+            "rollouts_per_effective_group": ratio(self.generated, effective),
+            "tokens_per_effective_group": ratio(sum(self.tokens.values()), effective),
+        }
+
     @property
     def generated(self) -> int:
         return sum(self.rollouts.values())
@@ -157,6 +166,7 @@ class Ledger:
             "groups": {
                 **groups,
                 "effective_ratio": ratio(groups["effective"], groups["generated"]),
+                **self.cost(),
                 "uniform": {"drawn": drawn, "mixed": mixed, "rate": ratio(mixed, drawn)},
             },
             "prompts": {"seen": self.prompts_seen},

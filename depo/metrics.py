@@ -24,7 +24,9 @@ def step_metrics(
 
     ``reward`` and ``accuracy`` are means over scorable rollouts; with a selector at work they describe the
     chosen prompts, not the pool. ``zero_variance_share`` is the share of groups without mixed outcome.
-    ``tokens_per_second`` is generated tokens by the whole step's wall time.
+    ``tokens_per_second`` is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens
+    per effective group since the start of the run. ``seconds_share/select``: share of the step spent on
+    choosing prompts and learning from their outcomes (estimator and selector).
     """
     scores = [score for group in groups for score in group.scores]
     values = [score.value for score in scores if score.correct is not None]
@@ -50,4 +52,7 @@ def step_metrics(
         "tokens_per_second": sum(tokens) / clock.total,
     }
     seconds = {f"seconds/{phase}": value for phase, value in clock.seconds.items()}
-    return metrics | selector.metrics() | seconds | {"seconds/step": clock.total}
+    cost = {f"cost/{name}": value for name, value in ledger.cost().items()}
+    share = clock.seconds.get("select", 0.0) / clock.total
+    seconds |= {"seconds/step": clock.total, "seconds_share/select": share}
+    return metrics | cost | selector.metrics() | seconds

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from depo.checkpoint import write_json
 from depo.evaluation.heldout import EvalResult
+from depo.reliability_plot import draw_reliability
 from depo.versions import package_versions, source_commit
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ SUMMARY_SCHEMA = 1
 
 
 def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
-    """Write ``policy/`` and ``summary.json``, print what they say; returns the summary."""
+    """Write ``policy/``, ``summary.json`` and ``reliability.png``, print what they say; returns the summary.
+
+    There is no picture when the audit window is empty.
+    """
     policy = run.directory / "policy"
     aside = run.directory / ".policy.partial"
     shutil.rmtree(aside, ignore_errors=True)
@@ -26,6 +30,9 @@ def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
 
     summary = summarise(run, after)
     write_json(run.directory / "summary.json", summary)
+    rows = run.selector.calibration.reliability()
+    if rows:
+        draw_reliability(rows, f"{run.recipe.name}: audit window", run.directory / "reliability.png")
     for line in lines(run, after):
         run.console.say(line, always=True)
     return summary
@@ -45,6 +52,7 @@ def summarise(run: Run, after: EvalResult | None) -> dict[str, object]:
         **booked,
         "prompts": booked["prompts"] | {"pool": len(run.pool)},
         "selection": {name: finite(value) for name, value in run.selector.metrics().items()},
+        "reliability": run.selector.calibration.reliability(),
         "seconds": run.seconds | {"wall": run.wall_seconds},
         "versions": package_versions() | {"commit": source_commit()},
     }

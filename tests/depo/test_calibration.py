@@ -1,4 +1,4 @@
-"""Metrics against brute force over pairs and bins; the gate against simulated estimators."""
+"""The gate against simulated estimators; what the window says about itself."""
 
 import math
 
@@ -7,96 +7,63 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depo.calibration import (
-    Calibration,
-    Graded,
-    auroc,
-    brier,
-    brier_skill,
-    expected_calibration_error,
-    false_reject_rate,
-    midranks,
-)
-
-WINDOWS = st.lists(
-    st.tuples(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0]), st.booleans()), min_size=1, max_size=60
-)
-
-
-def unzip(window: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([p for p, _ in window]), np.array([float(y) for _, y in window])
-
-
-# ---------------------------------------------------------------- metrics
-
-
-@given(WINDOWS)
-def test_auroc_equals_counting_all_pairs_with_ties_as_half(window: list[tuple[float, bool]]) -> None:
-    ups = [p for p, mixed in window if mixed]
-    downs = [p for p, mixed in window if not mixed]
-    found = auroc(*unzip(window))
-    if not ups or not downs:
-        assert math.isnan(found)
-        return
-    wins = sum((up > down) + 0.5 * (up == down) for up in ups for down in downs)
-    assert found == pytest.approx(wins / (len(ups) * len(downs)))
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
-def test_midranks_equal_the_mean_position_of_equal_values(values: list[int]) -> None:
-    ordered = sorted(values)
-    expected = [np.mean([i + 1 for i, other in enumerate(ordered) if other == value]) for value in values]
-    np.testing.assert_allclose(midranks(np.array(values)), expected)
-
-
-@given(WINDOWS)
-def test_brier_skill_equals_its_definition(window: list[tuple[float, bool]]) -> None:
-    score = sum((p - y) ** 2 for p, y in window) / len(window)
-    base = sum(y for _, y in window) / len(window)
-    reference = sum((base - y) ** 2 for _, y in window) / len(window)
-    assert brier(*unzip(window)) == pytest.approx(score)
-    if reference:
-        assert brier_skill(*unzip(window)) == pytest.approx(1 - score / reference)
-    else:
-        assert math.isnan(brier_skill(*unzip(window)))
-
-
-def test_ece_equals_brute_force_over_fifteen_equal_bins() -> None:
-    rng = np.random.default_rng(0)
-    predicted = rng.permutation(np.linspace(0.01, 0.99, 300))
-    mixed = (rng.random(300) < predicted**2).astype(float)
-    order = sorted(range(300), key=lambda i: predicted[i])
-    expected = 0.0
-    for b in range(15):
-        members = order[b * 20 : (b + 1) * 20]
-        expected += 20 / 300 * abs(np.mean(predicted[members]) - np.mean(mixed[members]))
-    assert expected_calibration_error(predicted, mixed) == pytest.approx(expected)
-    assert expected > 0.1
-
-
-def test_ece_of_a_calibrated_constant_is_zero_as_equal_predictions_share_a_bin() -> None:
-    mixed = (np.arange(100) % 4 == 0).astype(float)
-    assert expected_calibration_error(np.full(100, 0.25), mixed) == pytest.approx(0, abs=1e-12)
-    assert expected_calibration_error(np.full(100, 0.75), mixed) == pytest.approx(0.5)
-
-
-def test_false_rejects_are_the_mixed_groups_called_unlikely() -> None:
-    predicted = np.array([0.1, 0.6, 0.4, 0.9, 0.2])
-    mixed = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
-    assert false_reject_rate(predicted, mixed) == 0.5
-    assert math.isnan(false_reject_rate(predicted, np.zeros(5)))
+from depo.calibration import Calibration, Graded
+from depo.estimator_metrics import auroc, expected_calibration_error
 
 
 def test_undefined_figures_are_left_out_of_the_metrics() -> None:
     calibration = Calibration(window=10, min_window=5, confidence=0.95)
     assert calibration.metrics() == {"groups": 0.0}
     calibration.add(Graded(0.7, 0.5, 0, 8))
+    undefined = {"auroc", "brier_skill", "average_precision", "spearman", "false_reject_rate"}
     assert set(calibration.metrics()) == {"groups", "brier", "ece", "base_rate", "pass_rate_bias"}
-    calibration.add(Graded(0.9, 0.5, 4, 8))
+    calibration.add(Graded(0.9, 0.6, 4, 8))
     metrics = calibration.metrics()
+    assert set(metrics) >= undefined
+    assert metrics["average_precision"] == metrics["spearman"] == 1.0
     assert metrics["auroc"] == 1.0
     assert metrics["base_rate"] == 0.5
-    assert metrics["pass_rate_bias"] == pytest.approx(0.25)
+    assert metrics["pass_rate_bias"] == pytest.approx(0.3)
+
+
+def test_strata_by_visits_grade_their_own_members_only_and_unknown_visits_belong_to_none() -> None:
+    rng = np.random.default_rng(5)
+    calibration = Calibration(window=400, min_window=0, confidence=0.95)
+    visits = rng.integers(-1, 8, size=300)
+    predicted, mixed = rng.random(300), rng.random(300) < 0.5
+    for p, y, v in zip(predicted, mixed, visits, strict=True):
+        calibration.add(Graded(float(p), 0.5, 4 if y else 0, 8, int(v)))
+    metrics = calibration.metrics()
+    total = 0
+    for label, members in (
+        ("0", visits == 0),
+        ("1", visits == 1),
+        ("2-4", (visits >= 2) & (visits <= 4)),
+        ("5+", visits >= 5),
+    ):
+        assert metrics[f"visits_{label}/groups"] == members.sum()
+        total += int(members.sum())
+        expected = auroc(predicted[members], mixed[members].astype(float))
+        assert metrics[f"visits_{label}/auroc"] == pytest.approx(expected)
+    assert total == 300 - (visits == -1).sum()
+
+
+def test_window_gives_the_reliability_table_its_ece_is_made_of() -> None:
+    rng = np.random.default_rng(6)
+    calibration = Calibration(window=100, min_window=0, confidence=0.95)
+    for p in rng.random(150):
+        calibration.add(Graded(float(p), 0.5, 4 if rng.random() < p**2 else 0, 8))
+    rows = calibration.reliability()
+    assert sum(row["groups"] for row in rows) == 100
+    gaps = sum(row["groups"] * abs(row["predicted"] - row["observed"]) for row in rows) / 100
+    assert gaps == pytest.approx(expected_calibration_error(*calibration.arrays()))
+    assert gaps == pytest.approx(calibration.metrics()["ece"])
+
+
+def test_state_written_before_visits_were_recorded_still_loads() -> None:
+    calibration = gate()
+    calibration.load_state_dict({"graded": [[0.5, 0.5, 4, 8]], "open": False, "looks": 0, "new": 1})
+    assert calibration.graded[0].visits == -1
 
 
 # ---------------------------------------------------------------- gate

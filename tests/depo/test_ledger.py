@@ -67,9 +67,17 @@ def test_counts_equal_those_made_by_hand() -> None:
         "mixed": 4,
         "effective": 2,
         "effective_ratio": 2 / 6,
+        "rollouts_per_effective_group": 18 / 2,
+        "tokens_per_effective_group": 72 / 2,
         "uniform": {"drawn": 2, "mixed": 1, "rate": 0.5},
     }
     assert summary["prompts"] == {"seen": 6}
+
+
+def test_cost_of_an_effective_group_is_unknown_before_the_first() -> None:
+    ledger = Ledger(group_size=3)
+    ledger.book([group("b", [False, False, False], Outcome.ZERO_VARIANCE)])
+    assert ledger.cost() == {"rollouts_per_effective_group": None, "tokens_per_effective_group": None}
 
 
 def test_both_breakdowns_add_up_to_what_was_generated_in_rollouts_and_tokens() -> None:

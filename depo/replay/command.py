@@ -1,0 +1,140 @@
+"""``depo replay`` from parsed options to tables, JSON and plots."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from depo.errors import UserError
+from depo.failures import DONE, say
+from depo.replay.comparison import Settings, compare
+from depo.replay.document import document, write
+from depo.replay.parquet import read_parquet
+from depo.replay.run_directory import is_run, read_run
+from depo.replay.specs import Spec, parse_spec, parse_where
+from depo.replay.trace import Trace, split_rows
+from depo.versions import package_versions, source_commit
+
+DEFAULT_SELECTOR = "thompson"
+
+
+def replay(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Run what ``depo replay`` was asked for; returns the exit status. Raises UserError for bad input."""
+    check(options)
+    estimators = distinct([parse_spec(text, "--estimator") for text in options.estimator], "--estimator")
+    selectors = distinct(
+        [parse_spec(text, "--selector") for text in options.selector or [DEFAULT_SELECTOR]], "--selector"
+    )
+    trace, group_size = read_trace(options)
+    keep_N = split_rows(trace, options.split)
+    pool = trace.take(keep_N)
+    graded = trace.grade_only(keep_N) if options.fit_on == "all" else pool
+    settings = Settings(
+        group_size,
+        options.budget,
+        options.audit,
+        options.seeds,
+        options.seed,
+        options.resamples,
+        options.batch,
+    )
+    heading(graded, len(trace.prompts), options)
+    comparison = compare(
+        graded, pool, estimators, selectors, settings, say=say if sys.stderr.isatty() else lambda line: None
+    )
+    from depo.replay.tables import show  # rich takes a while to import
+
+    show(comparison)
+    if not comparison.censored and trace.kind != "run":
+        print("Censored replay left out: it needs at least two visits of every prompt (--visits).")
+    if options.json is not None:
+        described = {
+            **asdict(settings),
+            "split": options.split,
+            "fit_on": options.fit_on,
+            "prompts": int(keep_N.sum()),
+            "prompts_in_trace": len(trace.prompts),
+            "where": options.where,
+            "prior": options.prior,
+            "estimators": [spec.label for spec in estimators],
+            "selectors": [spec.label for spec in selectors],
+            "command": "depo " + shlex.join(arguments),
+            "versions": package_versions() | {"commit": source_commit()},
+        }
+        write(document(graded, comparison, [spec.label for spec in selectors], described), options.json)
+        print(f"JSON: {options.json}")
+    if options.plots is not None:
+        from depo.replay.plots import draw
+
+        print(f"plots: {', '.join(str(path) for path in draw(comparison, options.plots))}")
+    return DONE
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise UserError for a number that makes no sense; no file has been touched yet."""
+    if not 0 < options.budget <= 1:
+        raise UserError(f"--budget {options.budget:g}: expected a share of the prompts in (0, 1]")
+    if not 0 <= options.audit <= 1:
+        raise UserError(f"--audit {options.audit:g}: expected a share of the picks in [0, 1]")
+    if options.group_size is not None and options.group_size < 2:
+        raise UserError(f"--group-size {options.group_size}: a group needs at least 2 rollouts to be mixed")
+    for flag in ("seeds", "visits", "resamples", "batch"):
+        value = getattr(options, flag)
+        if value is not None and value < 1:
+            raise UserError(f"--{flag} {value}: expected at least 1")
+    if options.json is not None and options.json.is_dir():
+        raise UserError(f"--json {options.json}: is a directory, expected a file to write")
+    if options.plots is not None and options.plots.exists() and not options.plots.is_dir():
+        raise UserError(f"--plots {options.plots}: is a file, expected a directory to write to")
+
+
+def distinct(specs: list[Spec], flag: str) -> list[Spec]:
+    labels = [spec.label for spec in specs]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"{flag} {label}: given twice")
+    return specs
+
+
+def read_trace(options: argparse.Namespace) -> tuple[Trace, int]:
+    """The trace that the first argument names, and the group size."""
+    path: Path = options.trace
+    if not path.exists():
+        raise UserError(f"{path}: no such file or directory")
+    if not path.is_dir():
+        return read_parquet(
+            path, options.group_size, parse_where(options.where), options.prior, options.visits, options.seed
+        )
+    if not is_run(path):
+        raise UserError(f"{path}: no rollouts/ in it, so this is not a depo run directory")
+    for flag, value in (
+        ("--where", options.where),
+        ("--prior", options.prior),
+        ("--visits", options.visits),
+        ("--batch", options.batch),
+    ):
+        if value:
+            raise UserError(f"{flag} does not apply to a run directory: {path}")
+    trace, recorded = read_run(path)
+    if options.group_size not in (None, recorded):
+        raise UserError(f"--group-size {options.group_size}: the groups of {path} have {recorded} rollouts")
+    return trace, recorded
+
+
+def heading(trace: Trace, prompts: int, options: argparse.Namespace) -> None:
+    """What the figures are about, before the figures."""
+    graded = int(trace.graded_NT.any(axis=1).sum())
+    kinds = {"training": "training trace", "counts": "count file", "run": "depo run"}
+    print(f"{trace.source}: {kinds[trace.kind]}, {prompts} prompts, {trace.trials_NT.shape[1]} steps")
+    rule = "all prompts" if options.split == "all" else f"prompts whose SHA-256 is {options.split}"
+    seen = "all prompts" if options.fit_on == "all" else "these prompts only"
+    print(f"split {options.split!r}: {rule}, {graded} graded; with full feedback the estimators see {seen}")
+    if options.batch:
+        print(f"with full feedback each visit is a shuffled pass, {options.batch} prompts a step")
+    for note in trace.notes:
+        print(f"note: {note}")
+    print()

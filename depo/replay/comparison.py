@@ -1,0 +1,146 @@
+"""Everything a replay was asked for: each estimator with full feedback, each with each selector censored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import NormalDist, fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from depo.errors import UserError
+from depo.replay.bootstrap import resample_weights
+from depo.replay.censored import censored_feedback, picks_per_step
+from depo.replay.full import full_feedback, smoother
+from depo.replay.quality import Quality, differences, full_quality
+from depo.replay.specs import Spec, build_estimator, selection_block
+from depo.replay.told import true_rates
+from depo.replay.trace import Trace
+
+ORACLE = "oracle"
+SMOOTHER = "smoother (sees the future)"
+SHARES = ("effective_ratio", "starvation", "never_visited")
+"""Figures whose interval cannot leave [0, 1]."""
+# 97.5 % points of Student's t with 1 … 30 degrees of freedom; beyond, the normal distribution is close.
+STUDENT_T = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    group_size: int
+    budget: float
+    audit: float
+    seeds: int
+    seed: int
+    resamples: int
+    batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``full`` by estimator label; ``censored`` by (estimator, selector) label, empty where a trace cannot
+    answer other picks; ``reference`` is the smoother's."""
+
+    full: dict[str, dict[str, Any]]
+    reference: dict[str, Any] | None
+    differences: list[dict[str, Any]]
+    censored: dict[tuple[str, str], dict[str, Any]]
+
+
+def compare(
+    graded: Trace,
+    pool: Trace,
+    estimators: Sequence[Spec],
+    selectors: Sequence[Spec],
+    settings: Settings,
+    say: Callable[[str], None] = lambda line: None,
+) -> Comparison:
+    """Full feedback on ``graded``, censored feedback on ``pool`` (the split's prompts).
+
+    Raises UserError for an estimator or selector that does not exist, before anything is replayed, and for
+    a trace that has nothing to grade.
+    """
+    if not graded.graded_NT.any():
+        raise UserError(
+            f"{graded.source}: the split holds nothing to grade (of a run: groups drawn uniformly)"
+        )
+    for spec in estimators:
+        build_estimator(spec)
+        if spec.name == ORACLE and np.isnan(true_rates(graded)[graded.recorded_NT]).any():
+            raise UserError(
+                f"--estimator {spec.label}: takes a prompt's rate from its other visits, and some have none"
+            )
+    blocks = {spec.label: selection_block(spec, len(pool.prompts), settings.audit) for spec in selectors}
+    weights_RN = resample_weights(len(graded.prompts), settings.resamples, settings.seed)
+    qualities: dict[str, Quality] = {}
+    for spec in estimators:
+        predictions, seconds = full_feedback(
+            graded,
+            partial(build_estimator, spec),
+            settings.group_size,
+            spec.name == ORACLE,
+            settings.batch,
+            settings.seed,
+        )
+        qualities[spec.label] = full_quality(predictions, weights_RN)
+        qualities[spec.label].figures["estimator_seconds_per_step"] = seconds
+        say(f"{spec.label}: full feedback")
+    future = smoother(graded, settings.group_size)
+    reference = None if future is None else full_quality(future, weights_RN)
+    pairs = qualities if reference is None else {**qualities, SMOOTHER: reference}
+    censored: dict[tuple[str, str], dict[str, Any]] = {}
+    if pool.offers_all and pool.trials_NT.shape[1] > 1:
+        for spec in estimators:
+            for label, block in blocks.items():
+                replays = [
+                    censored_feedback(
+                        pool,
+                        partial(build_estimator, spec),
+                        block,
+                        settings.budget,
+                        settings.group_size,
+                        seed,
+                        spec.name == ORACLE,
+                    )
+                    for seed in range(settings.seed, settings.seed + settings.seeds)
+                ]
+                picks = picks_per_step(settings.budget, len(pool.prompts))
+                censored[spec.label, label] = {"picks_per_step": picks, **over_seeds(replays)}
+                say(f"{spec.label} + {label}: censored feedback, {settings.seeds} seeds")
+    return Comparison(
+        full={label: quality.figures for label, quality in qualities.items()},
+        reference=None if reference is None else reference.figures,
+        differences=differences(pairs),
+        censored=censored,
+    )
+
+
+def over_seeds(replays: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Mean of each figure, and under ``intervals`` its 95 % interval (Student's t) where two seeds or more
+    define it. Seeds share the trace: the interval covers the draws of selection, not the choice of prompts.
+    """
+    figures: dict[str, Any] = {"seeds": len(replays)}
+    intervals: dict[str, list[float] | None] = {}
+    for name in replays[0]:
+        values = [replay[name] for replay in replays if not math.isnan(replay[name])]
+        figures[name] = fmean(values) if values else math.nan
+        intervals[name] = mean_interval(values) if len(values) > 1 else None
+        if name in SHARES and intervals[name] is not None:
+            intervals[name] = [min(max(bound, 0.0), 1.0) for bound in intervals[name]]
+    return figures | {"intervals": intervals}
+
+
+def mean_interval(values: Sequence[float]) -> list[float]:
+    mean, half = fmean(values), student_t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return [mean - half, mean + half]
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5 % point of Student's t."""
+    return STUDENT_T[freedom - 1] if freedom <= len(STUDENT_T) else NormalDist().inv_cdf(0.975)

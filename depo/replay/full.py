@@ -1,0 +1,174 @@
+"""Full feedback: predict every prompt that is offered, then observe them all. How good are the predictions?
+
+N: prompts, T: steps, M: graded predictions.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from depo.replay.smoother import smoothed_rates
+from depo.replay.told import Told
+from depo.replay.trace import Trace
+from depo.rng import generator
+from depo.types import Origin
+from estimators.base import Candidate, Context, Estimates, Estimator, Observation
+from estimators.moments import mixed_probability
+
+Factory = Callable[[], Estimator]
+"""Makes a fresh estimator: every replay starts from nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """M predictions made before their outcomes, and the outcomes. All arrays (M,); ``prompt`` is the row of
+    the prompt in the trace, ``visits`` how often it had been observed before."""
+
+    prompt_M: np.ndarray
+    visits_M: np.ndarray
+    mean_M: np.ndarray
+    mixed_M: np.ndarray  # predicted probabilities of the three outcomes
+    all_wrong_M: np.ndarray
+    all_right_M: np.ndarray
+    successes_M: np.ndarray
+    trials_M: np.ndarray
+
+    @property
+    def was_mixed_M(self) -> np.ndarray:
+        return ((self.successes_M > 0) & (self.successes_M < self.trials_M)).astype(np.float64)
+
+    @property
+    def was_all_wrong_M(self) -> np.ndarray:
+        return (self.successes_M == 0).astype(np.float64)
+
+    @property
+    def was_all_right_M(self) -> np.ndarray:
+        return (self.successes_M == self.trials_M).astype(np.float64)
+
+    def of(self, member_M: np.ndarray) -> Predictions:
+        return Predictions(*(getattr(self, field.name)[member_M] for field in fields(self)))
+
+
+def full_feedback(
+    trace: Trace,
+    factory: Factory,
+    group_size: int,
+    told_rates: bool = False,
+    batch: int | None = None,
+    seed: int = 0,
+) -> tuple[Predictions, float]:
+    """Replay the trace; returns the graded predictions and the estimator's seconds per step.
+
+    With ``told_rates`` the estimator is told the pass rates (``Told``). Where every prompt is offered,
+    observations carry origin "audit" and propensity 1: nobody chose. With ``batch`` each visit is a pass in
+    shuffled order (keyed by ``seed``), ``batch`` prompts a step, as in training: what is learned from the
+    first prompts then helps with the later ones, also on a first visit.
+    """
+    parts: list[Predictions] = []
+    seconds = 0.0
+    visits_N = np.zeros(len(trace.prompts), dtype=np.int64)
+    told = Told(factory(), trace) if told_rates else None
+    estimator = told or factory()
+    steps = 0
+    for t, rows in offers(trace, batch, seed):
+        steps += 1
+        step = steps if batch else int(trace.steps_T[t])
+        context = Context(group_size, step, float(trace.kl_T[t]))
+        candidates = [
+            Candidate(prompt.key, prompt.text, prompt.prior)
+            for prompt in (trace.prompts[row] for row in rows)
+        ]
+        if told is not None:
+            told.column = t
+        observations = observations_at(trace, t, rows, step)
+        start = time.perf_counter()
+        estimates = estimator.predict(candidates, context)
+        estimator.observe(observations, context)
+        seconds += time.perf_counter() - start
+        graded = trace.graded_NT[rows, t]
+        parts.append(
+            Predictions(
+                rows,
+                visits_N[rows],
+                *probabilities(estimates, len(rows), type(estimator).__name__),
+                trace.successes_NT[rows, t],
+                trace.trials_NT[rows, t],
+            ).of(graded)
+        )
+        visits_N[rows] += 1
+    return joined(parts), seconds / max(steps, 1)
+
+
+def probabilities(estimates: Estimates, n: int, name: str) -> list[np.ndarray]:
+    """Mean and the probabilities of the three outcomes, each (n,). Raises ValueError when they are none."""
+    found = []
+    for what in ("mean", "p_mixed", "p_all_wrong", "p_all_right"):
+        values_N = np.asarray(getattr(estimates, what), dtype=np.float64)
+        if values_N.shape != (n,) or not ((values_N >= 0) & (values_N <= 1)).all():  # NaN fails too
+            raise ValueError(f"{name}: {what} must be ({n},) probabilities, found shape {values_N.shape}")
+        found.append(values_N)
+    return found
+
+
+def offers(trace: Trace, batch: int | None, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(column, rows) of what is offered together; columns without any outcome are left out."""
+    recorded_NT = trace.recorded_NT
+    for t in range(recorded_NT.shape[1]):
+        rows = np.flatnonzero(recorded_NT[:, t])
+        if not len(rows):
+            continue
+        if batch is None:
+            yield t, rows
+            continue
+        rows = generator(seed, "replay pass", t).permutation(rows)
+        for start in range(0, len(rows), batch):
+            yield t, rows[start : start + batch]
+
+
+def smoother(trace: Trace, group_size: int) -> Predictions | None:
+    """The reference that sees the future: the smoothed pass rate taken for the truth. None when no prompt
+    was visited twice."""
+    rate_NT = smoothed_rates(trace.successes_NT, trace.trials_NT)
+    graded_NT = trace.graded_NT & np.isfinite(rate_NT)
+    if not graded_NT.any():
+        return None
+    visits_NT = np.cumsum(trace.recorded_NT, axis=1) - trace.recorded_NT
+    row_M, _ = np.nonzero(graded_NT)
+    rate_M = np.clip(rate_NT[graded_NT], 0.0, 1.0)
+    return Predictions(
+        row_M,
+        visits_NT[graded_NT],
+        rate_M,
+        mixed_probability(rate_M, group_size),
+        (1 - rate_M) ** group_size,
+        rate_M**group_size,
+        trace.successes_NT[graded_NT],
+        trace.trials_NT[graded_NT],
+    )
+
+
+def observations_at(trace: Trace, t: int, rows: np.ndarray, step: int) -> list[Observation]:
+    return [
+        Observation(
+            key=trace.prompts[row].key,
+            text=trace.prompts[row].text,
+            successes=int(trace.successes_NT[row, t]),
+            trials=int(trace.trials_NT[row, t]),
+            step=step,
+            mean_logprob=math.nan if trace.logprob_NT is None else float(trace.logprob_NT[row, t]),
+            origin=Origin.AUDIT.value if trace.origin_NT is None else str(trace.origin_NT[row, t]),
+            propensity=1.0 if trace.propensity_NT is None else float(trace.propensity_NT[row, t]),
+        )
+        for row in rows
+    ]
+
+
+def joined(parts: list[Predictions]) -> Predictions:
+    return Predictions(
+        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Predictions))
+    )

@@ -1,0 +1,109 @@
+"""Replaying a run that depo made: the trace against the Parquet files, and what can be said about it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_run import make_workdir, run_depo
+
+from depo.cli import main
+from depo.errors import UserError
+from depo.replay.full import full_feedback
+from depo.replay.run_directory import read_run
+from estimators import build
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_policy):
+    """The directory of a finished run."""
+    workdir = make_workdir(tmp_path_factory.mktemp("finished"), tiny_policy)
+    done = run_depo("train", "tiny.yaml", "estimator=beta", "--run-dir", "run", cwd=workdir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workdir / "run"
+
+
+def test_trace_says_what_the_rollout_log_says(finished):
+    trace, group_size = read_run(finished)
+    rows = pd.concat(pd.read_parquet(path) for path in sorted((finished / "rollouts").glob("step_*.parquet")))
+    assert group_size == 4
+    assert trace.steps_T.tolist() == sorted(rows["step"].unique())
+    row = {prompt.key: i for i, prompt in enumerate(trace.prompts)}
+    column = {step: t for t, step in enumerate(trace.steps_T.tolist())}
+    groups = rows.groupby(["step", "prompt_key"])
+    for (step, key), group in groups:
+        cell = row[key], column[step]
+        assert trace.successes_NT[cell] == group["correct"].sum()
+        assert trace.trials_NT[cell] == group["correct"].notna().sum()
+        assert trace.graded_NT[cell] == (group["selector"].iloc[0] == "uniform")
+        assert trace.origin_NT[cell] == group["origin"].iloc[0]
+        logprobs = np.concatenate(group["engine_logprobs"].to_list())
+        assert trace.logprob_NT[cell] == pytest.approx(logprobs.mean(), rel=1e-5)
+        assert trace.prompts[row[key]].text == group["prompt"].iloc[0]
+    assert trace.recorded_NT.sum() == len(groups)
+    policy_kl = [json.loads(line).get("policy_kl") or 0.0 for line in (finished / "metrics.jsonl").open()]
+    assert trace.kl_T.tolist() == pytest.approx([sum(policy_kl[:t]) for t in range(6)])
+
+
+def test_predictions_replayed_are_those_that_the_run_made(finished):
+    """The run's own estimator on its own outcomes gives the predictions that the run logged."""
+    trace, group_size = read_run(finished)
+    predictions, _ = full_feedback(trace, lambda: build({"type": "beta"}), group_size)
+    rows = pd.concat(pd.read_parquet(path) for path in sorted((finished / "rollouts").glob("step_*.parquet")))
+    uniform = rows[(rows["selector"] == "uniform") & (rows["sample_index"] == 0)]
+    assert len(predictions.mixed_M) == len(uniform) > 0
+    logged = {(r.step, r.prompt_key): r.predicted_mixed for r in uniform.itertuples()}
+    position = iter(zip(predictions.prompt_M, predictions.mixed_M, strict=True))
+    for t, step in enumerate(trace.steps_T.tolist()):
+        for _ in range(int(trace.graded_NT[:, t].sum())):
+            i, mixed = next(position)
+            assert mixed == pytest.approx(logged[step, trace.prompts[i].key])
+
+
+def test_a_run_is_graded_on_uniform_draws_and_has_no_censored_replay(finished, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    status = main(
+        [
+            "replay",
+            str(finished),
+            "--estimator",
+            "beta",
+            "--split",
+            "all",
+            "--resamples",
+            "50",
+            "--json",
+            str(out),
+        ]
+    )
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    found = json.loads(out.read_text())
+    trace, _ = read_run(finished)
+    assert found["trace"]["kind"] == "run"
+    assert found["estimators"]["beta"]["full"]["predictions"] == trace.graded_NT.sum() > 0
+    assert found["estimators"]["beta"]["censored"] is None
+    assert "groups that the run drew uniformly" in printed.out
+    assert "censored replay left out: a run shows only what it picked" in printed.out
+    assert main(["replay", str(finished), "--estimator", "beta", "--visits", "2"]) == 2
+    assert main(["replay", str(finished), "--estimator", "beta", "--group-size", "8"]) == 2
+
+
+def test_summary_of_the_run_has_cost_and_a_reliability_table_with_picture(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    groups, rollouts = summary["groups"], summary["rollouts"]
+    assert groups["rollouts_per_effective_group"] == rollouts["generated"] / groups["effective"]
+    assert sum(row["groups"] for row in summary["reliability"]) == summary["selection"]["calibration/groups"]
+    assert (finished / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["cost/rollouts_per_effective_group"] == pytest.approx(groups["rollouts_per_effective_group"])
+    assert 0 < last["seconds_share/select"] < 1
+
+
+def test_directories_without_rollouts_or_with_other_files_are_errors(tmp_path):
+    (tmp_path / "rollouts").mkdir()
+    with pytest.raises(UserError, match="no rollouts/step_"):
+        read_run(tmp_path)
+    pd.DataFrame({"step": [1]}).to_parquet(tmp_path / "rollouts" / "step_000001.parquet")
+    with pytest.raises(UserError, match="not a rollout log"):
+        read_run(tmp_path)
