@@ -26,7 +26,7 @@ def step_metrics(
     chosen prompts, not the pool. ``zero_variance_share`` is the share of groups without mixed outcome.
     ``tokens_per_second`` is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens
     per effective group since the start of the run. ``seconds_share/select``: share of the step spent on
-    choosing prompts and learning from their outcomes (estimator and selector).
+    choosing prompts; ``seconds_share/estimate``: on the estimator beside the update.
     """
     scores = [score for group in groups for score in group.scores]
     values = [score.value for score in scores if score.correct is not None]
@@ -53,6 +53,7 @@ def step_metrics(
     }
     seconds = {f"seconds/{phase}": value for phase, value in clock.seconds.items()}
     cost = {f"cost/{name}": value for name, value in ledger.cost().items()}
-    share = clock.seconds.get("select", 0.0) / clock.total
-    seconds |= {"seconds/step": clock.total, "seconds_share/select": share}
+    seconds |= {"seconds/step": clock.total}
+    for phase in ("select", "estimate"):
+        seconds[f"seconds_share/{phase}"] = clock.seconds.get(phase, 0.0) / clock.total
     return metrics | cost | selector.metrics() | seconds

@@ -14,13 +14,13 @@ import numpy as np
 
 from depo import config
 from depo.batching import observations
-from depo.coverage import FEW_VISITS, since_visit
 from depo.data.pool import PromptPool
 from depo.estimator_metrics import auroc, brier, brier_skill, expected_calibration_error
 from depo.replay.full import Factory
 from depo.replay.told import Told
 from depo.replay.trace import Trace
 from depo.selection import Selector
+from depo.selection.visits import FEW_VISITS, since_visit
 from depo.types import Group, Pick, Rollout
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation
 from reward.base import Score

@@ -209,7 +209,11 @@ class Selector:
             if group.pick.uniform and group.trials >= 2:
                 self.calibration.add(
                     Graded(
-                        group.pick.predicted_mixed, group.pick.predicted_mean, group.successes, group.trials
+                        group.pick.predicted_mixed,
+                        group.pick.predicted_mean,
+                        group.successes,
+                        group.trials,
+                        self.visits.count(group.pick.prompt.key),
                     )
                 )
         self._recent.extend(yields(groups))
@@ -238,13 +242,14 @@ class Selector:
         return sorted(groups, key=lambda group: self._order[group.pick.prompt.key])
 
     def metrics(self) -> dict[str, float]:
-        """``selection/active`` is 1 while the rule chooses and 0 while selection is uniform; the figures
-        under ``calibration/`` are those of ``Calibration.metrics``."""
+        """``selection/active`` is 1 while the rule chooses and 0 while selection is uniform; ``calibration/``:
+        see ``Calibration.metrics``; ``coverage/``: see ``Visits.coverage``."""
         calibration = {f"calibration/{name}": value for name, value in self.calibration.metrics().items()}
         return {
             "selection/active": float(self.rule != UNIFORM),
             "selection/expected_yield": self.expected_yield(),
             **calibration,
+            **{f"coverage/{name}": value for name, value in self.visits.coverage(self._step).items()},
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -254,6 +259,7 @@ class Selector:
             "calibration": self.calibration.state_dict(),
             "recent": [[rule, bool(mixed)] for rule, mixed in self._recent],
             "visits": self.visits.state_dict(),
+            "step": self._step,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -265,4 +271,5 @@ class Selector:
         self._recent.clear()
         self._recent.extend((rule, bool(mixed)) for rule, mixed in state["recent"])
         self.visits.load_state_dict(state["visits"])
+        self._step = int(state["step"])
         self._waves, self._order, self._features = 0, {}, {}

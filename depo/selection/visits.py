@@ -1,13 +1,17 @@
-"""What the selector remembers of the prompts it has visited: when last, how often, how long the completions.
+"""What the selector remembers of the prompts it has visited: when last, how often, with what.
 
 Memory grows with visited prompts only. Prompts never visited have waited since the start of the run and are
 expected to take what the others take on average.
+
+Also how well the pool is covered. The effective-group ratio alone is a misleading headline: picking the same
+few prompts again and again makes it high, while prompts that have become learnable wait unvisited.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,63 +21,103 @@ from depo.types import Group, Prompt
 # Weight of the newest group in a prompt's expected length. Lengths drift with the policy, and a group's own
 # mean is already over G completions.
 NEWEST = 0.5
+FEW_VISITS = 3
+"""A prompt that was visited less often than this counts as starved once it is informative."""
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(slots=True)
+class Visited:
+    """One prompt: last step, expected tokens of a completion, number of visits, and whether the latest group
+    with at least two verdicts was mixed (None: there was none)."""
+
+    step: int
+    tokens: float
+    count: int
+    informative: bool | None = None
 
 
 class Visits:
-    """Last step, expected completion tokens and number of visits per visited prompt."""
+    """What is known of each visited prompt, by key."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[int, float, int]] = {}
+        self._visited: dict[str, Visited] = {}
 
     def __len__(self) -> int:
-        return len(self._last)
+        return len(self._visited)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._last
+        return key in self._visited
 
     def record(self, groups: Sequence[Group], step: int) -> None:
-        """Note that these groups were rolled out in ``step``."""
+        """Note that these groups were rolled out in ``step``. A group with fewer than two verdicts is a
+        visit, but says nothing about whether the prompt is informative."""
         for group in groups:
             if not group.rollouts:
                 continue
             key = group.pick.prompt.key
             tokens = sum(len(rollout.token_ids) for rollout in group.rollouts) / len(group.rollouts)
-            count = 1
-            if key in self._last:
-                _, expected, before = self._last[key]
-                tokens = NEWEST * tokens + (1 - NEWEST) * expected
-                count += before
-            self._last[key] = (step, tokens, count)
+            visited = self._visited.setdefault(key, Visited(step, tokens, 0))
+            visited.step = step
+            visited.tokens = NEWEST * tokens + (1 - NEWEST) * visited.tokens
+            visited.count += 1
+            if group.trials >= 2:
+                visited.informative = group.has_signal
 
-    def waited(self, prompts: Sequence[Prompt], step: int) -> np.ndarray:
-        """Steps since the last visit, or since the start (N,) int64."""
-        never = (0, 0.0, 0)
-        return np.array([step - self._last.get(prompt.key, never)[0] for prompt in prompts], dtype=np.int64)
-
-    def tokens(self, prompts: Sequence[Prompt]) -> np.ndarray:
-        """Expected completion tokens of one rollout (N,), at least 1."""
-        mean = math.fsum(tokens for _, tokens, _ in self._last.values()) / max(len(self._last), 1)
-        unknown = (0, mean, 0)
-        expected_N = np.array([self._last.get(prompt.key, unknown)[1] for prompt in prompts])
-        return np.maximum(expected_N, 1.0)
+    def count(self, key: str) -> int:
+        """Visits of this prompt so far."""
+        return self._visited[key].count if key in self._visited else 0
 
     def counts(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """Visits so far (N,) int64."""
-        never = (0, 0.0, 0)
-        return np.array([self._last.get(prompt.key, never)[2] for prompt in prompts], dtype=np.int64)
+        return np.array([self.count(prompt.key) for prompt in prompts], dtype=np.int64)
+
+    def waited(self, prompts: Sequence[Prompt], step: int) -> np.ndarray:
+        """Steps since the last visit, or since the start (N,) int64."""
+        last = [self._visited[p.key].step if p.key in self._visited else 0 for p in prompts]
+        return step - np.array(last, dtype=np.int64)
+
+    def tokens(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Expected completion tokens of one rollout (N,), at least 1."""
+        visited = self._visited
+        mean = math.fsum(one.tokens for one in visited.values()) / max(len(visited), 1)
+        expected_N = np.array([visited[p.key].tokens if p.key in visited else mean for p in prompts])
+        return np.maximum(expected_N, 1.0)
 
     def since(self, step: int) -> set[str]:
         """Keys of the prompts visited in ``step`` or later."""
-        return {key for key, (last, _, _) in self._last.items() if last >= step}
+        return {key for key, one in self._visited.items() if one.step >= step}
+
+    def coverage(self, step: int) -> dict[str, float]:
+        """Figures after ``step``; {} before the first visit.
+
+        ``starvation``: share of the prompts whose latest group was mixed that were visited fewer than
+        three times (left out while no prompt is informative). ``since_visit_pXX``: percentiles, over visited
+        prompts, of the steps since their last visit.
+        """
+        if not self._visited:
+            return {}
+        informative = [one for one in self._visited.values() if one.informative]
+        figures = {
+            "prompts_visited": float(len(self._visited)),
+            "prompts_informative": float(len(informative)),
+        }
+        if informative:
+            starved = sum(one.count < FEW_VISITS for one in informative)
+            figures["starvation"] = starved / len(informative)
+        return figures | since_visit(step - np.array([one.step for one in self._visited.values()]))
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "keys": list(self._last),
-            "steps": [step for step, _, _ in self._last.values()],
-            "tokens": [tokens for _, tokens, _ in self._last.values()],
-            "counts": [count for _, _, count in self._last.values()],
-        }
+        """JSON: per key [last step, expected tokens, visits, informative or null]."""
+        return {key: list(astuple(one)) for key, one in self._visited.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        columns = zip(state["keys"], state["steps"], state["tokens"], state["counts"], strict=True)
-        self._last = {key: (int(step), float(tokens), int(count)) for key, step, tokens, count in columns}
+        self._visited = {key: Visited(*values) for key, values in state.items()}
+
+
+def since_visit(since_V: np.ndarray) -> dict[str, float]:
+    """Percentiles of the steps since the last visit, (V,) with V ≥ 1, by linear interpolation."""
+    return {
+        f"since_visit_p{percent}": float(value)
+        for percent, value in zip(PERCENTILES, np.percentile(since_V, PERCENTILES), strict=True)
+    }

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from depo.coverage import Coverage
+from depo.selection.visits import Visits
 from depo.types import Group, Origin, Pick, Prompt, Rollout
 from reward.base import Score, unscorable
 
@@ -23,20 +23,20 @@ def group(key: str, verdicts: list[bool | None]) -> Group:
 MIXED, WRONG = [True, False], [False, False]
 
 
-def told() -> Coverage:
-    coverage = Coverage()
-    coverage.observe([group("often", WRONG), group("early", MIXED), group("lost", MIXED)], 1)
-    coverage.observe([group("often", MIXED), group("lost", WRONG)], 2)
-    coverage.observe([group("often", MIXED)], 5)
-    coverage.observe([group("late", MIXED)], 8)
-    return coverage
+def told() -> Visits:
+    visits = Visits()
+    visits.record([group("often", WRONG), group("early", MIXED), group("lost", MIXED)], 1)
+    visits.record([group("often", MIXED), group("lost", WRONG)], 2)
+    visits.record([group("often", MIXED)], 5)
+    visits.record([group("late", MIXED)], 8)
+    return visits
 
 
 def test_starved_are_prompts_whose_latest_group_was_mixed_and_that_were_visited_fewer_than_three_times() -> (
     None
 ):
     """Informative: often (3 visits), early (1), late (1); not lost, whose latest group was all wrong."""
-    metrics = told().metrics(10)
+    metrics = told().coverage(10)
     assert metrics["prompts_visited"] == 4
     assert metrics["prompts_informative"] == 3
     assert metrics["starvation"] == pytest.approx(2 / 3)
@@ -44,35 +44,33 @@ def test_starved_are_prompts_whose_latest_group_was_mixed_and_that_were_visited_
 
 def test_steps_since_the_last_visit_are_percentiles_over_visited_prompts() -> None:
     since = [10 - 5, 10 - 1, 10 - 2, 10 - 8]
-    metrics = told().metrics(10)
+    metrics = told().coverage(10)
     for percent in (50, 90, 99):
         assert metrics[f"since_visit_p{percent}"] == pytest.approx(np.percentile(since, percent))
 
 
 def test_nothing_is_said_before_the_first_visit_or_about_starvation_while_nothing_is_informative() -> None:
-    coverage = Coverage()
-    assert coverage.metrics(3) == {}
-    coverage.observe([group("a", WRONG)], 3)
-    assert "starvation" not in coverage.metrics(3)
+    visits = Visits()
+    assert visits.coverage(3) == {}
+    visits.record([group("a", WRONG)], 3)
+    assert "starvation" not in visits.coverage(3)
 
 
 def test_group_without_verdicts_is_a_visit_that_does_not_change_what_is_known() -> None:
-    coverage = Coverage()
-    coverage.observe([group("a", MIXED)], 1)
-    coverage.observe([group("a", [None, True])], 2)
-    assert coverage.visits("a") == 2
-    assert coverage.visits("never") == 0
-    assert coverage.metrics(2)["starvation"] == 1.0
+    visits = Visits()
+    visits.record([group("a", MIXED)], 1)
+    visits.record([group("a", [None, True])], 2)
+    assert visits.count("a") == 2
+    assert visits.count("never") == 0
+    assert visits.coverage(2)["starvation"] == 1.0
 
 
-def test_state_round_trips_through_json_and_refuses_another_version() -> None:
-    coverage, other = told(), Coverage()
-    coverage.observe([group("unknown", [None, None])], 9)
-    state = json.loads(json.dumps(coverage.state_dict(), allow_nan=False))
+def test_state_round_trips_through_json() -> None:
+    visits, other = told(), Visits()
+    visits.record([group("unknown", [None, None])], 9)
+    state = json.loads(json.dumps(visits.state_dict(), allow_nan=False))
     other.load_state_dict(state)
-    assert other.state_dict() == coverage.state_dict()
-    for one in (coverage, other):
-        one.observe([group("early", MIXED), group("unknown", MIXED)], 11)
-    assert other.metrics(12) == coverage.metrics(12)
-    with pytest.raises(ValueError, match="schema_version"):
-        other.load_state_dict(state | {"schema_version": 99})
+    assert other.state_dict() == visits.state_dict()
+    for one in (visits, other):
+        one.record([group("early", MIXED), group("unknown", MIXED)], 11)
+    assert other.coverage(12) == visits.coverage(12)
