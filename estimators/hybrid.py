@@ -1,12 +1,12 @@
 """Difficulty as item response theory in motion: what a prompt is like, and how far the policy has come.
 
-The logit of prompt i's pass rate at policy step t is modelled as
+A prompt is out of the policy's reach, or the logit of its pass rate at policy step t is
 
     z_i(t) + D(t)
 
-where z_i says how easy the prompt is, believed as weights on a grid (`LogitGrid`), and D, the policy's
-*ability*, is shared by all prompts: one number to learn from every revisit. Four things are learned,
-online, from counts of k successes in n trials:
+where z_i says how easy the prompt is and D, the policy's *ability*, is shared by all prompts: one number to
+learn from every revisit. A belief is weights on a grid of z and on *never* (`LogitGrid`). Four things are
+learned, online, from counts of k successes in n trials:
 
 1. *Population.* How z is distributed over prompts nobody has tried: a histogram fitted to first visits
    (`Population`). Most pools have two humps, which no Beta prior has.
@@ -15,7 +15,7 @@ online, from counts of k successes in n trials:
    exp(w · (m_i − m̄) · z): as w rollouts at the rate m_i instead of the average m̄ would. How many
    rollouts it is worth is inferred (`Contest`).
 3. *History.* Each group multiplies its binomial likelihood into the prompt's belief. Between visits the
-   belief spreads as a random walk, at a rate inferred from revisits (`WanderingRate`).
+   belief spreads as a random walk, at a rate inferred from revisits (`Movement`).
 4. *Ability.* D goes on at its recent pace, corrected to where the revisited prompts' outcomes are most
    likely, held back by a random-walk prior (Holt's linear trend with a likelihood in the middle).
 
@@ -36,16 +36,18 @@ from estimators.contest import Contest
 from estimators.counts import tally
 from estimators.logit_grid import LogitGrid, normalised
 from estimators.moments import mixed_probability, require_group_size
+from estimators.movement import Movement
 from estimators.nested_state import joined, part
 from estimators.population import Population
 from estimators.prompt_prior import PromptPrior, text_head
-from estimators.walk import WanderingRate
 
 SCHEMA_VERSION = 1
 
 PRIOR_WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
 TILT_LOGITS = 4.0  # beyond, a prior says no more than "very easy" or "very hard"
 NEWTON_STEPS = 5
+POPULATION_WINDOW = 1024  # first visits
+NEVER = 0.05  # what the prior gives to prompts out of reach, as odds
 TREND_GAIN = 0.1  # share of a correction of D that changes its pace
 TREND_STEPS = 10  # a trend is not drawn out further than this
 
@@ -71,16 +73,19 @@ class HybridEstimator:
         self.ability_step = float(ability_step)
         self.grid = LogitGrid(noise)
         rate_M = self.grid.rates()
-        self.population = Population(np.sqrt(rate_M * (1 - rate_M)), weight=4.0, memory=memory)
+        base_M = np.sqrt(rate_M * (1 - rate_M))
+        base_M[0] = NEVER * base_M.sum()
+        self.population = Population(base_M, weight=4.0, window=POPULATION_WINDOW)
         self.prior = PromptPrior(text_head(text, text_model, seed), memory)
         self.worth = Contest(PRIOR_WORTHS, memory)
-        self.walk = WanderingRate(self.grid, memory)
+        self.movement = Movement(self.grid, memory)
         self.ability = 0.0
         self.trend = 0.0  # of ability, logits per policy step
         self._ability_moved_at = 0
         self._row: dict[str, int] = {}
         self._belief_VM = np.zeros((0, len(self.grid)), dtype=np.float32)  # with room to grow
         self._visited_at_V = np.zeros(0, dtype=np.int64)
+        self._revisited_V = np.zeros(0, dtype=bool)
 
     # ---------------------------------------------------------------- belief
 
@@ -110,18 +115,18 @@ class HybridEstimator:
             p_mixed=np.clip(belief_NM @ mixed_probability(rate_M, group_size), 0.0, 1.0),
             p_all_wrong=np.clip(belief_NM @ (1.0 - rate_M) ** group_size, 0.0, 1.0),
             p_all_right=np.clip(belief_NM @ rate_M**group_size, 0.0, 1.0),
-            sample=lambda rng: self.grid.rate_at(self.grid.draw(belief_NM, rng) + self.ability),
+            sample=lambda rng: self.grid.draw(belief_NM, rng, self.ability),
         )
 
     def _belief_now(self, row_N: np.ndarray, step: int) -> np.ndarray:
         """Beliefs (N, M) about visited prompts, after the walk since their last visit."""
         elapsed_N = np.maximum(step - self._visited_at_V[row_N], 0)
-        decay_NM = self.walk.decay(elapsed_N)
-        return normalised(self.grid.spread(self._belief_VM[row_N].astype(np.float64), decay_NM))
+        last_NM = self._belief_VM[row_N].astype(np.float64)
+        return normalised(self.movement.spread(last_NM, elapsed_N, self.ability))
 
     def _tilt(self, pass_rate_N: np.ndarray, worth: float) -> np.ndarray:
         """What w = ``worth`` rollouts at the rate m instead of m̄ say about z: (N, M), up to a factor."""
-        logit_M = np.clip(self.grid.points_M + self.ability, -TILT_LOGITS, TILT_LOGITS)
+        logit_M = np.append(-TILT_LOGITS, self.grid.points_L + self.ability).clip(-TILT_LOGITS, TILT_LOGITS)
         exponent_NM = np.outer(worth * (pass_rate_N - self.prior.mean), logit_M)
         return np.exp(exponent_NM - exponent_NM.max(axis=1, initial=0.0, keepdims=True))
 
@@ -144,7 +149,9 @@ class HybridEstimator:
         return {
             "estimator/prompts_visited": float(len(self._row)),
             "estimator/ability": self.ability,
-            "estimator/walk_variance": self.walk.contest.mean,
+            "estimator/walk_variance": self.movement.variance,
+            "estimator/escape_rate": self.movement.escape,
+            "estimator/never": float(self.population.histogram_M[0]),
             "estimator/prior_worth": self.worth.mean,
         }
 
@@ -156,9 +163,10 @@ class HybridEstimator:
             self._move_ability(before_NM, successes_N, trials_N, step)
         likelihood_NM = self.grid.likelihood(successes_N, trials_N, self.ability)
 
-        self.walk.revisit(keys, likelihood_NM, step)
+        self.movement.revisit(keys, likelihood_NM, step, self.ability)
         self._belief_VM[row_N] = normalised(before_NM * likelihood_NM)
         self._visited_at_V[row_N] = step
+        self._revisited_V[row_N] = True
 
     def _move_ability(
         self, belief_NM: np.ndarray, successes_N: np.ndarray, trials_N: np.ndarray, step: int
@@ -201,24 +209,36 @@ class HybridEstimator:
                 ]
             )
         )
-        tilt_NM = self._tilt(pass_rate_N, self.worth.mean)
-        self.population.observe(likelihood_NM, tilt_NM)
+        keys = [observation.key for observation in observations]
+        self.population.observe(keys, likelihood_NM, self._tilt(pass_rate_N, self.worth.mean))
         self.prior.fit(observations, successes_N, trials_N)
         if not self.history:
             return
-        belief_NM = normalised(self.population.histogram_M * tilt_NM * likelihood_NM)
-        self.walk.first_visit([observation.key for observation in observations], belief_NM, step)
-        for observation, belief_M in zip(observations, belief_NM, strict=True):
-            row = self._row[observation.key] = len(self._row)
-            self._grow(row + 1)
-            self._belief_VM[row] = belief_M
-            self._visited_at_V[row] = step
+        for key in keys:
+            self._row[key] = len(self._row)
+        self._grow(len(self._row))
+        self._visited_at_V[[self._row[key] for key in keys]] = step
+        self._see_first_visits_anew()
+        new_N = [self._row[key] for key in keys]
+        self.movement.first_visit(keys, self._belief_VM[new_N].astype(np.float64), step)
+
+    def _see_first_visits_anew(self) -> None:
+        """Prompts visited once so far are believed to be what today's population makes of that visit."""
+        once = [
+            (i, self._row[key])
+            for i, key in enumerate(self.population.keys)
+            if key in self._row and not self._revisited_V[self._row[key]]
+        ]
+        if once:
+            remembered, rows = (list(column) for column in zip(*once, strict=True))
+            self._belief_VM[rows] = self.population.posteriors()[remembered]
 
     def _grow(self, rows: int) -> None:
         if rows > len(self._belief_VM):
             room = max(2 * rows, 64) - len(self._belief_VM)
             self._belief_VM = np.pad(self._belief_VM, ((0, room), (0, 0)))
             self._visited_at_V = np.pad(self._visited_at_V, (0, room))
+            self._revisited_V = np.pad(self._revisited_V, (0, room))
 
     # ---------------------------------------------------------------- state
 
@@ -229,7 +249,7 @@ class HybridEstimator:
             "population": self.population.state_dict(),
             "prior": self.prior.state_dict(),
             "worth": self.worth.state_dict(),
-            "walk": self.walk.state_dict(),
+            "movement": self.movement.state_dict(),
         }
         own = State(
             schema_version=SCHEMA_VERSION,
@@ -242,6 +262,7 @@ class HybridEstimator:
             arrays={
                 "beliefs": self._belief_VM[:visited].copy(),
                 "visited_at": self._visited_at_V[:visited].copy(),
+                "revisited": self._revisited_V[:visited].copy(),
             },
         )
         return joined(own, parts)
@@ -263,10 +284,11 @@ class HybridEstimator:
         self._row = {key: row for row, key in enumerate(keys)}
         self._belief_VM = belief_VM
         self._visited_at_V = np.array(state.arrays["visited_at"], dtype=np.int64)
+        self._revisited_V = np.array(state.arrays["revisited"], dtype=bool)
         self.ability = float(str(state.values["ability"]))
         self.trend = float(str(state.values["trend"]))
         self._ability_moved_at = int(str(state.values["ability_moved_at"]))
         self.population.load_state_dict(part(state, "population"))
         self.prior.load_state_dict(part(state, "prior"))
         self.worth.load_state_dict(part(state, "worth"))
-        self.walk.load_state_dict(part(state, "walk"))
+        self.movement.load_state_dict(part(state, "movement"))

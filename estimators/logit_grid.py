@@ -1,19 +1,23 @@
-"""Beliefs about a pass rate as weights on a grid over its logit.
+"""Beliefs about a pass rate as weights on a grid over its logit, and on one state apart: *never*.
 
 A grid holds any shape a belief can take: two humps before the first visit, a long tail after eight failures.
-Between visits a belief spreads as a continuous-time random walk along the grid, which keeps weights
-positive and their sum at 1 whatever the elapsed time. The walk's generator has the cosines as eigenvectors,
-so that spreading is a multiplication in that basis.
+Prompts out of the policy's reach altogether are no low point of that grid: nothing lifts them while the
+others improve. They have a state of their own, which is left only by luck, at a small rate.
 
-Shapes: N prompts, M grid points.
+Between visits the rest of a belief spreads as a continuous-time random walk along the grid, which keeps
+weights positive and their sum at 1 whatever the elapsed time. The walk's generator has the cosines as
+eigenvectors, so that spreading is a multiplication in that basis.
+
+Shapes: N prompts, L grid points, M = 1 + L states, *never* first.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-LOGITS = 9.9  # rates from 5e-5 to 1 − 5e-5: "never" has to be told from "one in a thousand"
+LOGITS = 9.9  # rates from 5e-5 to 1 − 5e-5
 SPACING = 0.3
+LANDING = (-5.0, -1.0)  # logits where a prompt that leaves *never* is first found: solved now and then
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -21,56 +25,67 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 class LogitGrid:
-    """M = 67 equally spaced logits; ``spread`` walks along them, ``likelihood`` weighs them.
+    """L = 67 equally spaced logits and *never*; ``spread`` moves weights between them, ``likelihood`` weighs.
 
     ``noise`` is the chance that a verdict is wrong: observed success rates lie in [noise, 1 − noise], so
     that one wrong verdict cannot contradict a belief beyond repair.
     """
 
     def __init__(self, noise: float) -> None:
+        if not 0 < noise < 0.5:
+            raise ValueError(f"noise must lie in (0, 0.5), found {noise}")
         self.noise = noise
-        if not 0 <= noise < 0.5:
-            raise ValueError(f"noise must lie in [0, 0.5), found {noise}")
-        self.points_M = np.arange(-LOGITS, LOGITS + SPACING / 2, SPACING)
-        modes_M = np.arange(len(self.points_M))
+        self.points_L = np.arange(-LOGITS, LOGITS + SPACING / 2, SPACING)
+        modes_L = np.arange(len(self.points_L))
         # Orthonormal DCT-II basis: eigenvectors of the walk with reflecting ends.
-        basis_MM = np.cos(np.pi * (modes_M[:, None] + 0.5) * modes_M / len(modes_M))
-        self.basis_MM = basis_MM / np.linalg.norm(basis_MM, axis=0)
+        basis_LL = np.cos(np.pi * (modes_L[:, None] + 0.5) * modes_L / len(modes_L))
+        self.basis_LL = basis_LL / np.linalg.norm(basis_LL, axis=0)
         # A walk of variance 1 per unit of time jumps to either side at the rate 1 / (2 · spacing²).
-        self.eigenvalues_M = -(1.0 - np.cos(np.pi * modes_M / len(modes_M))) / SPACING**2
+        self.eigenvalues_L = -(1.0 - np.cos(np.pi * modes_L / len(modes_L))) / SPACING**2
 
     def __len__(self) -> int:
-        return len(self.points_M)
+        return 1 + len(self.points_L)
 
     def rates(self, shift: float = 0.0) -> np.ndarray:
-        """Success rates (M,) to observe at the grid points moved by ``shift`` logits."""
-        return self.rate_at(self.points_M + shift)
-
-    def rate_at(self, logits: np.ndarray) -> np.ndarray:
-        """Success rates to observe at these logits."""
-        return self.noise + (1.0 - 2.0 * self.noise) * sigmoid(logits)
+        """Success rates (M,) to observe when all grid points are moved by ``shift`` logits; *never* stays."""
+        return self.noise + (1.0 - 2.0 * self.noise) * np.append(0.0, sigmoid(self.points_L + shift))
 
     def decay(self, variance: np.ndarray) -> np.ndarray:
-        """What walks of the given ``variance`` (...,) (squared logits) leave of each mode: (..., M)."""
-        return np.exp(np.asarray(variance, dtype=np.float64)[..., None] * self.eigenvalues_M)
+        """What walks of the given ``variance`` (...,) (squared logits) leave of each mode: (..., L)."""
+        return np.exp(np.asarray(variance, dtype=np.float64)[..., None] * self.eigenvalues_L)
 
-    def spread(self, beliefs_NM: np.ndarray, decay_NM: np.ndarray) -> np.ndarray:
-        """Beliefs (N, M) after walks with these ``decay`` factors, (N, M) or (M,)."""
-        spread_NM = ((beliefs_NM @ self.basis_MM) * decay_NM) @ self.basis_MM.T
-        return np.maximum(spread_NM, 0.0)  # rounding
+    def spread(
+        self, belief_NM: np.ndarray, decay_NL: np.ndarray, kept_N: np.ndarray | float, shift: float = 0.0
+    ) -> np.ndarray:
+        """Beliefs (N, M) after walks with these ``decay`` factors, (N, L) or (L,).
+
+        ``kept_N``, (N,) or one number, is the share of *never* that is still there; the rest is found among
+        the rates of `LANDING`, grid points being moved by ``shift``.
+        """
+        logit_L = self.points_L + shift
+        landing_L = ((logit_L >= LANDING[0]) & (logit_L <= LANDING[1])).astype(np.float64)
+        if not landing_L.any():  # moved out of the grid
+            landing_L[0] = 1.0
+        never_N = belief_NM[:, 0] * kept_N
+        left_N = belief_NM[:, 0] - never_N
+        grid_NL = ((belief_NM[:, 1:] @ self.basis_LL) * decay_NL) @ self.basis_LL.T
+        grid_NL = np.maximum(grid_NL, 0.0) + left_N[:, None] * landing_L / landing_L.sum()  # max: rounding
+        return np.column_stack([never_N, grid_NL])
 
     def likelihood(self, successes_N: np.ndarray, trials_N: np.ndarray, shift: float = 0.0) -> np.ndarray:
-        """Probability (N, M) of these verdicts, in order, at every grid point; scaled to a maximum of 1."""
+        """Probability (N, M) of these verdicts, in order, in every state; scaled to a maximum of 1."""
         rate_M = self.rates(shift)
         log_NM = np.outer(successes_N, np.log(rate_M)) + np.outer(trials_N - successes_N, np.log1p(-rate_M))
         return np.exp(log_NM - log_NM.max(axis=1, keepdims=True))
 
-    def draw(self, beliefs_NM: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A logit from each belief, (N,): a grid point by weight, then anywhere in its cell."""
-        cumulated_NM = np.cumsum(beliefs_NM, axis=1)
-        threshold_N = rng.random(len(beliefs_NM)) * cumulated_NM[:, -1]
-        point_N = np.minimum((cumulated_NM <= threshold_N[:, None]).sum(axis=1), len(self) - 1)
-        return self.points_M[point_N] + (rng.random(len(beliefs_NM)) - 0.5) * SPACING
+    def draw(self, belief_NM: np.ndarray, rng: np.random.Generator, shift: float = 0.0) -> np.ndarray:
+        """A success rate from each belief, (N,): a state by its weight, then anywhere in its cell."""
+        cumulated_NM = np.cumsum(belief_NM, axis=1)
+        threshold_N = rng.random(len(belief_NM)) * cumulated_NM[:, -1]
+        state_N = np.minimum((cumulated_NM <= threshold_N[:, None]).sum(axis=1), len(self) - 1)
+        logit_N = self.points_L[np.maximum(state_N - 1, 0)] + (rng.random(len(belief_NM)) - 0.5) * SPACING
+        rate_N = np.where(state_N == 0, 0.0, sigmoid(logit_N + shift))
+        return self.noise + (1.0 - 2.0 * self.noise) * rate_N
 
 
 def normalised(weights_NM: np.ndarray) -> np.ndarray:

@@ -1,18 +1,20 @@
 """How easy the prompts of a pool are before anyone has tried them: a histogram learned from first visits.
 
-Nonparametric empirical Bayes. The histogram is fitted by EM so that it explains counts of first visits,
-each seen through its binomial noise. Selection makes this a biased sample: prompts whose tilt (what is
-known of them beforehand) promises signal are visited sooner. With prior_i(z) ∝ population(z) · tilt_i(z)
-the maximum-likelihood histogram under such biased sampling is Vardi's (Annals of Statistics 13, 1985):
+Nonparametric empirical Bayes. The histogram is fitted by EM so that it explains the counts of recent first
+visits, each seen through its binomial noise. Selection makes these a biased sample: prompts whose tilt (what
+is known of them beforehand) promises signal are visited sooner. With prior_i ∝ population · tilt_i the
+maximum-likelihood histogram under such biased sampling is Vardi's (Annals of Statistics 13, 1985):
 
     population(z) ∝ Σ_i responsibility_i(z) / Σ_i tilt_i(z) / Z_i          Z_i = Σ_z population(z) · tilt_i(z)
 
 Without tilts the denominator is constant and this is ordinary EM.
 
-Shapes: N first visits, M grid points.
+Shapes: N first visits, W of them remembered, M states.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,45 +26,54 @@ EM_ROUNDS = 20
 
 
 class Population:
-    """``base`` (M,) is the histogram before any visit, worth ``weight`` visits; ``memory`` in visits."""
+    """``base_M`` (M,) is the histogram before any visit, worth ``weight`` visits; the newest ``window`` first
+    visits count."""
 
-    def __init__(self, base_M: np.ndarray, weight: float, memory: float) -> None:
-        if not (weight > 0 and memory > 0):
-            raise ValueError(f"weight and memory must be positive, found {weight} and {memory}")
+    def __init__(self, base_M: np.ndarray, weight: float, window: int) -> None:
+        if not (weight > 0 and window > 0):
+            raise ValueError(f"weight and window must be positive, found {weight} and {window}")
         self.base_M = weight * normalised(base_M)
         self.weight = weight
-        self.memory = memory
-        self.visits_M = np.zeros_like(self.base_M)  # Σ responsibilities
-        self.exposure_M = np.zeros_like(self.base_M)  # Σ tilt / Z: how much each point was sampled
+        self.window = window
+        self.keys: list[str] = []
+        self._likelihood_WM = np.zeros((0, len(base_M)), dtype=np.float32)
+        self._tilt_WM = np.zeros((0, len(base_M)), dtype=np.float32)
         self.histogram_M = normalised(self.base_M)
 
-    def observe(self, likelihood_NM: np.ndarray, tilt_NM: np.ndarray) -> None:
-        """Learn from N first visits; both (N, M), each row up to a factor."""
-        faded = np.exp(-len(likelihood_NM) / self.memory)
-        visits_M, exposure_M = self.visits_M * faded, self.exposure_M * faded
-        histogram_M = self.histogram_M
+    def observe(self, keys: Sequence[str], likelihood_NM: np.ndarray, tilt_NM: np.ndarray) -> None:
+        """Learn from N first visits; both arrays (N, M), each row up to a factor."""
+        self.keys = [*self.keys, *keys][-self.window :]
+        self._likelihood_WM = np.concatenate([self._likelihood_WM, likelihood_NM], dtype=np.float32)
+        self._tilt_WM = np.concatenate([self._tilt_WM, tilt_NM], dtype=np.float32)
+        self._likelihood_WM = self._likelihood_WM[-self.window :]
+        self._tilt_WM = self._tilt_WM[-self.window :]
+        likelihood_WM, tilt_WM = self._likelihood_WM, self._tilt_WM
         for _ in range(EM_ROUNDS):
-            prior_NM = histogram_M * tilt_NM
-            total_N1 = prior_NM.sum(axis=1, keepdims=True)
-            responsibility_M = normalised(prior_NM * likelihood_NM).sum(axis=0)
-            sampled_M = (tilt_NM / total_N1).sum(axis=0)
-            histogram_M = normalised(
-                (self.base_M + visits_M + responsibility_M) / (self.weight + exposure_M + sampled_M)
-            )
-        self.visits_M, self.exposure_M = visits_M + responsibility_M, exposure_M + sampled_M
-        self.histogram_M = histogram_M
+            prior_WM = self.histogram_M * tilt_WM
+            responsibility_M = normalised(prior_WM * likelihood_WM).sum(axis=0)
+            sampled_M = (tilt_WM / prior_WM.sum(axis=1, keepdims=True)).sum(axis=0)
+            self.histogram_M = normalised((self.base_M + responsibility_M) / (self.weight + sampled_M))
+
+    def posteriors(self) -> np.ndarray:
+        """What is believed about the remembered prompts after their first visit, in the light of today's
+        histogram: (W, M), in the order of ``keys``."""
+        return normalised(self.histogram_M * self._tilt_WM * self._likelihood_WM)
 
     def state_dict(self) -> State:
         return State(
             SCHEMA_VERSION,
+            values={"keys": list(self.keys)},
             arrays={
-                "visits": self.visits_M.copy(),
-                "exposure": self.exposure_M.copy(),
+                "likelihood": self._likelihood_WM.copy(),
+                "tilt": self._tilt_WM.copy(),
                 "histogram": self.histogram_M.copy(),
             },
         )
 
     def load_state_dict(self, state: State) -> None:
-        self.visits_M = np.array(state.arrays["visits"], dtype=np.float64)
-        self.exposure_M = np.array(state.arrays["exposure"], dtype=np.float64)
+        keys = state.values["keys"]
+        assert isinstance(keys, list)
+        self.keys = list(keys)
+        self._likelihood_WM = np.array(state.arrays["likelihood"], dtype=np.float32)
+        self._tilt_WM = np.array(state.arrays["tilt"], dtype=np.float32)
         self.histogram_M = np.array(state.arrays["histogram"], dtype=np.float64)

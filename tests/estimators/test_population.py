@@ -5,21 +5,26 @@ import numpy as np
 from estimators.logit_grid import LogitGrid, normalised
 from estimators.population import Population
 
-GRID = LogitGrid(noise=0.0)
+GRID = LogitGrid(noise=1e-6)
 FLAT = np.ones(len(GRID))
 
 
+def names(n):
+    return [str(i) for i in range(n)]
+
+
 def share_above(histogram_M, logit=0.0):
-    return float(histogram_M[GRID.points_M > logit].sum())
+    return float(histogram_M[1:][GRID.points_L > logit].sum())
 
 
 def test_recovers_two_humps_from_counts():
     rng = np.random.default_rng(0)
     rate_N = np.where(rng.random(4000) < 0.7, 0.02, 0.9)
-    population = Population(FLAT, weight=4.0, memory=1e9)
-    for part_n in np.array_split(rng.binomial(8, rate_N), 20):
+    population = Population(FLAT, weight=4.0, window=20_000)
+    for part_n in np.array_split(rng.binomial(8, rate_N), 8):
         trials = np.full(len(part_n), 8)
-        population.observe(GRID.likelihood(part_n, trials), np.ones((len(part_n), len(GRID))))
+        ones_NM = np.ones((len(part_n), len(GRID)))
+        population.observe(names(len(part_n)), GRID.likelihood(part_n, trials), ones_NM)
     histogram_M = population.histogram_M
     assert abs(share_above(histogram_M) - 0.3) < 0.03
     rates_M = GRID.rates()
@@ -30,9 +35,9 @@ def test_recovers_two_humps_from_counts():
 
 def test_without_any_visit_it_is_the_base_and_few_visits_move_it_little():
     base_M = normalised(np.linspace(1, 2, len(GRID)))
-    population = Population(base_M, weight=4.0, memory=1000.0)
+    population = Population(base_M, weight=4.0, window=1000)
     np.testing.assert_allclose(population.histogram_M, base_M)
-    population.observe(GRID.likelihood(np.array([8]), np.array([8])), np.ones((1, len(GRID))))
+    population.observe(["a"], GRID.likelihood(np.array([8]), np.array([8])), np.ones((1, len(GRID))))
     assert share_above(population.histogram_M) > share_above(base_M)
     assert share_above(population.histogram_M, 9.0) < 0.5
 
@@ -49,11 +54,11 @@ def test_a_sample_that_selection_has_biased_is_put_right():
     logit_hard, logit_easy = np.log(0.05 / 0.95), np.log(0.8 / 0.2)
     slope = np.log(9) / (logit_easy - logit_hard)
     sign_N1 = np.where(hint_N[visited_N], -1.0, 1.0)[:, None]
-    tilt_NM = np.exp(sign_N1 * slope * GRID.points_M.clip(-4, 4))
-    aware, naive = (Population(FLAT, weight=4.0, memory=1e9) for _ in range(2))
-    for rows in np.array_split(np.arange(len(counts_N)), 50):
-        aware.observe(likelihood_NM[rows], tilt_NM[rows])
-        naive.observe(likelihood_NM[rows], np.ones_like(tilt_NM[rows]))
+    tilt_NM = np.exp(sign_N1 * slope * np.append(-4.0, GRID.points_L.clip(-4, 4)))
+    aware, naive = (Population(FLAT, weight=4.0, window=20_000) for _ in range(2))
+    for rows in np.array_split(np.arange(len(counts_N)), 10):
+        aware.observe(names(len(rows)), likelihood_NM[rows], tilt_NM[rows])
+        naive.observe(names(len(rows)), likelihood_NM[rows], np.ones_like(tilt_NM[rows]))
     assert share_above(naive.histogram_M) < 0.45  # 44 % of the visited prompts are easy, 70 % of all
     assert abs(share_above(aware.histogram_M) - 0.7) < 0.05
 
@@ -61,7 +66,21 @@ def test_a_sample_that_selection_has_biased_is_put_right():
 def test_older_visits_fade():
     trials = np.full(500, 8)
     ones_NM = np.ones((500, len(GRID)))
-    population = Population(FLAT, weight=4.0, memory=200.0)
-    population.observe(GRID.likelihood(np.zeros(500), trials), ones_NM)
-    population.observe(GRID.likelihood(np.full(500, 8), trials), ones_NM)
+    population = Population(FLAT, weight=4.0, window=200)
+    population.observe(names(500), GRID.likelihood(np.zeros(500), trials), ones_NM)
+    population.observe(names(500), GRID.likelihood(np.full(500, 8), trials), ones_NM)
     assert share_above(population.histogram_M) > 0.85
+
+
+def test_first_visits_are_seen_anew_in_the_light_of_later_ones():
+    """A prompt that failed 8 times: hard to say among prompts of all kinds; hopeless where all others failed."""
+    population = Population(FLAT, weight=4.0, window=100)
+    failed_M, ones_M = GRID.likelihood(np.zeros(1), np.full(1, 8)), np.ones((1, len(GRID)))
+    population.observe(["a"], failed_M, ones_M)
+    before = float((population.posteriors() @ GRID.rates())[0])
+    population.observe(names(60), failed_M.repeat(60, axis=0), ones_M.repeat(60, axis=0))
+    assert population.keys[0] == "a"
+    assert float((population.posteriors() @ GRID.rates())[0]) < before / 2
+    population.observe(names(60), failed_M.repeat(60, axis=0), ones_M.repeat(60, axis=0))
+    assert len(population.keys) == len(population.posteriors()) == 100
+    assert "a" not in population.keys
