@@ -73,7 +73,7 @@ class OptimisticSelection(RuleSelection):
     type: Literal["optimistic"] = "optimistic"
     sure_after: NonNegativeInt = 3
     """Visits after which a prompt's belief is taken at its word."""
-    draws: PositiveInt = 2
+    draws: PositiveInt = 1
     """Draws for the others, of which the best counts."""
 
 

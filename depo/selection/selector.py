@@ -242,8 +242,8 @@ class Selector:
         return sorted(groups, key=lambda group: self._order[group.pick.prompt.key])
 
     def metrics(self) -> dict[str, float]:
-        """``selection/active`` is 1 while the rule chooses and 0 while selection is uniform; ``calibration/``:
-        see ``Calibration.metrics``; ``coverage/``: see ``Visits.coverage``."""
+        """``selection/active`` is 1 while the rule chooses and 0 while selection is uniform. For
+        ``calibration/`` see ``Calibration.metrics``, for ``coverage/`` ``Visits.coverage``."""
         calibration = {f"calibration/{name}": value for name, value in self.calibration.metrics().items()}
         return {
             "selection/active": float(self.rule != UNIFORM),

@@ -73,7 +73,7 @@ def test_older_visits_fade():
 
 
 def test_first_visits_are_seen_anew_in_the_light_of_later_ones():
-    """A prompt that failed 8 times: hard to say among prompts of all kinds; hopeless where all others failed."""
+    """A prompt that failed 8 times: who knows, while it is the only one; hopeless once all others failed."""
     population = Population(FLAT, weight=4.0, window=100)
     failed_M, ones_M = GRID.likelihood(np.zeros(1), np.full(1, 8)), np.ones((1, len(GRID)))
     population.observe(["a"], failed_M, ones_M)
