@@ -1,11 +1,11 @@
 """What the policy's own view of a prompt adds to its text, on a single pass over the data.
 
-1. The quickstart's policy is warm-started once per seed, and a pool is graded (25 % mastered, 25 % learnable,
+1. The quickstart's policy is warm-started, and a pool is graded (25 % mastered, 25 % learnable,
    50 % impossible).
 2. It is trained by GRPO on one pass over that pool, uniformly: no prompt comes twice, so that history says
    nothing and an estimator lives by what it knows of a prompt beforehand.
 3. The arms differ in what `hybrid` is told: nothing, the text, one prefill by the policy, both. Selection
-   being uniform, and every draw keyed, all arms of a seed see the same rollouts: predictions are paired.
+   being uniform and every draw keyed, all arms of a seed see the same rollouts (checked): they are paired.
 
 Graded are the groups after the first quarter of the pass. Intervals: bootstrap over prompts.
 
@@ -38,18 +38,11 @@ ARMS = {
 }
 POOL, BATCH = 4000, 32
 RESAMPLES = 1000
-SHARED = ("initial_policy", "prompts.parquet", "heldout.parquet")
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 
 
-def train(arm: str, seed: int, directory: Path, like: Path | None) -> float:
-    """One run; warm start and graded pool are those of ``like`` where given. Returns estimator seconds per
-    step: what `select` (prefills included) and `estimate` took."""
-    if like is not None:
-        directory.mkdir(parents=True)
-        for name in SHARED:
-            source = like / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, directory / name)
+def train(arm: str, seed: int, directory: Path) -> float:
+    """One run; estimator seconds per step: what `select` (prefills included) and `estimate` took."""
     text, features = ARMS[arm]
     overrides = [
         f"seed={seed}",
@@ -118,12 +111,11 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {}
     for seed in arguments.seeds:
-        frames, seconds, first = {}, {}, None
+        frames, seconds = {}, {}
         for arm in ARMS:
             directory = arguments.runs / f"seed{seed}-{arm.replace(' ', '-')}"
             shutil.rmtree(directory, ignore_errors=True)
-            seconds[arm] = train(arm, seed, directory, first)
-            first = first or directory
+            seconds[arm] = train(arm, seed, directory)
             frames[arm] = groups_of(directory)
         results[seed] = graded(frames, seed)
         for arm in ARMS:

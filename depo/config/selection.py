@@ -73,8 +73,10 @@ class OptimisticSelection(RuleSelection):
     type: Literal["optimistic"] = "optimistic"
     sure_after: NonNegativeInt = 3
     """Visits after which a prompt's belief is taken at its word."""
-    draws: PositiveInt = 1
+    draws: PositiveInt = 2
     """Draws for the others, of which the best counts."""
+    revisit_after: PositiveInt | Literal["auto"] | None = None
+    """As above, but off by default: this rule returns to prompts hardly known by itself."""
 
 
 class WindowSelection(RuleSelection):
