@@ -3,7 +3,7 @@
 Columns: mean reward; accuracy; share of zero-variance groups; the estimator's Brier skill (1 perfect, 0 no
 better than the base rate) and calibration error (ECE) on the audit window; whether it selects or selection is
 uniform; rollouts saved so far against uniform sampling, with sign; KL between learner and engine (nats per
-token); generated tokens per second; seconds per phase.
+token); generated tokens per second; seconds per phase, the estimator's beside the update.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ COLUMNS = (
     Column("gen", "seconds/generate", 5, seconds),
     Column("ver", "seconds/verify", 5, seconds),
     Column("upd", "seconds/update", 5, seconds),
+    Column("est", "seconds/estimate", 5, seconds),
     Column("sync", "seconds/sync", 5, seconds),
     Column("step s", "seconds/step", 6, seconds),
 )

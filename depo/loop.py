@@ -64,7 +64,7 @@ def train(run: Run) -> None:
             include = groups if recipe.learner.zero_variance == "include" else trained
             finish_update = run.learner.begin_update(rows_of(include))
         with clock.phase("estimate"):
-            estimator_metrics = run.estimator.observe(observations(groups, step), context)
+            learned = run.estimator.observe(observations(groups, step), context)
             if isinstance(run.estimator, Prepares):
                 run.estimator.prepare(run.selector.preview(run.pool, step + 1))
         with clock.phase("update"):
@@ -78,7 +78,7 @@ def train(run: Run) -> None:
         run.kl_travelled += update.metrics.get("policy_kl", 0.0)
         run.step = step
         metrics = step_metrics(step, groups, trained, run.selector, run.ledger, clock)
-        metrics |= estimator_metrics | update.metrics | parity
+        metrics |= {f"estimator/{name}": value for name, value in learned.items()} | update.metrics | parity
         if run.evaluation_due(step):
             with clock.phase("evaluate"):
                 metrics |= run.evaluate(step)

@@ -147,12 +147,12 @@ class HybridEstimator:
             seen = [first_of[key] for key in first]
             self._learn_from_first_visits(seen, np.array([counts[key] for key in first]), context.step)
         return {
-            "estimator/prompts_visited": float(len(self._row)),
-            "estimator/ability": self.ability,
-            "estimator/walk_variance": self.movement.variance,
-            "estimator/escape_rate": self.movement.escape,
-            "estimator/never": float(self.population.histogram_M[0]),
-            "estimator/prior_worth": self.worth.mean,
+            "prompts_visited": float(len(self._row)),
+            "ability": self.ability,
+            "walk_variance": self.movement.variance,
+            "escape_rate": self.movement.escape,
+            "never": float(self.population.histogram_M[0]),
+            "prior_worth": self.worth.mean,
         }
 
     def _learn_from_revisits(self, keys: list[str], counts_N2: np.ndarray, step: int) -> None:

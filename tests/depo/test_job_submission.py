@@ -31,6 +31,7 @@ def ray_head(tmp_path):
     # from other Ray programs of the machine.
     scratch = tempfile.mkdtemp(prefix="ray")
     env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path), "RAY_TMPDIR": scratch}
+    env["PATH"] = f"{RAY.parent}{os.pathsep}{env['PATH']}"  # whose `python` runs the job
     subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     start = [
         *(RAY, "start", "--head", "--block", "--port", str(free_port()), "--num-cpus=2"),
@@ -65,7 +66,6 @@ def test_a_submitted_job_trains_and_writes_its_run_directory(ray_head, workdir):
     run_dir = workdir / "run"
     command = ["python", "-m", "depo", "train", "tiny.yaml", "steps=2", "--run-dir", str(run_dir)]
     submit = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *command]
-    env |= {"PATH": f"{RAY.parent}{os.pathsep}{env['PATH']}"}
     deadline = time.monotonic() + 90
     while True:
         done = subprocess.run(

@@ -146,3 +146,22 @@ def test_bad_input_is_one_clear_line_and_status_2(workdir, tiny_policy, override
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     for words in says:
         assert words in done.stderr
+
+
+def test_the_policys_own_view_tells_prompts_apart_before_their_first_visit(workdir):
+    """`estimator.features: policy`, without text and before any refill: of prompts never visited nothing else is
+    known, so that without it their predictions would be all alike."""
+    predicted = {}
+    for features in ("none", "policy"):
+        overrides = ["estimator={type: hybrid, text: none, features: " + features + "}", "selection=uniform"]
+        overrides += ["selection.refill=false", "steps=4", "evaluation.at_end=false"]
+        done = run_depo("train", "tiny.yaml", "--run-dir", features, *overrides, cwd=workdir)
+        assert done.returncode == 0, done.stdout + done.stderr
+        last = pd.read_parquet(workdir / features / "rollouts" / "step_000004.parquet")
+        predicted[features] = last.groupby("prompt_key").predicted_mean.first().to_numpy()
+        row = metrics_of(workdir / features)[-1]
+        assert row["estimator/prompts_visited"] == 24
+        seconds = json.loads((workdir / features / "metrics.jsonl").read_text().splitlines()[-1])
+        assert 0 < seconds["seconds_share/estimate"] < 1
+    assert np.ptp(predicted["none"]) < 1e-12
+    assert np.unique(predicted["policy"]).size > 3

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -317,9 +318,9 @@ def test_odd_prompts_are_read_and_impossible_ones_refused():
     estimates = estimator.predict([candidate(f"new {i}", text=text) for i, text in enumerate(odd)], at(2))
     assert np.isfinite(estimates.p_mixed).all()
     assert len(estimator.predict([], at(2)).mean) == 0
-    assert estimator.observe([], at(2))["estimator/prompts_visited"] == 4
+    assert estimator.observe([], at(2))["prompts_visited"] == 4
     estimator.observe([seen("unscorable", 0, n=0)], at(2))
-    assert estimator.observe([], at(2))["estimator/prompts_visited"] == 4
+    assert estimator.observe([], at(2))["prompts_visited"] == 4
     with pytest.raises(ValueError, match="0 <= successes <= trials"):
         estimator.observe([seen("a", 9)], at(3))
     with pytest.raises(ValueError, match=r"prior must lie in \[0, 1\]"):
@@ -340,3 +341,25 @@ def test_memory_grows_with_visited_prompts_only():
     estimator.observe([seen(str(i), 1) for i in range(1000)], at(1))
     arrays = estimator.state_dict().arrays
     assert arrays["beliefs"].shape == (1000, len(estimator.grid))
+
+
+def test_a_hundred_thousand_prompts_are_predicted_in_a_second_of_one_core():
+    """Their texts read before, as the loop does while the learner updates."""
+    rng = np.random.default_rng(6)
+    words = np.array([f"word{i}" for i in range(500)])
+    asked = [
+        candidate(f"{i}", text=" ".join(words[row]))
+        for i, row in enumerate(rng.integers(500, size=(100_000, 6)))
+    ]
+    estimator = HybridEstimator()
+    for step in range(1, 11):
+        rows = rng.choice(100_000, 500, replace=False)
+        estimator.observe(
+            [seen(asked[i].key, int(rng.integers(9)), text=asked[i].text) for i in rows], at(step)
+        )
+    estimator.prepare(asked)
+    start = time.process_time()
+    estimates = estimator.predict(asked, at(12))
+    seconds = time.process_time() - start
+    assert len(estimates.mean) == 100_000
+    assert seconds < 1.0
