@@ -95,9 +95,8 @@ def main() -> None:
     )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for name, result in (("full", full), ("censored", censored)):
-        for key in ("trace", "command"):
-            if isinstance(result["settings"].get(key), str):
-                result["settings"][key] = full_command if name == "full" else censored_command
+        result["trace"]["source"] = f"DATA/{TRACE}"
+        result["settings"]["command"] = full_command if name == "full" else censored_command
     document = {"full": full, "censored": censored}
     arguments.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
     arguments.out.with_suffix(".md").write_text(text.replace(str(arguments.data), "DATA") + "\n")

@@ -78,7 +78,7 @@ COLUMNS = (
     Column("gen", "seconds/generate", 5, seconds),
     Column("ver", "seconds/verify", 5, seconds),
     Column("upd", "seconds/update", 5, seconds),
-    Column("est", "seconds/estimate", 5, seconds),
+    Column("est", "seconds/estimate", 4, seconds),
     Column("sync", "seconds/sync", 5, seconds),
     Column("step s", "seconds/step", 6, seconds),
 )

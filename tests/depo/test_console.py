@@ -28,6 +28,7 @@ METRICS = {
     "seconds/generate": 12.34,
     "seconds/verify": 0.4,
     "seconds/update": 123.4,
+    "seconds/estimate": 0.05,
     "seconds/sync": 0.85,
     "seconds/step": 137.0,
     "something else": 1.0,
@@ -66,6 +67,7 @@ def test_a_step_is_one_line_under_a_header(capsys: pytest.CaptureFixture[str]) -
         "gen": "12.3",
         "ver": "0.40",
         "upd": "123",
+        "est": "0.05",
         "sync": "0.85",
         "step s": "137",
     }

@@ -149,8 +149,8 @@ def test_bad_input_is_one_clear_line_and_status_2(workdir, tiny_policy, override
 
 
 def test_the_policys_own_view_tells_prompts_apart_before_their_first_visit(workdir):
-    """`estimator.features: policy`, without text and before any refill: of prompts never visited nothing else is
-    known, so that without it their predictions would be all alike."""
+    """`estimator.features: policy`, without text: of prompts never visited nothing else is known, so that
+    without it their predictions are all alike."""
     predicted = {}
     for features in ("none", "policy"):
         overrides = ["estimator={type: hybrid, text: none, features: " + features + "}", "selection=uniform"]
