@@ -89,7 +89,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="download a small model",
         description="Write a small model to DIR in Hugging Face format.",
     )
-    fetch_parser.add_argument("name", help="name of a model: smollm2 (language model) or minilm (text encoder)")
+    fetch_parser.add_argument("name", help="smollm2 (a language model) or minilm (a text encoder)")
     fetch_parser.add_argument("directory", type=Path, metavar="DIR")
     replay_parser = add_replay(commands)
 
