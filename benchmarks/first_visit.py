@@ -35,9 +35,11 @@ import numpy as np
 import pandas as pd
 
 from depo.calibration import auroc, brier_skill
+from depo.versions import source_commit
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation, State
 from estimators.concentration import ConcentrationFit
 from estimators.encoder import EncoderEstimator
+from estimators.hybrid import HybridEstimator
 from estimators.moments import beta_estimates
 from estimators.ngram_head import HashedNgramHead
 
@@ -77,16 +79,20 @@ class NgramEstimator:
 
 ARMS: dict[str, dict[str, Any]] = {
     "ngram": {},
-    "frozen": {"preset": "repaired", "frozen": True},
+    "hybrid": {"text": "ngrams"},
+    "frozen": {"preset": "repaired", "frozen": True, "pooling": "last", "words": False},
+    "frozen, all repairs": {"preset": "repaired", "frozen": True},
     "paper": {"preset": "paper"},
     "repaired": {"preset": "repaired"},
 }
-FINE_TUNED = ("paper", "repaired")
+FINE_TUNED = ("paper", "repaired")  # the backbone learns as well
 
 
 def build(arm: str, args: argparse.Namespace) -> Estimator:
     if arm == "ngram":
         return NgramEstimator()
+    if arm == "hybrid":
+        return HybridEstimator(seed=args.seed, **ARMS[arm])
     common = {"max_length": args.max_length, "precision": args.precision, "seed": args.seed}
     return EncoderEstimator(model=args.model, **common, **ARMS[arm], **args.override.get(arm, {}))
 
@@ -203,6 +209,32 @@ def report(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def replay_section(paths: Sequence[str]) -> str:
+    """First visits (stratum 0) out of documents that ``depo replay --json`` wrote, one table for all."""
+    lines = [
+        "",
+        "## First visits in a training run, with and without a recorded pass rate",
+        "",
+        "From `depo replay` on the training trace: prompts with odd key before their first visit, in",
+        "shuffled passes, AUROC of `p_mixed` for mixed groups.",
+        "",
+        "| recorded pass rate | estimator | prompts | zero variance | all wrong | all right | ECE |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    commands = []
+    for path in paths:
+        document = json.loads(Path(path).read_text())
+        settings = document["settings"]
+        commands.append(f"- `{settings['command']}`")
+        for name, figures in document["estimators"].items():
+            first = figures["full"]["by_visits"]["0"]
+            lines.append(
+                f"| {settings['prior'] or 'none'} | {name} | {first['predictions']} | {first['auroc']:.3f} | "
+                f"{first['auroc_all_wrong']:.3f} | {first['auroc_all_right']:.3f} | {first['ece']:.3f} |"
+            )
+    return "\n".join([*lines, "", *commands]) + "\n"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Text alone, before the first visit.")
     parser.add_argument("--data", required=True, help="directory that holds traces/")
@@ -216,6 +248,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--override", type=json.loads, default={}, help="JSON: {ARM: {OPTION: VALUE}}")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--replays", nargs="+", default=[], help="JSON of `depo replay`, for a second table")
     parser.add_argument("--tune", action="store_true", help="grade even prompts left out of the fitting")
     args = parser.parse_args(argv)
 
@@ -237,13 +270,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         "settings": json.dumps({arm: {**ARMS[arm], **args.override.get(arm, {})} for arm in args.arms}),
         "versions": ", ".join(
             f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "torch", "transformers")
-        ),
+        )
+        + f", commit {source_commit()}",
         "machine": f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, "
         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
     }
     for row in rows:
         del row["scores"]
-    Path(args.out).with_suffix(".md").write_text(report(rows, settings))
+    Path(args.out).with_suffix(".md").write_text(
+        report(rows, settings) + (replay_section(args.replays) if args.replays else "")
+    )
     Path(args.out).with_suffix(".json").write_text(json.dumps({**settings, "rows": rows}, indent=2) + "\n")
 
 

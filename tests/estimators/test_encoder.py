@@ -284,8 +284,8 @@ def test_dropout_for_ranking_can_be_off_while_it_is_on_for_the_rates(tiny_bert, 
         monkeypatch.setattr(
             trainer.encoder.network,
             "judge",
-            lambda x, judge=judge, trainer=trainer, modes=modes: (
-                modes.append(trainer.encoder.network.training) or judge(x)
+            lambda *x, judge=judge, trainer=trainer, modes=modes: (
+                modes.append(trainer.encoder.network.training) or judge(*x)
             ),
         )
         trainer.step(gathered(groups(10)))
