@@ -7,6 +7,10 @@
 3. After each size, the beliefs about the odd prompts are graded: AUROC for zero variance, all wrong, all
    right; Brier skill of p_mixed against the odd prompts' own base rate.
 
+``frozen`` is the plain frozen encoder: trunk and heads on the last layer's token means. ``frozen, all
+repairs`` adds what the preset ``repaired`` has besides training the backbone. ``--replays`` adds a table of
+first visits out of documents that `depo replay --json` wrote.
+
 Differences are paired by prompt (bootstrap, 1,000 resamples). ``--tune`` grades a fifth of the even
 prompts instead, left out of the fitting: settings are chosen there.
 
@@ -252,6 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tune", action="store_true", help="grade even prompts left out of the fitting")
     args = parser.parse_args(argv)
 
+    commit = source_commit()  # before the run: the tree may change meanwhile
     trace = load(args)
     rows = [row for arm in args.arms for row in run(arm, trace, args)]
     successes_N = trace.successes[trace.graded]
@@ -271,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "versions": ", ".join(
             f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "torch", "transformers")
         )
-        + f", commit {source_commit()}",
+        + f", commit {commit}",
         "machine": f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, "
         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
     }
