@@ -82,7 +82,7 @@ class DifficultyNetwork(nn.Module):
     """``embed`` is the backbone, mean-pooled over real tokens; ``judge`` trunk and heads; ``words`` a
     residual on the heads, or None."""
 
-    def __init__(self, backbone: nn.Module, width: int, options: EncoderOptions) -> None:
+    def __init__(self, backbone: Any, width: int, options: EncoderOptions) -> None:
         super().__init__()
         self.backbone = backbone
         depth = backbone.config.num_hidden_layers
