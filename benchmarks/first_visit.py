@@ -7,6 +7,10 @@
 3. After each size, the beliefs about the odd prompts are graded: AUROC for zero variance, all wrong, all
    right; Brier skill of p_mixed against the odd prompts' own base rate.
 
+``frozen`` is the plain frozen encoder: trunk and heads on the last layer's token means. ``frozen, all
+repairs`` adds what the preset ``repaired`` has besides training the backbone. ``--replays`` adds a table of
+first visits out of documents that `depo replay --json` wrote.
+
 Differences are paired by prompt (bootstrap, 1,000 resamples). ``--tune`` grades a fifth of the even
 prompts instead, left out of the fitting: settings are chosen there.
 
@@ -35,9 +39,11 @@ import numpy as np
 import pandas as pd
 
 from depo.calibration import auroc, brier_skill
+from depo.versions import source_commit
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation, State
 from estimators.concentration import ConcentrationFit
 from estimators.encoder import EncoderEstimator
+from estimators.hybrid import HybridEstimator
 from estimators.moments import beta_estimates
 from estimators.ngram_head import HashedNgramHead
 
@@ -77,16 +83,20 @@ class NgramEstimator:
 
 ARMS: dict[str, dict[str, Any]] = {
     "ngram": {},
-    "frozen": {"preset": "repaired", "frozen": True},
+    "hybrid": {"text": "ngrams"},
+    "frozen": {"preset": "repaired", "frozen": True, "pooling": "last", "words": False},
+    "frozen, all repairs": {"preset": "repaired", "frozen": True},
     "paper": {"preset": "paper"},
     "repaired": {"preset": "repaired"},
 }
-FINE_TUNED = ("paper", "repaired")
+FINE_TUNED = ("paper", "repaired")  # the backbone learns as well
 
 
 def build(arm: str, args: argparse.Namespace) -> Estimator:
     if arm == "ngram":
         return NgramEstimator()
+    if arm == "hybrid":
+        return HybridEstimator(seed=args.seed, **ARMS[arm])
     common = {"max_length": args.max_length, "precision": args.precision, "seed": args.seed}
     return EncoderEstimator(model=args.model, **common, **ARMS[arm], **args.override.get(arm, {}))
 
@@ -203,6 +213,32 @@ def report(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def replay_section(paths: Sequence[str]) -> str:
+    """First visits (stratum 0) out of documents that ``depo replay --json`` wrote, one table for all."""
+    lines = [
+        "",
+        "## First visits in a training run, with and without a recorded pass rate",
+        "",
+        "From `depo replay` on the training trace: prompts with odd key before their first visit, in",
+        "shuffled passes, AUROC of `p_mixed` for mixed groups.",
+        "",
+        "| recorded pass rate | estimator | prompts | zero variance | all wrong | all right | ECE |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    commands = []
+    for path in paths:
+        document = json.loads(Path(path).read_text())
+        settings = document["settings"]
+        commands.append(f"- `{settings['command']}`")
+        for name, figures in document["estimators"].items():
+            first = figures["full"]["by_visits"]["0"]
+            lines.append(
+                f"| {settings['prior'] or 'none'} | {name} | {first['predictions']} | {first['auroc']:.3f} | "
+                f"{first['auroc_all_wrong']:.3f} | {first['auroc_all_right']:.3f} | {first['ece']:.3f} |"
+            )
+    return "\n".join([*lines, "", *commands]) + "\n"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Text alone, before the first visit.")
     parser.add_argument("--data", required=True, help="directory that holds traces/")
@@ -216,9 +252,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--override", type=json.loads, default={}, help="JSON: {ARM: {OPTION: VALUE}}")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--replays", nargs="+", default=[], help="JSON of `depo replay`, for a second table")
     parser.add_argument("--tune", action="store_true", help="grade even prompts left out of the fitting")
     args = parser.parse_args(argv)
 
+    commit = source_commit()  # before the run: the tree may change meanwhile
     trace = load(args)
     rows = [row for arm in args.arms for row in run(arm, trace, args)]
     successes_N = trace.successes[trace.graded]
@@ -237,13 +275,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         "settings": json.dumps({arm: {**ARMS[arm], **args.override.get(arm, {})} for arm in args.arms}),
         "versions": ", ".join(
             f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "torch", "transformers")
-        ),
+        )
+        + f", commit {commit}",
         "machine": f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, "
         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
     }
     for row in rows:
         del row["scores"]
-    Path(args.out).with_suffix(".md").write_text(report(rows, settings))
+    Path(args.out).with_suffix(".md").write_text(
+        report(rows, settings) + (replay_section(args.replays) if args.replays else "")
+    )
     Path(args.out).with_suffix(".json").write_text(json.dumps({**settings, "rows": rows}, indent=2) + "\n")
 
 

@@ -65,8 +65,8 @@ class EncoderHead:
         return {"loss": sum(losses) / len(losses), "remembered": float(len(self.replay))}
 
     def state_dict(self) -> State:
-        """Weights and AdamW's moments by parameter name, float32, and the groups to replay. A frozen backbone
-        is not part of it: ``model`` names it."""
+        """Weights, their averages and the optimizers' moments by parameter name, float32, and the groups to
+        replay. A frozen backbone is not part of it: ``model`` names it."""
         weights = self._trainable()
         moments = {name: self.trainer.optimizer.state.get(weight, {}) for name, weight in weights.items()}
         arrays = {f"weight.{name}": to_numpy(weight) for name, weight in weights.items()}
@@ -74,6 +74,11 @@ class EncoderHead:
             if moment:
                 arrays[f"first.{name}"] = to_numpy(moment["exp_avg"])
                 arrays[f"second.{name}"] = to_numpy(moment["exp_avg_sq"])
+        averages = self.encoder.average.averages
+        arrays.update({f"average.{name}": to_numpy(average) for name, average in averages.items()})
+        words = self.encoder.network.words
+        if words is not None:
+            arrays["words.squares"] = to_numpy(words.squares)
         texts, arrays["replay"] = self.replay.state()
         return State(
             schema_version=SCHEMA_VERSION,
@@ -95,12 +100,17 @@ class EncoderHead:
             )
         values: Mapping[str, Any] = state.values
         weights = self._trainable()
-        for name, weight in weights.items():
-            found = state.arrays.get(f"weight.{name}")
-            if found is None or found.shape != tuple(weight.shape):
+        needed = {f"weight.{name}": weight for name, weight in weights.items()}
+        needed |= {f"average.{name}": weight for name, weight in self.encoder.average.averages.items()}
+        words = self.encoder.network.words
+        if words is not None:
+            needed["words.squares"] = words.squares
+        for name, expected in needed.items():
+            found = state.arrays.get(name)
+            if found is None or found.shape != tuple(expected.shape):
                 raise ValueError(
-                    f"encoder head: state of model {values.get('model')} has weight {name} of shape "
-                    f"{None if found is None else found.shape}, expected {tuple(weight.shape)}; was it "
+                    f"encoder head: state of model {values.get('model')} has {name} of shape "
+                    f"{None if found is None else found.shape}, expected {tuple(expected.shape)}; was it "
                     "written with other settings?"
                 )
         self.trainer.optimizer.state.clear()
@@ -113,6 +123,10 @@ class EncoderHead:
                     "exp_avg": self.encoder.tensor(np.array(state.arrays[f"first.{name}"])),
                     "exp_avg_sq": self.encoder.tensor(np.array(state.arrays[f"second.{name}"])),
                 }
+        for name, average in self.encoder.average.averages.items():
+            average.copy_(torch.from_numpy(np.array(state.arrays[f"average.{name}"])))
+        if words is not None:
+            words.squares.copy_(torch.from_numpy(np.array(state.arrays["words.squares"])))
         self.replay.restore(values["replay"], state.arrays["replay"])
         self._fits, self.trainer.updates = int(values["fits"]), int(values["updates"])
         self.encoder.forget()

@@ -3,7 +3,7 @@
 The same prompt gets the same bits whatever else is asked along with it. Kernels round differently for
 different shapes, so shapes never depend on the company: a pass has a fixed number of rows, filled up where
 prompts are missing, and a length that follows from the prompt's own, in steps.
-N: prompts, D: width of the backbone.
+N: prompts, M: those not in the cache, E: width of the embedding.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
-from estimators.encoder_network import Tokenizer, build_network
+from estimators.encoder_average import WeightAverage
+from estimators.encoder_network import WORD_BITS, Tokenizer, build_network
 from estimators.encoder_options import EncoderOptions
+from estimators.ngram_features import FeatureRows
 
 ROWS = {"cpu": 8, "cuda": 64}
 LENGTH_STEP = {"cpu": 16, "cuda": 64}
@@ -31,7 +34,16 @@ class Encoder:
         self.device = torch.device(chosen_device(options.device))
         self.tokenizer = Tokenizer(options)
         self.network = build_network(options).to(self.device)
-        self.width = self.network.heads.in_features
+        self.width = self.network.embedding_width
+        self.average = WeightAverage(
+            {
+                name: weight
+                for name, weight in self.network.named_parameters()
+                if weight.requires_grad and not name.startswith("words.")  # AdaGrad's steps shrink
+            },
+            options.averaging,
+        )
+        self._ngrams = FeatureRows(WORD_BITS)
         self._embeddings: dict[str, np.ndarray] = {}
         self._outputs: dict[str, np.ndarray] = {}
 
@@ -41,16 +53,25 @@ class Encoder:
             self._outputs.clear()
         missing = {key: text for text, key in zip(texts, keys, strict=True) if key not in self._outputs}
         if missing:
-            embedding_MD = self.embeddings(list(missing.values()), list(missing))
-            self._outputs.update(zip(missing, self._judged(embedding_MD), strict=True))
+            texts_M, keys_M = list(missing.values()), list(missing)
+            with self.average.in_place():
+                outputs_M3 = self._judged(self.embeddings(texts_M, keys_M), texts_M, keys_M)
+            self._outputs.update(zip(missing, outputs_M3, strict=True))
         return np.array([self._outputs[key] for key in keys], dtype=np.float64).reshape(-1, 3)
 
     def forget(self) -> None:
         """After a change of weights. Embeddings of a frozen backbone stay."""
         self._outputs.clear()
 
+    def words(self, texts: Sequence[str], keys: Sequence[str]) -> torch.Tensor | None:
+        """What the prompts' n-grams add to the outputs, (N, 3); None where they are not looked at."""
+        if self.network.words is None:
+            return None
+        buckets, counts_N = self._ngrams.rows(list(texts), list(keys))
+        return self.network.words(self.tensor(buckets.astype(np.int64)), self.tensor(counts_N))
+
     def embeddings(self, texts: Sequence[str], keys: Sequence[str]) -> np.ndarray:
-        """Pooled embeddings, float32 (N, D); kept when the backbone is frozen."""
+        """Pooled embeddings, float32 (N, E); kept when the backbone is frozen."""
         if not self.options.frozen:
             return self._embedded(texts)
         if len(self._embeddings) > EMBEDDINGS_KEPT:
@@ -71,7 +92,7 @@ class Encoder:
         rows, step = ROWS[self.device.type], LENGTH_STEP[self.device.type]
         length_N = [min(-(-len(tokens) // step) * step, self.options.max_length) for tokens in ids]
         order = sorted(range(len(ids)), key=length_N.__getitem__)
-        embedding_ND = np.empty((len(ids), self.width), dtype=np.float32)
+        embedding_NE = np.empty((len(ids), self.width), dtype=np.float32)
         self.network.eval()
         with self.autocast():
             while order:
@@ -81,21 +102,25 @@ class Encoder:
                 # Rows that are missing are filled by repeating one.
                 filled = [ids[row] for row in taken] + [ids[taken[0]]] * (rows - len(taken))
                 ids_BT, mask_BT = self.tokenizer.padded(filled, length)
-                embedding_BD = self.network.embed(self.tensor(ids_BT), self.tensor(mask_BT))
-                embedding_ND[taken] = embedding_BD[: len(taken)].float().cpu().numpy()
-        return embedding_ND
+                embedding_BE = self.network.embed(self.tensor(ids_BT), self.tensor(mask_BT))
+                embedding_NE[taken] = embedding_BE[: len(taken)].float().cpu().numpy()
+        return embedding_NE
 
     @torch.no_grad()
-    def _judged(self, embedding_ND: np.ndarray) -> np.ndarray:
+    def _judged(self, embedding_NE: np.ndarray, texts: Sequence[str], keys: Sequence[str]) -> np.ndarray:
         """(N, 3) float64, in passes of a fixed number of rows, the last one filled up with zeros."""
         self.network.eval()
-        outputs_N3 = np.empty((len(embedding_ND), 3))
-        for start in range(0, len(embedding_ND), TRUNK_ROWS):
-            part_BD = embedding_ND[start : start + TRUNK_ROWS]
-            filled_BD = np.zeros((TRUNK_ROWS, self.width), dtype=np.float32)
-            filled_BD[: len(part_BD)] = part_BD
-            judged_B3 = self.network.judge(self.tensor(filled_BD))
-            outputs_N3[start : start + TRUNK_ROWS] = judged_B3[: len(part_BD)].cpu().numpy()
+        outputs_N3 = np.empty((len(embedding_NE), 3))
+        for start in range(0, len(embedding_NE), TRUNK_ROWS):
+            rows = slice(start, start + TRUNK_ROWS)
+            part_BE = embedding_NE[rows]
+            filled_BE = np.zeros((TRUNK_ROWS, self.width), dtype=np.float32)
+            filled_BE[: len(part_BE)] = part_BE
+            words_B3 = self.words(texts[rows], keys[rows])
+            if words_B3 is not None:
+                words_B3 = nn.functional.pad(words_B3, (0, 0, 0, TRUNK_ROWS - len(part_BE)))
+            judged_B3 = self.network.judge(self.tensor(filled_BE), words_B3)
+            outputs_N3[rows] = judged_B3[: len(part_BE)].cpu().numpy()
         return outputs_N3
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:

@@ -1,12 +1,16 @@
 """Pretrained encoder, residual trunk, heads (arXiv 2602.06375), and the tokens that go in.
 
-B: prompts, T: tokens, D: width of the backbone. The three outputs of a prompt: logit of the pass rate, logit
+B: prompts, T: tokens, D: width of the backbone, E: of the embedding (D, or 3·D when pooled from several
+layers), W: n-gram buckets,
+U: those of a batch. The three outputs of a prompt: logit of the pass rate, logit
 of the policy's exp(mean token log-probability), log concentration of the belief (used by the beta-binomial
 likelihood only).
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +23,8 @@ from estimators.encoder_options import EncoderOptions
 
 RATE, LIKELIHOOD, LOG_CONCENTRATION = 0, 1, 2
 TRUNK_DROPOUT = 0.1  # as BERT's own
+WORD_BITS = 18
+LAYER = re.compile(r"\blayers?\.(\d+)\.")
 
 
 class ResidualBlock(nn.Module):
@@ -36,26 +42,84 @@ class ResidualBlock(nn.Module):
         return x_BD + self.inner(x_BD)
 
 
-class DifficultyNetwork(nn.Module):
-    """``embed`` is the backbone, mean-pooled over real tokens; ``judge`` trunk and heads."""
+class Words(nn.Module):
+    """A linear function of hashed n-grams: (B, 3), added to the outputs of the heads.
 
-    def __init__(self, backbone: nn.Module, width: int, blocks: int) -> None:
+    A prompt's buckets weigh 1/√F each. Gradients are sparse, for AdaGrad (Duchi et al. 2011), under which
+    rare words learn fast.
+    """
+
+    squares: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2**WORD_BITS, 2))  # (W, 2): rate, log concentration
+        self.register_buffer("squares", torch.zeros(2**WORD_BITS, 2))  # sums of squared gradients
+
+    def forward(self, buckets: torch.Tensor, counts_B: torch.Tensor) -> torch.Tensor:
+        """``buckets``: those of all prompts, one after the other; ``counts_B``: how many each has."""
+        starts_B = counts_B.cumsum(0) - counts_B
+        share = counts_B.float().rsqrt().repeat_interleave(counts_B)
+        sums_B2 = nn.functional.embedding_bag(
+            buckets, self.weight, starts_B, mode="sum", sparse=True, per_sample_weights=share
+        )
+        rate_B, concentration_B = sums_B2.unbind(1)
+        return torch.stack([rate_B, torch.zeros_like(rate_B), concentration_B], dim=1)
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """One step of AdaGrad on the buckets that have a gradient."""
+        if self.weight.grad is None:
+            return
+        gradient = self.weight.grad.coalesce()
+        touched_U, gradient_U2 = gradient.indices()[0], gradient.values()
+        self.squares.index_add_(0, touched_U, gradient_U2**2)
+        scale_U2 = self.squares[touched_U].sqrt().clamp(min=1e-12)  # opposite pulls may cancel to nothing
+        self.weight.index_add_(0, touched_U, gradient_U2 / scale_U2, alpha=-rate)
+
+
+class DifficultyNetwork(nn.Module):
+    """``embed`` is the backbone, mean-pooled over real tokens; ``judge`` trunk and heads; ``words`` a
+    residual on the heads, or None."""
+
+    def __init__(self, backbone: Any, width: int, options: EncoderOptions) -> None:
         super().__init__()
         self.backbone = backbone
+        depth = backbone.config.num_hidden_layers
+        spread = sorted({math.ceil(depth / 3), math.ceil(2 * depth / 3), depth})
+        self.layers = spread if options.pooling == "spread" else [depth]
+        self.embedding_width = width * len(self.layers)
+        self.entry = (
+            nn.Sequential(nn.LayerNorm(self.embedding_width), nn.Linear(self.embedding_width, width))
+            if len(self.layers) > 1
+            else nn.Identity()
+        )
+        blocks = options.blocks
         self.trunk = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)], nn.LayerNorm(width))
         self.heads = nn.Linear(width, 3)
         # Near zero at first: pass rates of 1/2 for everyone, which the ranking has not to unlearn.
         nn.init.normal_(self.heads.weight, std=0.02)
         nn.init.zeros_(self.heads.bias)
+        self.words = Words() if options.words else None
 
     def embed(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-        hidden_BTD = self.backbone(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state.float()
+        """(B, E)."""
+        output = self.backbone(
+            input_ids=ids_BT, attention_mask=mask_BT, output_hidden_states=len(self.layers) > 1
+        )
+        if len(self.layers) > 1:
+            hidden_BTE = torch.cat([output.hidden_states[layer].float() for layer in self.layers], dim=2)
+        else:
+            hidden_BTE = output.last_hidden_state.float()
         weight_BT1 = mask_BT[:, :, None].float()
-        return (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
+        return (hidden_BTE * weight_BT1).sum(1) / weight_BT1.sum(1)
 
-    def judge(self, embedding_BD: torch.Tensor) -> torch.Tensor:
+    def judge(self, embedding_BE: torch.Tensor, words_B3: torch.Tensor | None = None) -> torch.Tensor:
         """(B, 3), see RATE, LIKELIHOOD and LOG_CONCENTRATION; the last within ±5."""
-        rate_B, likelihood_B, concentration_B = self.heads(self.trunk(embedding_BD)).float().unbind(1)
+        outputs_B3 = self.heads(self.trunk(self.entry(embedding_BE))).float()
+        if words_B3 is not None:
+            outputs_B3 = outputs_B3 + words_B3
+        rate_B, likelihood_B, concentration_B = outputs_B3.unbind(1)
         # Smoothly bounded, so that a few lucky groups cannot send it off to infinity.
         return torch.stack([rate_B, likelihood_B, 5 * torch.tanh(concentration_B / 5)], dim=1)
 
@@ -83,10 +147,24 @@ def build_network(options: EncoderOptions) -> DifficultyNetwork:
         backbone.pooler = None  # BERT's extra layer on [CLS], which mean pooling does not use
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(options.seed)
-        network = DifficultyNetwork(backbone, backbone.config.hidden_size, options.blocks)
+        network = DifficultyNetwork(backbone, backbone.config.hidden_size, options)
     if options.frozen:
         network.backbone.requires_grad_(False)
+    elif options.trained_layers:
+        freeze_below(backbone, backbone.config.num_hidden_layers - options.trained_layers)
     return network
+
+
+def freeze_below(backbone: nn.Module, lowest: int) -> None:
+    """Train the layers from number ``lowest`` up only, counted from 0; embeddings belong below.
+
+    Raises ValueError when the backbone's parameters do not say which layer they are of.
+    """
+    for name, weight in backbone.named_parameters():
+        layer = LAYER.search(name)
+        weight.requires_grad_(layer is not None and int(layer[1]) >= lowest)
+    if not any(weight.requires_grad for weight in backbone.parameters()):
+        raise ValueError("encoder: trained_layers: this model's layers cannot be told apart; use 0")
 
 
 @contextmanager
@@ -104,8 +182,9 @@ def without_progress_bar() -> Iterator[None]:
 
 
 def parameter_groups(network: DifficultyNetwork, options: EncoderOptions) -> list[dict[str, Any]]:
-    """AdamW's groups: trunk and heads at ``learning_rate``, the backbone at ``backbone_rate`` of that."""
-    new = [*network.trunk.parameters(), *network.heads.parameters()]
+    """AdamW's groups: trunk and heads at ``learning_rate``, the backbone at ``backbone_rate`` of that. Words
+    are AdaGrad's."""
+    new = [*network.entry.parameters(), *network.trunk.parameters(), *network.heads.parameters()]
     groups: list[dict[str, Any]] = [{"params": new, "lr": options.learning_rate}]
     if not options.frozen:
         backbone = [weight for weight in network.backbone.parameters() if weight.requires_grad]

@@ -7,7 +7,7 @@
   micro-batch is then run again to pass its share on (gradient caching, Gao et al. 2021, arXiv 2101.06983):
   exact, for one more forward pass.
 
-B: groups of a step, C: of a micro-batch.
+B: groups of a step, C: of a micro-batch, E: width of the embedding.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class Trainer:
         self.updates = 0
 
     def step(self, groups: Sequence[ObservedGroup]) -> float:
-        """One AdamW step; returns the loss before it."""
+        """One AdamW step, and one of AdaGrad for the words; returns the loss before it."""
         whole = self.options.ranking_reduction == "pairs"
         if whole:  # any order will do: little padding
             groups = sorted(groups, key=lambda group: (len(group.text), group.key))
         size = self.options.micro_batch
         parts = [list(groups[start : start + size]) for start in range(0, len(groups), size)]
-        self.optimizer.zero_grad(set_to_none=True)
+        self.encoder.network.zero_grad(set_to_none=True)
         loss = 0.0
         for number, each in enumerate(PASSES[self.options.dropout]):
             if whole and len(parts) > 1:
@@ -75,7 +75,10 @@ class Trainer:
             else:
                 loss += self._backward_apart(parts, each, number, len(groups))
         self.optimizer.step()
+        if self.encoder.network.words is not None:
+            self.encoder.network.words.step(self.options.words_rate)
         self.updates += 1
+        self.encoder.average.update(self.updates)
         return loss
 
     def _backward_apart(self, parts: list[list[ObservedGroup]], each: Pass, number: int, total: int) -> float:
@@ -106,15 +109,15 @@ class Trainer:
         encoder, network = self.encoder, self.encoder.network
         texts, keys = [group.text for group in part], [group.key for group in part]
         if self.options.frozen:
-            embedding_CD = encoder.tensor(encoder.embeddings(texts, keys))
+            embedding_CE = encoder.tensor(encoder.embeddings(texts, keys))
         network.train(each.dropout)
         with keyed_noise((self.options.seed, self.updates, *place)):
             if not self.options.frozen:
                 ids = encoder.tokenizer.ids(texts)
                 ids_CT, mask_CT = encoder.tokenizer.padded(ids, max(map(len, ids)))
                 with encoder.autocast():
-                    embedding_CD = network.embed(encoder.tensor(ids_CT), encoder.tensor(mask_CT))
-            return network.judge(embedding_CD)
+                    embedding_CE = network.embed(encoder.tensor(ids_CT), encoder.tensor(mask_CT))
+            return network.judge(embedding_CE, encoder.words(texts, keys))
 
 
 def loss_of(

@@ -116,20 +116,31 @@ class EncoderEstimator(Block):
     model: str
     """BERT-family encoder: Hugging Face id or local directory (`depo fetch minilm DIR`)."""
     preset: Literal["paper", "repaired"] = "paper"
-    """``paper``: as published. ``repaired``: replay, beta-binomial likelihood, ranking per pair in logits on
-    pairs beyond chance, no dropout, both ends of long prompts."""
+    """``paper``: as published. ``repaired``: replay, beta-binomial likelihood, a lighter ranking per pair in
+    logits on pairs beyond chance, no dropout, both ends of long prompts, embeddings of several layers,
+    n-grams beside them, predictions with averaged weights."""
     max_length: Annotated[int, Field(ge=3)] = 512
     """Tokens read of a prompt."""
     truncation: Literal["right", "middle"] | None = None
     """What a longer prompt loses: its end, or its middle."""
     frozen: bool = False
     """Train trunk and heads only; each prompt is then read once."""
+    trained_layers: NonNegativeInt | None = None
+    """Upper layers of the backbone that are trained; 0 in both presets: all of it."""
+    pooling: Literal["last", "spread"] | None = None
+    """Token means of the last layer, or of three layers, side by side."""
+    words: bool | None = None
+    """Add a linear function of hashed n-grams to what the heads say."""
+    words_rate: PositiveFloat | None = None
+    """Its learning rate (AdaGrad); 0.05 in both presets."""
+    averaging: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Predictions use a running average of the weights, with this decay per step; 0: they do not."""
     likelihood: Literal["bce", "beta_binomial"] | None = None
     """Loss of the pass-rate head."""
     distillation_weight: NonNegativeFloat | None = None
     """Of the head that predicts exp(mean token log-probability); 0.5 in both presets."""
     ranking_weight: NonNegativeFloat | None = None
-    """3 in both presets."""
+    """3 in ``paper``, 0.5 in ``repaired``."""
     ranking_margin: NonNegativeFloat | None = None
     """0.5 in both presets."""
     ranking_score: Literal["probability", "logit"] | None = None

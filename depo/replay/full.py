@@ -163,6 +163,7 @@ def observations_at(trace: Trace, t: int, rows: np.ndarray, step: int) -> list[O
             mean_logprob=math.nan if trace.logprob_NT is None else float(trace.logprob_NT[row, t]),
             origin=Origin.AUDIT.value if trace.origin_NT is None else str(trace.origin_NT[row, t]),
             propensity=1.0 if trace.propensity_NT is None else float(trace.propensity_NT[row, t]),
+            prior=trace.prompts[row].prior,
         )
         for row in rows
     ]

@@ -145,6 +145,16 @@ def test_a_word_that_decides_is_learned_and_carries_over_to_new_prompts(tiny_ber
         assert abs(estimates.mean[~hard_N].mean() - 0.8) < 0.08
 
 
+def test_words_alone_tell_prompts_apart_when_the_rest_stands_still(tiny_bert):
+    texts, hard_N = prompts(100, seed=1000)
+    for words in (False, True):
+        subject = estimator(tiny_bert, "repaired", frozen=True, words=words, learning_rate=1e-9)
+        for round_ in range(20):
+            subject.observe(groups(32, seed=round_ + 1), CONTEXT)
+        mean_N = means(subject, *texts)
+        assert (mean_N[hard_N].mean() < mean_N[~hard_N].mean() - 0.2) == words
+
+
 def test_a_frozen_backbone_stays_as_it_is_and_the_trunk_learns(tiny_bert):
     subject = estimator(tiny_bert, "repaired", frozen=True, learning_rate=3e-3)
     before = [weight.clone() for weight in subject.head.encoder.network.backbone.parameters()]
@@ -157,13 +167,27 @@ def test_a_frozen_backbone_stays_as_it_is_and_the_trunk_learns(tiny_bert):
     assert mean_N[hard_N].mean() < mean_N[~hard_N].mean() - 0.3
 
 
+def test_only_the_upper_layers_are_trained_when_asked_for(tiny_bert):
+    subject = estimator(tiny_bert, "repaired", trained_layers=1)
+    backbone = subject.head.encoder.network.backbone
+    before = {name: weight.clone() for name, weight in backbone.named_parameters()}
+    subject.observe(groups(32), CONTEXT)
+    changed = {name for name, weight in backbone.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed == {name for name in before if ".layer.1." in name}
+
+
+@pytest.mark.parametrize("preset", ["paper", "repaired"])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_prediction_depends_neither_on_order_nor_on_company(tiny_bert, frozen):
+def test_a_prediction_depends_neither_on_order_nor_on_company(tiny_bert, frozen, preset):
+    def trained():
+        subject = estimator(tiny_bert, preset, frozen=frozen)
+        subject.observe(groups(12, seed=5), CONTEXT)
+        return subject
+
     texts, _ = prompts(50)
-    subject = estimator(tiny_bert, frozen=frozen)
-    together = means(subject, *texts)
-    np.testing.assert_array_equal(means(estimator(tiny_bert, frozen=frozen), *texts[::-1]), together[::-1])
-    alone = estimator(tiny_bert, frozen=frozen)
+    together = means(trained(), *texts)
+    np.testing.assert_array_equal(means(trained(), *texts[::-1]), together[::-1])
+    alone = trained()
     np.testing.assert_array_equal([means(alone, text)[0] for text in texts], together)
 
 
@@ -194,8 +218,9 @@ def test_prepare_changes_no_prediction_and_spares_the_work(tiny_bert, monkeypatc
         {"preset": "paper", "dropout": "ranking_off"},
         {"preset": "repaired", "replay": 6, "micro_batch": 8},
         {"preset": "repaired", "frozen": True},
+        {"preset": "repaired", "trained_layers": 1},
     ],
-    ids=["paper", "ranking_off", "repaired", "frozen"],
+    ids=["paper", "ranking_off", "repaired", "frozen", "trained_layers"],
 )
 def test_state_round_trips_exactly_and_the_next_fit_is_the_same(tiny_bert, options):
     texts, _ = prompts(10, seed=9)
@@ -284,8 +309,8 @@ def test_dropout_for_ranking_can_be_off_while_it_is_on_for_the_rates(tiny_bert, 
         monkeypatch.setattr(
             trainer.encoder.network,
             "judge",
-            lambda x, judge=judge, trainer=trainer, modes=modes: (
-                modes.append(trainer.encoder.network.training) or judge(x)
+            lambda *x, judge=judge, trainer=trainer, modes=modes: (
+                modes.append(trainer.encoder.network.training) or judge(*x)
             ),
         )
         trainer.step(gathered(groups(10)))

@@ -22,14 +22,17 @@ def test_the_repaired_preset_differs_in_every_named_repair_and_in_nothing_else()
     paper = dataclasses.asdict(encoder_options("paper", {"model": "m"}))
     repaired = dataclasses.asdict(encoder_options("repaired", {"model": "m"}))
     assert {name for name in paper if paper[name] != repaired[name]} == {
-        "steps",
         "replay",
         "likelihood",
+        "ranking_weight",
         "ranking_reduction",
         "ranking_score",
         "ranking_gap",
         "dropout",
         "truncation",
+        "pooling",
+        "words",
+        "averaging",
     }
 
 
@@ -48,6 +51,9 @@ def test_explicit_options_win_and_none_means_not_given():
         ("paper", {"model": "m", "steps": 0}, "steps must be at least 1"),
         ("paper", {"model": "m", "learning_rate": float("nan")}, "learning_rate must be positive"),
         ("paper", {"model": "m", "replay": 8, "memory": 0}, "replay needs a memory"),
+        ("paper", {"model": "m", "averaging": 1.0}, r"averaging must lie in \[0, 1\)"),
+        ("paper", {"model": "m", "pooling": "first"}, "pooling must be one of last, spread"),
+        ("paper", {"model": "m", "words_rate": 0.0}, "words_rate must be positive"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(preset, explicit, message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from depo.replay.bootstrap import resample_weights
-from depo.replay.full import full_feedback, smoother
+from depo.replay.full import full_feedback, observations_at, smoother
 from depo.replay.parquet import read_parquet
 from depo.replay.quality import differences, full_quality
 from depo.replay.trace import split_rows
@@ -57,6 +57,12 @@ def test_all_prompts_are_predicted_before_any_of_the_steps_outcomes_is_observed(
     assert predictions.was_mixed_M.tolist() == [1, 0, 1, 0]
     assert predictions.was_all_wrong_M.tolist() == [0, 0, 0, 1]
     assert predictions.was_all_right_M.tolist() == [0, 1, 0, 0]
+
+
+def test_observations_bring_the_recorded_pass_rate_along(make_trace):
+    trace = make_trace([[1], [8]])
+    trace = replace(trace, prompts=[replace(trace.prompts[0], prior=0.25), trace.prompts[1]])
+    assert [one.prior for one in observations_at(trace, 0, np.array([0, 1]), 1)] == [0.25, None]
 
 
 def test_what_is_not_recorded_is_neither_predicted_nor_observed(make_trace):
