@@ -100,7 +100,7 @@ class EncoderHead:
             )
         values: Mapping[str, Any] = state.values
         weights = self._trainable()
-        needed = {f"weight.{name}": weight for name, weight in weights.items()}
+        needed: dict[str, torch.Tensor] = {f"weight.{name}": weight for name, weight in weights.items()}
         needed |= {f"average.{name}": weight for name, weight in self.encoder.average.averages.items()}
         words = self.encoder.network.words
         if words is not None:

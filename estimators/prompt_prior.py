@@ -93,7 +93,7 @@ class PromptPrior:
 
 
 def text_head(kind: str, model: str | None, seed: int) -> TextHead | None:
-    """``none``, ``ngrams`` (numpy only), or ``encoder``: ``model`` with all the repairs of that estimator.
+    """``none``, ``ngrams`` (numpy only), or ``encoder``: ``model``, frozen, with all other repairs.
 
     Raises ValueError for another kind, and for an encoder that is missing or not to be loaded.
     """
@@ -105,7 +105,9 @@ def text_head(kind: str, model: str | None, seed: int) -> TextHead | None:
         from estimators.encoder_head import EncoderHead  # torch and transformers
         from estimators.encoder_options import encoder_options
 
-        return EncoderHead(encoder_options("repaired", {"model": model, "seed": seed}))
+        # Frozen: each text is read once, and on recorded pass rates fine-tuning added next to nothing
+        # (docs/estimators.md).
+        return EncoderHead(encoder_options("repaired", {"model": model, "seed": seed, "frozen": True}))
     raise ValueError(
         f"text must be ngrams, none, or encoder together with text_model; found {kind!r} and "
         f"text_model {model!r}"

@@ -30,8 +30,8 @@ class HybridEstimator(Block):
 
     type: Literal["hybrid"] = "hybrid"
     text: Literal["ngrams", "encoder", "none"] = "ngrams"
-    """What reads the prompts' texts: logistic regression on hashed n-grams (no torch), a fine-tuned encoder
-    (needs ``text_model``), or nothing."""
+    """What reads the prompts' texts: logistic regression on hashed n-grams (no torch), heads on
+    a frozen encoder (needs ``text_model``), or nothing."""
     text_model: str | None = None
     """BERT-family encoder: Hugging Face id or local directory (`depo fetch minilm DIR`)."""
     features: Literal["none", "policy"] = "none"

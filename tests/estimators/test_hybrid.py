@@ -363,3 +363,26 @@ def test_a_hundred_thousand_prompts_are_predicted_in_a_second_of_one_core():
     seconds = time.process_time() - start
     assert len(estimates.mean) == 100_000
     assert seconds < 1.0
+
+
+def test_an_encoder_can_read_the_texts_and_its_state_goes_along(minilm):
+    def reading():
+        return HybridEstimator(text="encoder", text_model=str(minilm))
+
+    rng = np.random.default_rng(7)
+    problems = {True: "Add {} and {}.", False: "Prove that no integers satisfy {}x = {}y + 1 for odd n."}
+    estimator = reading()
+    for step in range(1, 9):
+        easy = rng.random(16) < 0.5
+        k = rng.binomial(8, np.where(easy, 0.9, 0.05))
+        texts = [problems[bool(e)].format(step, i) for i, e in enumerate(easy)]
+        estimator.observe([seen(f"{step}-{i}", int(k[i]), text=texts[i]) for i in range(16)], at(step))
+    new = [
+        candidate("x", text=problems[True].format(99, 98)),
+        candidate("y", text=problems[False].format(9, 8)),
+    ]
+    easy, hard = estimator.predict(new, at(9)).mean
+    assert easy > hard + 0.3
+    restored = reading()
+    restored.load_state_dict(estimator.state_dict())
+    np.testing.assert_array_equal(restored.predict(new, at(9)).p_mixed, estimator.predict(new, at(9)).p_mixed)
