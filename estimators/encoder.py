@@ -5,7 +5,8 @@ no such belief (it puts a window on m); its s here is one scalar for all prompts
 far (``concentration.py``). With the beta-binomial likelihood the network gives an s for each prompt, and the
 scalar corrects them all.
 
-DEPO's warm-up, during which every prompt is accepted, is the selector's gate.
+DEPO's warm-up, during which every prompt is accepted, is the selector's business: its gate, or for a fixed
+number of steps ``selection.warmup_steps``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from estimators.encoder_head import EncoderHead
 from estimators.encoder_options import encoder_options
 from estimators.encoder_replay import gathered
 from estimators.moments import beta_estimates
+from estimators.nested_state import joined, part
 
 SCHEMA_VERSION = 1
 CONCENTRATIONS = (0.02, 1e4)
@@ -65,15 +67,8 @@ class EncoderEstimator:
 
     def state_dict(self) -> State:
         """The head's state, and the window (W, 4) that the concentration is fitted to."""
-        head = self.head.state_dict()
-        return State(
-            schema_version=SCHEMA_VERSION,
-            values={"head": dict(head.values), "head_version": head.schema_version},
-            arrays={
-                "concentration": self.concentration.window(),
-                **{f"head.{name}": array for name, array in head.arrays.items()},
-            },
-        )
+        own = State(SCHEMA_VERSION, arrays={"concentration": self.concentration.window()})
+        return joined(own, {"head": self.head.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
         """Raises ValueError when the state is of another version or another network's."""
@@ -82,16 +77,5 @@ class EncoderEstimator:
                 f"encoder estimator: state has schema_version {state.schema_version}, "
                 f"expected {SCHEMA_VERSION}"
             )
-        values: Any = state.values
-        self.head.load_state_dict(
-            State(
-                schema_version=values["head_version"],
-                values=values["head"],
-                arrays={
-                    name.removeprefix("head."): array
-                    for name, array in state.arrays.items()
-                    if name.startswith("head.")
-                },
-            )
-        )
+        self.head.load_state_dict(part(state, "head"))
         self.concentration.restore(state.arrays["concentration"])

@@ -25,7 +25,7 @@ ranking mixed groups above the others. Replay ranks as well as a single pass doe
 compares. Weights and optimizer state are float32 under both: bfloat16 has 8 bits of precision, so that the
 backbone's AdamW step of 4e-5 rounds to nothing on any weight above about 0.02.
 
-The published warm-up, accepting every prompt at first, is not here but in the selector's gate.
+The published warm-up, accepting every prompt at first, is not here but in ``selection.warmup_steps``.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ and with probability 1 when its last group was mixed or when it was never visite
 probabilities move by Δ: down when the step's share of groups of that kind reached its target, up otherwise.
 
 From the paper and its public code: both start at 1/2, Δ = 0.01, bounds 0.05 and 0.95, a target share of 25 %
-zero-variance groups split 1:2 into 1/12 easy and 1/6 hard, and no adjustment during the first epoch. Ours: a
-run that changes sides starts again at 1, and "first epoch" reads "no prompt of the step had been visited
-before", since an estimator knows no epochs.
+zero-variance groups, and no adjustment during the first epoch. That the target is split 1:2, into 1/12 easy
+and 1/6 hard, could not be traced to a line of either. Ours: a run that changes sides starts again at 1, and
+"first epoch" reads "no prompt of the step had been visited before", since an estimator knows no epochs.
 
 **These are keep probabilities and no calibrated chances of a mixed group**: ``p_mixed`` is the keep
 probability, so that the selection rule ``skip`` is GRESO's, and the rest goes to the side last seen.
