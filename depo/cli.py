@@ -1,4 +1,5 @@
-"""The command line: ``depo train RECIPE [key=value ...]``, ``depo replay TRACE`` and ``depo fetch NAME DIR``.
+"""The command line: ``depo train RECIPE [key=value ...]``, ``depo replay TRACE``, ``depo bench NAME`` and
+``depo fetch NAME DIR``.
 
 Exit status 0: done; 2: bad input, one line that names file and key; 1: anything else; 130: interrupted.
 ``--help`` and ``--dry-run`` import neither torch nor Ray.
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+from depo.bench.options import add_bench
 from depo.budget import budget_text
 from depo.config import Recipe
 from depo.errors import UserError
@@ -56,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from depo.replay.command import replay
 
             return replay(options, list(sys.argv[1:] if arguments is None else arguments))
+        if options.command == "bench":
+            from depo.bench.command import bench
+
+            return bench(options, list(sys.argv[1:] if arguments is None else arguments))
         return train(options)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all of it is reported
         return report_failure(error, None)
@@ -91,12 +97,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     fetch_parser.add_argument("name", help="smollm2 (a language model) or minilm (a text encoder)")
     fetch_parser.add_argument("directory", type=Path, metavar="DIR")
-    replay_parser = add_replay(commands)
+    others = [fetch_parser, add_replay(commands), *add_bench(commands)]
 
     options, rest = parser.parse_known_args(arguments)
     if options.command != "train":
         if rest:
-            used = fetch_parser if options.command == "fetch" else replay_parser
+            name = " ".join(filter(None, [options.command, getattr(options, "benchmark", None)]))
+            used = next(other for other in others if other.prog == f"depo {name}")
             used.error(f"unrecognized arguments: {' '.join(rest)}")
         return options
     unknown = [text for text in rest if text.startswith("-")]

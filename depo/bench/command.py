@@ -1,0 +1,22 @@
+"""``depo bench NAME``: hand the parsed options to the benchmark of that name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+
+def bench(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Run one benchmark; returns the exit status. Raises UserError for bad input."""
+    match options.benchmark:
+        case "selection":
+            from depo.bench.selection.command import run
+        case "model":
+            from depo.bench.model.command import run
+        case "throughput":
+            from depo.bench.throughput.command import run
+        case "report":
+            from depo.bench.report import run
+        case other:
+            raise ValueError(f"unknown benchmark {other!r}")
+    return run(options, arguments)

@@ -1,0 +1,1 @@
+"""Selection on a real language model, end to end."""

@@ -1,0 +1,76 @@
+"""What a benchmark's figures were made with: machine kind, versions, commit, command, seeds."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from depo.versions import package_versions, source_commit
+
+GIB = 2**30
+
+
+def provenance(arguments: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+    """``arguments``: of the command line, without the program's name; paths are shown by their last part."""
+    return {
+        "command": shlex.join(["depo", *map(without_directories, arguments)]),
+        "seeds": list(seeds),
+        "machine": machine(),
+        "versions": package_versions(),
+        "commit": source_commit(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Kind of machine: processor, cores usable by this process, memory (GiB), GPUs."""
+    found: dict[str, Any] = {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": platform.system(),
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, 1)
+    import torch
+
+    found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return found
+
+
+def processor() -> str:
+    """The model's name where the system tells it, else the architecture."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def without_directories(argument: str) -> str:
+    """``/home/me/models/smollm2`` → ``smollm2``: where something lay on one machine is nobody's business."""
+    key, equals, value = argument.rpartition("=")
+    return f"{key}{equals}{Path(value).name}" if value.startswith(("/", "~")) else argument
+
+
+def provenance_lines(document: dict[str, Any]) -> list[str]:
+    """The same as Markdown lines, for the head of a report."""
+    made = document["provenance"]
+    machine_, versions = made["machine"], made["versions"]
+    gpus = ", ".join(machine_["gpus"]) or "no GPU"
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    memory = f", {machine_['memory_gib']} GiB" if "memory_gib" in machine_ else ""
+    return [
+        "Made by",
+        "",
+        f"    {made['command']}",
+        "",
+        f"Seeds {', '.join(map(str, made['seeds']))}; {machine_['processor']}, {machine_['cores']} cores{memory}, "
+        f"{gpus}; {made['date']}; commit {made['commit'] or 'unknown'}.",
+        f"Versions: {named}.",
+    ]

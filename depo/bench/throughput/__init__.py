@@ -1,0 +1,1 @@
+"""Samples and tokens per second beside TRL's GRPOTrainer."""
