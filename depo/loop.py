@@ -25,7 +25,7 @@ from depo.batching import (
 from depo.clock import Clock
 from depo.metrics import step_metrics
 from depo.types import Group
-from estimators.base import Context, Prepares
+from estimators.base import Context
 
 if TYPE_CHECKING:
     from depo.run import Run
@@ -66,8 +66,7 @@ def train(run: Run) -> None:
             finish_update = run.learner.begin_update(rows_of(include))
         with clock.phase("estimate"):
             learned = run.estimator.observe(observations(groups, step), context)
-            if isinstance(run.estimator, Prepares):
-                run.estimator.prepare(run.selector.preview(run.pool, step + 1))
+            run.look_ahead(step + 1)
         with clock.phase("update"):
             update = finish_update()
             keep_learner_logprobs(include, update.old_logprobs)

@@ -37,7 +37,7 @@ from depo.tracking.metrics_log import MetricsLog
 from depo.tracking.rollout_log import RolloutLog
 from depo.tracking.tensorboard_log import TensorBoardLog
 from depo.types import Group
-from estimators.base import Estimator
+from estimators.base import Estimator, Prepares
 from reward.base import Reward
 
 CHECKPOINT_SCHEMA = 1
@@ -79,6 +79,11 @@ class Run:
         """The recipe's, or what the loss was published with."""
         chosen = self.recipe.learner.advantage_scale
         return chosen or ("none" if self.recipe.learner.loss.type == "dr_grpo" else "group")
+
+    def look_ahead(self, step: int) -> None:
+        """Let the estimator work out, ahead of time, what the selector will ask at ``step``."""
+        if isinstance(self.estimator, Prepares):
+            self.estimator.prepare(self.selector.preview(self.pool, step), step)
 
     def sync(self, version: int) -> dict[str, float]:
         return self.weight_sync(version)
@@ -158,6 +163,8 @@ class Run:
         self.metrics_log.truncate_after(self.step)
         if self.rollout_log is not None:
             self.rollout_log.truncate_after(self.step)
+        # As before the interruption: summed in another order, beliefs would differ in their last bit.
+        self.look_ahead(self.step + 1)
 
     @property
     def wall_seconds(self) -> float:

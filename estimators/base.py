@@ -76,10 +76,10 @@ class State:
 
 @runtime_checkable
 class Prepares(Protocol):
-    """An estimator that can do expensive parts of ``predict`` (reading texts) ahead of time."""
+    """An estimator that can do expensive parts of ``predict`` ahead of time."""
 
-    def prepare(self, candidates: Sequence[Candidate]) -> None:
-        """Called while the learner updates, with candidates of the next step. Changes no prediction."""
+    def prepare(self, candidates: Sequence[Candidate], step: int) -> None:
+        """Called while the learner updates, with candidates of the coming ``step``. Changes no prediction."""
         ...
 
 

@@ -40,9 +40,9 @@ class EncoderEstimator:
         own = self.options.likelihood == "beta_binomial"
         self.concentration = ConcentrationFit(1.0 if own else self.options.concentration)
 
-    def prepare(self, candidates: Sequence[Candidate]) -> None:
-        """Read these prompts now; ``predict`` finds the results until the next ``observe``. Changes no
-        prediction."""
+    def prepare(self, candidates: Sequence[Candidate], step: int) -> None:
+        """Read these prompts now; ``predict`` finds the results until the next ``observe``, at any step.
+        Changes no prediction."""
         self.head.beliefs([each.text for each in candidates], [each.key for each in candidates])
 
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:

@@ -39,6 +39,7 @@ from estimators.moments import mixed_probability, require_group_size
 from estimators.movement import Movement
 from estimators.nested_state import joined, part
 from estimators.population import Population
+from estimators.prepared import Prepared
 from estimators.prompt_prior import PromptPrior, text_head
 
 SCHEMA_VERSION = 1
@@ -86,24 +87,38 @@ class HybridEstimator:
         self._belief_VM = np.zeros((0, len(self.grid)), dtype=np.float32)  # with room to grow
         self._visited_at_V = np.zeros(0, dtype=np.int64)
         self._revisited_V = np.zeros(0, dtype=bool)
+        self._prepared: Prepared | None = None
 
     # ---------------------------------------------------------------- belief
 
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
         """Beliefs about N candidates at ``context.step``. Raises ValueError for a prior outside [0, 1]."""
         group_size = require_group_size(context.group_size)
+        return self._estimates(self._beliefs(candidates, context.step), group_size)
+
+    def prepare(self, candidates: Sequence[Candidate], step: int) -> None:
+        """Work out beforehand what is believed of these at ``step``; kept until something new is learned."""
+        self._prepared = None
+        self._prepared = Prepared(candidates, self._beliefs(candidates, step), step)
+
+    def _beliefs(self, candidates: Sequence[Candidate], step: int) -> np.ndarray:
+        """(N, M): prepared, else a prompt's history, else the population tilted by what is known of it."""
         belief_NM = np.empty((len(candidates), len(self.grid)))
         row_N = np.array([self._row.get(candidate.key, -1) for candidate in candidates], dtype=np.int64)
         visited_N = row_N >= 0
-        belief_NM[visited_N] = self._belief_now(row_N[visited_N], context.step)
-        strangers = [candidates[i] for i in np.flatnonzero(~visited_N)]
-        tilt_NM = self._tilt(self.prior.pass_rate(strangers), self.worth.mean)
-        belief_NM[~visited_N] = normalised(self.population.histogram_M * tilt_NM)
-        return self._estimates(belief_NM, group_size)
-
-    def prepare(self, candidates: Sequence[Candidate]) -> None:
-        """Do beforehand what of ``predict`` takes long and does not depend on the step: reading texts."""
-        self.prior.pass_rate([candidate for candidate in candidates if candidate.key not in self._row])
+        new_N = np.ones(len(candidates), dtype=bool)
+        if self._prepared is not None:
+            prepared_N = self._prepared.rows(candidates, visited_N, step)
+            new_N = prepared_N < 0
+            belief_NM[~new_N] = self._prepared.belief_NM[prepared_N[~new_N]]
+        again_N, first_N = new_N & visited_N, new_N & ~visited_N
+        if again_N.any():
+            belief_NM[again_N] = self._belief_now(row_N[again_N], step)
+        if first_N.any():
+            strangers = [candidates[i] for i in np.flatnonzero(first_N)]
+            tilt_NM = self._tilt(self.prior.pass_rate(strangers), self.worth.mean)
+            belief_NM[first_N] = normalised(self.population.histogram_M * tilt_NM)
+        return belief_NM
 
     def _estimates(self, belief_NM: np.ndarray, group_size: int) -> Estimates:
         rate_M = self.grid.rates(self.ability)
@@ -138,6 +153,7 @@ class HybridEstimator:
         Raises ValueError for impossible counts, before anything is learned.
         """
         counts = tally(observations)
+        self._prepared = None
         first_of = {observation.key: observation for observation in reversed(observations)}
         again = [key for key in sorted(counts) if key in self._row]
         first = [key for key in sorted(counts) if key not in self._row]
@@ -274,6 +290,7 @@ class HybridEstimator:
                 f"hybrid estimator: state has schema_version {state.schema_version}, "
                 f"expected {SCHEMA_VERSION}"
             )
+        self._prepared = None
         keys = state.values["keys"]
         belief_VM = np.array(state.arrays["beliefs"], dtype=np.float32)
         if not isinstance(keys, list) or belief_VM.shape != (len(keys), len(self.grid)):

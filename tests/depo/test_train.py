@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,7 @@ def test_a_run_can_be_measured_and_ended_by_rollouts_instead_of_steps(finished, 
     assert without_evaluation == straight[:4]
 
     counts = [0, *(int(row["generated/rollouts"]) for row in rows)]
-    crossed = [after // every > before // every for before, after in zip(counts, counts[1:], strict=False)]
+    crossed = [after // every > before // every for before, after in pairwise(counts)]
     crossed[-1] = False  # the last one is evaluated by the end of the run
     assert ["eval/all" in row for row in rows] == crossed
     assert any(crossed)

@@ -196,7 +196,7 @@ def test_prepare_changes_no_prediction_and_spares_the_work(tiny_bert, monkeypatc
     plain, prepared = estimator(tiny_bert), estimator(tiny_bert)
     for subject in (plain, prepared):
         subject.observe(groups(12, seed=5), CONTEXT)
-    prepared.prepare(candidates(*texts))
+    prepared.prepare(candidates(*texts), 2)
     expected = plain.predict(candidates(*texts), CONTEXT)
     with monkeypatch.context() as patch:
         patch.setattr(

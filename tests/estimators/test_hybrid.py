@@ -306,9 +306,53 @@ def test_predicting_and_preparing_change_nothing():
     estimator.observe([seen("a", 3, text="x y z"), seen("b", 0, text="u v w")], at(1))
     asked = [candidate(key, text=f"{key} text") for key in "abcd"]
     before = estimator.predict(asked, at(2)).p_mixed
-    estimator.prepare(asked)
+    estimator.prepare(asked, 2)
     estimator.predict(asked, at(50))
     np.testing.assert_array_equal(estimator.predict(asked, at(2)).p_mixed, before)
+
+
+def test_what_was_prepared_is_neither_kept_past_an_observation_nor_used_at_another_step():
+    prepared, plain = HybridEstimator(), HybridEstimator()
+    asked = [candidate(key, text=f"{key} text") for key in "abcd"]
+    for subject in (prepared, plain):
+        subject.observe([seen("a", 3), seen("b", 0)], at(1))
+    prepared.prepare(asked, 2)
+    for question, context in ((asked[::-1], at(2)), (asked[1:3], at(9)), (asked, at(2, group_size=4))):
+        np.testing.assert_array_equal(
+            prepared.predict(question, context).p_mixed, plain.predict(question, context).p_mixed
+        )
+    for subject in (prepared, plain):
+        subject.observe([seen("a", 8), seen("c", 8)], at(2))
+    np.testing.assert_array_equal(prepared.predict(asked, at(2)).p_mixed, plain.predict(asked, at(2)).p_mixed)
+
+
+def test_the_policys_view_of_a_new_prompt_is_heard_although_it_came_after_the_preparation():
+    rng = np.random.default_rng(3)
+
+    def groups(step):
+        easy_N = rng.random(16) < 0.5
+        return [
+            seen(f"{step} {i}", 8 if easy else 0, features=np.array([2.0 * easy - 1.0, 1.0]))
+            for i, easy in enumerate(easy_N)
+        ]
+
+    estimator = HybridEstimator(text="none")
+    for step in range(1, 21):
+        estimator.observe(groups(step), at(step))
+    estimator.prepare([candidate("new")], 21)
+    views = [[candidate("new", features=np.array([sign, 1.0]))] for sign in (-1.0, 1.0)]
+    hard, easy = (estimator.predict(view, at(21)).mean[0] for view in views)
+    assert hard < 0.2
+    assert easy > 0.8
+
+
+def test_a_prepared_question_costs_a_look_and_no_computation(monkeypatch):
+    estimator = HybridEstimator()
+    estimator.observe([seen("a", 3), seen("b", 0)], at(1))
+    asked = [candidate(key) for key in "abcd"]
+    estimator.prepare(asked, 2)
+    monkeypatch.setattr(estimator.movement, "spread", lambda *_: pytest.fail("worked it out again"))
+    estimator.predict(asked[:2], at(2))
 
 
 def test_odd_prompts_are_read_and_impossible_ones_refused():
@@ -357,7 +401,7 @@ def test_a_hundred_thousand_prompts_are_predicted_in_a_second_of_one_core():
         estimator.observe(
             [seen(asked[i].key, int(rng.integers(9)), text=asked[i].text) for i in rows], at(step)
         )
-    estimator.prepare(asked)
+    estimator.prepare(asked, 12)
     start = time.process_time()
     estimates = estimator.predict(asked, at(12))
     seconds = time.process_time() - start

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+
 @dataclass(frozen=True)
 class Family:
     """``digits`` of the operands; ``candidates`` of which a pool of the usual size is composed; ``lessons``:
