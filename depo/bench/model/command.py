@@ -20,10 +20,10 @@ from depo.bench.provenance import provenance
 from depo.bench.report import write_result
 from depo.budget import budget_text
 from depo.budget.model_config import is_path
-from depo.config import Recipe
+from depo.config import PretrainedPolicy, Recipe
 from depo.errors import UserError
 from depo.failures import DONE, FAILED
-from depo.recipe.inputs import check_inputs, directory_problem
+from depo.recipe.inputs import check_inputs, model_problems
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -128,13 +128,15 @@ def check(setting: Setting, planned: Sequence[tuple[Place, Recipe]]) -> None:
     """Raise UserError for whatever would stop a run that has not finished yet."""
     if setting.task.reward == "reasoning_gym" and find_spec("reasoning_gym") is None:
         raise UserError('--task reasoning_gym: the package is missing; pip install "depo[reasoning-gym]"')
-    if setting.encoder is not None and is_path(setting.encoder):
-        problem = directory_problem(Path(setting.encoder))
-        if problem is not None:
-            raise UserError(f"--encoder: {problem}")
+    encoder = setting.encoder
+    if encoder is not None and is_path(encoder) and not (Path(encoder) / "config.json").is_file():
+        raise UserError(f"--encoder {encoder}: no text encoder there; `depo fetch minilm DIR` puts one there")
     for place, recipe in planned:
-        check_same_recipe(place, recipe)
+        assert isinstance(recipe.policy, PretrainedPolicy)
+        for problem in model_problems(recipe, recipe.policy).values():
+            raise UserError(f"--model: {problem}")
         check_inputs(recipe)
+        check_same_recipe(place, recipe)
 
 
 def show(setting: Setting, planned: Sequence[tuple[Place, Recipe]]) -> None:

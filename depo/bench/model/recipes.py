@@ -50,15 +50,16 @@ def arm_recipe(setting: Setting, arm: str, seed: int) -> Recipe:
             "engine": setting.engine,
             "max_new_tokens": task.max_new_tokens,
             "transformers": {"batch_size": form.generation_batch},
-            # Learner and engine share the one GPU: half of it for the engine's weights and cache.
-            "vllm": {"gpu_memory_utilization": 0.5},
+            # Learner and engine share the one GPU: a part of it for the engine's weights and cache.
+            "vllm": {"gpu_memory_utilization": 0.3},
         },
         "reward": {"type": task.reward},
         "learner": {"lr": form.lr, "tokens_per_microbatch": form.tokens_per_microbatch},
         "evaluation": {
             "method": "sample",
-            "n": 1,
-            "temperature": 0.0,
+            # As in training; a greedy answer is right or wrong, so that small gains would take many prompts.
+            "temperature": 1.0,
+            "n": form.samples,
             "every_rollouts": -(-setting.horizon // form.evaluations),
         },
         "checkpoint": {"every": form.checkpoint_every, "keep": 1},

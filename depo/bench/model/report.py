@@ -45,9 +45,9 @@ def setting_text(setting: dict[str, Any]) -> str:
         f"generate without refill), completions of at most {setting['max_new_tokens']} tokens, engine "
         f"{setting['engine']}, learning rate {form['lr']:g}. Arms of one seed share pool "
         f"({form['pool'] - form['heldout']:,} prompts at most), held-out set ({form['heldout']} prompts, "
-        "greedy, one answer each) and keyed randomness. A last step with refill waves ends beyond the "
-        "horizon: accuracy *at the horizon* is read off the line between the two evaluations around it. No "
-        "setting was tuned on these seeds."
+        f"{form['samples']} answers each at temperature 1) and keyed randomness. A last step with refill "
+        "waves ends beyond the horizon: accuracy *at the horizon* is read off the line between the two "
+        "evaluations around it. No setting was tuned on these seeds."
     )
 
 

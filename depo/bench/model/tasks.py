@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-GYM_TASKS = ("chain_sum", "isomorphic_strings", "ransom_note", "number_format")
+GYM_TASKS = ("ransom_note", "course_schedule", "isomorphic_strings")
+"""Of 12 tasks sampled (6 problems, 5 answers each), those that SmolLM2-135M-Instruct solved at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,10 @@ SUMS = Task(
     name="sums",
     source={"type": "arithmetic", "phrasing": "words", "operations": ["+"], "digits": [1, 2, 3]},
     problems_per_size=1,
-    template="{question} Answer with the number only.",
+    template="{question} Answer with a number.",
     reward="math",
     max_prompt_tokens=96,
-    max_new_tokens=64,
+    max_new_tokens=48,
 )
 GYM = Task(
     name="reasoning_gym",
@@ -43,6 +44,6 @@ GYM = Task(
     template="{question}\n\nGive only the answer.",
     reward="reasoning_gym",
     max_prompt_tokens=384,
-    max_new_tokens=64,
+    max_new_tokens=32,
 )
 TASKS = {task.name: task for task in (SUMS, GYM)}

@@ -1,47 +1,18 @@
-"""Figures of a run directory: read from recorded files written by hand here, checked against sums done by hand."""
+"""Figures of a run directory, whose files are written by hand here, against sums done by hand."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from depo.bench.model.figures import at, run_figures
 from depo.errors import UserError
 
-ROWS: list[dict[str, Any]] = [
-    {"step": 1, "rollouts": 16, "groups": 4, "effective_groups": 1, "reward": 0.1, "seconds/step": 2.0}
-    | {"selection/active": 0.0, "optimizer_steps": 1.0, "mismatch_kl": 0.2, "completion_tokens": 10.0},
-    {"step": 2, "rollouts": 48, "groups": 8, "effective_groups": 4, "reward": 0.3, "seconds/step": 3.0}
-    | {"selection/active": 1.0, "optimizer_steps": 1.0, "mismatch_kl": 0.4, "eval/all": 0.5},
-    {"step": 3, "rollouts": 80, "groups": 8, "effective_groups": 4, "reward": None, "seconds/step": 4.0}
-    | {"selection/active": 1.0, "optimizer_steps": 0.0},
-]
-SUMMARY: dict[str, Any] = {
-    "steps": 3,
-    "eval": {"before": {"all": 0.25}, "after": {"all": 0.75}},
-    "rollouts": {"generated": 80, "saved": 12.5, "saved_interval": [-3.0, 40.0]},
-    "tokens": {"generated": 900},
-    "groups": {
-        "effective": 9,
-        "effective_ratio": 0.45,
-        "rollouts_per_effective_group": 80 / 9,
-        "tokens_per_effective_group": 100.0,
-        "uniform": {"drawn": 6, "mixed": 2, "rate": 1 / 3},
-    },
-    "prompts": {"seen": 14, "pool": 20},
-    "selection": {"calibration/groups": 6.0, "calibration/auroc": 0.75, "coverage/starvation": 0.5},
-    "seconds": {"generate": 5.0, "steps": 9.0, "wall": 20.0},
-}
-
 
 @pytest.fixture
-def run_directory(tmp_path) -> Path:
-    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return tmp_path
+def run_directory(tmp_path, record) -> Path:
+    return record(tmp_path)
 
 
 def test_accuracy_is_read_off_between_the_evaluations_around_the_horizon(run_directory) -> None:
