@@ -114,12 +114,17 @@ class Ledger:
         effective = self.groups["effective"]
         return {
             "rollouts_per_effective_group": ratio(self.generated, effective),
-            "tokens_per_effective_group": ratio(sum(self.tokens.values()), effective),
+            "tokens_per_effective_group": ratio(self.generated_tokens, effective),
         }
 
     @property
     def generated(self) -> int:
+        """Rollouts."""
         return sum(self.rollouts.values())
+
+    @property
+    def generated_tokens(self) -> int:
+        return sum(self.tokens.values())
 
     @property
     def prompts_seen(self) -> int:
@@ -158,7 +163,7 @@ class Ledger:
                 **breakdowns(self.rollouts),
             },
             "tokens": {
-                "generated": sum(self.tokens.values()),
+                "generated": self.generated_tokens,
                 "trained": sum(n for (_, outcome), n in self.tokens.items() if outcome == Outcome.TRAINED),
                 "prompt": self.prompt_tokens,  # each group's prompt once
                 **breakdowns(self.tokens),

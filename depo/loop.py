@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 
 def train(run: Run) -> None:
-    """Take ``run`` from the step after its last one to the recipe's last."""
+    """Take ``run`` from the step after its last one to the end of the recipe's steps or rollouts."""
     recipe = run.recipe
-    for step in range(run.step + 1, recipe.steps + 1):
+    while not run.spent:
+        step = run.step + 1
         clock = Clock()
         context = Context(recipe.batch.group_size, step, run.kl_travelled)
 
@@ -79,7 +80,7 @@ def train(run: Run) -> None:
         run.step = step
         metrics = step_metrics(step, groups, trained, run.selector, run.ledger, clock)
         metrics |= {f"estimator/{name}": value for name, value in learned.items()} | update.metrics | parity
-        if run.evaluation_due(step):
+        if run.evaluation_due(step, len(groups) * recipe.batch.group_size):
             with clock.phase("evaluate"):
                 metrics |= run.evaluate(step)
         run.log_step(step, metrics, groups, clock)

@@ -24,9 +24,10 @@ def step_metrics(
 
     ``reward`` and ``accuracy`` are means over scorable rollouts; with a selector at work they describe the
     chosen prompts, not the pool. ``zero_variance_share`` is the share of groups without mixed outcome.
-    ``tokens_per_second`` is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens
-    per effective group since the start of the run. ``seconds_share/select``: share of the step spent on
-    choosing prompts; ``seconds_share/estimate``: on the estimator beside the update.
+    ``generated/``: rollouts and tokens for training since the start of the run. ``tokens_per_second``
+    is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens per effective group
+    since the start. ``seconds_share/select``: share of the step spent on choosing prompts;
+    ``seconds_share/estimate``: on the estimator beside the update.
     """
     scores = [score for group in groups for score in group.scores]
     values = [score.value for score in scores if score.correct is not None]
@@ -49,6 +50,8 @@ def step_metrics(
         / n_rollouts,
         "completion_tokens": float(np.mean(tokens)) if tokens else 0.0,
         "saved": ledger.saved().rollouts,
+        "generated/rollouts": ledger.generated,
+        "generated/tokens": ledger.generated_tokens,
         "tokens_per_second": sum(tokens) / clock.total,
     }
     seconds = {f"seconds/{phase}": value for phase, value in clock.seconds.items()}

@@ -85,9 +85,17 @@ class Run:
 
     # -------------------------------------------------------- after each step
 
-    def evaluation_due(self, step: int) -> bool:
-        every = self.recipe.evaluation.every
-        return bool(every) and step % every == 0 and step < self.recipe.steps
+    @property
+    def spent(self) -> bool:
+        """Whether training has used up the recipe's steps or rollouts."""
+        limit = self.recipe.max_rollouts
+        return self.step >= self.recipe.steps or (limit is not None and self.ledger.generated >= limit)
+
+    def evaluation_due(self, step: int, new_rollouts: int) -> bool:
+        """After ``step`` with its ``new_rollouts``. Not after the last one: that is ``at_end``'s."""
+        due = crossed(step, 1, self.recipe.evaluation.every)
+        due |= crossed(self.ledger.generated, new_rollouts, self.recipe.evaluation.every_rollouts)
+        return due and not self.spent
 
     def evaluate(self, step: int) -> dict[str, float]:
         result = self.evaluator.run()
@@ -107,8 +115,7 @@ class Run:
         self.last_metrics = metrics
 
     def checkpoint_due(self, step: int) -> bool:
-        every = self.recipe.checkpoint.every
-        return step == self.recipe.steps or (bool(every) and step % every == 0)
+        return self.spent or crossed(step, 1, self.recipe.checkpoint.every)
 
     def save_checkpoint(self, step: int) -> None:
         """Everything a resumed run needs. Randomness is keyed, so the seed in the recipe is all of it."""
@@ -156,6 +163,11 @@ class Run:
     def wall_seconds(self) -> float:
         """Seconds of wall time, those before a resume included."""
         return time.perf_counter() - self.started
+
+
+def crossed(count: int, new: int, every: int) -> bool:
+    """Whether a count passed a multiple of ``every`` with its ``new`` last ones; never when that is 0."""
+    return bool(every) and count // every > (count - new) // every
 
 
 def vars_of(result: EvalResult) -> dict[str, object]:

@@ -31,7 +31,15 @@ from depo.types import Prompt
 from estimators.base import Estimator
 from reward import VerifierPool
 
-RESUME_MAY_CHANGE = {"steps", "checkpoint", "evaluation", "tracking", "resources", "verification"}
+RESUME_MAY_CHANGE = {
+    "steps",
+    "max_rollouts",
+    "checkpoint",
+    "evaluation",
+    "tracking",
+    "resources",
+    "verification",
+}
 """Recipe blocks that a resumed run may set anew: none of them changes what a step computes."""
 
 

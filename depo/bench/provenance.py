@@ -70,7 +70,7 @@ def provenance_lines(document: dict[str, Any]) -> list[str]:
         "",
         f"    {made['command']}",
         "",
-        f"Seeds {', '.join(map(str, made['seeds']))}; {machine_['processor']}, {machine_['cores']} cores{memory}, "
-        f"{gpus}; {made['date']}; commit {made['commit'] or 'unknown'}.",
+        f"Seeds {', '.join(map(str, made['seeds']))}; {machine_['processor']}, "
+        f"{machine_['cores']} cores{memory}, {gpus}; {made['date']}; commit {made['commit'] or 'unknown'}.",
         f"Versions: {named}.",
     ]

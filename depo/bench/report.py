@@ -36,12 +36,17 @@ def renderer(kind: str) -> Renderer:
     match kind:
         case "selection":
             from depo.bench.selection.report import markdown
+        case "selection_tuning":
+            from depo.bench.selection.tune import markdown
         case "model":
             from depo.bench.model.report import markdown
         case "throughput":
             from depo.bench.throughput.report import markdown
         case other:
-            raise UserError(f"kind {other!r}: no benchmark of that name; known: selection, model, throughput")
+            raise UserError(
+                f"kind {other!r}: no benchmark of that name; known: selection, selection_tuning, model, "
+                "throughput"
+            )
     return markdown
 
 

@@ -40,3 +40,6 @@ class Evaluation(Block):
     at_end: bool = True
     every: NonNegativeInt = 0
     """Also every so many steps; 0: never."""
+    every_rollouts: NonNegativeInt = 0
+    """Also after the step in which training has generated so many more rollouts; 0: never. Compares runs that
+    spend different numbers of rollouts on a step."""

@@ -53,6 +53,9 @@ class Recipe(Block):
     schema_version: Literal[1] = SCHEMA_VERSION
     seed: int = 0
     steps: PositiveInt
+    """Updates, at most; the learning-rate schedule spans them."""
+    max_rollouts: PositiveInt | None = None
+    """Stop after the step in which so many rollouts have been generated; null: after ``steps``."""
     policy: Policy
     data: Data
     batch: Batch = Batch()

@@ -75,6 +75,30 @@ def test_a_run_leaves_everything_that_the_documentation_promises(finished):
     assert not torch.equal(model.lm_head.weight, initial.lm_head.weight)
 
 
+def test_a_run_can_be_measured_and_ended_by_rollouts_instead_of_steps(finished, workdir):
+    straight = metrics_of(finished[0])
+    limit = int(straight[3]["generated/rollouts"])  # what four of its six steps have generated
+    every = limit // 3
+    done = run_depo(
+        *("train", "tiny.yaml", "--run-dir", "run", f"max_rollouts={limit}"),
+        f"evaluation.every_rollouts={every}",
+        cwd=workdir,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = metrics_of(workdir / "run")
+    without_evaluation = [{k: v for k, v in row.items() if not k.startswith("eval/")} for row in rows]
+    assert without_evaluation == straight[:4]
+
+    counts = [0, *(int(row["generated/rollouts"]) for row in rows)]
+    crossed = [after // every > before // every for before, after in zip(counts, counts[1:], strict=False)]
+    crossed[-1] = False  # the last one is evaluated by the end of the run
+    assert ["eval/all" in row for row in rows] == crossed
+    assert any(crossed)
+    frame = pd.concat(pd.read_parquet(path) for path in (workdir / "run" / "rollouts").glob("*.parquet"))
+    assert len(frame) == counts[-1]
+    assert frame["token_ids"].map(len).sum() == rows[-1]["generated/tokens"]
+
+
 def test_kill_and_resume_gives_the_same_numbers_as_a_run_never_stopped(finished, workdir):
     straight, _ = finished
     process = subprocess.Popen(

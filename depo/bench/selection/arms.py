@@ -1,0 +1,67 @@
+"""What is compared: the project's own loop with only estimator, selection and refill changed.
+
+The published methods stand as in docs/selection.md. Learning rates were tuned for each arm alike on a family
+of problems of their own (``depo bench selection --tune``), never on what is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PUBLISHED = {"audit": 0.0, "min_window": 0, "revisit_after": None}
+"""A method as published has neither audit nor gate nor reserved places."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``lr``: as tuned. ``ablation``: what of ``hybrid`` is left out."""
+
+    title: str
+    estimator: Mapping[str, Any]
+    selection: Mapping[str, Any]
+    lr: float
+    batch: Mapping[str, Any] | None = None
+    needs_encoder: bool = False
+
+
+UNIFORM = {"type": "uniform"}
+HYBRID = {"type": "hybrid"}
+CHOICE = {"type": "thompson", "refill": True}
+LR = 3e-4
+
+ARMS: dict[str, Arm] = {
+    "grpo": Arm("GRPO", UNIFORM, {"type": "uniform", "refill": False}, LR),
+    "dapo": Arm("DAPO dynamic sampling", UNIFORM, {"type": "uniform", "refill": True}, LR),
+    "depo": Arm(
+        "DEPO: encoder, window",
+        {"type": "encoder", "frozen": True},
+        {"type": "window", "refill": False, "warmup_steps": 10, **PUBLISHED},
+        LR,
+        needs_encoder=True,
+    ),
+    "hybrid": Arm("hybrid", HYBRID, CHOICE, LR),
+    "greso": Arm("GRESO", {"type": "streak"}, {"type": "skip", "refill": True, **PUBLISHED}, LR),
+    "mopps": Arm("MoPPS", {"type": "beta"}, {"type": "thompson", "refill": False, **PUBLISHED}, LR),
+    "dps": Arm(
+        "DPS",
+        {"type": "hmm", "prior_count": 1, "discount": 0.7, "confusion": 0},
+        {"type": "greedy", "refill": False, **PUBLISHED},
+        LR,
+    ),
+    "greedy": Arm("hybrid, greedy", HYBRID, CHOICE | {"type": "greedy"}, LR),
+    "no_text": Arm("hybrid without text", HYBRID | {"text": "none"}, CHOICE, LR),
+    "no_history": Arm("hybrid without history", HYBRID | {"history": False}, CHOICE, LR),
+    "no_drift": Arm("hybrid without drift", HYBRID | {"drift": False}, CHOICE, LR),
+    "no_audit": Arm("hybrid without audit", HYBRID, CHOICE | {"audit": 0.0, "min_window": 0}, LR),
+    "no_refill": Arm("hybrid without refill", HYBRID, CHOICE | {"refill": False}, LR),
+    "grpo_full_batch": Arm(
+        "GRPO, batch sized for as many effective groups",
+        UNIFORM,
+        {"type": "uniform", "refill": False},
+        LR,
+        {"prompts": 128},
+    ),
+}
+PRIMARY = ("grpo", "dapo", "depo", "hybrid")

@@ -1,0 +1,116 @@
+"""Pieces of work in processes of their own, several at a time, each begun once what it needs is done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+LAST_LINES = 5
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """``arguments`` of ``python -m MODULE``; done when ``result`` exists, possible when all ``needs`` do."""
+
+    title: str
+    module: str
+    arguments: tuple[str, ...]
+    result: Path
+    needs: tuple[Path, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        return self.result.exists()
+
+    @property
+    def log(self) -> Path:
+        return beside(self.result.parent, ".log")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """``seed_0`` → ``seed_0.log``. Not ``with_suffix``, which takes the end of ``careless-0.5`` for one."""
+    return path.with_name(path.name + suffix)
+
+
+@dataclass
+class Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    started: float
+
+
+def run_jobs(jobs: Sequence[Job], at_once: int, threads: int, say: Callable[[str], None]) -> list[Job]:
+    """Run what is not done yet, in order, ``at_once`` at a time with ``threads`` each; returns what failed.
+
+    A job that fails is reported with the last lines of its log and takes only those with it that need it.
+    Interrupted, it ends its processes before it raises.
+    """
+    waiting = [job for job in jobs if not job.done]
+    total = len(waiting)
+    running: list[Running] = []
+    failed: list[Job] = []
+    try:
+        while waiting or running:
+            ready = [job for job in waiting if all(path.exists() for path in job.needs)]
+            for job in ready[: at_once - len(running)]:
+                waiting.remove(job)
+                running.append(start(job, threads))
+            if not running:  # what is left needs something that failed
+                failed += waiting
+                break
+            time.sleep(POLL_SECONDS)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                finished = total - len(waiting) - len(running)
+                seconds = time.perf_counter() - one.started
+                if one.process.returncode == 0 and one.job.done:
+                    say(f"[{finished}/{total}] {one.job.title}: {seconds:.0f} s")
+                else:
+                    failed.append(one.job)
+                    say(f"[{finished}/{total}] {one.job.title}: FAILED, {one.job.log} ends with")
+                    for line in last_lines(one.job.log):
+                        say(f"    {line}")
+    finally:
+        for one in running:
+            end(one.process)
+    return failed
+
+
+def start(job: Job, threads: int) -> Running:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    with job.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", job.module, *job.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | limits | {"TOKENIZERS_PARALLELISM": "false"},
+            start_new_session=True,  # an interrupt is ours to pass on, once
+        )
+    return Running(job, process, time.perf_counter())
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a process with all its children, and kill what does not end by itself."""
+    for how, patience in ((signal.SIGINT, 15), (signal.SIGKILL, 15)):
+        try:
+            os.killpg(process.pid, how)
+            process.wait(patience)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        else:
+            return
+
+
+def last_lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]

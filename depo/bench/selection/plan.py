@@ -1,0 +1,82 @@
+"""Which jobs a benchmark consists of, and where they leave what.
+
+OUT/FAMILY/policies/NAME/seed_0/            warm-started policy, shared by the pools that start from it
+OUT/FAMILY/POOL/seed_0/                     prompts.parquet, heldout.parquet, composition.json
+OUT/FAMILY/POOL/seed_0/ARM/                 a run directory, its recipe beside it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from depo.bench.selection.arms import Arm
+from depo.bench.selection.jobs import Job, beside
+from depo.bench.selection.pools import POOLS
+from depo.bench.selection.recipes import arm_recipe, warm_recipe
+from depo.bench.selection.work import COMPOSITION, SUMMARY
+from depo.config import Recipe
+from depo.recipe import write_resolved
+
+WORK = "depo.bench.selection.work"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a pool, a seed, an arm."""
+
+    pool: str
+    seed: int
+    name: str
+    arm: Arm
+    horizon: int
+
+
+def plan(out: Path, family: str, cells: Sequence[Cell], encoder: Path | None) -> tuple[list[Job], list[Path]]:
+    """The jobs, warm starts first, and the run directory of every cell."""
+    jobs: dict[Path, Job] = {}
+    where: list[Path] = []
+    for cell in cells:
+        pool = POOLS[cell.pool]
+        policy = out / family / "policies" / pool.policy(family) / f"seed_{cell.seed}"
+        prompts = out / family / cell.pool / f"seed_{cell.seed}"
+        run = prompts / cell.name
+        warm = stored(warm_recipe(pool, family, cell.seed), beside(prompts, ".yaml"))
+        label = f"{cell.pool}, seed {cell.seed}"
+        compose = "compose_hidden" if pool.hidden else "compose"
+        recipe = stored(
+            arm_recipe(pool, family, cell.seed, cell.name, cell.arm, cell.horizon, encoder),
+            beside(run, ".yaml"),
+        )
+        for job in (
+            Job(
+                f"{label}: warm start",
+                WORK,
+                ("warm_up", warm, str(policy)),
+                policy / "config.json",
+            ),
+            Job(
+                f"{label}: pool",
+                WORK,
+                (compose, warm, str(policy), str(prompts)),
+                prompts / COMPOSITION,
+                (policy / "config.json",),
+            ),
+            Job(
+                f"{label}, {cell.name}",
+                WORK,
+                ("arm", recipe, str(policy), str(prompts), str(run)),
+                run / SUMMARY,
+                (prompts / COMPOSITION,),
+            ),
+        ):
+            jobs.setdefault(job.result, job)
+        where.append(run)
+    return sorted(jobs.values(), key=lambda job: len(job.needs) and 1), where
+
+
+def stored(recipe: Recipe, path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_resolved(recipe, path)
+    return str(path)

@@ -1,0 +1,39 @@
+"""Accuracy over rollouts, one line an arm: mean over seeds of the smoothed curves, each seed behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from depo.bench.selection.document import Curves
+
+POINTS = 101
+
+
+def draw_pool(curves: Curves, arms: Iterable[str], horizon: int, title: str, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    grid = np.linspace(0, horizon, POINTS)
+    for number, name in enumerate(arms):
+        smoothed = [
+            np.interp(grid, by_arm[name].cost_K["rollouts"], by_arm[name].smooth_K)
+            for by_arm in curves.values()
+            if name in by_arm
+        ]
+        if not smoothed:
+            continue
+        colour = f"C{number % 10}"
+        for line in smoothed:
+            axes.plot(grid, line, color=colour, alpha=0.25, linewidth=0.8)
+        style = "-" if number < 10 else "--"
+        axes.plot(grid, np.mean(smoothed, axis=0), style, color=colour, label=name)
+    axes.set(xlabel="rollouts", ylabel="held-out accuracy (exact)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)

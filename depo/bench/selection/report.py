@@ -1,0 +1,131 @@
+"""The selection benchmark as Markdown: headline against targets, every pool and arm, and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from depo.bench.provenance import provenance_lines
+from depo.bench.selection.document import HEADLINE, SHARES, SUBJECT, YARDSTICK, curves_of
+from depo.bench.tables import Row, interval, mean, table
+
+GOALS = {YARDSTICK: 0.35, "grpo": 0.40, "depo": 0.70}
+"""Rollouts to A, as a share of what a rival needs."""
+LEAST_GAIN, MOST_HARM = 0.02, 0.01
+HEAD = ["arm", "final", "− GRPO", "− DAPO", "effective groups", "AUROC", "ECE", "starvation", "s a run"]
+
+
+def markdown(document: dict[str, Any], path: Path) -> str:
+    """The report; draws one picture a pool beside ``path``."""
+    from depo.bench.selection.plots import draw_pool
+
+    lines = ["# Rollouts to the same accuracy", "", *provenance_lines(document), "", document["about"], ""]
+    lines += targets(document)
+    for name, pool in document["pools"].items():
+        picture = path.with_name(f"{path.name}_{name}.png")
+        draw_pool(curves_of(pool), document["arms"], document["horizon"], f"pool {name}", picture)
+        lines += ["", f"## Pool `{name}`: {pool['about']}", "", f"![{name}]({picture.name})", ""]
+        lines += pool_tables(pool, document)
+    arms = [
+        [f"`{name}`", arm["title"], f"{arm['lr']:g}", settings(arm)] for name, arm in document["arms"].items()
+    ]
+    lines += ["", "## Arms", "", *table(["arm", "what it is", "learning rate", "settings"], arms)]
+    return "\n".join(lines) + "\n"
+
+
+def settings(arm: Mapping[str, Any]) -> str:
+    """Blocks of the recipe that make an arm."""
+    blocks = [f"{block}: {inline(arm[block])}" for block in ("estimator", "selection", "batch") if arm[block]]
+    return "`" + "; ".join(blocks) + "`"
+
+
+def inline(block: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in block.items()) + "}"
+
+
+def pool_tables(pool: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
+    """Composition, final accuracy and the ratios of one pool."""
+    comparison, horizon = pool["comparison"], document["horizon"]
+    arms = [name for name in document["arms"] if any(name in runs for runs in pool["seeds"].values())]
+    lines = []
+    for seed, composition in pool["compositions"].items():
+        accuracy = composition["accuracy"]
+        lines.append(f"- seed {seed}: {composition['said'][0]}; held-out accuracy {accuracy:.3f}")
+    lines += ["", f"After {horizon:,} rollouts, {len(pool['seeds'])} seeds [95 % t interval]:", ""]
+    lines += table(HEAD, [final_row(name, pool, comparison["final"][name]) for name in arms])
+    for key, ratios in comparison["ratios"].items():
+        unit, share = key.split("@")
+        main = float(share) == HEADLINE
+        rows = [
+            [pair.replace("/", " ÷ "), interval(ratio["mean"], 3), str(ratio["seeds"]), censored(ratio)]
+            for pair, ratio in ratios.items()
+            if ratio["mean"] and (main or pair.startswith(f"{SUBJECT}/"))
+        ]
+        if rows:
+            what = f"{unit.capitalize()} to DAPO's accuracy at {float(share):.0%} of the horizon"
+            lines += ["", f"{what}, as a ratio:", "", *table(["", "ratio [95 %]", "seeds", "censored"], rows)]
+    return lines
+
+
+def final_row(name: str, pool: Mapping[str, Any], final: Mapping[str, Any]) -> Row:
+    runs = [runs[name] for runs in pool["seeds"].values() if name in runs]
+    return [
+        f"`{name}`",
+        interval(final["accuracy"], 4),
+        interval(final.get("minus_grpo"), 4),
+        interval(final.get("minus_dapo"), 4),
+        mean([run["effective_ratio"] for run in runs], 2),
+        *(mean([run["diagnosis"][key] for run in runs], 3) for key in ("auroc", "ece", "starvation")),
+        mean([run["seconds"]["wall"] for run in runs], 0),
+    ]
+
+
+def targets(document: Mapping[str, Any]) -> list[str]:
+    """What was set out for, what was reached; pools and arms that were not run are left out."""
+    rows = [*headline(document["pools"].get("mixed")), *harmless(document["pools"])]
+    if not rows:
+        return []
+    others = ", ".join(f"{share:.0%}" for share in SHARES if share != HEADLINE)
+    return [
+        f"A: DAPO's smoothed accuracy at {HEADLINE:.0%} of the horizon (tables below also at {others}).",
+        "",
+        *table(["", "target", "reached", ""], rows),
+    ]
+
+
+def headline(mixed: Mapping[str, Any] | None) -> Iterator[Row]:
+    """On the mixed pool: rollouts to A against each rival, and accuracy at equal rollouts."""
+    if mixed is None:
+        return
+    ratios = mixed["comparison"]["ratios"].get(f"rollouts@{HEADLINE:g}", {})
+    for other, goal in GOALS.items():
+        ratio = ratios.get(f"{SUBJECT}/{other}")
+        if ratio and ratio["mean"]:
+            note = f"; censored {censored(ratio)}" if any(ratio["censored"]) else ""
+            what = f"rollouts to A, {SUBJECT} ÷ {other}, mixed"
+            yield [what, f"≤ {goal:.2f}", interval(ratio["mean"], 3) + note, met(ratio["mean"][0] <= goal)]
+    gain = mixed["comparison"]["final"].get(SUBJECT, {}).get(f"minus_{YARDSTICK}")
+    if gain:
+        reached = gain[0] > LEAST_GAIN and gain[1] is not None and gain[1] > 0
+        what = f"final accuracy, {SUBJECT} − {YARDSTICK}, mixed"
+        yield [what, f"> {LEAST_GAIN}, interval above 0", interval(gain, 4), met(reached)]
+
+
+def harmless(pools: Mapping[str, Any]) -> Iterator[Row]:
+    """Where selection has nothing to win it must not lose either."""
+    for name in ("medium", "hidden"):
+        gain = pools.get(name, {}).get("comparison", {}).get("final", {}).get(SUBJECT, {}).get("minus_grpo")
+        if gain:
+            reached = gain[1] is not None and gain[1] > -MOST_HARM
+            what = f"final accuracy, {SUBJECT} − grpo, {name}"
+            yield [what, f"lower bound > −{MOST_HARM}", interval(gain, 4), met(reached)]
+
+
+def met(reached: bool) -> str:
+    return "met" if reached else "**missed**"
+
+
+def censored(ratio: Mapping[str, Any]) -> str:
+    """How many seeds of each side never got there, of how many: ``0 / 2 of 5``."""
+    return f"{ratio['censored'][0]} / {ratio['censored'][1]} of {ratio['seeds']}"

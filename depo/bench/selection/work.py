@@ -1,0 +1,104 @@
+"""One piece of the benchmark, in a process of its own: ``python -m depo.bench.selection.work KIND …``.
+
+A fresh process per piece keeps Ray, threads and memory of the runs apart, and a crash to itself. Each piece
+is done when the file it writes last exists, so that the benchmark can be stopped and started at any moment.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from depo.checkpoint import latest_checkpoint, read_json, write_json
+from depo.config import Recipe
+from depo.recipe import load_recipe
+from depo.rng import generator
+from depo.types import Prompt
+
+COMPOSITION = "composition.json"
+SUMMARY = "summary.json"
+
+
+def warm_up(recipe: Recipe, policy: Path) -> None:
+    """Build the policy and warm-start it: a directory in Hugging Face format."""
+    import torch
+
+    from depo.policy import tiny_moe, warm_start
+
+    torch.set_num_threads(recipe.resources.threads or 1)
+    aside = policy.with_name(f".{policy.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    tiny_moe.build(recipe.policy, aside, recipe.seed)
+    warm_start.warm_start(recipe, aside, print)
+    aside.rename(policy)
+
+
+def compose(recipe: Recipe, policy: Path, directory: Path, hidden: bool) -> None:
+    """Measure the policy and compose pool and held-out set in ``directory``."""
+    from depo import grading
+    from depo.setup import store_prompts
+
+    said: list[str] = []
+    graded = grading.grade(recipe, policy, said.append)
+    train = hide(graded.train, recipe.seed) if hidden else graded.train
+    directory.mkdir(parents=True, exist_ok=True)
+    store_prompts(directory, train, graded.heldout)
+    write_json(
+        directory / COMPOSITION,
+        {
+            "accuracy": graded.accuracy,
+            "solvable": graded.solvable_accuracy,
+            "pool": dict(Counter(prompt.level for prompt in train)),
+            "said": said,
+        },
+    )
+
+
+def hide(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """The same prompts for the policy; estimators read "problem 0421", whatever the problem."""
+    numbers = generator(seed, "hide").permutation(len(prompts))
+    width = len(str(len(prompts)))
+    return [
+        replace(prompt, text=f"problem {number:0{width}d}")
+        for prompt, number in zip(prompts, numbers, strict=True)
+    ]
+
+
+def run_arm(recipe: Recipe, policy: Path, pool: Path, directory: Path) -> None:
+    """A training run in ``directory`` on a composed pool; goes on from its last checkpoint, if any."""
+    from depo.run import train
+
+    resume = (directory / "checkpoints").exists() and latest_checkpoint(directory / "checkpoints") is not None
+    if not resume:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        (directory / "initial_policy").symlink_to(os.path.relpath(policy, directory))
+        for name in ("heldout.parquet", "prompts.parquet"):
+            shutil.copy(pool / name, directory / name)
+    train(recipe, directory, resume, quiet=True)
+    read_json(directory / SUMMARY)  # it is there, and whole
+    shutil.rmtree(directory / "checkpoints")
+    shutil.rmtree(directory / "policy")
+
+
+def main(arguments: Sequence[str]) -> None:
+    kind, recipe_file, *rest = arguments
+    recipe, paths = load_recipe(Path(recipe_file)), list(map(Path, rest))
+    match kind:
+        case "warm_up":
+            warm_up(recipe, *paths)
+        case "compose" | "compose_hidden":
+            compose(recipe, *paths, hidden=kind == "compose_hidden")
+        case "arm":
+            run_arm(recipe, *paths)
+        case _:
+            raise ValueError(f"unknown piece of work {kind!r}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

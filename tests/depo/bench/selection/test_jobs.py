@@ -1,0 +1,59 @@
+"""Jobs are real processes: small Python modules written for the test."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from depo.bench.selection.jobs import Job, run_jobs
+
+WRITE = (
+    "import sys, pathlib, time; time.sleep(float(sys.argv[2])); pathlib.Path(sys.argv[1]).write_text('done')"
+)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "writes_a_file.py").write_text(WRITE)
+    (tmp_path / "fails.py").write_text("import sys; sys.exit('the reason')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    return tmp_path
+
+
+def writer(path, needs=(), seconds=0.0):
+    return Job(path.parent.name, "writes_a_file", (str(path), str(seconds)), path, tuple(needs))
+
+
+def test_a_job_waits_for_what_it_needs(module):
+    first, second = module / "a" / "x", module / "b" / "x"
+    jobs = [writer(second, needs=[first]), writer(first, seconds=0.3)]
+    assert run_jobs(jobs, 2, 1, lambda line: None) == []
+    assert first.stat().st_mtime < second.stat().st_mtime
+
+
+def test_what_is_done_is_not_run_again(module):
+    path = module / "a" / "x"
+    path.write_text("from before")
+    run_jobs([writer(path)], 1, 1, lambda line: None)
+    assert path.read_text() == "from before"
+
+
+def test_jobs_run_side_by_side(module):
+    jobs = [writer(module / name / "x", seconds=1.5) for name in ("a", "b")]
+    start = time.perf_counter()
+    assert run_jobs(jobs, 2, 1, lambda line: None) == []
+    assert time.perf_counter() - start < 2.8
+
+
+def test_a_failure_is_shown_and_takes_along_only_what_needs_it(module):
+    broken = Job("broken", "fails", (), module / "a" / "x")
+    needs_it = writer(module / "a" / "y", needs=[broken.result])
+    other = writer(module / "b" / "x")
+    said = []
+    assert run_jobs([broken, needs_it, other], 1, 1, said.append) == [broken, needs_it]
+    assert other.done
+    assert any("the reason" in line for line in said)

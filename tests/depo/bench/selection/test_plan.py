@@ -1,0 +1,76 @@
+"""What is compared differs only in what it is said to differ in."""
+
+from __future__ import annotations
+
+import pytest
+
+from depo.bench.selection.arms import ARMS, PRIMARY
+from depo.bench.selection.plan import Cell, plan
+from depo.bench.selection.pools import POOLS, REPORTED, TUNING
+from depo.bench.selection.recipes import arm_recipe, warm_recipe
+from depo.bench.selection.work import hide
+from depo.types import Prompt
+
+CHANGED = {"name", "estimator", "selection", "learner", "batch"}
+
+
+def recipe_of(arm, pool="mixed", family=REPORTED, seed=0, encoder="minilm"):
+    return arm_recipe(POOLS[pool], family, seed, arm, ARMS[arm], 320_000, encoder)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("arm", ARMS)
+def test_arms_differ_only_in_estimator_selection_batch_and_learning_rate(arm, pool):
+    this, grpo = recipe_of(arm, pool).model_dump(), recipe_of("grpo", pool).model_dump()
+    assert {key for key in this if this[key] != grpo[key]} <= CHANGED
+    this["learner"]["lr"] = grpo["learner"]["lr"]
+    assert this["learner"] == grpo["learner"]
+    if arm in PRIMARY:
+        assert this["batch"] == grpo["batch"]
+    assert this["batch"]["group_size"] == 8
+
+
+def test_a_policy_is_shared_by_exactly_those_pools_whose_warm_start_is_the_same():
+    for one in POOLS.values():
+        for other in POOLS.values():
+            same = one.policy(REPORTED) == other.policy(REPORTED)
+            recipes = (warm_recipe(pool, REPORTED, 0).policy for pool in (one, other))
+            assert same == (next(recipes) == next(recipes))
+
+
+def test_tuning_and_report_share_no_problem():
+    tuned, reported = (warm_recipe(POOLS["mixed"], family, 0).data.train for family in (TUNING, REPORTED))
+    assert not set(tuned.digits) & set(reported.digits)
+
+
+def test_no_prompt_is_chosen_twice_on_a_single_pass():
+    pool = POOLS["single_pass"]
+    recipe = recipe_of("hybrid", "single_pass")
+    groups = 320_000 // recipe.batch.group_size
+    assert pool.prompts >= groups
+    assert recipe.selection.cooldown >= groups
+
+
+def test_a_plan_warms_up_once_for_all_arms_of_a_seed_and_leaves_out_what_is_done(tmp_path):
+    cells = [Cell("mixed", seed, name, ARMS[name], 1000) for seed in (0, 1) for name in ("grpo", "dapo")]
+    jobs, where = plan(tmp_path, REPORTED, cells, None)
+    assert len(jobs) == 2 + 2 + 4
+    assert len(set(where)) == 4
+    where[0].mkdir(parents=True)
+    (where[0] / "summary.json").write_text("{}")
+    assert [job.done for job in jobs].count(True) == 1
+
+
+def test_hidden_texts_say_nothing_and_change_nothing_for_the_policy():
+    prompts = [
+        Prompt(str(i), f"{i}+{i}=", (i,), str(2 * i), level="learnable" if i < 500 else "impossible")
+        for i in range(1000)
+    ]
+    hidden = hide(prompts, 0)
+    assert [(p.key, p.token_ids, p.reference) for p in hidden] == [
+        (p.key, p.token_ids, p.reference) for p in prompts
+    ]
+    numbers = [int(prompt.text.removeprefix("problem ")) for prompt in hidden]
+    assert sorted(numbers) == list(range(1000))
+    # Were the numbers in the pool's order, the learnable half would have a mean of 249.5.
+    assert abs(sum(numbers[:500]) / 500 - 499.5) < 4 * 289 / 500**0.5
