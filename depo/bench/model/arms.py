@@ -1,6 +1,6 @@
-"""The arms: which estimator, selector and refill each method is. Everything else in a recipe is the same.
+"""The arms: those of ``depo bench selection``, with the gate sized for the batch at hand.
 
-The published methods are those of docs/selection.md; names are lower-case here, as on the command line.
+Only estimator and selection are taken over: the learning rates there belong to another policy.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from depo.bench.model.forms import Form
+from depo.bench.selection.arms import ARMS as METHODS
 
-ARMS = ("grpo", "dapo", "hybrid", "depo")
+ARMS = tuple(name for name, method in METHODS.items() if method.batch is None)
+"""Without arms that change the batch: all arms of this benchmark train on the same recipe otherwise."""
 BASELINES = ("grpo", "dapo")
 """Arms without beliefs, which the others are compared with."""
 DEFAULT_ARMS = ("grpo", "dapo", "hybrid")
@@ -17,40 +19,21 @@ ALLOWED_BLOCKS = {"name", "estimator", "selection"}
 """Recipe blocks in which arms of one seed may differ."""
 
 
-def arm_blocks(arm: str, form: Form, encoder: str | None = None) -> dict[str, dict[str, Any]]:
-    """``estimator`` and ``selection`` of an arm. ``encoder``: text encoder of the arm ``depo``.
+def needs_encoder(arm: str) -> bool:
+    return METHODS[arm].needs_encoder
 
-    The gate's window follows the batch of the form: with four prompts a step, the usual 200 graded groups
-    would outlast the run.
+
+def arm_blocks(arm: str, form: Form, encoder: str | None = None) -> dict[str, dict[str, Any]]:
+    """``estimator`` and ``selection`` of an arm; what the method itself says wins over the form.
+
+    With four prompts a step, the usual 200 graded groups of the gate would outlast the run.
     """
-    match arm:
-        case "grpo":
-            estimator, selection = {"type": "uniform"}, {"type": "uniform", "refill": False}
-        case "dapo":
-            estimator = {"type": "uniform"}
-            selection = {"type": "uniform", "refill": True, "max_waves": form.max_waves}
-        case "hybrid":
-            estimator = {"type": "hybrid"}
-            selection = {
-                "type": "thompson",
-                "refill": True,
-                "max_waves": form.max_waves,
-                "audit": form.audit,
-                "min_window": form.min_window,
-                "window": form.window,
-                "candidates": form.candidates,
-            }
-        case "depo":
-            estimator = {"type": "encoder", "model": encoder}
-            selection = {
-                "type": "window",
-                "refill": False,
-                "audit": 0.0,
-                "min_window": 0,
-                "warmup_steps": form.warmup_steps,
-                "revisit_after": None,
-                "candidates": form.candidates,
-            }
-        case other:
-            raise ValueError(f"unknown arm {other!r}: expected one of {', '.join(ARMS)}")
+    method = METHODS[arm]
+    selection = {"audit": form.audit, "min_window": form.min_window, "window": form.window}
+    selection |= {"max_waves": form.max_waves} | dict(method.selection)
+    if "warmup_steps" in selection:
+        selection["warmup_steps"] = form.warmup_steps  # of DEPO; how long is for the user to say
+    estimator = dict(method.estimator)
+    if method.needs_encoder:
+        estimator["model"] = encoder
     return {"estimator": estimator, "selection": selection}

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from depo.bench.model.arms import DEFAULT_ARMS, arm_blocks
+from depo.bench.model.arms import DEFAULT_ARMS, arm_blocks, needs_encoder
 from depo.bench.model.comparison import comparisons
 from depo.bench.model.figures import run_figures
 from depo.bench.model.forms import FORMS
@@ -95,9 +95,9 @@ def setting_of(options: argparse.Namespace) -> Setting:
 
 
 def arms_of(options: argparse.Namespace) -> list[str]:
-    """The arms asked for, each once. The arm depo and its encoder go together."""
+    """The arms asked for, each once. Arms that read with an encoder and ``--encoder`` go together."""
     arms = list(dict.fromkeys(options.arm or [*DEFAULT_ARMS, *(["depo"] if options.encoder else [])]))
-    if ("depo" in arms) != (options.encoder is not None):
+    if any(map(needs_encoder, arms)) != (options.encoder is not None):
         raise UserError("--arm depo and --encoder go together: `depo fetch minilm DIR`, then --encoder DIR")
     return arms
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
 from depo.bench.model.arms import BASELINES
-
-CONFIDENCE = 0.95
+from depo.bench.selection.paired import t_interval
 
 
 def comparisons(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -28,25 +23,16 @@ def comparisons(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             redundant = arm in BASELINES and BASELINES.index(arm) <= BASELINES.index(baseline)
             if redundant or not seeds:
                 continue
-            differences_S = np.array([reached[arm][seed] - reached[baseline][seed] for seed in seeds])
+            differences = [reached[arm][seed] - reached[baseline][seed] for seed in seeds]
+            mean, *limits = t_interval(differences).to_json()
             found.append(
                 {
                     "arm": arm,
                     "baseline": baseline,
                     "seeds": seeds,
-                    "differences": differences_S.tolist(),
-                    "mean": float(differences_S.mean()),
-                    "interval": t_interval(differences_S),
+                    "differences": differences,
+                    "mean": mean,
+                    "interval": None if None in limits else limits,
                 }
             )
     return found
-
-
-def t_interval(values_S: np.ndarray) -> list[float] | None:
-    """Student's interval of the mean over S seeds; None for fewer than two."""
-    if len(values_S) < 2:
-        return None
-    error = float(values_S.std(ddof=1)) / math.sqrt(len(values_S))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values_S) - 1)) * error
-    centre = float(values_S.mean())
-    return [centre - half, centre + half]

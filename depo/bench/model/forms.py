@@ -34,9 +34,8 @@ class Form:
     audit: float
     min_window: int
     window: int
-    candidates: int
     warmup_steps: int
-    """Of the arm ``depo``."""
+    """Of the arms that have one."""
     checkpoint_every: int
 
     def horizon(self, steps: int) -> int:
@@ -62,7 +61,6 @@ CPU = Form(
     audit=0.25,  # one group of the four
     min_window=16,
     window=64,
-    candidates=256,
     warmup_steps=5,
     checkpoint_every=10,
 )
@@ -83,7 +81,6 @@ GPU = Form(
     audit=0.05,
     min_window=200,
     window=400,
-    candidates=8192,
     warmup_steps=10,
     checkpoint_every=10,
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from depo.bench.model.comparison import comparisons, t_interval
+from depo.bench.model.comparison import comparisons
 
 
 def run(arm: str, seed: int, accuracy: float | None) -> dict[str, Any]:
@@ -46,7 +46,8 @@ def test_baselines_are_compared_once() -> None:
 
 
 def test_interval_ends_where_the_paired_t_test_would_just_reject() -> None:
-    values_S = np.array([0.02, -0.01, 0.05, 0.03])
-    for bound in t_interval(values_S):
-        assert stats.ttest_1samp(values_S, bound).pvalue == pytest.approx(0.05)
-    assert t_interval(values_S[:1]) is None
+    hybrid, dapo = [0.22, 0.19, 0.35, 0.13], [0.2, 0.2, 0.3, 0.1]
+    runs = [run("hybrid", seed, value) for seed, value in enumerate(hybrid)]
+    (found,) = comparisons(runs + [run("dapo", seed, value) for seed, value in enumerate(dapo)])
+    for bound in found["interval"]:
+        assert stats.ttest_rel(hybrid, np.array(dapo) + bound).pvalue == pytest.approx(0.05)
