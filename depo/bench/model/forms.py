@@ -21,7 +21,7 @@ class Form:
     dtype: str
     lr: float
     pool: int
-    """Problems to generate, held-out ones included. There are 100 one-digit sums, a third of 300."""
+    """Problems to generate, held-out ones and duplicates included (there are only 100 one-digit sums)."""
     heldout: int
     samples: int
     """Answers to each held-out prompt in an evaluation."""
@@ -50,7 +50,7 @@ CPU = Form(
     group_size=4,
     dtype="float32",
     lr=5e-6,
-    pool=300,
+    pool=240,
     heldout=45,
     samples=2,
     generation_batch=64,
@@ -71,8 +71,8 @@ GPU = Form(
     group_size=8,
     dtype="bfloat16",
     lr=5e-6,
-    pool=300,
-    heldout=90,
+    pool=420,
+    heldout=72,
     samples=16,
     generation_batch=512,
     tokens_per_microbatch=32_768,  # by the same measure 29 GB in bfloat16

@@ -31,9 +31,11 @@ def draw(document: dict[str, Any], path: Path) -> None:
         rollouts_S, ratio_S = ratio_so_far(figures["trace"])
         right.plot(rollouts_S, ratio_S, **style)
     left.set(xlabel="training rollouts", ylabel="held-out accuracy")
+    left.set_ylim(bottom=0)
     right.set(xlabel="training rollouts", ylabel="effective groups / groups, so far", ylim=(0, 1))
     for axes in (left, right):
         axes.axvline(document["setting"]["horizon"], color="grey", linewidth=0.8, linestyle=":")
+        axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
     if labelled:
         left.legend(fontsize="small")

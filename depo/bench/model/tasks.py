@@ -30,7 +30,9 @@ class Task:
 
 SUMS = Task(
     name="sums",
-    source={"type": "arithmetic", "phrasing": "words", "operations": ["+"], "digits": [1, 2, 3]},
+    # One digit three times: SmolLM2-135M-Instruct solves a sampled one-digit sum in seven and hardly a longer
+    # one. What is drawn twice is dropped; about two in five of the prompts left have one digit.
+    source={"type": "arithmetic", "phrasing": "words", "operations": ["+"], "digits": [1, 1, 1, 2, 3]},
     problems_per_size=1,
     template="{question} Answer with a number.",
     reward="math",
