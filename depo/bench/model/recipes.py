@@ -1,0 +1,70 @@
+"""The recipe of one arm-run, as ``depo train`` gets it. Arms of a seed differ in ``ALLOWED_BLOCKS`` only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from depo.bench.model.arms import arm_blocks
+from depo.bench.model.forms import Form
+from depo.bench.model.tasks import Task
+from depo.config import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all arms and seeds share."""
+
+    model: str
+    task: Task
+    form: Form
+    steps: int
+    engine: str
+    """``transformers`` or ``vllm``."""
+    encoder: str | None = None
+
+    @property
+    def horizon(self) -> int:
+        """Training rollouts that every arm gets."""
+        return self.form.horizon(self.steps)
+
+
+def arm_recipe(setting: Setting, arm: str, seed: int) -> Recipe:
+    """The validated recipe. ``seed`` decides pool, held-out set and every draw, the same for all arms."""
+    task, form = setting.task, setting.form
+    raw: dict[str, Any] = {
+        "name": f"{task.name}_{arm}_seed{seed}",
+        "seed": seed,
+        # No step generates less than a first wave, so the rollouts end the run; this is only its bound.
+        "steps": setting.steps,
+        "max_rollouts": setting.horizon,
+        "policy": {"type": "pretrained", "model": setting.model, "dtype": form.dtype},
+        "data": {
+            "train": task.train(form.pool, seed),
+            "heldout": form.heldout,
+            "template": task.template,
+            "max_prompt_tokens": task.max_prompt_tokens,
+        },
+        "batch": {"prompts": form.prompts, "group_size": form.group_size},
+        "rollout": {
+            "engine": setting.engine,
+            "max_new_tokens": task.max_new_tokens,
+            "transformers": {"batch_size": form.generation_batch},
+            # Learner and engine share the one GPU: a part of it for the engine's weights and cache.
+            "vllm": {"gpu_memory_utilization": 0.3},
+        },
+        "reward": {"type": task.reward},
+        "learner": {"lr": form.lr, "tokens_per_microbatch": form.tokens_per_microbatch},
+        "evaluation": {
+            "method": "sample",
+            # As in training; a greedy answer is right or wrong, so that small gains would take many prompts.
+            "temperature": 1.0,
+            "n": form.samples,
+            "every_rollouts": -(-setting.horizon // form.evaluations),
+        },
+        "checkpoint": {"every": form.checkpoint_every, "keep": 1},
+    }
+    if setting.engine == "vllm":
+        # The engine reserves the GPU of Ray's count; a learner that reserves none still sees it.
+        raw["resources"] = {"learner_gpus": 0}
+    return Recipe.model_validate(raw | arm_blocks(arm, form, setting.encoder))
