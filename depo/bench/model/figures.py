@@ -18,7 +18,7 @@ from depo.tracking.metrics_log import Scalar, read_metrics
 Row = dict[str, Scalar]
 
 TRACED = {
-    "rollouts": "rollouts",
+    "rollouts": "generated/rollouts",
     "effective_groups": "effective_groups",
     "groups": "groups",
     "reward": "reward",
@@ -87,7 +87,7 @@ def accuracy_curve(summary: dict[str, Any], rows: Sequence[Row]) -> list[list[fl
     if before is not None and before["all"] is not None:
         points[0] = before["all"]
     points |= {
-        number(row["rollouts"]): number(row["eval/all"]) for row in rows if row.get("eval/all") is not None
+        number(row["generated/rollouts"]): number(row["eval/all"]) for row in rows if row.get("eval/all") is not None
     }
     if after is not None and after["all"] is not None:
         points[summary["rollouts"]["generated"]] = after["all"]
