@@ -39,9 +39,7 @@ def train(directory: Path) -> dict[str, Any]:
 
     def timed_loop(run: runs.Run) -> None:
         run.metrics_log = log = StampedLog(run.metrics_log.path)
-        measured["prompt_tokens"] = {
-            prompt.text: list(prompt.token_ids) for prompt in run.pool.prompts[:64]
-        }
+        measured["prompt_tokens"] = {prompt.text: list(prompt.token_ids) for prompt in run.pool.prompts[:64]}
         measured["begun"] = time.time()
         take_steps(run)
         measured["stamps"] = log.stamps

@@ -13,13 +13,14 @@ from depo.config import Recipe
 from depo.recipe import write_resolved
 from depo.tracking.metrics_log import read_metrics
 
+PHASES = ("select", "generate", "verify", "estimate", "evaluate")
 LONG_STEP = 120.0
 """Seconds of a step at the scale that a share of a sub-second step says nothing about."""
 
 
 def live_run(workload: Workload, steps: int, warm_up: int, directory: Path) -> dict[str, Any]:
-    """depo at the quickstart's sizes with ``hybrid`` and ``thompson``; the first ``warm_up`` steps, in which
-    selection is still uniform, are not counted."""
+    """depo at the quickstart's sizes with ``hybrid`` and ``thompson``; the first ``warm_up`` steps, in which the
+    estimator still knows little, are not counted."""
     directory.mkdir(parents=True)
     workload.write(directory / "workload.json")
     recipe: Recipe = live_selection(workload, steps, warm_up)
@@ -35,22 +36,20 @@ def driver_shares(rows: Sequence[dict[str, Any]], stamps: Sequence[float]) -> di
 
     ``driver`` is what is left without generation, verification, evaluation and the update as the learner
     measured it; the way to the learner and back is the driver's. ``select`` stands on the critical path.
-    The estimator learns while the learner updates: ``estimate_hidden`` is how much of that time lay behind
-    the update, ``estimate_exposed`` what the step waited for, which is part of ``driver``.
+    The estimator learns while the learner updates, in another process: ``estimate_hidden`` is how much of that
+    time lay behind the update, ``estimate_exposed`` what a step waited for longer than for its update, which
+    is part of ``driver``. The critical path holds ``select`` and ``estimate_exposed``.
     """
     wall = stamps[-1] - stamps[0]
     total = {phase: sum(row.get(f"seconds/{phase}", 0.0) for row in rows) for phase in PHASES}
     learner = sum(row.get("seconds", 0.0) for row in rows)
-    exposed = sum(
-        max(0.0, row.get("seconds/estimate", 0.0) + row["seconds/update"] - row["seconds"]) for row in rows
-    )
-    exposed = min(exposed, total["estimate"])
+    exposed = sum(max(0.0, row.get("seconds/estimate", 0.0) - row.get("seconds", 0.0)) for row in rows)
     own = wall - total["generate"] - total["verify"] - total["evaluate"] - learner
     steps = len(rows)
     return {
         "steps": steps,
         "step_seconds": wall / steps,
-        "pool_selected_share": sum(row.get("selection/active", 0.0) for row in rows) / steps,
+        "selecting_share": sum(row.get("selection/active", 0.0) for row in rows) / steps,
         "groups_per_step": sum(row["groups"] for row in rows) / steps,
         "shares": {
             "generate": total["generate"] / wall,
@@ -66,6 +65,3 @@ def driver_shares(rows: Sequence[dict[str, Any]], stamps: Sequence[float]) -> di
         "critical_path_share": (total["select"] + exposed) / wall,
         "critical_path_share_long_step": (total["select"] + exposed) / steps / LONG_STEP,
     }
-
-
-PHASES = ("select", "generate", "verify", "update", "estimate", "sync", "evaluate")

@@ -43,9 +43,7 @@ def run_side(side: Side, workload: Workload, directory: Path) -> dict[str, Any]:
     }
 
 
-def depo_phases(
-    rows: list[dict[str, Any]], prompt_tokens: dict[str, list[int]]
-) -> dict[str, list[float]]:
+def depo_phases(rows: list[dict[str, Any]], prompt_tokens: dict[str, list[int]]) -> dict[str, list[float]]:
     """Per step. Tokens are counted as TRL's are: prompt and completion of every row. A step draws its prompts
     uniformly, so they have the pool's mean length."""
     prompt = sum(map(len, prompt_tokens.values())) / len(prompt_tokens)

@@ -37,7 +37,7 @@ def live_selection(workload: Workload, steps: int, warm_up: int) -> Recipe:
     """The quickstart's sizes, estimator, rule and refill, to see what they cost once they are at work.
 
     The policy is untrained, so outcomes come from ``known_difficulty``: each prompt has a pass rate of its
-    own, and the estimator has as much to learn as in a real run.
+    own, and the estimator has as much to learn as in a real run. The rule selects from the first step.
     """
     prompts = min(LIVE_PROMPTS, workload.prompts)
     return recipe(
@@ -47,12 +47,10 @@ def live_selection(workload: Workload, steps: int, warm_up: int) -> Recipe:
             "steps": warm_up + steps,
             "data": data(workload, LIVE_POOL),
             "batch": {"prompts": prompts, "group_size": GROUP_SIZE},
-            "rollout": rollout(
-                min(LIVE_NEW_TOKENS, workload.max_new_tokens), 4 * LIVE_PROMPTS * GROUP_SIZE
-            ),
+            "rollout": rollout(min(LIVE_NEW_TOKENS, workload.max_new_tokens), 4 * LIVE_PROMPTS * GROUP_SIZE),
             "reward": {"type": "function", "path": "depo.bench.throughput.recipes:known_difficulty"},
             "estimator": {"type": "hybrid"},
-            "selection": {"type": "thompson", "refill": True, "min_window": prompts * warm_up // 2},
+            "selection": {"type": "thompson", "refill": True, "min_window": 0},
             "learner": learner(workload, workload.tokens_per_microbatch),
         },
     )

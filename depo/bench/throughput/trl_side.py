@@ -184,9 +184,7 @@ def update_seconds(stamps: Stamps, trainer: Timed) -> list[float]:
     """Of each step: all of it but generating and scoring."""
     return [
         ended - began - generating
-        for began, ended, generating in zip(
-            stamps.began, stamps.ended, trainer.generate_seconds, strict=True
-        )
+        for began, ended, generating in zip(stamps.began, stamps.ended, trainer.generate_seconds, strict=True)
     ]
 
 

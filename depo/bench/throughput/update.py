@@ -40,6 +40,6 @@ def agreement(depo: Path, trl: Path) -> dict[str, float]:
             depo_square += float(our @ our)
             trl_square += float(their @ their)
     return {
-        "cosine": product / np.sqrt(depo_square * trl_square),
-        "norm_difference": abs(np.sqrt(depo_square / trl_square) - 1),
+        "cosine": float(product / np.sqrt(depo_square * trl_square)),
+        "norm_difference": float(abs(np.sqrt(depo_square / trl_square) - 1)),
     }
