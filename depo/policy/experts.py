@@ -35,9 +35,7 @@ class Permute(torch.autograd.Function):
         return gradient.index_select(0, inverse), None, None
 
 
-def sorted_experts(
-    experts: nn.Module, hidden_NH: Tensor, expert_NK: Tensor, weight_NK: Tensor
-) -> Tensor:
+def sorted_experts(experts: nn.Module, hidden_NH: Tensor, expert_NK: Tensor, weight_NK: Tensor) -> Tensor:
     """(N, H): the weighted sum of each token's K experts. The signature is transformers'."""
     tokens, per_token = expert_NK.shape
     expert_M = expert_NK.reshape(-1)

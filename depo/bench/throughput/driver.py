@@ -19,8 +19,8 @@ LONG_STEP = 120.0
 
 
 def live_run(workload: Workload, steps: int, warm_up: int, directory: Path) -> dict[str, Any]:
-    """depo at the quickstart's sizes with ``hybrid`` and ``thompson``; the first ``warm_up`` steps, in which the
-    estimator still knows little, are not counted."""
+    """depo at the quickstart's sizes with ``hybrid`` and ``thompson``; the first ``warm_up`` steps, in which
+    the estimator still knows little, are not counted."""
     directory.mkdir(parents=True)
     workload.write(directory / "workload.json")
     recipe: Recipe = live_selection(workload, steps, warm_up)
@@ -36,8 +36,8 @@ def driver_shares(rows: Sequence[dict[str, Any]], stamps: Sequence[float]) -> di
 
     ``driver`` is what is left without generation, verification, evaluation and the update as the learner
     measured it; the way to the learner and back is the driver's. ``select`` stands on the critical path.
-    The estimator learns while the learner updates, in another process: ``estimate_hidden`` is how much of that
-    time lay behind the update, ``estimate_exposed`` what a step waited for longer than for its update, which
+    The estimator learns while another process updates the policy: ``estimate_hidden`` is how much of that time
+    lay behind the update, ``estimate_exposed`` what a step waited for longer than for its update, which
     is part of ``driver``. The critical path holds ``select`` and ``estimate_exposed``.
     """
     wall = stamps[-1] - stamps[0]

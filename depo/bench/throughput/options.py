@@ -10,8 +10,8 @@ def add_throughput(benchmarks: argparse._SubParsersAction) -> argparse.ArgumentP
     parser = benchmarks.add_parser(
         "throughput",
         help="samples/s, learner tokens/s, memory and start-up time against TRL's GRPOTrainer",
-        description="Measure depo and TRL's GRPOTrainer on the same work, paired, and the driver's share of a "
-        "step. Meant for a machine that does nothing else. Under 10 minutes on 2 cores.",
+        description="Measure depo and TRL's GRPOTrainer on the same work, paired, and the driver's share of "
+        "a step. Meant for a machine that does nothing else. Under 10 minutes on 2 cores.",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE.json", required=True, help="FILE.md is put beside it"

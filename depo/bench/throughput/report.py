@@ -70,10 +70,14 @@ def targets_table(document: dict[str, Any]) -> list[str]:
         "| | measured | target | |",
         "|---|---|---|---|",
         *(
-            f"| {target.name} | {shown} | {wanted} | {'reached' if target.reached(figure) else '**missed**'} |"
+            f"| {target.name} | {shown} | {wanted} | {verdict(target, figure)} |"
             for target, figure, shown, wanted in rows
         ),
     ]
+
+
+def verdict(target: Target, figure: float) -> str:
+    return "reached" if target.reached(figure) else "**missed**"
 
 
 def ratio(advantage: dict[str, Any]) -> str:
@@ -106,16 +110,16 @@ def end_to_end_section(document: dict[str, Any]) -> list[str]:
         "",
         f"{sizes['model']}: {sizes['prompts']} prompts × {sizes['group_size']} rollouts a step, up to "
         f"{sizes['max_new_tokens']} new tokens, {sizes['steps']} steps timed after one to warm up, "
-        f"{sizes['repeats']} pairs of runs in alternating order, {sizes['threads']} thread(s), float32, DAPO's "
-        "loss, AdamW, no KL penalty, no selection, exact match, generation by transformers on both sides. "
+        f"{sizes['repeats']} pairs of runs in alternating order, {sizes['threads']} thread(s), float32, DAPO's loss, "
+        "AdamW, no KL penalty, no selection, exact match, generation by transformers on both sides. "
         f"A pass holds up to {sizes['micro_rows']} rows on both sides.",
         "",
-        "Medians with smallest and largest; the advantage is the geometric mean of the paired ratios (above 1: "
-        "depo is better) with its 95 % t interval. *Learner tokens* are prompt and completion tokens without "
-        "padding, over the seconds of the update: for depo what the driver waits, for TRL the step without "
-        "generating and scoring (on policy it computes no old log-probabilities). *Start-up* is from the start "
-        "of the process to the first step; *memory* the sum of proportional set sizes (PSS) of the process and "
-        "all it started, Ray's own included, sampled four times a second.",
+        "Medians with smallest and largest; the advantage is the geometric mean of the paired ratios (above "
+        "1: depo is better) with its 95 % t interval. *Learner tokens* are prompt and completion tokens "
+        "without padding, over the seconds of the update: for depo what the driver waits, for TRL the step "
+        "without generating and scoring (on policy it computes no old log-probabilities). *Start-up* is from the "
+        "start of the process to the first step; *memory* the sum of proportional set sizes (PSS) of the process "
+        "and all it started, Ray's own included, sampled four times a second.",
         "",
         *summary_table(document["end_to_end"]["summary"]),
     ]
@@ -129,12 +133,13 @@ def update_section(document: dict[str, Any]) -> list[str]:
         "## The update alone",
         "",
         f"One batch of {sizes['rows']} rows, prompts of {sizes['row_prompt_tokens']} tokens, completions of "
-        f"{round(sizes['longest'] / sizes['spread'])} to {sizes['longest']} tokens, evenly spread. Memory budget "
-        f"of a pass: {sizes['row_micro_rows']} of the longest rows. {sizes['updates']} updates timed after one to "
-        f"warm up. Padding: {depo:.0%} of depo's tokens, {trl:.0%} of TRL's.",
+        f"{round(sizes['longest'] / sizes['spread'])} to {sizes['longest']} tokens, evenly spread. "
+        f"Memory budget of a pass: {sizes['row_micro_rows']} of the longest rows. {sizes['updates']} updates timed after one "
+        f"to warm up. Padding: {depo:.0%} of depo's tokens, {trl:.0%} of TRL's.",
         "",
-        f"It is the same work: the losses differ by {agreed['loss_difference']:.1g}, the cosine between the two "
-        f"gradients is 1 − {1 - agreed['cosine']:.1g}, their norms differ by {agreed['norm_difference']:.1g}.",
+        f"It is the same work: the losses differ by {agreed['loss_difference']:.1g}, the cosine between the "
+        f"two gradients is 1 − {1 - agreed['cosine']:.1g}, their norms differ by "
+        f"{agreed['norm_difference']:.1g}.",
         "",
         *summary_table(update["summary"]),
     ]
@@ -155,10 +160,10 @@ def driver_section(driver: dict[str, Any]) -> list[str]:
     return [
         "## The driver's own share of a step",
         "",
-        f"depo with `estimator: hybrid` and `thompson` at the quickstart's sizes: {driver['steps']} steps of "
-        f"{driver['step_seconds']:.2f} s, {driver['groups_per_step']:.0f} groups a step with refill, the rule at "
-        f"work in {driver['selecting_share']:.0%} of them. Outcomes come from a reward that gives each prompt a "
-        "known pass rate.",
+        f"depo with `estimator: hybrid` and `thompson` at the quickstart's sizes: {driver['steps']} steps "
+        f"of {driver['step_seconds']:.2f} s, {driver['groups_per_step']:.0f} groups a step with refill, the rule "
+        f"at work in {driver['selecting_share']:.0%} of them. Outcomes come from a reward that gives each prompt "
+        "a known pass rate.",
         "",
         "| | share of the wall time |",
         "|---|---|",

@@ -67,7 +67,7 @@ class Given(Timed):
 
 
 class Stamps(TrainerCallback):
-    """When each step began and ended, seconds since the epoch; keeps the first step's gradient if asked to."""
+    """When each step began and ended, seconds since the epoch; keeps the first step's gradient on demand."""
 
     def __init__(self, gradient: Path | None = None) -> None:
         self.began: list[float] = []
@@ -189,7 +189,7 @@ def update_seconds(stamps: Stamps, trainer: Timed) -> list[float]:
 
 
 def padded_batch(batch: TrainingBatch, pad_token_id: int) -> dict[str, Tensor]:
-    """The rows as GRPOTrainer holds its own: prompts padded on the left, completions to the longest of all."""
+    """The rows as GRPOTrainer holds its own: prompts padded on the left, completions on the right."""
     prompt_ids, prompt_mask = padded(batch.prompt_ids, pad_token_id, left=True)
     completion_ids, completion_mask = padded(batch.completion_ids, pad_token_id, left=False)
     return {
