@@ -1,4 +1,4 @@
-"""The experts of a mixture on a CPU: tokens are sorted by expert once, and each expert's run is a plain product.
+"""The experts of a mixture on a CPU: tokens sorted by expert once, each expert's run a plain product.
 
 How it differs from transformers' own loop ("eager"):
 - weights are unbound once. Indexing them anew for each expert makes the backward pass fill and add up a

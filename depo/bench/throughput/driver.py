@@ -36,9 +36,9 @@ def driver_shares(rows: Sequence[dict[str, Any]], stamps: Sequence[float]) -> di
 
     ``driver`` is what is left without generation, verification, evaluation and the update as the learner
     measured it; the way to the learner and back is the driver's. ``select`` stands on the critical path.
-    The estimator learns while another process updates the policy: ``estimate_hidden`` is how much of that time
-    lay behind the update, ``estimate_exposed`` what a step waited for longer than for its update, which
-    is part of ``driver``. The critical path holds ``select`` and ``estimate_exposed``.
+    The estimator learns while another process updates the policy; ``estimate_hidden`` is how much of
+    that time lay behind the update, ``estimate_exposed`` what a step waited for longer than for its update,
+    which is part of ``driver``. The critical path holds ``select`` and ``estimate_exposed``.
     """
     wall = stamps[-1] - stamps[0]
     total = {phase: sum(row.get(f"seconds/{phase}", 0.0) for row in rows) for phase in PHASES}

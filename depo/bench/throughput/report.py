@@ -110,16 +110,16 @@ def end_to_end_section(document: dict[str, Any]) -> list[str]:
         "",
         f"{sizes['model']}: {sizes['prompts']} prompts × {sizes['group_size']} rollouts a step, up to "
         f"{sizes['max_new_tokens']} new tokens, {sizes['steps']} steps timed after one to warm up, "
-        f"{sizes['repeats']} pairs of runs in alternating order, {sizes['threads']} thread(s), float32, DAPO's loss, "
-        "AdamW, no KL penalty, no selection, exact match, generation by transformers on both sides. "
-        f"A pass holds up to {sizes['micro_rows']} rows on both sides.",
+        f"{sizes['repeats']} pairs of runs in alternating order, {sizes['threads']} thread(s), float32, "
+        "DAPO's loss, AdamW, no KL penalty, no selection, exact match, generation by transformers on both "
+        f"sides. A pass holds up to {sizes['micro_rows']} rows on both sides.",
         "",
         "Medians with smallest and largest; the advantage is the geometric mean of the paired ratios (above "
         "1: depo is better) with its 95 % t interval. *Learner tokens* are prompt and completion tokens "
         "without padding, over the seconds of the update: for depo what the driver waits, for TRL the step "
-        "without generating and scoring (on policy it computes no old log-probabilities). *Start-up* is from the "
-        "start of the process to the first step; *memory* the sum of proportional set sizes (PSS) of the process "
-        "and all it started, Ray's own included, sampled four times a second.",
+        "without generating and scoring (on policy it computes no old log-probabilities). *Start-up* is from "
+        "the start of the process to the first step; *memory* the sum of proportional set sizes (PSS) of the "
+        "process and all it started, Ray's own included, sampled four times a second.",
         "",
         *summary_table(document["end_to_end"]["summary"]),
     ]
@@ -134,8 +134,8 @@ def update_section(document: dict[str, Any]) -> list[str]:
         "",
         f"One batch of {sizes['rows']} rows, prompts of {sizes['row_prompt_tokens']} tokens, completions of "
         f"{round(sizes['longest'] / sizes['spread'])} to {sizes['longest']} tokens, evenly spread. "
-        f"Memory budget of a pass: {sizes['row_micro_rows']} of the longest rows. {sizes['updates']} updates timed after one "
-        f"to warm up. Padding: {depo:.0%} of depo's tokens, {trl:.0%} of TRL's.",
+        f"Memory budget of a pass: {sizes['row_micro_rows']} of the longest rows. {sizes['updates']} updates "
+        f"timed after one to warm up. Padding: {depo:.0%} of depo's tokens, {trl:.0%} of TRL's.",
         "",
         f"It is the same work: the losses differ by {agreed['loss_difference']:.1g}, the cosine between the "
         f"two gradients is 1 − {1 - agreed['cosine']:.1g}, their norms differ by "
@@ -161,9 +161,9 @@ def driver_section(driver: dict[str, Any]) -> list[str]:
         "## The driver's own share of a step",
         "",
         f"depo with `estimator: hybrid` and `thompson` at the quickstart's sizes: {driver['steps']} steps "
-        f"of {driver['step_seconds']:.2f} s, {driver['groups_per_step']:.0f} groups a step with refill, the rule "
-        f"at work in {driver['selecting_share']:.0%} of them. Outcomes come from a reward that gives each prompt "
-        "a known pass rate.",
+        f"of {driver['step_seconds']:.2f} s, {driver['groups_per_step']:.0f} groups a step with refill, the "
+        f"rule at work in {driver['selecting_share']:.0%} of them. Outcomes come from a reward that gives "
+        "each prompt a known pass rate.",
         "",
         "| | share of the wall time |",
         "|---|---|",
