@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from depo.config import Lora, PretrainedPolicy
 from depo.errors import UserError
+from depo.policy.experts import use_sorted_experts
 from depo.policy.precision import set_compute_dtype
 
 KEY = "policy.model"
@@ -48,7 +49,7 @@ def load_model(policy: PretrainedPolicy, device: torch.device | str) -> nn.Modul
         model.config.output_router_logits = False
     if device.type == "cpu" and model._can_set_experts_implementation():
         # Grouped kernels pay off on GPUs; on a CPU the loop over experts is faster for small models.
-        model.set_experts_implementation("eager")
+        use_sorted_experts(model)
     if policy.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.to(device)
