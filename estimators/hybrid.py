@@ -10,14 +10,16 @@ learned, online, from counts of k successes in n trials:
 
 1. *Population.* How z is distributed over prompts nobody has tried: a histogram fitted to first visits
    (`Population`). Most pools have two humps, which no Beta prior has.
-2. *Prior.* What is known of a prompt beforehand (its text, a pass rate recorded elsewhere, the policy's
-   own view) becomes a pass rate m_i by regression (`PromptPrior`), and tilts the population by
-   exp(w · (m_i − m̄) · z): as w rollouts at the rate m_i instead of the average m̄ would. How many
-   rollouts it is worth is inferred (`Contest`).
+2. *Prior.* What is known of a prompt beforehand (its text, a pass rate recorded elsewhere) becomes a pass
+   rate m_i by regression (`PromptPrior`), and tilts the population by exp(w · (m_i − m̄) · z): as w rollouts
+   at the rate m_i instead of the average m̄ would. How many rollouts it is worth is inferred (`Contest`).
 3. *History.* Each group multiplies its binomial likelihood into the prompt's belief. Between visits the
    belief spreads as a random walk, at a rate inferred from revisits (`Movement`).
 4. *Ability.* D goes on at its recent pace, corrected to where the revisited prompts' outcomes are most
    likely, held back by a random-walk prior (Holt's linear trend with a likelihood in the middle).
+
+Where a prompt is shown as today's policy sees it (``features``), that view moves the belief at last
+(`PolicyView`): it is never out of date, as a history is when the policy learns fast.
 
 What a selector needs (mean, p_mixed, draws) are sums over the grid. Why one D for all: in a recorded
 training run prompts of every difficulty but the very hardest moved by 0.6 to 0.8 logits in 28 visits.
@@ -38,11 +40,12 @@ from estimators.logit_grid import LogitGrid, normalised
 from estimators.moments import mixed_probability, require_group_size
 from estimators.movement import Movement
 from estimators.nested_state import joined, part
+from estimators.policy_view import PolicyView, features_of
 from estimators.population import Population
 from estimators.prepared import Prepared
 from estimators.prompt_prior import PromptPrior, text_head
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 PRIOR_WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
 TILT_LOGITS = 4.0  # beyond, a prior says no more than "very easy" or "very hard"
@@ -80,6 +83,7 @@ class HybridEstimator:
         self.prior = PromptPrior(text_head(text, text_model, seed), memory)
         self.worth = Contest(PRIOR_WORTHS, memory)
         self.movement = Movement(self.grid, memory)
+        self.view = PolicyView(memory)
         self.ability = 0.0
         self.trend = 0.0  # of ability, logits per policy step
         self._ability_moved_at = 0
@@ -94,21 +98,27 @@ class HybridEstimator:
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
         """Beliefs about N candidates at ``context.step``. Raises ValueError for a prior outside [0, 1]."""
         group_size = require_group_size(context.group_size)
-        return self._estimates(self._beliefs(candidates, context.step), group_size)
+        belief_NM = self._beliefs(candidates, context.step)
+        has_N, features_NF = features_of(candidates)
+        if has_N.any():
+            outcome_M3 = self._outcomes(group_size)
+            belief_NM[has_N] = self.view.updated(belief_NM[has_N], outcome_M3, features_NF)
+        return self._estimates(belief_NM, group_size)
 
     def prepare(self, candidates: Sequence[Candidate], step: int) -> None:
         """Work out beforehand what is believed of these at ``step``; kept until something new is learned."""
         self._prepared = None
         self._prepared = Prepared(candidates, self._beliefs(candidates, step), step)
 
-    def _beliefs(self, candidates: Sequence[Candidate], step: int) -> np.ndarray:
-        """(N, M): prepared, else a prompt's history, else the population tilted by what is known of it."""
+    def _beliefs(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
+        """(N, M), without the policy's view: prepared, else a prompt's history, else the population tilted by
+        what is known of it."""
         belief_NM = np.empty((len(candidates), len(self.grid)))
         row_N = np.array([self._row.get(candidate.key, -1) for candidate in candidates], dtype=np.int64)
         visited_N = row_N >= 0
         new_N = np.ones(len(candidates), dtype=bool)
         if self._prepared is not None:
-            prepared_N = self._prepared.rows(candidates, visited_N, step)
+            prepared_N = self._prepared.rows([candidate.key for candidate in candidates], step)
             new_N = prepared_N < 0
             belief_NM[~new_N] = self._prepared.belief_NM[prepared_N[~new_N]]
         again_N, first_N = new_N & visited_N, new_N & ~visited_N
@@ -153,8 +163,9 @@ class HybridEstimator:
         Raises ValueError for impossible counts, before anything is learned.
         """
         counts = tally(observations)
-        self._prepared = None
         first_of = {observation.key: observation for observation in reversed(observations)}
+        self._learn_from_views([first_of[key] for key in sorted(counts)], counts, context)
+        self._prepared = None
         again = [key for key in sorted(counts) if key in self._row]
         first = [key for key in sorted(counts) if key not in self._row]
         if again:
@@ -169,7 +180,32 @@ class HybridEstimator:
             "escape_rate": self.movement.escape,
             "never": float(self.population.histogram_M[0]),
             "prior_worth": self.worth.mean,
+            "view_trust": self.view.trust.mean,
         }
+
+    def _outcomes(self, group_size: int) -> np.ndarray:
+        """P(all wrong, mixed, all right | state), (M, 3), for groups of ``group_size``."""
+        rate_M = self.grid.rates(self.ability)
+        wrong_M, right_M = (1.0 - rate_M) ** group_size, rate_M**group_size
+        return np.column_stack([wrong_M, mixed_probability(rate_M, group_size), right_M])
+
+    def _learn_from_views(
+        self, observations: Sequence[Observation], counts: dict[str, tuple[int, int]], context: Context
+    ) -> None:
+        """Compare with what came out, for whole groups: fewer verdicts make another kind of outcome."""
+        whole = [one for one in observations if counts[one.key][1] == context.group_size]
+        has_N, features_NF = features_of(whole)
+        if not has_N.any():
+            return
+        viewed = [one for one in whole if one.features is not None]
+        successes_N, trials_N = np.array([counts[one.key] for one in viewed]).T
+        self.view.observe(
+            self._beliefs(viewed, context.step),
+            self._outcomes(context.group_size),
+            features_NF,
+            self.grid.likelihood(successes_N, trials_N, self.ability),
+            np.where(successes_N == 0, 0, np.where(successes_N == trials_N, 2, 1)),
+        )
 
     def _learn_from_revisits(self, keys: list[str], counts_N2: np.ndarray, step: int) -> None:
         successes_N, trials_N = counts_N2.T
@@ -266,6 +302,7 @@ class HybridEstimator:
             "prior": self.prior.state_dict(),
             "worth": self.worth.state_dict(),
             "movement": self.movement.state_dict(),
+            "view": self.view.state_dict(),
         }
         own = State(
             schema_version=SCHEMA_VERSION,
@@ -309,3 +346,4 @@ class HybridEstimator:
         self.prior.load_state_dict(part(state, "prior"))
         self.worth.load_state_dict(part(state, "worth"))
         self.movement.load_state_dict(part(state, "movement"))
+        self.view.load_state_dict(part(state, "view"))

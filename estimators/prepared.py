@@ -10,19 +10,15 @@ from estimators.base import Candidate
 
 
 class Prepared:
-    """Rows (N, M) for candidates at ``step``. What the policy thinks of a candidate (its ``features``) is not
-    known ahead, so that such a candidate is found only when ``visited``: history has taken over then."""
+    """Rows (N, M) for candidates at ``step``."""
 
     def __init__(self, candidates: Sequence[Candidate], belief_NM: np.ndarray, step: int) -> None:
         self.step = step
         self.belief_NM = belief_NM
         self.row = {candidate.key: row for row, candidate in enumerate(candidates)}
 
-    def rows(self, candidates: Sequence[Candidate], visited_N: np.ndarray, step: int) -> np.ndarray:
-        """Row of each candidate (N,), −1 where nothing was prepared for it at this step."""
+    def rows(self, keys: Sequence[str], step: int) -> np.ndarray:
+        """Row of each key (N,), −1 where nothing was prepared for it at this step."""
         if step != self.step:
-            return np.full(len(candidates), -1)
-        row_N = np.array([self.row.get(candidate.key, -1) for candidate in candidates], dtype=np.int64)
-        featured_N = np.array([candidate.features is not None for candidate in candidates], dtype=bool)
-        row_N[featured_N & ~visited_N] = -1
-        return row_N
+            return np.full(len(keys), -1)
+        return np.array([self.row.get(key, -1) for key in keys], dtype=np.int64)

@@ -1,12 +1,11 @@
 """What is known of a prompt before its first visit, as one pass rate.
 
-Three sources, each optional: the prompt's text (a text head's prediction), a pass rate recorded elsewhere
-(``Candidate.prior``: another model, an older run) and features of the policy's own view of the prompt
-(``Candidate.features``). A ridge regression on first visits weighs them against each other. It always sees
-a text head's prediction from *before* that head learned the outcome: so it learns what the text is worth on
-prompts not seen yet, and an overfitted head gets little weight.
+Two sources, each optional: the prompt's text (a text head's prediction) and a pass rate recorded elsewhere
+(``Candidate.prior``: another model, an older run). A ridge regression on first visits weighs them against
+each other. It always sees a text head's prediction from *before* that head learned the outcome: so it learns
+what the text is worth on prompts not seen yet, and an overfitted head gets little weight.
 
-Shapes: N prompts, F policy features, C = F + KNOWN_COLUMNS columns.
+Shapes: N prompts, C = 3 columns.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from estimators.ngram_head import HashedNgramHead
 from estimators.online_ridge import OnlineRidge
 from estimators.text_head import TextHead
 
-SCHEMA_VERSION = 1
-KNOWN_COLUMNS = 3  # those beside the features
+SCHEMA_VERSION = 2
 RIDGE_PENALTY = 20.0  # rows of an average prompt
 
 
@@ -41,8 +39,7 @@ class PromptPrior:
     def pass_rate(self, prompts: Sequence[Candidate | Observation]) -> np.ndarray:
         """Predicted pass rates (N,) in [0, 1].
 
-        Raises ValueError for a recorded pass rate outside [0, 1], and for features of another length than
-        those learned from. Missing features count as average ones.
+        Raises ValueError for a recorded pass rate outside [0, 1].
         """
         if not prompts:
             return np.zeros(0)
@@ -55,7 +52,7 @@ class PromptPrior:
             self.head.fit(prompts)
 
     def _columns(self, prompts: Sequence[Candidate | Observation]) -> np.ndarray:
-        """(N, C): text head's pass rate, recorded pass rate, whether there is one, policy features."""
+        """(N, C): text head's pass rate, recorded pass rate, whether there is one."""
         text_N = np.full(len(prompts), 0.5)
         if self.head is not None:
             text_N = self.head.pass_rate(
@@ -66,20 +63,7 @@ class PromptPrior:
                 raise ValueError(f"prompt {prompt.key}: prior must lie in [0, 1], found {prompt.prior}")
         recorded_N = np.array([0.5 if prompt.prior is None else prompt.prior for prompt in prompts])
         known_N = np.array([float(prompt.prior is not None) for prompt in prompts])
-        return np.column_stack([text_N, recorded_N, known_N, self._features(prompts)])
-
-    def _features(self, prompts: Sequence[Candidate | Observation]) -> np.ndarray:
-        """(N, F), NaN where a prompt brings none."""
-        widths = {len(prompt.features) for prompt in prompts if prompt.features is not None}
-        if self.regression.rows:
-            widths.add(len(self.regression.moments_KK) - 2 - KNOWN_COLUMNS)
-        if len(widths) > 1:
-            raise ValueError(f"all prompts must have the same number of features, found {sorted(widths)}")
-        features_NF = np.full((len(prompts), max(widths, default=0)), np.nan)
-        for i, prompt in enumerate(prompts):
-            if prompt.features is not None:
-                features_NF[i] = prompt.features
-        return features_NF
+        return np.column_stack([text_N, recorded_N, known_N])
 
     def state_dict(self) -> State:
         own = State(SCHEMA_VERSION, arrays={"moments": self.regression.moments_KK.copy()})

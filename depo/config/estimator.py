@@ -35,9 +35,9 @@ class HybridEstimator(Block):
     text_model: str | None = None
     """BERT-family encoder: Hugging Face id or local directory (`depo fetch minilm DIR`)."""
     features: Literal["none", "policy"] = "none"
-    """``policy``: one prefill of each candidate not visited yet tells how the policy sees it (perplexity,
-    entropy of the first token, last hidden state). Costs ``selection.candidates`` prefills a step: keep those
-    few."""
+    """``policy``: at each wave one prefill of each candidate tells how the policy sees it by now (perplexity,
+    entropy of the first token, last hidden state). Costs ``selection.candidates`` prefills: keep those at a
+    few times ``batch.prompts``."""
     history: bool = True
     """Remember each prompt's outcomes. Off: only what is known before a first visit (an ablation)."""
     drift: bool = True

@@ -37,7 +37,7 @@ Look = Callable[[Sequence[Prompt]], np.ndarray]
 
 
 class Selector:
-    """``look``: asked for the policy's view of candidates never visited, each once a step; None: not used."""
+    """``look``: asked for the policy's view of the candidates, each once a step; None: not used."""
 
     def __init__(
         self, selection: config.Selection, batch: config.Batch, seed: int, look: Look | None = None
@@ -163,13 +163,9 @@ class Selector:
         return described(prompts, estimates, origin, selector, propensity, features=features)
 
     def _looked_at(self, prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
-        """The policy's view of this step's candidates, these included, as far as they were never visited."""
+        """The policy's view of this step's candidates, these included."""
         if self.look is not None:
-            new = [
-                prompt
-                for prompt in prompts
-                if prompt.key not in self.visits and prompt.key not in self._features
-            ]
+            new = [prompt for prompt in prompts if prompt.key not in self._features]
             if new:
                 self._features |= zip([prompt.key for prompt in new], self.look(new), strict=True)
         return self._features

@@ -87,7 +87,9 @@ def accuracy_curve(summary: dict[str, Any], rows: Sequence[Row]) -> list[list[fl
     if before is not None and before["all"] is not None:
         points[0] = before["all"]
     points |= {
-        number(row["generated/rollouts"]): number(row["eval/all"]) for row in rows if row.get("eval/all") is not None
+        number(row["generated/rollouts"]): number(row["eval/all"])
+        for row in rows
+        if row.get("eval/all") is not None
     }
     if after is not None and after["all"] is not None:
         points[summary["rollouts"]["generated"]] = after["all"]

@@ -27,8 +27,8 @@ class Arm:
 
 
 UNIFORM = {"type": "uniform"}
-HYBRID = {"type": "hybrid"}
-CHOICE = {"type": "thompson", "refill": True}
+HYBRID = {"type": "hybrid", "features": "policy"}
+CHOICE = {"type": "thompson", "refill": False, "candidates": 256}
 LR = 3e-4
 
 ARMS: dict[str, Arm] = {
@@ -51,11 +51,12 @@ ARMS: dict[str, Arm] = {
         LR,
     ),
     "greedy": Arm("hybrid, greedy", HYBRID, CHOICE | {"type": "greedy"}, LR),
+    "no_view": Arm("hybrid without the policy's view", HYBRID | {"features": "none"}, CHOICE, LR),
     "no_text": Arm("hybrid without text", HYBRID | {"text": "none"}, CHOICE, LR),
     "no_history": Arm("hybrid without history", HYBRID | {"history": False}, CHOICE, LR),
     "no_drift": Arm("hybrid without drift", HYBRID | {"drift": False}, CHOICE, LR),
     "no_audit": Arm("hybrid without audit", HYBRID, CHOICE | {"audit": 0.0, "min_window": 0}, LR),
-    "no_refill": Arm("hybrid without refill", HYBRID, CHOICE | {"refill": False}, LR),
+    "refill": Arm("hybrid with refill", HYBRID, CHOICE | {"refill": True}, LR),
     "grpo_full_batch": Arm(
         "GRPO, batch sized for as many effective groups",
         UNIFORM,

@@ -19,7 +19,7 @@ from depo.bench.selection.curve import Curve, read_curve
 from depo.bench.selection.plan import Cell
 from depo.bench.tables import mean, table
 
-RATES = (1e-4, 2e-4, 4e-4)
+RATES = (5e-5, 1e-4, 2e-4)
 SEEDS = (100, 101)
 PASSES = 2.5
 POOL = "mixed"

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 ROWS: list[dict[str, Any]] = [
-    {"step": 1, "generated/rollouts": 16, "groups": 4, "effective_groups": 1, "reward": 0.1, "seconds/step": 2.0}
+    {"step": 1, "generated/rollouts": 16, "groups": 4, "effective_groups": 1}
+    | {"reward": 0.1, "seconds/step": 2.0}
     | {"selection/active": 0.0, "optimizer_steps": 1.0, "mismatch_kl": 0.2, "completion_tokens": 10.0},
-    {"step": 2, "generated/rollouts": 48, "groups": 8, "effective_groups": 4, "reward": 0.3, "seconds/step": 3.0}
+    {"step": 2, "generated/rollouts": 48, "groups": 8, "effective_groups": 4}
+    | {"reward": 0.3, "seconds/step": 3.0}
     | {"selection/active": 1.0, "optimizer_steps": 1.0, "mismatch_kl": 0.4, "eval/all": 0.5},
-    {"step": 3, "generated/rollouts": 80, "groups": 8, "effective_groups": 4, "reward": None, "seconds/step": 4.0}
+    {"step": 3, "generated/rollouts": 80, "groups": 8, "effective_groups": 4}
+    | {"reward": None, "seconds/step": 4.0}
     | {"selection/active": 1.0, "optimizer_steps": 0.0},
 ]
 SUMMARY: dict[str, Any] = {
