@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 LAST_LINES = 5
 POLL_SECONDS = 0.2
@@ -50,8 +52,9 @@ def run_jobs(jobs: Sequence[Job], at_once: int, threads: int, say: Callable[[str
     """Run what is not done yet, in order, ``at_once`` at a time with ``threads`` each; returns what failed.
 
     A job that fails is reported with the last lines of its log and takes only those with it that need it.
-    Interrupted, it ends its processes before it raises.
+    Interrupted or terminated, it ends its processes before it raises.
     """
+    before = signal.signal(signal.SIGTERM, interrupt)
     waiting = [job for job in jobs if not job.done]
     total = len(waiting)
     running: list[Running] = []
@@ -80,7 +83,13 @@ def run_jobs(jobs: Sequence[Job], at_once: int, threads: int, say: Callable[[str
     finally:
         for one in running:
             end(one.process)
+        signal.signal(signal.SIGTERM, before)
     return failed
+
+
+def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """A polite ``kill`` is an interrupt: processes of one's own must not be left behind."""
+    raise KeyboardInterrupt
 
 
 def start(job: Job, threads: int) -> Running:

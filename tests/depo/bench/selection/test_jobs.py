@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,6 +15,23 @@ from depo.bench.selection.jobs import Job, run_jobs
 WRITE = (
     "import sys, pathlib, time; time.sleep(float(sys.argv[2])); pathlib.Path(sys.argv[1]).write_text('done')"
 )
+
+MAIN = """
+from pathlib import Path
+
+from depo.bench.selection import jobs
+
+start = jobs.start
+
+def told(job, threads):
+    running = start(job, threads)
+    print(running.process.pid, flush=True)
+    return running
+
+jobs.start = told
+target = Path({target!r})
+jobs.run_jobs([jobs.Job("long", "writes_a_file", (str(target), "60"), target)], 1, 1, print)
+"""
 
 
 @pytest.fixture
@@ -47,6 +67,18 @@ def test_jobs_run_side_by_side(module):
     start = time.perf_counter()
     assert run_jobs(jobs, 2, 1, lambda line: None) == []
     assert time.perf_counter() - start < 2.8
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_the_benchmark_leaves_no_process_behind(module, how):
+    (module / "main.py").write_text(MAIN.format(target=str(module / "a" / "x")))
+    process = subprocess.Popen([sys.executable, str(module / "main.py")], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    time.sleep(1)  # until it waits for the child that it has just announced
+    os.kill(process.pid, how)
+    assert process.wait(30) != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 def test_a_failure_is_shown_and_takes_along_only_what_needs_it(module):
