@@ -13,6 +13,7 @@ from depo.config import Recipe, RewardSpec, TinyMoePolicy
 from depo.console import Console
 from depo.data import LoadedData, PromptPool, load_data, load_prompts, load_saved, save_prompts
 from depo.errors import UserError
+from depo.evaluation.exact import exact_pass_rates
 from depo.evaluation.heldout import EvalSetData, Evaluator
 from depo.learner.actor import PolicyFacts, RemoteLearner, pretrained_view
 from depo.ledger import Ledger
@@ -24,6 +25,7 @@ from depo.rollout.probe import ParityProbe, choose_sequences, default_tolerance
 from depo.rollout.sync import DirectorySync, SharedWeights, WeightSync
 from depo.run import Run
 from depo.selection import Selector
+from depo.selection.selector import Look
 from depo.tracking.metrics_log import MetricsLog
 from depo.tracking.rollout_log import RolloutLog
 from depo.tracking.tensorboard_log import TensorBoardLog
@@ -101,7 +103,6 @@ def assemble(
         learner=learner,
         tokenizer=tokenizer,
         max_new_tokens=recipe.rollout.max_new_tokens,
-        end_token=tokenizer.eos_token_id,
         seed=recipe.seed,
     )
     tensorboard = TensorBoardLog(run_dir / "tensorboard") if recipe.tracking.tensorboard else None
@@ -116,7 +117,7 @@ def assemble(
             recipe.selection,
             recipe.batch,
             recipe.seed,
-            look=learner.prompt_features if wants_policy_features(recipe) else None,
+            look=policy_look(recipe, learner, tokenizer),
         ),
         ledger=Ledger(recipe.batch.group_size),
         reward=reward,
@@ -221,8 +222,13 @@ def build_estimator(recipe: Recipe) -> Estimator:
         return estimators.build(recipe.estimator.model_dump(exclude={"features"}))
 
 
-def wants_policy_features(recipe: Recipe) -> bool:
-    return getattr(recipe.estimator, "features", "none") == "policy"
+def policy_look(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Look | None:
+    """What the estimator is shown of the policy's view of candidates; None when it wants nothing."""
+    if getattr(recipe.estimator, "features", "none") == "policy":
+        return learner.prompt_features
+    if getattr(recipe.estimator, "live", False):
+        return lambda prompts: exact_pass_rates(prompts, learner, tokenizer)[:, None]
+    return None
 
 
 def verifier(key: str, reward: RewardSpec, recipe: Recipe, stack: ExitStack) -> VerifierPool:

@@ -14,17 +14,17 @@ SCHEMA_VERSION = 1
 
 
 class OracleEstimator:
-    """Takes ``Candidate.prior`` for the true success probability p; what is observed changes nothing."""
+    """Takes for the true success probability p what it is told; what is observed changes nothing.
+
+    ``live``: told by ``Candidate.features``, (1,), of the policy as it is now; else by ``Candidate.prior``.
+    """
+
+    def __init__(self, live: bool = False) -> None:
+        self.live = live
 
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
-        """p itself, without spread. Raises ValueError for a candidate whose prior is missing or no rate."""
-        for candidate in candidates:
-            if candidate.prior is None or not 0 <= candidate.prior <= 1:
-                raise ValueError(
-                    f"prompt {candidate.key}: the oracle estimator takes the true pass rate from the "
-                    f"prompt's prior, which must lie in [0, 1], found {candidate.prior}"
-                )
-        p_N = np.array([candidate.prior for candidate in candidates], dtype=np.float64)
+        """p itself, without spread. Raises ValueError for a candidate of whom no pass rate was told."""
+        p_N = np.array([self._told(candidate) for candidate in candidates], dtype=np.float64)
         mixed_N = mixed_probability(p_N, context.group_size)
         return Estimates(
             mean=p_N,
@@ -34,6 +34,19 @@ class OracleEstimator:
             p_all_right=p_N**context.group_size,
             sample=lambda rng: p_N.copy(),
         )
+
+    def _told(self, candidate: Candidate) -> float:
+        if self.live:
+            told = None if candidate.features is None else float(candidate.features[0])
+        else:
+            told = candidate.prior
+        if told is None or not 0 <= told <= 1:
+            source = "policy" if self.live else "prompt's prior"
+            raise ValueError(
+                f"prompt {candidate.key}: the oracle estimator takes the true pass rate from the {source}, "
+                f"which must lie in [0, 1], found {told}"
+            )
+        return told
 
     def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
         tally(observations)  # wrong counts are an error under every estimator

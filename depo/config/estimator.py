@@ -104,6 +104,9 @@ class OracleEstimator(Block):
     """Takes the pass rate that the data set brings along for the truth. Benchmarks only."""
 
     type: Literal["oracle"] = "oracle"
+    live: bool = False
+    """Ask the policy at each wave: the probability of the gold answer by teacher forcing, for data with one
+    exact answer."""
 
 
 class EncoderEstimator(Block):

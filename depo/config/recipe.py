@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from depo.config.block import SCHEMA_VERSION, Block
 from depo.config.data import ArithmeticSource, Data, ReasoningGymSource
-from depo.config.estimator import EstimatorSpec, HybridEstimator
+from depo.config.estimator import EstimatorSpec, HybridEstimator, OracleEstimator
 from depo.config.evaluation import Evaluation
 from depo.config.learner import Batch, Learner
 from depo.config.policy import Policy, TinyMoePolicy
@@ -125,8 +125,11 @@ class Recipe(Block):
                 "policy.type tiny_moe needs data.train.phrasing digits: its tokenizer knows only digits "
                 "and + - * ="
             )
-        if self.evaluation.method == "exact" and not isinstance(self.reward, ExactReward):
+        exact = isinstance(self.reward, ExactReward)
+        if self.evaluation.method == "exact" and not exact:
             raise ValueError("evaluation.method exact needs reward.type exact")
+        if isinstance(self.estimator, OracleEstimator) and self.estimator.live and not exact:
+            raise ValueError("estimator.live of the oracle needs reward.type exact")
         return self
 
     @model_validator(mode="after")

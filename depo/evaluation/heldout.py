@@ -9,6 +9,7 @@ import numpy as np
 
 from depo.batching import collate, samples_of
 from depo.config import Evaluation
+from depo.evaluation.exact import exact_pass_rates
 from depo.learner.actor import RemoteLearner
 from depo.rng import seed64
 from depo.rollout.engine import RolloutEngine, Sampling
@@ -64,7 +65,6 @@ class Evaluator:
         learner: RemoteLearner,
         tokenizer,
         max_new_tokens: int,
-        end_token: int,
         seed: int,
     ) -> None:
         self.config = config
@@ -74,7 +74,6 @@ class Evaluator:
         self.learner = learner
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
-        self.end_token = end_token
         self.seed = seed
 
     def run(self) -> EvalResult:
@@ -96,19 +95,8 @@ class Evaluator:
     def _accuracy(self, data: EvalSetData, result: EvalResult) -> np.ndarray:
         """Per-prompt accuracy (N,), NaN where nothing was scorable."""
         if self.config.method == "exact":
-            return self._exact(data.prompts)
+            return exact_pass_rates(data.prompts, self.learner, self.tokenizer)
         return self._sampled(data, result)
-
-    def _exact(self, prompts: Sequence[Prompt]) -> np.ndarray:
-        """Probability of the gold answer and the end token, by teacher forcing (temperature 1)."""
-        gold = [
-            [*self.tokenizer.encode(prompt.reference, add_special_tokens=False), self.end_token]
-            for prompt in prompts
-        ]
-        sequences = [(prompt.token_ids, answer) for prompt, answer in zip(prompts, gold, strict=True)]
-        return np.array(
-            [np.exp(logprobs_T.sum(dtype=np.float64)) for logprobs_T in self.learner.score(sequences)]
-        )
 
     def _sampled(self, data: EvalSetData, result: EvalResult) -> np.ndarray:
         n = self.config.n

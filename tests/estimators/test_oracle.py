@@ -30,6 +30,13 @@ def test_prompt_without_a_usable_rate_is_an_error_naming_it(prior: float | None)
         OracleEstimator().predict([Candidate("a", "?", 0.5), Candidate("b", "?", prior)], Context(8, 1))
 
 
+def test_a_live_oracle_is_told_by_the_policy_and_not_by_the_data_set() -> None:
+    told = Candidate("a", "?", prior=0.9, features=np.array([0.25]))
+    assert OracleEstimator(live=True).predict([told], Context(2, 1)).mean[0] == 0.25
+    with pytest.raises(ValueError, match=r"prompt b: the oracle .* policy"):
+        OracleEstimator(live=True).predict([told, Candidate("b", "?", 0.9)], Context(2, 1))
+
+
 def test_no_candidates_and_state() -> None:
     estimator = OracleEstimator()
     assert estimator.predict([], Context(8, 1)).p_mixed.shape == (0,)

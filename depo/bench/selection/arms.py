@@ -50,6 +50,7 @@ ARMS: dict[str, Arm] = {
         {"type": "greedy", "refill": False, **PUBLISHED},
         LR,
     ),
+    "oracle": Arm("knows every pass rate", {"type": "oracle", "live": True}, CHOICE, LR),
     "greedy": Arm("hybrid, greedy", HYBRID, CHOICE | {"type": "greedy"}, LR),
     "no_view": Arm("hybrid without the policy's view", HYBRID | {"features": "none"}, CHOICE, LR),
     "no_text": Arm("hybrid without text", HYBRID | {"text": "none"}, CHOICE, LR),
