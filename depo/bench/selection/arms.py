@@ -29,11 +29,12 @@ class Arm:
 UNIFORM = {"type": "uniform"}
 HYBRID = {"type": "hybrid", "features": "policy"}
 CHOICE = {"type": "thompson", "refill": False, "candidates": 256}
-LR = 3e-4
+LR, HYBRID_LR = 1e-4, 2e-4
+"""Where an arm has not been tuned by itself: the same as for GRPO."""
 
 ARMS: dict[str, Arm] = {
     "grpo": Arm("GRPO", UNIFORM, {"type": "uniform", "refill": False}, LR),
-    "dapo": Arm("DAPO dynamic sampling", UNIFORM, {"type": "uniform", "refill": True}, LR),
+    "dapo": Arm("DAPO dynamic sampling", UNIFORM, {"type": "uniform", "refill": True}, 2e-4),
     "depo": Arm(
         "DEPO: encoder, window",
         {"type": "encoder", "frozen": True},
@@ -41,7 +42,7 @@ ARMS: dict[str, Arm] = {
         LR,
         needs_encoder=True,
     ),
-    "hybrid": Arm("hybrid", HYBRID, CHOICE, LR),
+    "hybrid": Arm("hybrid", HYBRID, CHOICE, HYBRID_LR),
     "greso": Arm("GRESO", {"type": "streak"}, {"type": "skip", "refill": True, **PUBLISHED}, LR),
     "mopps": Arm("MoPPS", {"type": "beta"}, {"type": "thompson", "refill": False, **PUBLISHED}, LR),
     "dps": Arm(
@@ -50,14 +51,14 @@ ARMS: dict[str, Arm] = {
         {"type": "greedy", "refill": False, **PUBLISHED},
         LR,
     ),
-    "oracle": Arm("knows every pass rate", {"type": "oracle", "live": True}, CHOICE, LR),
-    "greedy": Arm("hybrid, greedy", HYBRID, CHOICE | {"type": "greedy"}, LR),
-    "no_view": Arm("hybrid without the policy's view", HYBRID | {"features": "none"}, CHOICE, LR),
-    "no_text": Arm("hybrid without text", HYBRID | {"text": "none"}, CHOICE, LR),
-    "no_history": Arm("hybrid without history", HYBRID | {"history": False}, CHOICE, LR),
-    "no_drift": Arm("hybrid without drift", HYBRID | {"drift": False}, CHOICE, LR),
-    "no_audit": Arm("hybrid without audit", HYBRID, CHOICE | {"audit": 0.0, "min_window": 0}, LR),
-    "refill": Arm("hybrid with refill", HYBRID, CHOICE | {"refill": True}, LR),
+    "oracle": Arm("knows every pass rate", {"type": "oracle", "live": True}, CHOICE, HYBRID_LR),
+    "greedy": Arm("hybrid, greedy", HYBRID, CHOICE | {"type": "greedy"}, HYBRID_LR),
+    "no_view": Arm("hybrid without the policy's view", HYBRID | {"features": "none"}, CHOICE, HYBRID_LR),
+    "no_text": Arm("hybrid without text", HYBRID | {"text": "none"}, CHOICE, HYBRID_LR),
+    "no_history": Arm("hybrid without history", HYBRID | {"history": False}, CHOICE, HYBRID_LR),
+    "no_drift": Arm("hybrid without drift", HYBRID | {"drift": False}, CHOICE, HYBRID_LR),
+    "no_audit": Arm("hybrid without audit", HYBRID, CHOICE | {"audit": 0.0, "min_window": 0}, HYBRID_LR),
+    "refill": Arm("hybrid with refill", HYBRID, CHOICE | {"refill": True}, HYBRID_LR),
     "grpo_full_batch": Arm(
         "GRPO, batch sized for as many effective groups",
         UNIFORM,
