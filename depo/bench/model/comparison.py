@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from depo.bench.model.arms import BASELINES
-from depo.bench.selection.paired import t_interval
+from depo.bench.paired import t_interval
 
 
 def comparisons(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

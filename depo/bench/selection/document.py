@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from depo.bench.paired import ratio_interval, t_interval
 from depo.bench.selection.curve import COSTS, Curve, read_curve
-from depo.bench.selection.paired import ratio_interval, t_interval
 from depo.checkpoint import read_json
 
 SHARES = (0.5, 0.75, 0.9)

@@ -17,7 +17,8 @@ from depo.bench.selection.pools import POOLS
 from depo.bench.selection.recipes import arm_recipe, warm_recipe
 from depo.bench.selection.work import COMPOSITION, SUMMARY
 from depo.config import Recipe
-from depo.recipe import write_resolved
+from depo.errors import UserError
+from depo.recipe import load_recipe, write_resolved
 
 WORK = "depo.bench.selection.work"
 
@@ -77,6 +78,17 @@ def plan(out: Path, family: str, cells: Sequence[Cell], encoder: Path | None) ->
 
 
 def stored(recipe: Recipe, path: Path) -> str:
+    """Write the recipe unless it is there. Raises UserError when OUT was made with other settings: its
+    results would be mixed with those of today's."""
+    if path.exists():
+        before, now = load_recipe(path).model_dump(), recipe.model_dump()
+        changed = [key for key in now if now[key] != before[key]]
+        if changed:
+            raise UserError(
+                f"--out: {path} was made with another {', '.join(changed)}; name another directory, or "
+                "remove this file and the directory beside it"
+            )
+        return str(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_resolved(recipe, path)
     return str(path)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
-LEVEL = 0.95
+from depo.bench.paired import ratio_interval
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -19,10 +18,6 @@ def paired_ratio(over: Sequence[float], under: Sequence[float]) -> dict[str, flo
 
     A single pair has no interval: ``low`` and ``high`` are None then.
     """
-    logs = np.log(np.asarray(over, dtype=float) / np.asarray(under, dtype=float))
-    mean = float(logs.mean())
-    low = high = None
-    if len(logs) > 1:
-        reach = float(stats.t.ppf((1 + LEVEL) / 2, len(logs) - 1) * stats.sem(logs))
-        low, high = float(np.exp(mean - reach)), float(np.exp(mean + reach))
-    return {"geometric_mean": float(np.exp(mean)), "low": low, "high": high}
+    ratios = (np.asarray(over, dtype=float) / np.asarray(under, dtype=float)).tolist()
+    mean, low, high = ratio_interval(ratios).to_json()
+    return {"geometric_mean": mean, "low": low, "high": high}

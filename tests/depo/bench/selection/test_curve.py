@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from depo.bench.paired import ratio_interval, t_interval
 from depo.bench.selection.curve import Curve
 from depo.bench.selection.document import compare
-from depo.bench.selection.paired import ratio_interval, t_interval
 
 
 def curve(accuracy, rollouts):

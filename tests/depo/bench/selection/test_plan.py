@@ -9,6 +9,7 @@ from depo.bench.selection.plan import Cell, plan
 from depo.bench.selection.pools import POOLS, REPORTED, TUNING
 from depo.bench.selection.recipes import arm_recipe, warm_recipe
 from depo.bench.selection.work import hide
+from depo.errors import UserError
 from depo.types import Prompt
 
 CHANGED = {"name", "estimator", "selection", "learner", "batch"}
@@ -59,6 +60,13 @@ def test_a_plan_warms_up_once_for_all_arms_of_a_seed_and_leaves_out_what_is_done
     where[0].mkdir(parents=True)
     (where[0] / "summary.json").write_text("{}")
     assert [job.done for job in jobs].count(True) == 1
+
+
+def test_results_of_other_settings_are_not_mixed_with_todays(tmp_path):
+    plan(tmp_path, REPORTED, [Cell("mixed", 0, "grpo", ARMS["grpo"], 1000)], None)
+    plan(tmp_path, REPORTED, [Cell("mixed", 0, "grpo", ARMS["grpo"], 1000)], None)
+    with pytest.raises(UserError, match=r"grpo\.yaml was made with another steps, max_rollouts, evaluation"):
+        plan(tmp_path, REPORTED, [Cell("mixed", 0, "grpo", ARMS["grpo"], 2000)], None)
 
 
 def test_hidden_texts_say_nothing_and_change_nothing_for_the_policy():
