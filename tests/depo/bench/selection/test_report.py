@@ -1,0 +1,137 @@
+"""From run directories to JSON and Markdown, with run directories written by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from depo.bench.report import render, write_result
+from depo.bench.selection.arms import ARMS
+from depo.bench.selection.command import result
+from depo.bench.selection.plan import Cell
+from depo.cli import main
+
+MADE = {
+    "command": "depo bench selection",
+    "seeds": [0, 1],
+    "machine": {"processor": "a processor", "cores": 2, "system": "Linux", "gpus": []},
+    "versions": {"torch": "2"},
+    "commit": "abc",
+    "date": "2026-01-01",
+}
+HORIZON = 1000
+
+
+def write_run(directory, speed):
+    """A run whose accuracy rises by ``speed``/1000 a rollout, from 0.2 up to 0.5."""
+    directory.mkdir(parents=True)
+    rows = []
+    for step in range(1, 101):
+        rollouts = 10 * step
+        row = {"step": step, "generated/rollouts": rollouts, "generated/tokens": 5 * rollouts}
+        row |= {"optimizer_steps": 1.0}
+        if step % 2 == 0 and step < 100:
+            row["eval/all"] = min(0.2 + speed * rollouts / 1000, 0.5)
+        rows.append(json.dumps(row))
+    (directory / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    before, after = ({"all": value, "solvable": 2 * value} for value in (0.2, min(0.2 + speed, 0.5)))
+    summary = {
+        "eval": {"before": before, "after": after},
+        "groups": {"effective_ratio": speed},
+        "rollouts": {"generated": HORIZON, "by_outcome": {"trained": 500, "zero_variance": 500}},
+        "prompts": {"seen": 40},
+        "selection": {"calibration/auroc": 0.75},
+        "seconds": {"wall": 12.0},
+    }
+    (directory / "summary.json").write_text(json.dumps(summary))
+    composition = {"accuracy": 0.2, "said": ["graded pool, 40 prompts: half mastered"]}
+    (directory.parent / "composition.json").write_text(json.dumps(composition))
+
+
+@pytest.fixture
+def document(tmp_path):
+    """DAPO climbs at 0.2 per 1,000 rollouts, GRPO at half and hybrid at twice that, in both seeds."""
+    speeds = {"grpo": 0.1, "dapo": 0.2, "hybrid": 0.4}
+    cells = [Cell("mixed", seed, name, ARMS[name], HORIZON) for seed in (0, 1) for name in speeds]
+    where = [tmp_path / "runs" / f"seed_{cell.seed}" / cell.name for cell in cells]
+    for cell, directory in zip(cells, where, strict=True):
+        write_run(directory, speeds[cell.name])
+    missing = [*cells, Cell("mixed", 2, "dapo", ARMS["dapo"], HORIZON)]
+    found = result(missing, [*where, tmp_path / "nothing"], list(speeds), 10, HORIZON)
+    return {"kind": "selection", "provenance": MADE} | found
+
+
+def test_ratios_and_differences_are_those_of_the_curves(document):
+    comparison = document["pools"]["mixed"]["comparison"]
+    ratios = comparison["ratios"]["rollouts@0.75"]
+    assert ratios["hybrid/dapo"]["mean"] == pytest.approx([0.5, 0.5, 0.5])
+    assert ratios["hybrid/dapo"]["seeds"] == 2
+    # GRPO ends at 0.3, short of the 0.35 that DAPO has after 750: censored at the horizon, in both seeds.
+    assert ratios["hybrid/grpo"]["mean"][0] == pytest.approx(375 / 1000)
+    assert ratios["hybrid/grpo"]["censored"] == [0, 2]
+    assert comparison["final"]["hybrid"]["minus_dapo"] == pytest.approx([0.1, 0.1, 0.1])
+    updates = comparison["ratios"]["updates@0.75"]["hybrid/dapo"]["mean"]
+    assert updates == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_the_report_says_what_was_reached_and_what_was_missed(document, tmp_path):
+    path, report = write_result(document, tmp_path / "selection.json")
+    text = report.read_text()
+    assert "| rollouts to A, hybrid ÷ dapo, mixed | ≤ 0.35 | 0.500 [0.500, 0.500] | **missed** |" in text
+    assert "| rollouts to A, hybrid ÷ grpo, mixed | ≤ 0.40 | 0.375" in text
+    assert "censored 0 / 2 of 2 | met |" in text
+    assert "| final accuracy, hybrid − dapo, mixed | > 0.02, interval above 0 | 0.1000" in text
+    assert "depo bench selection" in text
+    assert "abc" in text
+    assert (tmp_path / "selection_mixed.png").stat().st_size > 1000
+    # Rendered again from the file alone it is the same.
+    assert render(json.loads(path.read_text()), path).read_text() == text
+
+
+def test_reports_of_a_directory_are_rendered_again(document, tmp_path, capsys):
+    _, report = write_result(document, tmp_path / "selection.json")
+    before = report.read_text()
+    report.unlink()
+    (tmp_path / "other.json").write_text('{"something": "else"}')
+    assert main(["bench", "report", str(tmp_path)]) == 0
+    assert report.read_text() == before
+    assert not (tmp_path / "other.md").exists()
+
+
+def test_numbers_in_the_file_are_finite(document):
+    text = json.dumps(document, allow_nan=False)
+    assert np.isfinite(json.loads(text)["pools"]["mixed"]["seeds"]["0"]["hybrid"]["curve"]["accuracy"]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--arms", "grpo,nonsense"], "--arms nonsense: unknown; expected some of grpo, dapo"),
+        (["--pools", "nowhere"], "--pools nowhere: unknown; expected some of mixed"),
+        (["--passes", "0"], "--passes 0: expected a positive number"),
+        (["--seeds", "1,1"], "--seeds 1,1: a seed is given twice"),
+        (["--encoder", "missing"], "--encoder missing: no model directory"),
+        (["--seeds", "x"], "expected numbers like 0,1,2, found 'x'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(options, says, tmp_path, capsys):
+    try:
+        status = main(["bench", "selection", "--out", str(tmp_path / "out"), *options])
+    except SystemExit as error:
+        status = error.code
+    said = capsys.readouterr().err.strip()
+    assert status == 2
+    assert says in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [("{", "not JSON"), ('{"a": 1}', "no JSON file written by depo bench in it")]
+)
+def test_a_directory_without_results_is_refused(content, says, tmp_path, capsys):
+    (tmp_path / "a.json").write_text(content)
+    assert main(["bench", "report", str(tmp_path)]) == 2
+    assert says in capsys.readouterr().err
