@@ -16,7 +16,8 @@ from typing import Any
 @dataclass(frozen=True)
 class Family:
     """``digits`` of the operands; ``candidates`` of which a pool of the usual size is composed; ``lessons``:
-    what the warm start teaches."""
+    what the warm start teaches, and the band of solvable accuracy it ends in (with mastered problems mastered
+    and learnable ones hardly begun, half)."""
 
     digits: int
     candidates: int
@@ -31,13 +32,20 @@ FAMILIES = {
         lessons={
             "families": {"+1": 0.1, "+2": 0.2, "+3": 0.7},
             "problems": 130_000,
-            "max_steps": 2_000,
+            "max_steps": 2_500,
+            "check_every": 50,
+            "band": (0.4, 0.6),
         },
     ),
     TUNING: Family(
         digits=2,
         candidates=12_000,
-        lessons={"families": {"+1": 0.2, "+2": 0.8}, "problems": 60_000, "max_steps": 1_200},
+        lessons={
+            "families": {"+1": 0.2, "+2": 0.8},
+            "problems": 60_000,
+            "max_steps": 1_200,
+            "band": (0.5, 0.6),
+        },
     ),
 }
 
@@ -51,7 +59,7 @@ class Pool:
     about: str
     grading: Mapping[str, Any]
     prompts: int = 4_000
-    warm_start: Mapping[str, Any] = field(default_factory=lambda: BAND)
+    warm_start: Mapping[str, Any] = field(default_factory=dict)
     hidden: bool = False
     once: bool = False
 
@@ -59,10 +67,6 @@ class Pool:
         """Name of the policy it starts from: pools whose warm start is the same share it."""
         forgotten = self.warm_start.get("forgotten_carries")
         return family if forgotten is None else f"{family}-careless-{forgotten:g}"
-
-
-BAND = {"band": (0.5, 0.6)}
-"""Of solvable accuracy: mastered problems are, the learnable ones hardly begun."""
 
 
 def shares(mastered: float, learnable: float, impossible: float) -> dict[str, Any]:
