@@ -44,6 +44,7 @@ def read_run(directory: Path) -> dict[str, Any]:
         "prompts_seen": summary["prompts"]["seen"],
         "diagnosis": {name: summary["selection"].get(key) for name, key in DIAGNOSES.items()},
         "seconds": {name: round(value, 2) for name, value in summary["seconds"].items()},
+        "commit": summary["versions"]["commit"],
     }
 
 

@@ -52,6 +52,8 @@ def pool_tables(pool: Mapping[str, Any], document: Mapping[str, Any]) -> list[st
     for seed, composition in pool["compositions"].items():
         accuracy = composition["accuracy"]
         lines.append(f"- seed {seed}: {composition['said'][0]}; held-out accuracy {accuracy:.3f}")
+    commits = sorted({run["commit"] or "unknown" for runs in pool["seeds"].values() for run in runs.values()})
+    lines.append(f"- runs made at commit {', '.join(commits)}")
     lines += ["", f"After {horizon:,} rollouts, {len(pool['seeds'])} seeds [95 % t interval]:", ""]
     lines += table(HEAD, [final_row(name, pool, comparison["final"][name]) for name in arms])
     for key, ratios in comparison["ratios"].items():

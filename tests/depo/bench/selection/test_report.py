@@ -44,6 +44,7 @@ def write_run(directory, speed):
         "prompts": {"seen": 40},
         "selection": {"calibration/auroc": 0.75},
         "seconds": {"wall": 12.0},
+        "versions": {"commit": "def"},
     }
     (directory / "summary.json").write_text(json.dumps(summary))
     composition = {"accuracy": 0.2, "said": ["graded pool, 40 prompts: half mastered"]}
@@ -85,6 +86,7 @@ def test_the_report_says_what_was_reached_and_what_was_missed(document, tmp_path
     assert "| final accuracy, hybrid − dapo, mixed | > 0.02, interval above 0 | 0.1000" in text
     assert "depo bench selection" in text
     assert "abc" in text
+    assert "runs made at commit def" in text
     assert (tmp_path / "selection_mixed.png").stat().st_size > 1000
     # Rendered again from the file alone it is the same.
     assert render(json.loads(path.read_text()), path).read_text() == text
