@@ -10,11 +10,16 @@ from typing import Any
 from depo.bench.model.forms import Form
 from depo.bench.selection.arms import ARMS as METHODS
 
-ARMS = tuple(name for name, method in METHODS.items() if method.batch is None)
-"""Without arms that change the batch: all arms of this benchmark train on the same recipe otherwise."""
+ARMS = tuple(
+    name for name, method in METHODS.items() if method.batch is None and not method.estimator.get("live")
+)
+"""Without arms that change the batch (all arms train on the same recipe otherwise), and without the live
+oracle, which needs one exact answer."""
 BASELINES = ("grpo", "dapo")
 """Arms without beliefs, which the others are compared with."""
 DEFAULT_ARMS = ("grpo", "dapo", "hybrid")
+CANDIDATES = 8
+"""For each prompt of a batch, where the policy looks at all of them."""
 ALLOWED_BLOCKS = {"name", "estimator", "selection"}
 """Recipe blocks in which arms of one seed may differ."""
 
@@ -31,6 +36,8 @@ def arm_blocks(arm: str, form: Form, encoder: str | None = None) -> dict[str, di
     method = METHODS[arm]
     selection = {"audit": form.audit, "min_window": form.min_window, "window": form.window}
     selection |= {"max_waves": form.max_waves} | dict(method.selection)
+    if "candidates" in selection:
+        selection["candidates"] = CANDIDATES * form.prompts  # each is prefilled
     if "warmup_steps" in selection:
         selection["warmup_steps"] = form.warmup_steps  # of DEPO; how long is for the user to say
     estimator = dict(method.estimator)

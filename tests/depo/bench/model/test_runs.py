@@ -52,7 +52,7 @@ def test_a_killed_run_is_continued_and_a_finished_one_is_not_repeated(here) -> N
     assert (place.directory / "metrics.jsonl").stat().st_mtime_ns == written
 
 
-def kill_after(place: Place, cwd: Path, checkpoint: str, timeout: float = 120.0) -> None:
+def kill_after(place: Place, cwd: Path, checkpoint: str, timeout: float = 300.0) -> None:
     """Start the run and kill its driver as soon as the checkpoint is there."""
     command = depo_command("train", "tiny.yaml", "checkpoint.every=1", "--run-dir", str(place.directory))
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
