@@ -173,6 +173,26 @@ def test_bad_input_is_one_clear_line_and_status_2(workdir, tiny_policy, override
         assert words in done.stderr
 
 
+def test_a_live_oracle_predicts_the_policys_exact_pass_rates(workdir, tiny_policy):
+    """Against a plain forward pass of transformers over question, answer and end token, prompt by prompt."""
+    overrides = ["estimator={type: oracle, live: true}", "reward={type: exact}", "steps=1"]
+    overrides += ["evaluation.at_start=false", "evaluation.at_end=false"]
+    done = run_depo("train", "tiny.yaml", "--run-dir", "run", *overrides, cwd=workdir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = pd.read_parquet(workdir / "run" / "rollouts" / "step_000001.parquet")
+    rows = rows.drop_duplicates("prompt_key")
+    model = AutoModelForCausalLM.from_pretrained(tiny_policy).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
+    for row in rows.itertuples():
+        question = tokenizer(row.prompt, add_special_tokens=False)["input_ids"]
+        answer = tokenizer(row.reference, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        with torch.no_grad():
+            logits = model(torch.tensor([question + answer])).logits[0]
+        logprobs = logits.log_softmax(-1)[len(question) - 1 : -1]
+        exact = logprobs.gather(1, torch.tensor(answer)[:, None]).sum().exp().item()
+        assert row.predicted_mean == pytest.approx(exact, rel=1e-3)
+
+
 def test_the_policys_own_view_tells_prompts_apart_before_their_first_visit(workdir):
     """`estimator.features: policy`, without text: of prompts never visited nothing else is known, so that
     without it their predictions are all alike."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from depo.bench import tables
 from depo.bench.model.plots import draw
 from depo.bench.provenance import provenance_lines
 
@@ -180,4 +181,4 @@ def failure_section(failed: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
+    return "\n".join(tables.table(header, rows))
