@@ -1,8 +1,8 @@
 """What is compared: the project's own loop with only estimator, selection and refill changed.
 
-The published methods stand as in docs/selection.md, but for DEPO's encoder, which is frozen here. Learning rates
-were tuned for each arm alike on a family of problems of their own (``depo bench selection --tune``), never on
-what is reported.
+The published methods stand as in docs/selection.md, but for DEPO's encoder, which is frozen here. Learning
+rates were tuned for each arm alike on a family of problems of their own (``depo bench selection --tune``),
+never on what is reported.
 """
 
 from __future__ import annotations
