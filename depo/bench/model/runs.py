@@ -8,21 +8,17 @@ RUNS/seed_0/hybrid/       its run directory
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from depo.bench.jobs import Job, beside, last_lines, run_job
 from depo.config import Recipe
 from depo.errors import UserError
 from depo.failures import DONE
 from depo.recipe import dump_recipe, load_recipe
 
-LAST_LINES = 8
-"""Of a failed run's log that are worth showing."""
-STOP_SECONDS = 30.0
-"""What an interrupted run may take to end by itself."""
+SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +35,16 @@ class Place:
 
     @property
     def recipe(self) -> Path:
-        return self.directory.with_name(f"{self.arm}.yaml")
+        return beside(self.directory, ".yaml")
 
     @property
     def log(self) -> Path:
-        return self.directory.with_name(f"{self.arm}.log")
+        return beside(self.directory, ".log")
 
     @property
     def finished(self) -> bool:
         """``summary.json`` is the last thing that a run writes."""
-        return (self.directory / "summary.json").is_file()
+        return (self.directory / SUMMARY).is_file()
 
     @property
     def started(self) -> bool:
@@ -78,33 +74,19 @@ def check_same_recipe(place: Place, recipe: Recipe) -> None:
 
 
 def run_arm(recipe: Recipe, place: Place) -> Ended:
-    """Run, continue or skip; what went wrong comes back instead of being raised. On Ctrl-C the run is
-    waited for, and its last checkpoint stays."""
+    """Run, continue or skip; what went wrong comes back instead of being raised. Interrupted, the run ends
+    first, and its last checkpoint stays."""
     if place.finished:
         return Ended(DONE, ran=False)
-    resume = ["--resume"] if place.started else []
+    resume = ("--resume",) if place.started else ()
     place.recipe.parent.mkdir(parents=True, exist_ok=True)
     place.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
-    command = [sys.executable, "-m", "depo", "train", str(place.recipe), "--run-dir", str(place.directory)]
+    arguments = ("train", str(place.recipe), "--run-dir", str(place.directory), *resume)
+    job = Job(place.arm, "depo", arguments, place.directory / SUMMARY)
     start = time.perf_counter()
-    with place.log.open("a", encoding="utf-8") as log:
-        status = wait_for(subprocess.Popen([*command, *resume], stdout=log, stderr=subprocess.STDOUT))
+    status = run_job(job)
     seconds = time.perf_counter() - start
     if status != DONE:
-        lines = [line for line in place.log.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return Ended(status, True, seconds, tuple(lines[-LAST_LINES:]))
+        return Ended(status, True, seconds, tuple(last_lines(job.log)))
     shutil.rmtree(place.directory / "checkpoints", ignore_errors=True)
     return Ended(status, True, seconds)
-
-
-def wait_for(process: subprocess.Popen) -> int:
-    """Exit status. The terminal sends Ctrl-C to the run as well: let it end, then end here."""
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait()
-        raise

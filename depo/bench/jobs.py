@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-LAST_LINES = 5
+LAST_LINES = 8
 POLL_SECONDS = 0.2
 
 
@@ -54,12 +55,11 @@ def run_jobs(jobs: Sequence[Job], at_once: int, threads: int, say: Callable[[str
     A job that fails is reported with the last lines of its log and takes only those with it that need it.
     Interrupted or terminated, it ends its processes before it raises.
     """
-    before = signal.signal(signal.SIGTERM, interrupt)
     waiting = [job for job in jobs if not job.done]
     total = len(waiting)
     running: list[Running] = []
     failed: list[Job] = []
-    try:
+    with ending_them_all(running):
         while waiting or running:
             ready = [job for job in waiting if all(path.exists() for path in job.needs)]
             for job in ready[: at_once - len(running)]:
@@ -80,11 +80,27 @@ def run_jobs(jobs: Sequence[Job], at_once: int, threads: int, say: Callable[[str
                     say(f"[{finished}/{total}] {one.job.title}: FAILED, {one.job.log} ends with")
                     for line in last_lines(one.job.log):
                         say(f"    {line}")
+    return failed
+
+
+def run_job(job: Job, threads: int | None = None) -> int:
+    """Run one job whether or not it is done; returns its exit status. Interrupted, it ends it first."""
+    running: list[Running] = []
+    with ending_them_all(running):
+        running.append(start(job, threads))
+        return running[0].process.wait()
+
+
+@contextmanager
+def ending_them_all(running: Sequence[Running]) -> Iterator[None]:
+    """However this is left, by SIGTERM too, none of these processes outlives it."""
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
     finally:
         for one in running:
             end(one.process)
         signal.signal(signal.SIGTERM, before)
-    return failed
 
 
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -92,9 +108,11 @@ def interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def start(job: Job, threads: int) -> Running:
+def start(job: Job, threads: int | None) -> Running:
+    """``threads`` None: as many as the libraries choose."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if threads else ()
+    limits = {name: str(threads) for name in names}
     with job.log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", job.module, *job.arguments],
@@ -109,6 +127,8 @@ def start(job: Job, threads: int) -> Running:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Interrupt a process with all its children, and kill what does not end by itself."""
+    if process.poll() is not None:
+        return
     for how, patience in ((signal.SIGINT, 15), (signal.SIGKILL, 15)):
         try:
             os.killpg(process.pid, how)
@@ -122,4 +142,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def last_lines(log: Path) -> list[str]:
-    return log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+    """What a log ends with, empty lines left out."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for line in lines if line.strip()][-LAST_LINES:]

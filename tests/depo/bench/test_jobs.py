@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from depo.bench.selection.jobs import Job, run_jobs
+from depo.bench.jobs import Job, run_jobs
 
 WRITE = (
     "import sys, pathlib, time; time.sleep(float(sys.argv[2])); pathlib.Path(sys.argv[1]).write_text('done')"
@@ -19,7 +19,7 @@ WRITE = (
 MAIN = """
 from pathlib import Path
 
-from depo.bench.selection import jobs
+from depo.bench import jobs
 
 start = jobs.start
 
