@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from depo.bench.jobs import run_jobs
 from depo.bench.provenance import provenance
 from depo.bench.report import write_result
 from depo.bench.selection import tune
 from depo.bench.selection.arms import ARMS, PRIMARY
 from depo.bench.selection.document import compare, curves_of, read_run
-from depo.bench.jobs import run_jobs
 from depo.bench.selection.plan import Cell, plan
 from depo.bench.selection.pools import POOLS, REPORTED, TUNING
 from depo.bench.selection.recipes import PASSES, USUAL_PROMPTS, horizon_of

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from depo.bench.selection.arms import Arm
 from depo.bench.jobs import Job, beside
+from depo.bench.selection.arms import Arm
 from depo.bench.selection.pools import POOLS
 from depo.bench.selection.recipes import arm_recipe, warm_recipe
 from depo.bench.selection.work import COMPOSITION, SUMMARY
