@@ -65,6 +65,8 @@ class ThompsonSelection(RuleSelection):
     """Draw a pass rate from each belief, take the prompts most likely to give a mixed group under it."""
 
     type: Literal["thompson"] = "thompson"
+    draws: PositiveInt = 1
+    """Draws of which the mean counts. 1 is Thompson sampling; with more, doubt draws less, up to `greedy`."""
 
 
 class OptimisticSelection(RuleSelection):

@@ -36,18 +36,17 @@ def thompson(view: View, settings: config.ThompsonSelection, rng: np.random.Gene
     """Draw p from each belief and score it by the chance of a mixed group, 1 − p^G − (1−p)^G.
 
     The score falls with |p − 1/2|, so that the order is that of MoPPS with its target of 1/2
-    (arXiv 2507.04632).
+    (arXiv 2507.04632). With several ``draws`` their mean counts: for n of them the score scatters around
+    p_mixed by 1/√n of what one would.
     """
-    return mixed_probability(view.estimates.sample(rng), view.group_size)
+    return _drawn(view, settings.draws, rng).mean(axis=0)
 
 
 def optimistic(view: View, settings: config.OptimisticSelection, rng: np.random.Generator) -> np.ndarray:
     """p_mixed of the belief once a prompt has been visited ``sure_after`` times; before that the best of
     ``draws`` draws, as in optimistic Bayesian sampling (May et al., JMLR 13, 2012): what little is known of
     a prompt must not be held against it."""
-    drawn_DN = np.array(
-        [mixed_probability(view.estimates.sample(rng), view.group_size) for _ in range(settings.draws)]
-    )
+    drawn_DN = _drawn(view, settings.draws, rng)
     unsure_N = view.visits_N < settings.sure_after
     return np.where(unsure_N, drawn_DN.max(axis=0, initial=0.0), view.estimates.p_mixed)
 
@@ -89,6 +88,11 @@ def gumbel(view: View, settings: config.GumbelSelection, rng: np.random.Generato
 def greedy(view: View, settings: config.GreedySelection, rng: np.random.Generator) -> np.ndarray:
     """The highest p_mixed: DPS's choice (arXiv 2603.10887), and the one that starves most prompts."""
     return view.estimates.p_mixed
+
+
+def _drawn(view: View, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Chances of a mixed group (draws, N), each under another draw from the beliefs."""
+    return np.array([mixed_probability(view.estimates.sample(rng), view.group_size) for _ in range(draws)])
 
 
 RULES: dict[str, Rule] = {

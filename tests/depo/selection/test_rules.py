@@ -145,12 +145,9 @@ def test_no_candidates_give_no_scores(rule: str) -> None:
     assert chosen(settings, view([]), 3, 0) == []
 
 
-def test_optimistic_takes_the_best_draw_for_prompts_hardly_known_and_the_belief_for_others() -> None:
-    """A belief that is at p = 0.5 (G = 8: p_mixed 127/128) or at p = 0 with equal chance has p_mixed of
-    about 1/2. With three draws the best is 127/128 in 7 of 8 cases, else 0."""
-    mixed = 127 / 256
-    prompts = 2000
-    seen = view([mixed] * prompts, visits=[0, 5] * (prompts // 2))
+def torn(prompts: int, visits: list[int] | None = None) -> View:
+    """Beliefs that are at p = 0.5 (G = 8: p_mixed 127/128) or at p = 0 with equal chance."""
+    seen = view([127 / 256] * prompts, visits=visits)
     draws = Estimates(
         seen.estimates.mean,
         seen.estimates.sd,
@@ -159,10 +156,23 @@ def test_optimistic_takes_the_best_draw_for_prompts_hardly_known_and_the_belief_
         seen.estimates.p_all_right,
         lambda rng: np.where(rng.random(prompts) < 0.5, 0.5, 0.0),
     )
-    seen = View(draws, 8, seen.tokens_N, seen.visits_N)
+    return View(draws, 8, seen.tokens_N, seen.visits_N)
+
+
+def test_thompson_takes_the_mean_of_its_draws() -> None:
+    """Of four draws j are at p = 0.5 with the chances of a fair coin: 1, 4, 6, 4, 1 of 16."""
+    scores_N = RULES["thompson"](torn(4000), ThompsonSelection(draws=4), np.random.default_rng(0))
+    values, counts = np.unique(np.round(scores_N * 128 / 127 * 4, 9), return_counts=True)
+    np.testing.assert_array_equal(values, [0, 1, 2, 3, 4])
+    np.testing.assert_allclose(counts / 4000, np.array([1, 4, 6, 4, 1]) / 16, atol=0.03)
+
+
+def test_optimistic_takes_the_best_draw_for_prompts_hardly_known_and_the_belief_for_others() -> None:
+    """The best of three draws is 127/128 in 7 of 8 cases, else 0; p_mixed is about 1/2."""
+    seen = torn(2000, visits=[0, 5] * 1000)
     settings = OptimisticSelection(draws=3, sure_after=3)
     scores_N = RULES["optimistic"](seen, settings, np.random.default_rng(0))
-    assert np.all(scores_N[1::2] == mixed)
+    assert np.all(scores_N[1::2] == 127 / 256)
     new_N = scores_N[::2]
     assert set(np.round(new_N, 6)) == {0.0, round(127 / 128, 6)}
     assert abs((new_N > 0).mean() - 7 / 8) < 0.04
