@@ -29,7 +29,8 @@ class Arm:
 
 UNIFORM = {"type": "uniform"}
 HYBRID = {"type": "hybrid", "features": "policy"}
-CHOICE = {"type": "thompson", "refill": False, "candidates": 256}
+WAVE = {"refill": False, "candidates": 256}
+CHOICE = {"type": "thompson", "draws": 16, **WAVE}
 LR, HYBRID_LR = 1e-4, 2e-4
 """Where an arm has not been tuned by itself: the same as for GRPO."""
 
@@ -52,8 +53,11 @@ ARMS: dict[str, Arm] = {
         {"type": "greedy", "refill": False, **PUBLISHED},
         LR,
     ),
-    "oracle": Arm("knows every pass rate", {"type": "oracle", "live": True}, CHOICE, HYBRID_LR),
-    "greedy": Arm("hybrid, greedy", HYBRID, CHOICE | {"type": "greedy"}, HYBRID_LR),
+    "oracle": Arm(
+        "knows every pass rate", {"type": "oracle", "live": True}, {"type": "greedy", **WAVE}, HYBRID_LR
+    ),
+    "greedy": Arm("hybrid, greedy", HYBRID, {"type": "greedy", **WAVE}, HYBRID_LR),
+    "one_draw": Arm("hybrid, Thompson sampling", HYBRID, CHOICE | {"draws": 1}, HYBRID_LR),
     "no_view": Arm("hybrid without the policy's view", HYBRID | {"features": "none"}, CHOICE, HYBRID_LR),
     "no_text": Arm("hybrid without text", HYBRID | {"text": "none"}, CHOICE, HYBRID_LR),
     "no_history": Arm("hybrid without history", HYBRID | {"history": False}, CHOICE, HYBRID_LR),
