@@ -22,6 +22,7 @@ from depo.failures import DONE
 
 SEED = 0
 HIGHER_IS_BETTER = ("samples_per_second", "learner_tokens_per_second")
+AS_IT_IS = ("tokens_per_step",)
 LOWER_IS_BETTER = ("peak_memory_mib", "startup_seconds", "step_seconds", "generate_seconds", "update_seconds")
 LOSS_TOLERANCE = 1e-4
 COSINE_TOLERANCE = 1e-4
@@ -98,9 +99,11 @@ def model_name(model: str | None) -> str:
 
 
 def compare(workload: Workload, repeats: int, root: Path) -> dict[str, Any]:
-    """Both comparisons, pair by pair."""
+    """All comparisons, pair by pair."""
     whole = pairs("end to end", end_to_end.run_side, workload, repeats, root)
-    check_prompts(whole)
+    long = pairs("end to end, long", end_to_end.run_side, workload.long(), repeats, root)
+    for found in (whole, long):
+        check_prompts(found)
     alone = pairs("update", update.run_side, workload, repeats, root, keep_last=True)
     last = root / f"update-{repeats - 1}"
     agreed = update.agreement(last / "depo", last / "trl")
@@ -108,7 +111,8 @@ def compare(workload: Workload, repeats: int, root: Path) -> dict[str, Any]:
     if agreed["loss_difference"] > LOSS_TOLERANCE or agreed["cosine"] < 1 - COSINE_TOLERANCE:
         raise RuntimeError(f"the two sides did not do the same work on the learner's batch: {agreed}")
     return {
-        "end_to_end": {"pairs": whole, "summary": summary(whole)},
+        "end_to_end": {"settings": workload.sizes(), "pairs": whole, "summary": summary(whole)},
+        "end_to_end_long": {"settings": workload.long().sizes(), "pairs": long, "summary": summary(long)},
         "update": {"pairs": alone, "summary": summary(alone), "agreement": agreed},
     }
 
@@ -120,7 +124,7 @@ def pairs(
     found = []
     for repeat in range(repeats):
         order = SIDES if repeat % 2 == 0 else SIDES[::-1]
-        place = root / f"{name.replace(' ', '_')}-{repeat}"
+        place = root / f"{name.replace(',', '').replace(' ', '_')}-{repeat}"
         pair: dict[str, Any] = {"first": order[0]}
         for side in order:
             pair[side] = run_side(side, workload, place / side)
@@ -150,7 +154,7 @@ def check_prompts(found: list[dict[str, Any]]) -> None:
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     """By figure: spread of either side, and depo's advantage (above 1 it is better) as a paired ratio."""
     figures: dict[str, Any] = {}
-    for name in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER):
+    for name in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER, *AS_IT_IS):
         values = {side: [pair[side].get(name) for pair in found] for side in SIDES}
         if any(value is None for side in SIDES for value in values[side]):
             continue  # not measured here, or not on this system

@@ -21,7 +21,8 @@ class Target:
         return figure <= self.value if self.at_most else figure >= self.value
 
 
-END_TO_END = Target("end-to-end samples/s, depo ÷ TRL", 1.3)
+SHORT = Target("end-to-end samples/s, answers of a few tokens, depo ÷ TRL", 1.3)
+LONG_ANSWERS = Target("end-to-end samples/s, lengths spread as they fall, depo ÷ TRL", 1.3)
 UPDATE = Target("learner tokens/s, lengths spread 1:8, depo ÷ TRL", 1.5)
 LIVE = Target("estimator and selection on the critical path, sub-second steps", 0.02, at_most=True)
 LONG = Target("the same seconds in a step of 120 s", 0.002, at_most=True)
@@ -32,6 +33,7 @@ FIGURES = {
     "step_seconds": ("seconds a step", "{:.3f}"),
     "generate_seconds": ("of which generating and scoring", "{:.3f}"),
     "update_seconds": ("update, seconds", "{:.3f}"),
+    "tokens_per_step": ("tokens a step", "{:,.0f}"),
     "startup_seconds": ("start-up, seconds", "{:.1f}"),
     "peak_memory_mib": ("peak memory, MiB", "{:,.0f}"),
 }
@@ -57,11 +59,15 @@ def markdown(document: dict[str, Any], path: Path) -> str:
 
 
 def targets_table(document: dict[str, Any]) -> list[str]:
-    whole = document["end_to_end"]["summary"]["samples_per_second"]["advantage"]
+    short, spread_out = (
+        document[name]["summary"]["samples_per_second"]["advantage"]
+        for name in ("end_to_end", "end_to_end_long")
+    )
     alone = document["update"]["summary"]["learner_tokens_per_second"]["advantage"]
     live, long = (document["driver"][f"critical_path_share{suffix}"] for suffix in ("", "_long_step"))
     rows = [
-        (END_TO_END, whole["geometric_mean"], ratio(whole), "≥ 1.3×"),
+        (SHORT, short["geometric_mean"], ratio(short), "≥ 1.3×"),
+        (LONG_ANSWERS, spread_out["geometric_mean"], ratio(spread_out), "≥ 1.3×"),
         (UPDATE, alone["geometric_mean"], ratio(alone), "≥ 1.5×"),
         (LIVE, live, f"{live:.2%}", "≤ 2 %"),
         (LONG, long, f"{long:.3%}", "≤ 0.2 %"),
@@ -94,7 +100,8 @@ def summary_table(summary: dict[str, Any]) -> list[str]:
         if name in summary:
             found = summary[name]
             depo, trl = (spread(found[side], form) for side in ("depo", "trl"))
-            lines.append(f"| {label} | {depo} | {trl} | {ratio(found['advantage'])} |")
+            better = "–" if name == "tokens_per_step" else ratio(found["advantage"])
+            lines.append(f"| {label} | {depo} | {trl} | {better} |")
     return lines
 
 
@@ -108,11 +115,10 @@ def end_to_end_section(document: dict[str, Any]) -> list[str]:
     return [
         "## End to end",
         "",
-        f"{sizes['model']}: {sizes['prompts']} prompts × {sizes['group_size']} rollouts a step, up to "
-        f"{sizes['max_new_tokens']} new tokens, {sizes['steps']} steps timed after one to warm up, "
+        f"{sizes['model']}: {sizes['prompts']} prompts × {sizes['group_size']} rollouts a step, "
         f"{sizes['repeats']} pairs of runs in alternating order, {sizes['threads']} thread(s), float32, "
         "DAPO's loss, AdamW, no KL penalty, no selection, exact match, generation by transformers on both "
-        f"sides. A pass holds up to {sizes['micro_rows']} rows on both sides.",
+        "sides.",
         "",
         "Medians with smallest and largest; the advantage is the geometric mean of the paired ratios (above "
         "1: depo is better) with its 95 % t interval. *Learner tokens* are prompt and completion tokens "
@@ -121,7 +127,21 @@ def end_to_end_section(document: dict[str, Any]) -> list[str]:
         "the start of the process to the first step; *memory* the sum of proportional set sizes (PSS) of the "
         "process and all it started, Ray's own included, sampled four times a second.",
         "",
-        *summary_table(document["end_to_end"]["summary"]),
+        *one_end_to_end("Answers of a few tokens", document["end_to_end"]),
+        "",
+        *one_end_to_end("Lengths as they fall", document["end_to_end_long"]),
+    ]
+
+
+def one_end_to_end(title: str, found: dict[str, Any]) -> list[str]:
+    sizes = found["settings"]
+    return [
+        f"### {title}: at most {sizes['max_new_tokens']} new tokens",
+        "",
+        f"{sizes['steps']} steps timed after one to warm up; a pass holds up to {sizes['micro_rows']} rows "
+        "on both sides.",
+        "",
+        *summary_table(found["summary"]),
     ]
 
 

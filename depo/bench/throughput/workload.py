@@ -6,7 +6,7 @@ Shapes: N rows, T completion tokens.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,6 +59,16 @@ class Workload:
     def row_tokens_per_microbatch(self) -> int:
         """Of the learner's batch."""
         return self.row_micro_rows * (self.row_prompt_tokens + self.longest)
+
+    def long(self) -> Self:
+        """The same, with as long completions as the learner's batch has, and passes as large. An untrained
+        policy may end at every token, so that lengths spread as widely as those of reasoning do."""
+        return replace(
+            self,
+            max_new_tokens=self.longest,
+            micro_rows=self.row_micro_rows,
+            steps=max(self.steps // 3, 1),
+        )
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1))

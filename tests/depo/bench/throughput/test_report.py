@@ -44,10 +44,19 @@ def document() -> dict[str, Any]:
             "updates": 4,
         },
         "end_to_end": {
+            "settings": {"max_new_tokens": 8, "steps": 30, "micro_rows": 256},
             "pairs": [],
             "summary": {
                 "samples_per_second": figure(650.0, 500.0, 1.35),
                 "peak_memory_mib": figure(1500.0, 800.0, 0.53),
+            },
+        },
+        "end_to_end_long": {
+            "settings": {"max_new_tokens": 96, "steps": 10, "micro_rows": 64},
+            "pairs": [],
+            "summary": {
+                "samples_per_second": figure(70.0, 60.0, 1.17),
+                "tokens_per_step": figure(5000.0, 5010.0, 1.0),
             },
         },
         "update": {
@@ -86,6 +95,9 @@ def test_each_target_is_judged_by_its_figure() -> None:
     whole = line_with(text, "end-to-end samples/s")
     assert "1.35× (1.25 to 1.45)" in whole
     assert whole.endswith("| reached |")
+    long = line_with(text, "lengths spread as they fall")
+    assert "1.17× (1.07 to 1.27)" in long
+    assert long.endswith("| **missed** |")
     alone = line_with(text, "learner tokens/s, lengths spread 1:8")
     assert "1.42× (1.32 to 1.52)" in alone
     assert alone.endswith("| **missed** |")
