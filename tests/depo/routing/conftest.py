@@ -1,6 +1,6 @@
-"""Tiny models of every known architecture: hidden size 32, three layers, 8 experts of which 2 work, 40 tokens.
+"""Tiny models of the known architectures: hidden size 32, three layers, 8 experts of which 2 work, 40 tokens.
 
-Routers are drawn ten times wider than the rest, so that their choices are as clear as a trained model's.
+Routers are drawn three times wider than the rest: their choices are about as clear as a trained model's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 VOCABULARY, LAYERS, EXPERTS, TOP_K = 40, 3, 8, 2
 SIZES = {
@@ -27,7 +27,13 @@ SIZES = {
     "eos_token_id": 1,
     "initializer_range": 0.2,
 }
-LATENT = {"kv_lora_rank": 8, "q_lora_rank": None, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+LATENT = {
+    "kv_lora_rank": 8,
+    "q_lora_rank": None,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+}
 GROUPS = {"n_group": 4, "topk_group": 2, "n_shared_experts": 1, "routed_scaling_factor": 2.5}
 DENSE_FIRST = {"first_k_dense_replace": 1}
 OWN = {
@@ -70,6 +76,12 @@ def built() -> dict[str, PreTrainedModel]:
 def moe(built: dict[str, PreTrainedModel]) -> Callable[[str], PreTrainedModel]:
     """A fresh copy of a tiny mixture, by architecture."""
     return lambda architecture: copy.deepcopy(built[architecture])
+
+
+@pytest.fixture
+def make_dense() -> Callable[[], PreTrainedModel]:
+    settings = LlamaConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=24, num_hidden_layers=1)
+    return lambda: AutoModelForCausalLM.from_config(settings).eval()
 
 
 @pytest.fixture
