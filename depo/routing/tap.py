@@ -7,7 +7,7 @@ the weights are taken from the *current* logits by the architecture's formula, s
 router.
 
 Gradient checkpointing runs a layer once more during ``backward``, which therefore has to happen inside the
-block: outside of it the second run would take other experts than the first. That is an error here.
+block: outside of it the second run would take other experts than the first, which torch notices and refuses.
 
 Shapes: N flat tokens (batch times length), E experts, K chosen for a token, L routed layers.
 """
@@ -38,7 +38,6 @@ class Tap:
         self.forced = forced
         self.observe = observe
         self.observed: set[int] = set()
-        self.open = True
 
     def hook(self, index: int) -> Callable:
         router = self.routers[index]
@@ -55,18 +54,9 @@ class Tap:
                 return None
             chosen_NK = torch.where(self.forced.mask_N1, self.forced.chosen_LNK[index], native_NK)
             weights_NK = router.weights(logits_NE, chosen_NK)
-            if weights_NK.requires_grad:
-                weights_NK.register_hook(self.check_open)
             return logits_NE, weights_NK, chosen_NK
 
         return on_forward
-
-    def check_open(self, gradient: Tensor) -> None:
-        if not self.open:
-            raise RuntimeError(
-                "backward ran after the block that replays routing had ended: a layer that is computed again "
-                "(gradient checkpointing) would take other experts; call backward inside the block"
-            )
 
     def next_pass(self, forced: ForcedRoutes | None = None) -> None:
         """Another forward pass in the same block, with routes of its own."""
@@ -84,10 +74,7 @@ def tapped(
         for index, router in enumerate(routers):
             handle = router.module.register_forward_hook(tap.hook(index))
             stack.callback(handle.remove)
-        try:
-            yield tap
-        finally:
-            tap.open = False
+        yield tap
 
 
 class Recorder:

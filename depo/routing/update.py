@@ -103,7 +103,7 @@ class UpdateRouting:
         observe: Observe | None = None
         if which == "first":
             recorder = Recorder(self.routers) if self.wanted & set(micro.rows.tolist()) else None
-            observe = self.first_look(micro, recorder)
+            observe = self.first_look(micro, recorder, forced)
         elif which == "kl" and self.routing.telemetry:
             observe = self.second_look(micro)
         if forced is None and observe is None:
@@ -126,12 +126,14 @@ class UpdateRouting:
         lengths_B = [self.lengths_N[row] for row in micro.rows]
         return force([routes[row] for row in micro.rows], lengths_B, micro.tokens_BS.shape[1], self.device)
 
-    def first_look(self, micro: MicroBatch, recorder: Recorder | None) -> Observe | None:
+    def first_look(
+        self, micro: MicroBatch, recorder: Recorder | None, forced: ForcedRoutes | None
+    ) -> Observe | None:
         """Keep the choice, count load and entropy, compare with the engine's routes."""
         if not self.routing.telemetry:
             return recorder
         counted_M = predicting_positions(micro)
-        engine = self.on(micro, self.engine)
+        engine = forced or self.on(micro, self.engine)  # forced here is r3's: the engine's
 
         def observe(index: int, logits_NE: Tensor, native_NK: Tensor) -> None:
             if recorder is not None:

@@ -176,16 +176,18 @@ def test_watching_changes_no_bit_of_an_update(checkpointed: bool, moe: MakeMoe) 
     assert not any(name.startswith("routing/") for name in unseen.metrics)
     assert unseen.layers == {}
     assert seen.layers["layer"] == [0, 1, 2]
-    # 12 sequences: every completion token counted once, although layers run twice under checkpointing.
-    assert learners[0].routing.alarm.steps == 1
     assert all(len(values) == 3 for values in seen.layers.values())
 
 
-@pytest.mark.parametrize("minibatches", [1, 3])
-def test_metrics_are_what_plain_passes_over_single_rows_count(minibatches: int, moe: MakeMoe) -> None:
+@pytest.mark.parametrize(("minibatches", "checkpointed"), [(1, False), (3, False), (1, True)])
+def test_metrics_are_what_plain_passes_over_single_rows_count(
+    minibatches: int, checkpointed: bool, moe: MakeMoe
+) -> None:
     batch = make_batch(routes=True)
-    before = moe("qwen3_moe")
-    learner = make_learner(moe("qwen3_moe"), minibatches=minibatches, lr=0.05)
+    before, model = moe("qwen3_moe"), moe("qwen3_moe")
+    if checkpointed:  # every layer runs twice, and is counted once
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    learner = make_learner(model, minibatches=minibatches, lr=0.05)
     result = learner.update(batch)
     load_LE = np.zeros((LAYERS, EXPERTS))
     with_engine, with_first = [], []
@@ -200,6 +202,7 @@ def test_metrics_are_what_plain_passes_over_single_rows_count(minibatches: int, 
         if batch.routes[row] is not None and len(completion) > 1:
             with_engine += [(common(chosen[start:-1], batch.routes[row]), len(completion) - 1)]
     assert result.layers["load_max"] == pytest.approx((load_LE.max(1) / load_LE.mean(1)).tolist())
+    assert result.metrics["routing/load_cv"] == pytest.approx((load_LE.std(1) / load_LE.mean(1)).mean())
     assert result.metrics["routing/dead"] == pytest.approx((load_LE == 0).mean())
     for name, pairs in (("agreement_engine", with_engine), ("agreement_update", with_first)):
         values, weights = zip(*pairs, strict=True)
