@@ -6,7 +6,8 @@
    distributions over tokens (prompts are routed natively in both arms). The weights are drawn at random, with
    standard deviation 1/sqrt(fan-in), routers and output head scaled by the factors below: a fresh model of
    standard deviation 0.02 routes almost uniformly and changes its output little when experts change. What
-   came of it (entropies of routers and of tokens) is reported beside the figures.
+   came of it (entropies of routers and of tokens) is reported beside the figures. ``--policy DIR`` takes a
+   policy that the quickstart warm-started (runs/NAME/initial_policy) instead, on sums of two digits.
 2. *Cost.* Updates of a Mixtral-style model of the size that SmolLM2-135M has after upcycling (8 experts of
    384, 4 of them active; ``--model`` takes a real one), bare, with replay and with telemetry in turn, order
    changed every round. The routes replayed are the model's own, so that both sides do the same matrix
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, PreTrainedModel, Qwen3MoeConfig
 
 from depo import config
 from depo.bench.paired import ratio_interval, t_interval
@@ -62,6 +63,12 @@ TINY = {
 }
 ROUTER_SCALE, HEAD_SCALE = 2.0, 1.5
 PROMPTS, GROUP, PROMPT_TOKENS = 16, 4, 8
+SUMS = 128
+RANDOM = (
+    "random weights. Experts drawn at random have nothing in common, so that taking another one costs more "
+    "than in a trained model"
+)
+TRAINED = "the quickstart's warm-started policy on sums"
 UPCYCLED = {
     "vocab_size": 49152,
     "hidden_size": 576,
@@ -98,16 +105,37 @@ def noisy_pair(seed: int) -> tuple[PreTrainedModel, PreTrainedModel]:
     return model.eval(), copy.deepcopy(model).to(torch.bfloat16)
 
 
-def rollouts(engine_model: PreTrainedModel, seed: int, tokens: int) -> TrainingBatch:
-    """Sampled by the noisy engine, with its log-probabilities and routes; advantages are made up."""
+def trained_pair(directory: str) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The same of a policy that was trained."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    use_sorted_experts(model)
+    return model.eval(), copy.deepcopy(model).to(torch.bfloat16)
+
+
+def random_prompts(seed: int) -> list[tuple[int, ...]]:
     rng = generator(seed, "prompts")
-    prompts = [tuple(rng.integers(2, VOCABULARY, PROMPT_TOKENS).tolist()) for _ in range(PROMPTS)]
+    return [tuple(rng.integers(2, VOCABULARY, PROMPT_TOKENS).tolist()) for _ in range(PROMPTS)]
+
+
+def sums(directory: str, seed: int) -> list[tuple[int, ...]]:
+    """Sums as the quickstart's policy was taught to do them."""
+    rng, tokenizer = generator(seed, "prompts"), AutoTokenizer.from_pretrained(directory)
+    pairs = rng.integers(10, 100, (SUMS, 2)).tolist()
+    return [tuple(tokenizer(f"{a}+{b}=", add_special_tokens=False)["input_ids"]) for a, b in pairs]
+
+
+def rollouts(
+    engine_model: PreTrainedModel, prompts: list[tuple[int, ...]], seed: int, tokens: int
+) -> TrainingBatch:
+    """Sampled by the noisy engine, with its log-probabilities and routes; advantages are made up."""
+    rng = generator(seed, "advantages")
     requests = [
         Request(Prompt(str(p), "", ids, ""), tuple(seed64(seed, "sample", p, "", g) for g in range(GROUP)))
         for p, ids in enumerate(prompts)
     ]
+    end = engine_model.config.eos_token_id
     engine = TransformersEngine(
-        engine_model, pad_token_id=PAD, eos_token_ids=[END], batch_size=PROMPTS * GROUP
+        engine_model, pad_token_id=PAD, eos_token_ids=[end], batch_size=len(prompts) * GROUP
     )
     found = sorted(engine.generate(requests, Sampling(1.0, tokens, routes=True)), key=lambda r: int(r.key))
     return TrainingBatch(
@@ -131,10 +159,11 @@ def make_learner(model: PreTrainedModel, **settings: Any) -> PolicyLearner:
     )
 
 
-def mismatch(seed: int, tokens: int) -> dict[str, float]:
+def mismatch(seed: int, tokens: int, policy: str | None) -> dict[str, float]:
     """One seed: the same rollouts through the learner natively and with R3."""
-    model, engine_model = noisy_pair(seed)
-    batch = rollouts(engine_model, seed, tokens)
+    model, engine_model = noisy_pair(seed) if policy is None else trained_pair(policy)
+    prompts = random_prompts(seed) if policy is None else sums(policy, seed)
+    batch = rollouts(engine_model, prompts, seed, tokens)
     found = {}
     for replay in ("none", "r3"):
         found[replay] = make_learner(copy.deepcopy(model), routing_replay=replay).update(batch).metrics
@@ -232,21 +261,18 @@ def markdown(document: dict[str, Any]) -> str:
             "kl_ratio": ("KL natively / KL with R3", 2),
             "largest_difference_native": ("largest difference of log-probabilities, natively", 3),
             "largest_difference_replay": ("the same with R3", 3),
-            "router_entropy": (f"router entropy (of {np.log(TINY['num_experts']):.2f} nats)", 2),
+            "router_entropy": ("router entropy (nats)", 2),
             "token_entropy": ("token entropy (nats)", 2),
         }
         rows = []
         for name, (shown, digits) in names.items():
             values = [seed[name] for seed in seeds.values()]
-            middle = interval(t_interval(values).to_json(), digits)
+            over = ratio_interval if name == "kl_ratio" else t_interval
+            middle = interval(over(values).to_json(), digits)
             rows.append([shown, middle, f"{min(values):.{digits}f} to {max(values):.{digits}f}"])
         tokens = sum(seed["tokens"] for seed in seeds.values())
-        lines += [
-            "## Mismatch",
-            "",
-            "Trainer float32, engine bfloat16, same weights; random weights, scaled.",
-        ]
-        lines += [f"{len(seeds)} seeds, {tokens:,.0f} tokens.", ""]
+        lines += ["## Mismatch", "", "Trainer float32, engine bfloat16, the same weights:"]
+        lines += [f"{document['settings']['policy']}. {len(seeds)} seeds, {tokens:,.0f} tokens.", ""]
         lines += [*table(["", "mean over seeds [95 %]", "range"], rows), ""]
     found = document["cost"]
     if found is not None:
@@ -269,6 +295,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="writes OUT.md and OUT.json")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="none: no mismatch")
     parser.add_argument("--tokens", type=int, default=64, help="completion tokens of the mismatch part")
+    parser.add_argument("--policy", help="directory of a tiny policy taught sums; else random weights")
     parser.add_argument("--rounds", type=int, default=8, help="of the cost part; 0: none")
     parser.add_argument("--rows", type=int, default=8, help="sequences of an update of the cost part")
     parser.add_argument("--length", type=int, default=128, help="their tokens")
@@ -278,11 +305,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     measured = {}
     for seed in options.seeds:
-        measured[str(seed)] = mismatch(seed, options.tokens)
+        measured[str(seed)] = mismatch(seed, options.tokens, options.policy)
         print(f"seed {seed}: {json.dumps(measured[str(seed)])}", file=sys.stderr, flush=True)
     document = {
         "provenance": provenance(sys.argv[1:], options.seeds),
-        "settings": {"tiny": TINY, "router_scale": ROUTER_SCALE, "head_scale": HEAD_SCALE},
+        "settings": {
+            "policy": RANDOM if options.policy is None else TRAINED,
+            "tiny": TINY,
+            "router_scale": ROUTER_SCALE,
+            "head_scale": HEAD_SCALE,
+        },
         "mismatch": measured,
         "cost": None,
     }
