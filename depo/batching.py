@@ -107,12 +107,14 @@ def rows_of(groups: Sequence[Group]) -> TrainingBatch:
     advantages = [
         z if group.advantages is None else group.advantages for group, z in zip(groups, zeros, strict=True)
     ]
+    routes = [groups[g].rollouts[i].routes for g, i in rows]
     return TrainingBatch(
         prompt_ids=[prompts[g] for g, _ in rows],
         completion_ids=[groups[g].rollouts[i].token_ids for g, i in rows],
         engine_logprobs=[groups[g].rollouts[i].logprobs for g, i in rows],
         advantages=np.array([advantages[g][i] for g, i in rows], dtype=np.float32),
         group=np.array([g for g, _ in rows], dtype=np.int64),
+        routes=None if all(record is None for record in routes) else routes,
     )
 
 

@@ -82,6 +82,6 @@ def train(run: Run) -> None:
         if run.evaluation_due(step, len(groups) * recipe.batch.group_size):
             with clock.phase("evaluate"):
                 metrics |= run.evaluate(step)
-        run.log_step(step, metrics, groups, clock)
+        run.log_step(step, metrics, groups, clock, update.layers)
         if run.checkpoint_due(step):
             run.save_checkpoint(step)

@@ -41,6 +41,10 @@ from estimators.base import Estimator, Prepares
 from reward.base import Reward
 
 CHECKPOINT_SCHEMA = 1
+COLLAPSE = (
+    "warning: routing collapses: some layers have lost half of the experts they used in the first steps "
+    "(routing/experts_in_use in metrics.jsonl, by layer in routing.jsonl; see docs/moe.md)"
+)
 
 
 @dataclass
@@ -61,6 +65,7 @@ class Run:
     tokenizer: Any
     console: Console
     metrics_log: MetricsLog
+    routing_log: MetricsLog
     rollout_log: RolloutLog | None
     tensorboard: TensorBoardLog | None
     step: int = 0
@@ -68,11 +73,14 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     before: EvalResult | None = None
     last_metrics: dict[str, float] = field(default_factory=dict)
+    alarmed: bool = False
     started: float = field(default_factory=time.perf_counter)
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.recipe.rollout.temperature, self.recipe.rollout.max_new_tokens)
+        rollout = self.recipe.rollout
+        routes = self.recipe.learner.routing_replay == "r3"
+        return Sampling(rollout.temperature, rollout.max_new_tokens, routes)
 
     @property
     def advantage_scale(self) -> str:
@@ -107,16 +115,29 @@ class Run:
         self.ledger.book_evaluation(result.rollouts, result.tokens)
         return result.scalars()
 
-    def log_step(self, step: int, metrics: dict[str, float], groups: Sequence[Group], clock: Clock) -> None:
+    def log_step(
+        self,
+        step: int,
+        metrics: dict[str, float],
+        groups: Sequence[Group],
+        clock: Clock,
+        layers: dict[str, list[float]],
+    ) -> None:
+        """``layers``: routing by name, a value for each routed layer; empty without a mixture of experts."""
         for phase, seconds in clock.seconds.items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.seconds["steps"] = self.seconds.get("steps", 0.0) + clock.total
         if self.rollout_log is not None:
             self.rollout_log.write(step, groups)
         self.metrics_log.write(metrics)
+        if layers:
+            self.routing_log.write({"step": step} | layers)
         if self.tensorboard is not None:
             self.tensorboard.write(step, metrics)
         self.console.step(metrics)
+        if metrics.get("routing/collapsing") and not self.alarmed:
+            self.console.say(COLLAPSE, always=True)
+            self.alarmed = True
         self.last_metrics = metrics
 
     def checkpoint_due(self, step: int) -> bool:
@@ -161,6 +182,7 @@ class Run:
         self.started -= self.seconds.pop("wall")
         self.before = None if state["before"] is None else EvalResult(**state["before"])
         self.metrics_log.truncate_after(self.step)
+        self.routing_log.truncate_after(self.step)
         if self.rollout_log is not None:
             self.rollout_log.truncate_after(self.step)
         # As before the interruption: summed in another order, beliefs would differ in their last bit.
@@ -206,6 +228,7 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
         run.sync(version=run.step)
         if checkpoint is None:
             run.metrics_log.truncate_after(0)
+            run.routing_log.truncate_after(0)
             if recipe.evaluation.at_start:
                 run.before = timed_evaluation(run, console.say, "before training")
             run.save_checkpoint(0)

@@ -74,6 +74,7 @@ def assemble(
 
     Raises UserError when the recipe asks for something that is not there.
     """
+    check_routes_are_returned(recipe)
     learner = RemoteLearner(recipe)
 
     initial_policy = run_dir / "initial_policy"
@@ -128,6 +129,7 @@ def assemble(
         tokenizer=tokenizer,
         console=console,
         metrics_log=MetricsLog(run_dir / "metrics.jsonl"),
+        routing_log=MetricsLog(run_dir / "routing.jsonl"),
         rollout_log=RolloutLog(run_dir / "rollouts") if recipe.tracking.rollouts else None,
         tensorboard=tensorboard,
     )
@@ -192,12 +194,23 @@ def make_engine(
         revision=policy.revision,
         trust_remote_code=policy.trust_remote_code,
         seed=recipe.seed,
+        routed_layers=facts.routed_layers if recipe.learner.routing_replay == "r3" else (),
     )
     probe = ParityProbe(
         choose_sequences(pool.prompts, facts.vocab_size, recipe.seed),
         vllm.parity_tolerance or default_tolerance(policy.dtype),
     )
     return engine, DirectorySync(learner, engine, probe, vllm.sync_dir, recipe.seed)
+
+
+def check_routes_are_returned(recipe: Recipe) -> None:
+    """Raise UserError where the recipe replays an engine's routes and that engine cannot return them."""
+    r3 = recipe.learner.routing_replay == "r3"
+    if r3 and recipe.rollout.engine == "vllm" and not gpus_in_cluster():
+        raise UserError(
+            "learner.routing_replay r3: vLLM returns routed experts on GPUs only, and the Ray cluster has "
+            "none; use r2, or rollout.engine transformers"
+        )
 
 
 def benchmarks(

@@ -78,7 +78,9 @@ class Rollout:
 
     ``token_ids`` (T,) int32 includes the end token when one was produced. ``logprobs`` (T,) float32 are
     the engine's log-probabilities of those tokens under the distribution they were drawn from.
-    ``finish_reason`` is "stop" (end token) or "length" (cut at the limit).
+    ``finish_reason`` is "stop" (end token) or "length" (cut at the limit). ``routes`` (T − 1, L, K), uint8 or
+    uint16, are the K experts that each of the L routed layers chose for all tokens but the last, which is
+    never fed back; None where they were not asked for.
     """
 
     key: str
@@ -88,6 +90,7 @@ class Rollout:
     logprobs: np.ndarray
     finish_reason: str
     policy_version: int
+    routes: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,8 @@ class TrainingBatch:
     ``prompt_ids`` and ``completion_ids`` are N int32 arrays; ``engine_logprobs`` N float32 arrays, each
     as long as its completion; ``advantages`` (N,) float32; ``group`` (N,) int, the group of each row:
     mini-batches never split a group. Rows of zero-variance groups (advantage 0) are there only with
-    ``zero_variance: include``; unscorable rollouts are no rows.
+    ``zero_variance: include``; unscorable rollouts are no rows. ``routes``: of each row as in ``Rollout``, or
+    None where the engine recorded none.
     """
 
     prompt_ids: list[np.ndarray]
@@ -194,6 +198,7 @@ class TrainingBatch:
     engine_logprobs: list[np.ndarray]
     advantages: np.ndarray
     group: np.ndarray
+    routes: list[np.ndarray | None] | None = None
 
     def __len__(self) -> int:
         return len(self.completion_ids)
@@ -202,7 +207,9 @@ class TrainingBatch:
 @dataclass(slots=True)
 class UpdateResult:
     """What an update gives back: scalar metrics, and old log-probabilities (N arrays of (T,)) as the
-    learner computed them before its first optimizer step."""
+    learner computed them before its first optimizer step. ``layers``: routing by name, a value for each
+    routed layer."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     old_logprobs: Sequence[np.ndarray] = ()
+    layers: dict[str, list[float]] = field(default_factory=dict)

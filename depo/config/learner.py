@@ -117,6 +117,11 @@ class Learner(Block):
     """Padded tokens of one forward and backward pass, at most."""
     kl_coef: NonNegativeFloat = 0.0
     """Weight of the k3 KL penalty to the initial policy; 0 needs no reference policy."""
+    routing_replay: Literal["none", "r2", "r3"] = "none"
+    """Experts forced in the update's passes of a mixture of experts: none; those of the old-policy forward
+    pass (r2); those the rollout engine took (r3). Indices are forced, weights stay the router's."""
+    routing_telemetry: bool = True
+    """Watch expert load, router entropy and routing agreement where the policy is a mixture of experts."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

@@ -31,7 +31,8 @@ Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 @dataclass(frozen=True, slots=True)
 class PolicyFacts:
-    """What the driver needs to know of the policy that the learner loaded."""
+    """What the driver needs to know of the policy that the learner loaded. ``routed_layers``: decoder layers
+    whose routing is replayed or watched."""
 
     parameters: int
     trainable: int
@@ -39,6 +40,7 @@ class PolicyFacts:
     pad_token_id: int
     eos_token_ids: tuple[int, ...]
     device: str
+    routed_layers: tuple[int, ...] = ()
 
 
 class LearnerActor:
@@ -116,6 +118,7 @@ class LearnerActor:
             pad_token_id=pad_token_id,
             eos_token_ids=eos_token_ids,
             device=str(device),
+            routed_layers=tuple(router.layer for router in self.learner.routing.routers),
         )
 
     def generate(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Rollout]]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from depo.learner.schedule import lr_factor
 from depo.learner.update_metrics import Tally, mismatch
 from depo.policy.precision import autocast, base_model
 from depo.rng import seed64
+from depo.routing.update import Pass, Routing, UpdateRouting
 from depo.types import TrainingBatch, UpdateResult
 
 POLICY_KL_ROWS = 32  # sequences on which an update's own KL is measured, a few percent of its cost
@@ -49,7 +51,7 @@ class PolicyLearner:
 
     ``model`` is a `PreTrainedModel` or a `PeftModel`. A learner that penalises KL to the *initial* policy
     has to be built on it: with full fine-tuning it keeps a frozen copy (with LoRA, the adapter is switched
-    off), and ``load`` does not replace that.
+    off), and ``load`` does not replace that. Raises UserError for a routing replay that the model cannot do.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class PolicyLearner:
         with self.inference():
             check_head(model)
         self.has_dropout = silence_dropout(model)
+        with self.inference():
+            self.routing = Routing(model, settings)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.optimizer = adamw(self.parameters, settings)
@@ -114,8 +118,11 @@ class PolicyLearner:
           over up to 32 sequences. The ratios of the last mini-batch would miss the last optimizer step, and
           be 1 with a single one. In bfloat16 it has a floor of rounding noise.
         - ``sequences``, ``tokens`` (completion tokens), ``padding_share``, ``seconds``
+        - ``routing/…`` of a mixture of experts: see ``depo.routing.update`` and docs/moe.md. With replayed
+          routes all log-probabilities above are those under these routes (``kl_ref``'s reference excepted).
 
-        Raises ValueError for rows that cannot be trained on (empty, misaligned or not finite).
+        Raises ValueError for rows that cannot be trained on (empty, misaligned or not finite; routes that do
+        not fit).
         """
         started = time.perf_counter()
         lr = self.settings.lr * lr_factor(
@@ -124,27 +131,43 @@ class PolicyLearner:
         metrics = {"lr": lr, "sequences": float(len(batch)), "tokens": 0.0}
         metrics |= {"optimizer_steps": 0.0, "skipped_steps": 0.0}
         old: Values = []
+        layers: dict[str, list[float]] = {}
         if len(batch):
             check_batch(batch)
+            kl_rows = np.linspace(0, len(batch) - 1, min(POLICY_KL_ROWS, len(batch))).astype(int)
+            routing = self.routing.of_update(batch, kl_rows, self.device, not self.one_step(batch))
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             with self.dropout_stream():
-                old, trained = self.train_on(batch)
+                old, trained = self.train_on(batch, routing)
             metrics |= trained
             metrics |= mismatch(self.settings.correction, old, batch.engine_logprobs)
-            metrics["policy_kl"] = self.policy_kl(batch, old)
+            metrics["policy_kl"] = self.policy_kl(batch, old, kl_rows, routing)
+            if routing is not None:
+                watched, layers = routing.results()
+                metrics |= watched
         self.updates += 1
         metrics["seconds"] = time.perf_counter() - started
-        return UpdateResult(metrics, old)
+        return UpdateResult(metrics, old, layers)
 
-    def train_on(self, batch: TrainingBatch) -> tuple[Values, dict[str, float]]:
+    def one_step(self, batch: TrainingBatch) -> bool:
+        """Whether the old-policy pass can be saved: before the only optimizer step, current and old
+        log-probabilities are the same numbers."""
+        groups = len(np.unique(batch.group))
+        steps = self.settings.epochs * min(self.settings.minibatches, groups)
+        return steps == 1 and not self.has_dropout
+
+    def train_on(
+        self, batch: TrainingBatch, routing: UpdateRouting | None
+    ) -> tuple[Values, dict[str, float]]:
         """All optimizer steps of one update. Returns old log-probabilities and metrics."""
         lengths_N = np.array([len(c) for c in batch.completion_ids])
         passes = [self.cut(batch, epoch) for epoch in range(self.settings.epochs)]
         first_pass = [rows for minibatch in passes[0] for rows in minibatch]
-        # Before the only optimizer step, current and old log-probabilities are the same numbers.
-        one_step = len(passes) == 1 and len(passes[0]) == 1 and not self.has_dropout
-        old = None if one_step else self.logprobs(self.model, batch, first_pass, self.temperature)
+        one_step = self.one_step(batch)
+        old = None
+        if not one_step:
+            old = self.logprobs(self.model, batch, first_pass, self.temperature, routing, "first")
         reference = self.reference_logprobs(batch, first_pass) if self.settings.kl_coef > 0 else None
         tally = Tally()
         current: Values = [np.empty(0, dtype=np.float32)] * len(batch)
@@ -153,7 +176,8 @@ class PolicyLearner:
             weights_N = self.weights(minibatch, lengths_N)
             for rows in minibatch:
                 micro = self.collate(rows, batch.prompt_ids, batch.completion_ids)
-                logprobs_BT = self.backward(micro, batch, weights_N, old, reference, tally)
+                with routed(routing, "first" if one_step else "train", micro):
+                    logprobs_BT = self.backward(micro, batch, weights_N, old, reference, tally)
                 if one_step:
                     for row, values in zip(rows, unpad_values(logprobs_BT, micro.mask_BT), strict=True):
                         current[row] = values
@@ -246,14 +270,21 @@ class PolicyLearner:
             )
 
     def logprobs(
-        self, model: nn.Module, batch: TrainingBatch, parts: Sequence[Rows], temperature: float
+        self,
+        model: nn.Module,
+        batch: TrainingBatch,
+        parts: Sequence[Rows],
+        temperature: float,
+        routing: UpdateRouting | None = None,
+        which: Pass = "first",
     ) -> Values:
         """Without gradients, by micro-batches that together hold every row of the batch."""
         values: Values = [np.empty(0, dtype=np.float32)] * len(batch)
         with self.inference():
             for rows in parts:
                 micro = self.collate(rows, batch.prompt_ids, batch.completion_ids)
-                logprobs_BT, _ = token_logprobs(model, micro, temperature)
+                with routed(routing, which, micro):
+                    logprobs_BT, _ = token_logprobs(model, micro, temperature)
                 for row, row_values in zip(rows, unpad_values(logprobs_BT, micro.mask_BT), strict=True):
                     values[row] = row_values
         return values
@@ -263,9 +294,11 @@ class PolicyLearner:
         with self.model.disable_adapter() if self.is_lora else nullcontext():
             return self.logprobs(self.frozen or self.model, batch, parts, self.temperature)
 
-    def policy_kl(self, batch: TrainingBatch, old: Values) -> float:
-        rows = np.unique(np.linspace(0, len(batch) - 1, min(POLICY_KL_ROWS, len(batch))).astype(int))
-        new = self.logprobs(self.model, batch, self.cut_rows(batch, rows), self.temperature)
+    def policy_kl(
+        self, batch: TrainingBatch, old: Values, rows: Rows, routing: UpdateRouting | None
+    ) -> float:
+        parts = self.cut_rows(batch, rows)
+        new = self.logprobs(self.model, batch, parts, self.temperature, routing, "kl")
         difference = np.concatenate([new[row] - old[row] for row in rows])
         return float(k3(torch.from_numpy(difference).double()).mean())
 
@@ -310,12 +343,18 @@ class PolicyLearner:
         self.perturbed_from = None
 
     def save(self, directory: Path) -> None:
-        """Trainable weights, AdamW moments and the schedule's position."""
-        save_state(Path(directory), self.parameters, self.optimizer, {"updates": self.updates})
+        """Trainable weights, AdamW moments, the schedule's position and what the routing alarm remembers."""
+        counters: dict[str, Any] = {"updates": self.updates}
+        if self.routing.alarm is not None:
+            counters["routing_alarm"] = self.routing.alarm.state()
+        save_state(Path(directory), self.parameters, self.optimizer, counters)
 
     def load(self, directory: Path) -> None:
         """Continue from ``save``: further updates are the same numbers. ValueError if it does not fit."""
-        self.updates = load_state(Path(directory), self.parameters, self.optimizer)["updates"]
+        counters = load_state(Path(directory), self.parameters, self.optimizer)
+        self.updates = counters["updates"]
+        if self.routing.alarm is not None and "routing_alarm" in counters:
+            self.routing.alarm.restore(counters["routing_alarm"])
 
 
 def adamw(parameters: dict[str, nn.Parameter], settings: config.Learner) -> torch.optim.AdamW:
@@ -327,6 +366,11 @@ def adamw(parameters: dict[str, nn.Parameter], settings: config.Learner) -> torc
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=settings.lr, betas=settings.betas, fused=True
     )
+
+
+def routed(routing: UpdateRouting | None, which: Pass, micro: MicroBatch) -> AbstractContextManager[None]:
+    """Around a forward pass (and its backward pass): routes forced and watched, if there are any."""
+    return nullcontext() if routing is None else routing.during(which, micro)
 
 
 def check_batch(batch: TrainingBatch) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,9 +24,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save_state(
-    directory: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, counters: Mapping[str, int]
+    directory: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, counters: Mapping[str, Any]
 ) -> None:
-    """``parameters`` are the trainable ones by name; ``counters`` are the caller's to interpret."""
+    """``parameters`` are the trainable ones by name; ``counters`` are JSON, the caller's to interpret."""
     directory.mkdir(parents=True, exist_ok=True)
     weights: dict[str, Tensor] = {}
     moments: dict[str, Tensor] = {}
@@ -45,7 +46,7 @@ def save_state(
 
 def load_state(
     directory: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Put a checkpoint into parameters and optimizer, in place; returns the counters.
 
     Raises ValueError when it was written by another version or for another model; nothing is changed then.

@@ -24,10 +24,11 @@ class WeightUpdate:
 class Sampling:
     """How completions are drawn. Training uses the full distribution: top_p = 1 and no top_k, otherwise
     the recorded log-probabilities are not those sampled from. ``temperature`` 0 means greedy, for
-    evaluation only."""
+    evaluation only. ``routes``: record the experts of each token (see ``Rollout.routes``)."""
 
     temperature: float
     max_new_tokens: int
+    routes: bool = False
 
 
 class RolloutEngine(Protocol):

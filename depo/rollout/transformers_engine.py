@@ -12,7 +12,7 @@ times and keeps ended rows to the last token. It would also apply whatever else 
 config asks for (top-k, repetition penalty).
 
 Shapes: R rows decoded together, U distinct prompts among them, S tokens of the longest prompt, T completion
-tokens so far, V vocabulary.
+tokens so far, V vocabulary, L routed layers, K experts chosen for a token.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from depo.policy.teacher_forcing import score_sequences
 from depo.rollout.engine import Sampling, WeightUpdate
+from depo.routing.routers import find_routers
+from depo.routing.tap import Recorder, Tap, tapped
 from depo.types import Request, Rollout
 
 # Share of ended rows at which the others are packed together: packing copies the cache, so not at every end.
@@ -42,8 +44,12 @@ class Row:
     offset: int  # which of the request's seeds
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    routes: list[np.ndarray] = field(default_factory=list)  # (L, K) of each token that was fed back
 
-    def rollout(self, finish_reason: str, version: int) -> Rollout:
+    def rollout(self, finish_reason: str, version: int, recorder: Recorder | None) -> Rollout:
+        routes = None
+        if recorder is not None:
+            routes = np.array(self.routes, dtype=recorder.compact).reshape(-1, *recorder.shape)
         return Rollout(
             key=self.request.prompt.key,
             index=self.request.first_index + self.offset,
@@ -52,6 +58,7 @@ class Row:
             logprobs=np.array(self.logprobs, dtype=np.float32),
             finish_reason=finish_reason,
             policy_version=version,
+            routes=routes,
         )
 
 
@@ -77,6 +84,7 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.inference = inference or self._evaluation_mode
         self.version = 0
+        self.routers = find_routers(model)
 
     def load_weights(self, update: WeightUpdate) -> int:
         """Note the version: the weights are the learner's own and already in place."""
@@ -95,19 +103,25 @@ class TransformersEngine:
         """Yield the rollouts batch by batch; prompts of similar length share a batch.
 
         With temperature 0 the most likely token is taken and its log-probability at temperature 1 recorded.
+        Raises ValueError when routes are asked for and the model has no known router.
         """
+        if sampling.routes and not self.routers:
+            raise ValueError("routes are asked for; this model is dense or its router is not known")
         rows = [Row(request, offset) for request in requests for offset in range(request.n)]
         rows.sort(
             key=lambda row: len(row.request.prompt.token_ids)
         )  # stable: ties keep the order of requests
         for start in range(0, len(rows), self.batch_size):
-            with self.inference():
-                finished = self._decode(rows[start : start + self.batch_size], sampling)
+            recorder = Recorder(self.routers) if sampling.routes else None
+            with self.inference(), tapped(self.routers if recorder else (), observe=recorder) as tap:
+                finished = self._decode(rows[start : start + self.batch_size], sampling, recorder, tap)
             yield from finished
 
     # ------------------------------------------------------------ one batch
 
-    def _decode(self, rows: list[Row], sampling: Sampling) -> list[Rollout]:
+    def _decode(
+        self, rows: list[Row], sampling: Sampling, recorder: Recorder | None, tap: Tap
+    ) -> list[Rollout]:
         """Decode rows until each has ended or is at the limit."""
         version = self.version
         finished: list[Rollout] = []
@@ -123,7 +137,8 @@ class TransformersEngine:
                 rows[r].token_ids.append(int(token_R[r]))
                 rows[r].logprobs.append(float(logprob_R[r]))
                 if ended_R[r] or last:
-                    finished.append(rows[r].rollout("stop" if ended_R[r] else "length", version))
+                    reason = "stop" if ended_R[r] else "length"
+                    finished.append(rows[r].rollout(reason, version, recorder))
             alive_R &= ~ended_R
             if last or not alive_R.any():
                 break
@@ -135,7 +150,11 @@ class TransformersEngine:
                 rows = [rows[r] for r in kept]
                 seeds_R, token_R, alive_R = seeds_R[kept], token_R[kept], alive_R[kept]
             mask_RS = torch.cat([mask_RS, mask_RS.new_ones(len(rows), 1)], dim=1)
+            tap.next_pass()
             logits_RV = self._forward(torch.from_numpy(token_R).to(mask_RS.device)[:, None], mask_RS, cache)
+            if recorder is not None:
+                for row, routes_LK in zip(rows, recorder.routes().transpose(1, 0, 2), strict=True):
+                    row.routes.append(routes_LK)
         return finished
 
     def _read_prompts(self, rows: list[Row]) -> tuple[DynamicCache, Tensor, Tensor]:

@@ -26,7 +26,8 @@ class VllmPool:
     ``context_length`` (tokens, prompt and completion) applies where ``rollout.vllm.max_model_len`` is
     null. A completion ends at any of ``eos_token_ids`` and at nothing else. ``threads`` are the CPU
     threads of each engine (None: all cores). ``num_gpus_per_worker`` is 0 on CPUs, else normally
-    ``rollout.vllm.tensor_parallel``. Ray must be initialised.
+    ``rollout.vllm.tensor_parallel``. ``routed_layers`` are the decoder layers whose experts rollouts bring
+    along (none: they bring none). Ray must be initialised.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class VllmPool:
         revision: str | None = None,
         trust_remote_code: bool = False,
         seed: int = 0,
+        routed_layers: Sequence[int] = (),
     ) -> None:
         vllm = rollout.vllm
         options = VllmOptions(
@@ -57,13 +59,14 @@ class VllmPool:
             gpu_memory_utilization=vllm.gpu_memory_utilization,
             cpu_kv_cache_gib=vllm.cpu_kv_cache_gib,
             seed=seed,
+            routed_layers=tuple(routed_layers),
         )
         # Learner and engines take turns, so an engine reserves no CPU of Ray's count; GPUs it does.
         remote = actor_class().options(
             num_cpus=0,
             num_gpus=num_gpus_per_worker,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": worker_environment(threads)},
+            runtime_env={"env_vars": worker_environment(threads, bool(routed_layers))},
         )
         self.workers = {f"vLLM worker {index}": remote.remote(options) for index in range(vllm.workers)}
         self.num_gpus = num_gpus_per_worker * vllm.workers

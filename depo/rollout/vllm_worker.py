@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from depo.rollout.engine import Sampling, WeightSyncError, WeightUpdate
+from depo.routing.vllm_record import from_vllm
 from depo.types import Request, Rollout
 
 EXTENSION = "depo.rollout.vllm_extension.WeightSyncExtension"
@@ -36,7 +37,7 @@ Dtype = Literal["float32", "bfloat16"]
 class VllmOptions:
     """What one engine is started with. ``model`` is a directory or hub id; ``max_model_len`` in tokens;
     ``eos_token_ids`` end a completion, and no others do. ``enforce_eager`` None means eager on CPUs and
-    compiled on GPUs."""
+    compiled on GPUs. ``routed_layers``: decoder layers whose routes are returned; needs a GPU."""
 
     model: str
     dtype: Dtype
@@ -50,9 +51,10 @@ class VllmOptions:
     gpu_memory_utilization: float = 0.9
     cpu_kv_cache_gib: float = 1.0
     seed: int = 0
+    routed_layers: tuple[int, ...] = ()
 
 
-def worker_environment(threads: int | None) -> dict[str, str]:
+def worker_environment(threads: int | None, routes: bool = False) -> dict[str, str]:
     """Environment variables an engine's process must start with; those the user has set win.
 
     ``threads`` are the CPU threads of one engine (None: as many as this process may use); without the
@@ -69,6 +71,8 @@ def worker_environment(threads: int | None) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore::FutureWarning",
     }
     variables = {name: os.environ.get(name, value) for name, value in variables.items()}
+    if routes:
+        variables["VLLM_USE_V2_MODEL_RUNNER"] = "1"  # the one that returns routed experts
     variables["OMP_NUM_THREADS"] = str(threads or len(os.sched_getaffinity(0)))
     return variables
 
@@ -86,6 +90,7 @@ class VllmWorker:
         memory: dict[str, Any] = {"gpu_memory_utilization": options.gpu_memory_utilization}
         if on_cpu:
             memory = {"kv_cache_memory_bytes": int(options.cpu_kv_cache_gib * GIB)}
+        routes = {"enable_return_routed_experts": True} if options.routed_layers else {}
         llm = LLM(
             model=options.model,
             revision=options.revision,
@@ -103,6 +108,7 @@ class VllmWorker:
             worker_extension_cls=EXTENSION,
             use_tqdm_on_load=False,
             **memory,
+            **routes,
         )
         self.engine = llm.llm_engine
         self.options = options
@@ -115,16 +121,16 @@ class VllmWorker:
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[list[Rollout]]:
         """Yield the rollouts that each engine step finishes, in lists; order is that of finishing."""
-        waiting: dict[str, tuple[str, int, int]] = {}
+        waiting: dict[str, tuple[str, int, int, int | None]] = {}
         for request in requests:
             for offset, seed in enumerate(request.seeds):
                 request_id = self.submit(request.prompt.token_ids, self.drawn(sampling, seed))
-                waiting[request_id] = (request.prompt.key, request.first_index + offset, seed)
+                prompt_tokens = len(request.prompt.token_ids) if sampling.routes else None
+                waiting[request_id] = (request.prompt.key, request.first_index + offset, seed, prompt_tokens)
         for outputs in self.steps():
-            finished = []
-            for output in outputs:
-                key, index, seed = waiting.pop(output.request_id)
-                finished.append(self.rollout(output.outputs[0], key, index, seed))
+            finished = [
+                self.rollout(output.outputs[0], *waiting.pop(output.request_id)) for output in outputs
+            ]
             if finished:
                 yield finished
 
@@ -148,14 +154,20 @@ class VllmWorker:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def rollout(self, completion: Any, key: str, index: int, seed: int) -> Rollout:
-        """A finished completion of vLLM as a rollout."""
+    def rollout(
+        self, completion: Any, key: str, index: int, seed: int, prompt_tokens: int | None = None
+    ) -> Rollout:
+        """A finished completion of vLLM as a rollout; with routes when ``prompt_tokens`` is given."""
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(
                 f"vLLM ended a completion with {completion.finish_reason!r}; known: stop, length"
             )
         tokens = list(completion.token_ids)
         logprobs = [entry[token].logprob for token, entry in zip(tokens, completion.logprobs, strict=True)]
+        routes = None
+        if prompt_tokens is not None:
+            layers = self.options.routed_layers
+            routes = from_vllm(completion.routed_experts, prompt_tokens, len(tokens), layers)
         return Rollout(
             key=key,
             index=index,
@@ -164,6 +176,7 @@ class VllmWorker:
             logprobs=np.asarray(logprobs, dtype=np.float32),
             finish_reason=completion.finish_reason,
             policy_version=self.version,
+            routes=routes,
         )
 
     def score(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:

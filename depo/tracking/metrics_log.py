@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 Scalar = float | int | str | bool | None
+Value = Scalar | Sequence[float | int]
 
 
 class MetricsLog:
@@ -17,9 +18,12 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
 
-    def write(self, metrics: Mapping[str, Scalar]) -> None:
+    def write(self, metrics: Mapping[str, Value]) -> None:
         """Append one step. Numbers that are not finite become null: JSON has no NaN."""
-        row = {name: finite(value) for name, value in metrics.items()}
+        row = {
+            name: [finite(one) for one in value] if isinstance(value, list) else finite(value)
+            for name, value in metrics.items()
+        }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
             file.flush()

@@ -1,0 +1,335 @@
+"""What routing replay does about an engine that rounds differently, and what replay and telemetry cost.
+
+1. *Mismatch.* A tiny `qwen3_moe` trains in float32; its rollouts come from a copy of it in bfloat16. The same
+   rollouts then go through the learner twice: routed natively, and with the engine's routes replayed (R3).
+   Reported: share of experts that engine and trainer have in common, and k3 estimate of the KL between their
+   distributions over tokens (prompts are routed natively in both arms). The weights are drawn at random, with
+   standard deviation 1/sqrt(fan-in), routers and output head scaled by the factors below: a fresh model of
+   standard deviation 0.02 routes almost uniformly and changes its output little when experts change. What
+   came of it (entropies of routers and of tokens) is reported beside the figures. ``--policy DIR`` takes a
+   policy that the quickstart warm-started (runs/NAME/initial_policy) instead, on sums of two digits.
+2. *Cost.* Updates of a Mixtral-style model of the size that SmolLM2-135M has after upcycling (8 experts of
+   384, 4 of them active; ``--model`` takes a real one), bare, with replay and with telemetry in turn, order
+   changed every round. The routes replayed are the model's own, so that both sides do the same matrix
+   products. Processor time, which other processes on the machine disturb less than wall time.
+
+    python -m benchmarks.routing_replay --out benchmarks/results/routing_replay
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, PreTrainedModel, Qwen3MoeConfig
+
+from depo import config
+from depo.bench.paired import ratio_interval, t_interval
+from depo.bench.provenance import provenance, provenance_lines
+from depo.bench.tables import interval, table
+from depo.learner.learner import PolicyLearner
+from depo.policy.experts import use_sorted_experts
+from depo.rng import generator, seed64
+from depo.rollout.engine import Sampling
+from depo.rollout.transformers_engine import TransformersEngine
+from depo.routing.routers import find_routers
+from depo.routing.tap import Recorder, tapped
+from depo.routing.update import Routing
+from depo.types import Prompt, Request, TrainingBatch
+
+VOCABULARY, PAD, END = 64, 0, 1
+TINY = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "moe_intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "num_experts": 16,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": True,
+    "max_position_embeddings": 256,
+    "pad_token_id": PAD,
+    "eos_token_id": END,
+}
+ROUTER_SCALE, HEAD_SCALE = 2.0, 1.5
+PROMPTS, GROUP, PROMPT_TOKENS = 16, 4, 8
+SUMS = 128
+RANDOM = (
+    "random weights. Experts drawn at random have nothing in common, so that taking another one costs more "
+    "than in a trained model"
+)
+TRAINED = "the quickstart's warm-started policy on sums"
+UPCYCLED = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 384,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 4,
+    "tie_word_embeddings": True,
+    "pad_token_id": PAD,
+    "eos_token_id": END,
+}
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    # what is added: (to what, settings of the learner)
+    "R3 replay": ("one step", {"routing_replay": "r3", "routing_telemetry": False}),
+    "telemetry": ("one step", {"routing_telemetry": True}),
+    "R2 replay": ("two steps", {"routing_replay": "r2", "routing_telemetry": False}),
+}
+BARE = {"one step": {"minibatches": 1}, "two steps": {"minibatches": 2}}
+
+
+def noisy_pair(seed: int) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Trainer's float32 model and the engine's bfloat16 copy of it."""
+    model = AutoModelForCausalLM.from_config(Qwen3MoeConfig(**TINY), dtype=torch.float32)
+    draws = torch.Generator().manual_seed(seed64(seed, "routing_replay"))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim >= 2:
+                scale = {"gate": ROUTER_SCALE, "lm_head": HEAD_SCALE}.get(name.split(".")[-2], 1.0)
+                fan_in = 1 if "embed_tokens" in name else weight.shape[-1]
+                weight.normal_(0, scale * fan_in**-0.5, generator=draws)
+    use_sorted_experts(model)
+    return model.eval(), copy.deepcopy(model).to(torch.bfloat16)
+
+
+def trained_pair(directory: str) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The same of a policy that was trained."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    use_sorted_experts(model)
+    return model.eval(), copy.deepcopy(model).to(torch.bfloat16)
+
+
+def random_prompts(seed: int) -> list[tuple[int, ...]]:
+    rng = generator(seed, "prompts")
+    return [tuple(rng.integers(2, VOCABULARY, PROMPT_TOKENS).tolist()) for _ in range(PROMPTS)]
+
+
+def sums(directory: str, seed: int) -> list[tuple[int, ...]]:
+    """Sums as the quickstart's policy was taught to do them."""
+    rng, tokenizer = generator(seed, "prompts"), AutoTokenizer.from_pretrained(directory)
+    pairs = rng.integers(10, 100, (SUMS, 2)).tolist()
+    return [tuple(tokenizer(f"{a}+{b}=", add_special_tokens=False)["input_ids"]) for a, b in pairs]
+
+
+def rollouts(
+    engine_model: PreTrainedModel, prompts: list[tuple[int, ...]], seed: int, tokens: int
+) -> TrainingBatch:
+    """Sampled by the noisy engine, with its log-probabilities and routes; advantages are made up."""
+    rng = generator(seed, "advantages")
+    requests = [
+        Request(Prompt(str(p), "", ids, ""), tuple(seed64(seed, "sample", p, "", g) for g in range(GROUP)))
+        for p, ids in enumerate(prompts)
+    ]
+    end = engine_model.config.eos_token_id
+    engine = TransformersEngine(
+        engine_model, pad_token_id=PAD, eos_token_ids=[end], batch_size=len(prompts) * GROUP
+    )
+    found = sorted(engine.generate(requests, Sampling(1.0, tokens, routes=True)), key=lambda r: int(r.key))
+    return TrainingBatch(
+        prompt_ids=[np.array(prompts[int(rollout.key)], dtype=np.int32) for rollout in found],
+        completion_ids=[rollout.token_ids for rollout in found],
+        engine_logprobs=[rollout.logprobs for rollout in found],
+        advantages=rng.normal(size=len(found)).astype(np.float32),
+        group=np.array([int(rollout.key) for rollout in found]),
+        routes=[rollout.routes for rollout in found],
+    )
+
+
+def make_learner(model: PreTrainedModel, **settings: Any) -> PolicyLearner:
+    return PolicyLearner(
+        model,
+        config.Learner.model_validate({"lr": 1e-6, "correction": {"type": "none"}, **settings}),
+        temperature=1.0,
+        max_new_tokens=256,
+        total_steps=1000,
+        pad_token_id=PAD,
+    )
+
+
+def mismatch(seed: int, tokens: int, policy: str | None) -> dict[str, float]:
+    """One seed: the same rollouts through the learner natively and with R3."""
+    model, engine_model = noisy_pair(seed) if policy is None else trained_pair(policy)
+    prompts = random_prompts(seed) if policy is None else sums(policy, seed)
+    batch = rollouts(engine_model, prompts, seed, tokens)
+    found = {}
+    for replay in ("none", "r3"):
+        found[replay] = make_learner(copy.deepcopy(model), routing_replay=replay).update(batch).metrics
+    native, replayed = found["none"], found["r3"]
+    return {
+        "tokens": native["tokens"],
+        "agreement_native": native["routing/agreement_engine"],
+        "agreement_under_replay": replayed["routing/agreement_engine"],
+        "kl_native": native["mismatch_kl"],
+        "kl_replay": replayed["mismatch_kl"],
+        "kl_ratio": native["mismatch_kl"] / replayed["mismatch_kl"],
+        "largest_difference_native": native["mismatch_max"],
+        "largest_difference_replay": replayed["mismatch_max"],
+        "router_entropy": native["routing/entropy"],
+        "token_entropy": native["entropy"],
+    }
+
+
+def upcycled_size(directory: str | None) -> PreTrainedModel:
+    if directory is not None:
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    else:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(MixtralConfig(**UPCYCLED), dtype=torch.float32)
+    use_sorted_experts(model)
+    return model.eval()
+
+
+def made_up_batch(model: PreTrainedModel, rows: int, tokens: int) -> TrainingBatch:
+    """Random tokens, a quarter of them prompt, with the model's own routes as the engine's."""
+    rng, routers = generator(0, "cost"), find_routers(model)
+    sequences = rng.integers(2, model.config.vocab_size, (rows, tokens)).astype(np.int32)
+    cut = tokens // 4
+    routes: list[np.ndarray | None] = []
+    for sequence in sequences:
+        recorder = Recorder(routers)
+        with torch.no_grad(), tapped(routers, observe=recorder):
+            model.get_decoder()(input_ids=torch.from_numpy(sequence[None].astype(np.int64)), use_cache=False)
+        routes.append(recorder.routes().transpose(1, 0, 2)[cut:-1].copy())
+    return TrainingBatch(
+        prompt_ids=[sequence[:cut] for sequence in sequences],
+        completion_ids=[sequence[cut:] for sequence in sequences],
+        engine_logprobs=[np.full(tokens - cut, -5.0, dtype=np.float32) for _ in sequences],
+        advantages=rng.normal(size=rows).astype(np.float32),
+        group=np.arange(rows) // 2,
+        routes=routes,
+    )
+
+
+def cost(model: PreTrainedModel, rows: int, tokens: int, rounds: int) -> dict[str, Any]:
+    """Seconds of processor time an update takes, bare and with each addition, round by round."""
+    batch = made_up_batch(model, rows, tokens)
+    off = {"lr": 1e-9, "routing_telemetry": False, "tokens_per_microbatch": 4 * tokens}
+    settings = {name: off | bare for name, bare in BARE.items()}
+    settings |= {name: off | BARE[to] | added for name, (to, added) in ARMS.items()}
+    learner = make_learner(model, **settings["one step"])
+    seconds: dict[str, list[float]] = {name: [] for name in settings}
+    for number in range(-1, rounds):  # the first round warms up
+        order = list(settings) if number % 2 == 0 else list(settings)[::-1]
+        for name in order:
+            # One learner for all: the optimizer's state is the larger part of the memory.
+            learner.settings = config.Learner.model_validate(
+                {"correction": {"type": "none"}} | settings[name]
+            )
+            learner.routing = Routing(model, learner.settings)
+            started = time.process_time()
+            learner.update(batch)
+            if number >= 0:
+                seconds[name].append(time.process_time() - started)
+        print(f"round {number + 1}/{rounds}", file=sys.stderr, flush=True)
+    overhead = {
+        name: [with_it / bare for with_it, bare in zip(seconds[name], seconds[to], strict=True)]
+        for name, (to, _) in ARMS.items()
+    }
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "rows": rows,
+        "tokens": tokens,
+        "rounds": rounds,
+        "seconds": seconds,
+        "ratio": {name: ratio_interval(ratios).to_json() for name, ratios in overhead.items()},
+        "median_ratio": {name: float(np.median(ratios)) for name, ratios in overhead.items()},
+    }
+
+
+def markdown(document: dict[str, Any]) -> str:
+    lines = ["# Routing replay: what it mends and what it costs", "", *provenance_lines(document), ""]
+    seeds = document["mismatch"]
+    if seeds:
+        names = {
+            "agreement_native": ("experts in common, routed natively", 4),
+            "agreement_under_replay": ("the same, of the trainer's own choice under replay", 4),
+            "kl_native": ("mismatch KL, routed natively (nats a token)", 6),
+            "kl_replay": ("mismatch KL with R3", 6),
+            "kl_ratio": ("KL natively / KL with R3", 2),
+            "largest_difference_native": ("largest difference of log-probabilities, natively", 3),
+            "largest_difference_replay": ("the same with R3", 3),
+            "router_entropy": ("router entropy (nats)", 2),
+            "token_entropy": ("token entropy (nats)", 2),
+        }
+        rows = []
+        for name, (shown, digits) in names.items():
+            values = [seed[name] for seed in seeds.values()]
+            over = ratio_interval if name == "kl_ratio" else t_interval
+            middle = interval(over(values).to_json(), digits)
+            rows.append([shown, middle, f"{min(values):.{digits}f} to {max(values):.{digits}f}"])
+        tokens = sum(seed["tokens"] for seed in seeds.values())
+        lines += ["## Mismatch", "", "Trainer float32, engine bfloat16, the same weights:"]
+        lines += [f"{document['settings']['policy']}. {len(seeds)} seeds, {tokens:,.0f} tokens.", ""]
+        lines += [*table(["", "mean over seeds [95 %]", "range"], rows), ""]
+    found = document["cost"]
+    if found is not None:
+        lines += ["## Cost", ""]
+        lines += [
+            f"{found['parameters'] / 1e6:.0f} M parameters, {found['rows']} sequences of {found['tokens']} "
+            f"tokens, {found['rounds']} rounds; processor time of an update with over without.",
+            "",
+        ]
+        rows = [
+            [name, to, interval(found["ratio"][name], 4), f"{found['median_ratio'][name]:.4f}"]
+            for name, (to, _) in ARMS.items()
+        ]
+        lines += table(["added", "to an update of", "ratio, geometric mean [95 %]", "median"], rows)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.md and OUT.json")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="none: no mismatch")
+    parser.add_argument("--tokens", type=int, default=64, help="completion tokens of the mismatch part")
+    parser.add_argument("--policy", help="directory of a tiny policy taught sums; else random weights")
+    parser.add_argument("--rounds", type=int, default=8, help="of the cost part; 0: none")
+    parser.add_argument("--rows", type=int, default=8, help="sequences of an update of the cost part")
+    parser.add_argument("--length", type=int, default=128, help="their tokens")
+    parser.add_argument("--model", help="directory of a mixture to take the cost of; else made up")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    measured = {}
+    for seed in options.seeds:
+        measured[str(seed)] = mismatch(seed, options.tokens, options.policy)
+        print(f"seed {seed}: {json.dumps(measured[str(seed)])}", file=sys.stderr, flush=True)
+    document = {
+        "provenance": provenance(sys.argv[1:], options.seeds),
+        "settings": {
+            "policy": RANDOM if options.policy is None else TRAINED,
+            "tiny": TINY,
+            "router_scale": ROUTER_SCALE,
+            "head_scale": HEAD_SCALE,
+        },
+        "mismatch": measured,
+        "cost": None,
+    }
+    document["provenance"]["command"] = "python -m benchmarks.routing_replay " + " ".join(
+        part if not part.startswith("/") else Path(part).name for part in sys.argv[1:]
+    )
+    if options.rounds:
+        model = upcycled_size(options.model)
+        document["cost"] = cost(model, options.rows, options.length, options.rounds)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=1, allow_nan=False)
+    options.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    options.out.with_suffix(".md").write_text(markdown(document), encoding="utf-8")
+    print(markdown(document))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Which experts each token went to: recorded, forced again (routing replay), and watched (telemetry)."""
