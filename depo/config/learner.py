@@ -86,8 +86,18 @@ class IcePopCorrection(Block):
         return self
 
 
+class KPopCorrection(Block):
+    """KPop: weight ratio where the binary KL divergence between the learner's and the engine's probability
+    of the token is at most ``max_kl`` in both directions, 0 elsewhere, per token."""
+
+    type: Literal["kpop"] = "kpop"
+    max_kl: PositiveFloat = 0.1
+    """In nats, of "this token or another one"."""
+
+
 Correction = Annotated[
-    NoCorrection | TisCorrection | MisCorrection | IcePopCorrection, Field(discriminator="type")
+    NoCorrection | TisCorrection | MisCorrection | IcePopCorrection | KPopCorrection,
+    Field(discriminator="type"),
 ]
 
 
@@ -117,6 +127,8 @@ class Learner(Block):
     """Padded tokens of one forward and backward pass, at most."""
     kl_coef: NonNegativeFloat = 0.0
     """Weight of the k3 KL penalty to the initial policy; 0 needs no reference policy."""
+    load_balancing_coef: NonNegativeFloat = 0.0
+    """Weight of a mixture's load-balancing loss; 0: none, whatever the model's own config says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

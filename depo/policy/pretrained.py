@@ -57,21 +57,21 @@ def load_model(policy: PretrainedPolicy, device: torch.device | str) -> nn.Modul
     return add_lora(model, policy.lora) if policy.lora else model
 
 
-def load_tokenizer(policy: PretrainedPolicy) -> PreTrainedTokenizerBase:
+def load_tokenizer(policy: PretrainedPolicy, key: str = KEY) -> PreTrainedTokenizerBase:
     """The policy's tokenizer, with a padding token (the end token where it brings none).
 
-    Raises UserError when there is none or when it has no end token.
+    Raises UserError, beginning with ``key``, when there is none or when it has no end token.
     """
-    check_source(policy.model)
+    check_source(policy.model, key)
     directory = Path(policy.model)
     if directory.is_dir() and not any(any(directory.glob(pattern)) for pattern in VOCABULARY_FILES):
         # transformers would make up an empty vocabulary
         raise UserError(
-            f"{KEY}: {policy.model} has no tokenizer (expected tokenizer.json beside config.json)"
+            f"{key}: {policy.model} has no tokenizer (expected tokenizer.json beside config.json)"
         )
-    tokenizer = from_pretrained(AutoTokenizer, policy)
+    tokenizer = from_pretrained(AutoTokenizer, policy, key)
     if tokenizer.eos_token is None:
-        raise UserError(f"{KEY}: the tokenizer of {policy.model} has no end-of-sequence token (eos_token)")
+        raise UserError(f"{key}: the tokenizer of {policy.model} has no end-of-sequence token (eos_token)")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -104,17 +104,17 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
         ) from error
 
 
-def check_source(source: str) -> None:
+def check_source(source: str, key: str = KEY) -> None:
     """Raise UserError for a directory that is missing or holds no model."""
     directory = Path(source)
     if directory.is_dir():
         if not (directory / "config.json").is_file():
-            raise UserError(f"{KEY}: directory {source} holds no config.json (expected Hugging Face format)")
+            raise UserError(f"{key}: directory {source} holds no config.json (expected Hugging Face format)")
     elif directory.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
-        raise UserError(f"{KEY}: directory {source} does not exist")
+        raise UserError(f"{key}: directory {source} does not exist")
 
 
-def from_pretrained(loader: Any, policy: PretrainedPolicy, **options: Any) -> Any:
+def from_pretrained(loader: Any, policy: PretrainedPolicy, key: str = KEY, **options: Any) -> Any:
     """``loader.from_pretrained`` whose failures to find or read a model are the user's to know."""
     try:
         return loader.from_pretrained(
@@ -123,7 +123,7 @@ def from_pretrained(loader: Any, policy: PretrainedPolicy, **options: Any) -> An
     except (OSError, ValueError) as error:
         local = Path(policy.model).is_dir()
         where, hint = ("directory", "") if local else ("hub id", " (a local directory works too)")
-        raise UserError(f"{KEY}: cannot load {where} {policy.model}: {first_line(error)}{hint}") from error
+        raise UserError(f"{key}: cannot load {where} {policy.model}: {first_line(error)}{hint}") from error
 
 
 def first_line(error: Exception) -> str:
