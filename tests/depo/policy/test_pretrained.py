@@ -172,7 +172,7 @@ def test_a_lora_that_would_bind_to_nothing_is_refused(moe: Path, lora: dict, mes
 
 @pytest.mark.parametrize("settings", [{"targets": []}, {"target_parameters": ["x"], "dropout": 0.1}])
 def test_a_lora_that_cannot_be_is_refused_with_the_recipe(settings: dict) -> None:
-    with pytest.raises(ValueError, match="name at least one of|dropout must be 0"):
+    with pytest.raises(ValueError, match=r"name at least one of|dropout must be 0"):
         Lora.model_validate(settings)
 
 
