@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from depo.rng import seed64
 from depo.upcycle.architecture import moe_config
-from depo.upcycle.experts import make_experts
+from depo.upcycle.experts import make_experts, make_router
 from depo.upcycle.settings import Upcycling
 
 
@@ -37,7 +37,7 @@ def fill(block: nn.Module, mlp: nn.Module, settings: Upcycling, stream: torch.Ge
     experts = make_experts(mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, settings, stream)
     block.experts.gate_up_proj.copy_(torch.cat([experts.gate_ESH, experts.up_ESH], dim=1))
     block.experts.down_proj.copy_(experts.down_EHS)
-    block.gate.weight.copy_(torch.randn(block.gate.weight.shape, generator=stream) * settings.router_std)
+    block.gate.weight.copy_(make_router(settings, block.gate.weight.shape[1], stream))
 
 
 def copy_shared(dense: PreTrainedModel, moe: PreTrainedModel) -> None:

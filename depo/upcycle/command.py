@@ -64,6 +64,8 @@ def upcycle(options: argparse.Namespace) -> int:
     measured = encode(list(PASSAGES), tokenizer, MEASURED_LENGTH)
     if texts is not None:
         measured = encode(texts[:MEASURED], tokenizer, MEASURED_LENGTH)
+    if not measured:
+        raise UserError("depo upcycle: no passage to measure on has two tokens or more")
     results = {"upcycled": fidelity(dense, moe, measured)}
     print(f"error      {fidelity_line(results['upcycled'])}")
     if options.repair:
@@ -142,7 +144,7 @@ def write(
 def experts_line(settings: Upcycling) -> str:
     parts = [
         f"{settings.slices} slices x {settings.replicas} replicas = {settings.experts} experts, "
-        f"top-{settings.top_k}, {settings.scaling} scaling, router std {settings.router_std:g}"
+        f"top-{settings.top_k}, {settings.scaling} scaling, {settings.router} router of std {settings.router_std:g}"
     ]
     if settings.drop:
         parts.append(f"{settings.drop:.0%} of the dimensions drawn anew")

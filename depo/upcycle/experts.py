@@ -7,7 +7,9 @@
 Each slice appears M times with weight 1/(N·M), so the mixture computes y/N: an expert has to be N times
 its slice. *exact* puts √N on U and √N on D and leaves G alone, because silu is not homogeneous: silu(a·z)
 is not a·silu(z). *marco* puts N^(1/3) on each of the three, which makes N only where silu is linear.
-With K < N·M experts active, renormalised weights average 1/K, and the mixture equals y only on average.
+With K < N·M experts active, renormalised weights average 1/K, and the mixture equals y only on average,
+unless the router is *grouped*: all slices of a replica share one row of it (the virtual groups of arXiv
+2410.07524), so with K = N a token gets each slice once, with weight 1/N, and the mixture equals y.
 
 Shapes: E = N·M experts, S = I/N dimensions of a slice, H hidden size. Expert e is a replica of slice e % N.
 """
@@ -76,3 +78,13 @@ def make_experts(
     reinitialise(experts, settings.drop, stream)
     scale(experts, settings.slices, settings.scaling)
     return experts
+
+
+def make_router(settings: Upcycling, hidden_size: int, stream: torch.Generator) -> Tensor:
+    """Router weights (E, H)."""
+    if settings.router == "random":
+        rows_EH = torch.randn(settings.experts, hidden_size, generator=stream)
+    else:
+        rows_EH = torch.randn(settings.replicas, hidden_size, generator=stream)
+        rows_EH = rows_EH.repeat_interleave(settings.slices, dim=0)
+    return rows_EH * settings.router_std

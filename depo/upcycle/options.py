@@ -9,8 +9,10 @@ EXAMPLES = """\
 examples
   depo upcycle models/smollm2 models/smollm2-moe
       exact: 4 slices x 2 replicas, all 8 experts active, the logits of the dense model
+  depo upcycle models/smollm2 models/smollm2-moe --top-k 4 --router grouped
+      sparse and exact all the same: each token gets the four slices of one replica
   depo upcycle models/smollm2 models/smollm2-moe --top-k 4 --drop 0.5 --repair 50
-      sparse: half of the experts a token, then distilled from the dense model for 50 steps
+      sparse, any four experts a token, then distilled from the dense model for 50 steps
 
 See docs/moe.md.
 """
@@ -38,6 +40,12 @@ def add_upcycle(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
         "--drop", type=float, default=0.0, metavar="R", help="share of dimensions drawn anew (%(default)s)"
     )
     parser.add_argument("--scaling", choices=("exact", "marco"), default="exact", help="%(default)s")
+    parser.add_argument(
+        "--router",
+        choices=("random", "grouped"),
+        default="random",
+        help="grouped: a token gets all slices of a replica (%(default)s)",
+    )
     parser.add_argument(
         "--router-std", type=float, metavar="S", help="default: 0 with all experts active, else 0.02"
     )

@@ -22,7 +22,9 @@ class Upcycling:
     drop: float
     """Share of an expert's intermediate dimensions that is drawn anew (Drop-Upcycling's r)."""
     scaling: Literal["exact", "marco"]
+    router: Literal["random", "grouped"]
     router_std: float
+    """Of the router's weights; 0: no expert is preferred."""
     seed: int
 
     @property
@@ -31,9 +33,10 @@ class Upcycling:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the mixture computes what the dense model does, up to rounding."""
+        """Whether the mixture computes what the dense model does, up to rounding: every slice is active with
+        the same weight."""
         all_active = self.top_k == self.experts and self.router_std == 0
-        return self.scaling == "exact" and all_active and self.drop == 0
+        return self.scaling == "exact" and (all_active or self.router == "grouped") and self.drop == 0
 
 
 def upcycling(options: argparse.Namespace) -> Upcycling:
@@ -53,12 +56,24 @@ def upcycling(options: argparse.Namespace) -> Upcycling:
             f"depo upcycle: --router-std 0 sends every token to the same {top_k} of {experts} experts; "
             f"give a small one, such as {ROUTER_STD}, or leave --top-k out"
         )
+    if options.router == "grouped" and top_k % options.slices:
+        raise UserError(
+            f"depo upcycle: --router grouped sends a token to whole replicas, so --top-k {top_k} must be a "
+            f"multiple of --slices {options.slices}"
+        )
     require(options.repair >= 0, "repair", options.repair, "0 steps or more")
     require(options.repair_lr > 0, "repair-lr", options.repair_lr, "greater than 0")
     require(options.repair_batch >= 1, "repair-batch", options.repair_batch, "at least 1")
     require(options.repair_length >= 8, "repair-length", options.repair_length, "at least 8 tokens")
     return Upcycling(
-        options.slices, options.replicas, top_k, options.drop, options.scaling, router_std, options.seed
+        slices=options.slices,
+        replicas=options.replicas,
+        top_k=top_k,
+        drop=options.drop,
+        scaling=options.scaling,
+        router=options.router,
+        router_std=router_std,
+        seed=options.seed,
     )
 
 
