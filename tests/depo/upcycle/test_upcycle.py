@@ -156,14 +156,11 @@ def test_the_reported_error_is_that_of_the_logits(dense: dict[str, Path], tmp_pa
     parent = AutoModelForCausalLM.from_pretrained(dense["llama"])
     moe = AutoModelForCausalLM.from_pretrained(tmp_path / "moe")
     result = fidelity(parent, moe, list(TOKENS))
-    p, q = logits(dense["llama"]), logits(tmp_path / "moe")
+    p, q = logits(dense["llama"]).flatten(0, 1), logits(tmp_path / "moe").flatten(0, 1)
     assert result.logit_error_max == pytest.approx(float((p - q).abs().max()), rel=1e-4)
     assert result.logit_error_mean == pytest.approx(float((p - q).abs().mean()), rel=1e-4)
     kl = torch.nn.functional.kl_div(
-        q.log_softmax(-1).flatten(0, 1),
-        p.log_softmax(-1).flatten(0, 1),
-        reduction="batchmean",
-        log_target=True,
+        q.log_softmax(-1), p.log_softmax(-1), reduction="batchmean", log_target=True
     )
     assert result.kl == pytest.approx(float(kl), rel=1e-4)
     assert result.tokens == 56
