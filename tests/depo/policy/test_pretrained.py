@@ -160,7 +160,7 @@ def test_the_recipe_decides_the_type_not_the_checkpoints_config(moe: Path) -> No
         (
             {"targets": [], "target_parameters": ["mlp.experts.gate_proj", "mlp.experts.down_proj"]},
             "policy.lora.target_parameters: mlp.experts.gate_proj names no parameter of qwen3_moe; it has "
-            "embed_tokens.weight, mlp.experts.down_proj, mlp.experts.gate_up_proj, mlp.gate.weight",
+            "mlp.experts.down_proj, mlp.experts.gate_up_proj, mlp.gate.weight, model.embed_tokens.weight",
         ),
     ],
 )

@@ -170,9 +170,10 @@ def test_the_reported_error_is_that_of_the_logits(dense: dict[str, Path], tmp_pa
 def test_repair_brings_the_mixture_back_towards_its_parent(
     from_file: bool, dense: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--top-k", 3, "--repair", 30, "--repair-lr", 1e-2, "--repair-length", 24]
+    arguments = ["--top-k", 3, "--repair", 60, "--repair-lr", 1e-2, "--repair-length", 24]
     if from_file:
-        passages = ["".join(chr(ord("A") + (i * j) % 57) for j in range(24)) for i in range(1, 40)]
+        letters = torch.randint(57, (200, 24), generator=torch.Generator().manual_seed(5)) + ord("A")
+        passages = ["".join(map(chr, row)) for row in letters.tolist()]
         (tmp_path / "text.txt").write_text("\n\n".join(passages))
         arguments += ["--text", tmp_path / "text.txt"]
     assert upcycle(dense["qwen3"], tmp_path / "moe", *arguments) == 0
