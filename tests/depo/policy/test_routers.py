@@ -156,6 +156,19 @@ def test_routers_compute_in_float32_under_a_bfloat16_policy(moe: Path, lora: Lor
     assert (exact - exact.to(torch.bfloat16)).abs().max() > 1e-4
 
 
+def test_log_probabilities_are_a_float32_softmax_of_the_bfloat16_heads_logits(moe: Path) -> None:
+    model = load_model(PretrainedPolicy(model=str(moe), dtype="bfloat16"), "cpu")
+    learner = PolicyLearner(
+        model, config.Learner(), temperature=1.0, max_new_tokens=5, total_steps=3, pad_token_id=0
+    )
+    seen = []
+    model.lm_head.register_forward_hook(lambda _head, _inputs, logits: seen.append(logits))
+    (scores,) = learner.score([([3, 4, 5], [6, 7, 8])])
+    assert seen[-1].dtype == torch.bfloat16
+    exact = seen[-1].double().log_softmax(-1)[range(3), [6, 7, 8]].numpy()
+    assert np.abs(scores - exact).max() < 1e-5  # in bfloat16 they would be off by about 1e-2
+
+
 def test_a_copy_of_the_policy_routes_by_its_own_weights(moe: Path) -> None:
     model = load_model(PretrainedPolicy(model=str(moe), dtype="bfloat16"), "cpu")
     other = copy.deepcopy(model)
