@@ -136,6 +136,22 @@ def test_gradient_checkpointing_changes_memory_not_numbers(moe: Path) -> None:
     assert results[0][1:] == pytest.approx(results[1][1:], rel=1e-6)
 
 
+def test_gradient_checkpointing_changes_no_numbers_of_an_adapter_on_experts(moe: Path) -> None:
+    lora = Lora(
+        rank=4, targets=["q_proj"], target_parameters=["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]
+    )
+    norms = []
+    for checkpointing in (False, True):
+        policy = PretrainedPolicy(
+            model=str(moe), dtype="float32", lora=lora, gradient_checkpointing=checkpointing
+        )
+        torch.manual_seed(0)
+        learner = learner_on(load_model(policy, "cpu"))
+        norms.append([learner.update(batch()).metrics["grad_norm"] for _ in range(3)])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+    assert norms[0][0] > 0
+
+
 @pytest.mark.parametrize("targets", [["query"], ["q_proj", "query"]])
 def test_a_lora_target_that_binds_to_nothing_is_named_with_what_exists(moe: Path, targets: list[str]) -> None:
     with pytest.raises(UserError) as caught:
