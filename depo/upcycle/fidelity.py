@@ -29,8 +29,8 @@ def fidelity(dense: PreTrainedModel, moe: PreTrainedModel, passages: Sequence[Te
     """Compare the two on passages of token ids (T,), each alone."""
     errors, divergences, agreements = [], [], []
     for tokens_T in passages:
-        dense_TV = dense(input_ids=tokens_T.unsqueeze(0)).logits[0].float()
-        moe_TV = moe(input_ids=tokens_T.unsqueeze(0)).logits[0].float()
+        dense_TV = dense(input_ids=tokens_T.unsqueeze(0)).logits[0].double()
+        moe_TV = moe(input_ids=tokens_T.unsqueeze(0)).logits[0].double()
         errors.append((dense_TV - moe_TV).abs())
         divergences.append(kl_divergence(dense_TV, moe_TV))
         agreements.append(dense_TV.argmax(-1) == moe_TV.argmax(-1))
@@ -38,9 +38,8 @@ def fidelity(dense: PreTrainedModel, moe: PreTrainedModel, passages: Sequence[Te
     return Fidelity(
         tokens=len(kl_M),
         logit_error_max=max(float(error.max()) for error in errors),
-        logit_error_mean=sum(float(error.double().sum()) for error in errors)
-        / sum(error.numel() for error in errors),
-        kl=float(kl_M.double().mean()),
+        logit_error_mean=sum(float(error.sum()) for error in errors) / sum(error.numel() for error in errors),
+        kl=float(kl_M.mean()),
         kl_max=float(kl_M.max()),
         same_top_token=float(torch.cat(agreements).double().mean()),
     )
