@@ -1,5 +1,5 @@
-"""The command line: ``depo train RECIPE [key=value ...]``, ``depo replay TRACE``, ``depo bench NAME`` and
-``depo fetch NAME DIR``.
+"""The command line: ``depo train RECIPE [key=value ...]``, ``depo replay TRACE``, ``depo bench NAME``,
+``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
 
 Exit status 0: done; 2: bad input, one line that names file and key; 1: anything else; 130: interrupted.
 ``--help`` and ``--dry-run`` import neither torch nor Ray.
@@ -21,6 +21,7 @@ from depo.errors import UserError
 from depo.failures import BAD_INPUT, DONE, report_failure, say
 from depo.recipe import dump_recipe, read_recipe
 from depo.recipe.inputs import check_inputs
+from depo.upcycle.options import add_upcycle
 from depo.versions import installed_version
 
 OVERRIDES = """\
@@ -62,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from depo.bench.command import bench
 
             return bench(options, list(sys.argv[1:] if arguments is None else arguments))
+        if options.command == "upcycle":
+            from depo.upcycle.command import upcycle
+
+            return upcycle(options)
         return train(options)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all of it is reported
         return report_failure(error, None)
@@ -97,7 +102,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     fetch_parser.add_argument("name", help="smollm2 (a language model) or minilm (a text encoder)")
     fetch_parser.add_argument("directory", type=Path, metavar="DIR")
-    others = [fetch_parser, add_replay(commands), *add_bench(commands)]
+    others = [fetch_parser, add_replay(commands), *add_bench(commands), add_upcycle(commands)]
 
     options, rest = parser.parse_known_args(arguments)
     if options.command != "train":

@@ -111,7 +111,9 @@ def policy_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
     if shape is None:
         return [Row("parameters", "unknown", f"{model}: its config.json is not at hand or not understood")]
     lora = lora_of(recipe)
-    trained = "all of them" if lora is None else f"LoRA of rank {lora.rank} on {', '.join(lora.targets)}"
+    targets = [] if lora is None else [*lora.targets, *lora.target_parameters]
+    whole = "all of them" if recipe.policy.router != "frozen" else "all but the routers"
+    trained = whole if lora is None else f"LoRA of rank {lora.rank} on {', '.join(targets)}"
     return [
         Row("parameters", count(shape.parameters), model),
         Row("active per token", count(shape.active)),
@@ -125,7 +127,9 @@ def lora_of(recipe: Recipe) -> Lora | None:
 
 def trained_parameters(recipe: Recipe, shape: ModelShape) -> int | None:
     lora = lora_of(recipe)
-    return shape.parameters if lora is None else shape.lora_parameters(lora.rank, lora.targets)
+    if lora is None:
+        return shape.parameters - (shape.routers if recipe.policy.router == "frozen" else 0)
+    return shape.lora_parameters(lora.rank, lora.targets, lora.target_parameters)
 
 
 def memory_sections(recipe: Recipe, shape: ModelShape | None) -> list[tuple[str, list[Row]]]:

@@ -6,12 +6,13 @@ Letters: L layers, D head size, E experts, K experts per token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3")
 MIXTURES = ("qwen3_moe", "mixtral", "olmoe")
+ROUTER = "mlp.gate.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,38 @@ class ModelShape:
     """Numbers the key-value cache keeps per token, all layers together: 2·L·kv_heads·D."""
     linear: dict[str, tuple[int, int]]
     """(inputs, outputs) of the linear modules that every layer has once, by name."""
+    routed: dict[str, tuple[int, int, int]]
+    """(experts, inputs, outputs) of the parameters that layers with experts have, by name in the layer; the
+    router counts as one expert."""
+    routed_layers: int
 
-    def lora_parameters(self, rank: int, targets: list[str]) -> int | None:
-        """Parameters of a LoRA adapter, Σ rank·(inputs + outputs); None when a target is not known here."""
+    @property
+    def routers(self) -> int:
+        """Parameters of all routers."""
+        if not self.routed:
+            return 0
+        _, inputs, outputs = self.routed[ROUTER]
+        return self.routed_layers * inputs * outputs
+
+    def lora_parameters(
+        self, rank: int, targets: Sequence[str], target_parameters: Sequence[str] = ()
+    ) -> int | None:
+        """Parameters of a LoRA adapter, Σ rank·(inputs + outputs), of each expert where experts are fused;
+        None when a target is not known here."""
         if not set(targets) <= self.linear.keys():
             return None
-        return self.layers * sum(rank * sum(self.linear[name]) for name in targets)
+        names = [
+            [name for name in self.routed if name == target or name.endswith(f".{target}")]
+            for target in target_parameters
+        ]
+        if not all(names):
+            return None
+        every_layer = sum(rank * sum(self.linear[name]) for name in targets)
+        routed = 0
+        for name in {name for found in names for name in found}:
+            experts, inputs, outputs = self.routed[name]
+            routed += experts * rank * (inputs + outputs)
+        return self.layers * every_layer + self.routed_layers * routed
 
 
 def model_shape(config: Mapping[str, Any]) -> ModelShape | None:
@@ -81,7 +108,18 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape | None:
         layers=layers,
         kv_values_per_token=2 * layers * kv_heads * head_size,
         linear=linear,
+        routed=_routed(experts, hidden, expert // (3 * hidden)) if experts else {},
+        routed_layers=routed_layers,
     )
+
+
+def _routed(experts: int, hidden: int, size: int) -> dict[str, tuple[int, int, int]]:
+    """Fused experts of ``size`` intermediate dimensions and their router, as transformers names them."""
+    return {
+        "mlp.experts.gate_up_proj": (experts, hidden, 2 * size),
+        "mlp.experts.down_proj": (experts, size, hidden),
+        ROUTER: (1, hidden, experts),
+    }
 
 
 def _attention_biases(kind: str, config: Mapping[str, Any], linear: Mapping[str, tuple[int, int]]) -> int:

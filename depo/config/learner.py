@@ -86,8 +86,18 @@ class IcePopCorrection(Block):
         return self
 
 
+class KPopCorrection(Block):
+    """KPop: weight ratio where the binary KL divergence between the learner's and the engine's probability
+    of the token is at most ``max_kl`` in both directions, 0 elsewhere, per token."""
+
+    type: Literal["kpop"] = "kpop"
+    max_kl: PositiveFloat = 0.1
+    """In nats, of "this token or another one"."""
+
+
 Correction = Annotated[
-    NoCorrection | TisCorrection | MisCorrection | IcePopCorrection, Field(discriminator="type")
+    NoCorrection | TisCorrection | MisCorrection | IcePopCorrection | KPopCorrection,
+    Field(discriminator="type"),
 ]
 
 
@@ -122,6 +132,8 @@ class Learner(Block):
     pass (r2); those the rollout engine took (r3). Indices are forced, weights stay the router's."""
     routing_telemetry: bool = True
     """Watch expert load, router entropy and routing agreement where the policy is a mixture of experts."""
+    load_balancing_coef: NonNegativeFloat = 0.0
+    """Weight of a mixture's load-balancing loss; 0: none, whatever the model's own config says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

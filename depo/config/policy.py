@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_v
 
 from depo.config.block import Block, Fraction, PositiveFloat
 
+Router = Literal["trained", "frozen"]
+
 
 class Lora(Block):
     """Low-rank adaptation (`peft`). Targets are named: "all-linear" would also adapt router gates."""
@@ -17,7 +19,20 @@ class Lora(Block):
     rank: PositiveInt = 32
     alpha: PositiveFloat = 64.0
     dropout: Fraction = 0.0
-    targets: list[str] = Field(default=["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1)
+    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    """Linear modules, by the end of their name."""
+    target_parameters: list[str] = []
+    """Parameters that are no linear module, by the end of their name: a mixture's fused experts
+    (mlp.experts.gate_up_proj, mlp.experts.down_proj; the rank is that of each expert) and its router
+    (mlp.gate.weight)."""
+
+    @model_validator(mode="after")
+    def adapts_something(self) -> Self:
+        if not self.targets and not self.target_parameters:
+            raise ValueError("name at least one of targets and target_parameters, or leave lora out")
+        if self.target_parameters and self.dropout > 0:
+            raise ValueError("dropout must be 0 with target_parameters: peft has none for them")
+        return self
 
 
 class WarmStart(Block):
@@ -73,6 +88,8 @@ class TinyMoePolicy(Block):
     """Intermediate size of one expert."""
     max_positions: PositiveInt = 128
     dtype: Literal["float32"] = "float32"
+    router: Router | None = None
+    """Whether RL trains the router; null: trained, like everything else."""
     warm_start: WarmStart = WarmStart()
 
     @model_validator(mode="after")
@@ -95,6 +112,9 @@ class PretrainedPolicy(Block):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute type. Full fine-tuning keeps float32 master weights either way."""
     lora: Lora | None = None
+    router: Router | None = None
+    """Whether a mixture's routers are trained; null: in full fine-tuning like everything else, with LoRA
+    where its target_parameters name them."""
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
 

@@ -230,7 +230,7 @@ def pretrained_view(policy: TinyMoePolicy | PretrainedPolicy, built: Path) -> Pr
     """The policy as something to load: a tiny one was built into ``built``."""
     if isinstance(policy, PretrainedPolicy):
         return policy
-    return PretrainedPolicy(model=str(built), dtype=policy.dtype)
+    return PretrainedPolicy(model=str(built), dtype=policy.dtype, router=policy.router)
 
 
 def end_tokens(model, tokenizer) -> tuple[int, ...]:

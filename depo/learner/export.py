@@ -10,7 +10,7 @@ import copy
 from pathlib import Path
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 
 from depo.policy.precision import base_model, compute_dtype
@@ -37,24 +37,42 @@ def export_policy(model: nn.Module, directory: Path) -> None:
 @torch.no_grad()
 def merged_state(inner: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """State dictionary of the transformers model as if it never had an adapter. Tied weights stay tied."""
-    deltas = {
-        f"{name}.weight": module
-        for name, module in inner.named_modules()
-        if isinstance(module, LoraLayer) and module.active_adapters
-    }
+    adapted: dict[str, LoraLayer] = {}
+    for name, module in inner.named_modules():
+        if isinstance(module, LoraLayer) and module.active_adapters:
+            parameter = module.parameter_name if isinstance(module, ParamWrapper) else "weight"
+            adapted[f"{name.replace(BASE_LAYER, '')}.{parameter}"] = module
     cast: dict[tuple[int, torch.Size], Tensor] = {}
     state: dict[str, Tensor] = {}
     for name, tensor in inner.state_dict().items():
         if ".lora_" in name:
             continue
         name = name.replace(BASE_LAYER, "")
-        if name in deltas:
-            layer = deltas[name]
-            tensor = tensor.float() + sum(layer.get_delta_weight(a).float() for a in layer.active_adapters)
-            state[name] = tensor.to(dtype)
+        if name in adapted:
+            layer = adapted[name]
+            merged = tensor.float() + sum(delta(layer, adapter) for adapter in layer.active_adapters)
+            state[name] = merged.to(dtype)
             continue
         key = (tensor.data_ptr(), tensor.shape)
         if key not in cast:
             cast[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
         state[name] = cast[key]
     return state
+
+
+def delta(layer: LoraLayer, adapter: str) -> Tensor:
+    """ΔW of one adapted weight in float32.
+
+    For fused experts from the factors: `peft`'s own product is rounded to the type of the base weight. It
+    keeps them as two linear layers, A (E·R, inputs) and B (outputs, R·E), whose E and R are laid out as below
+    (E experts, R rank, I inputs, O outputs).
+    """
+    if not isinstance(layer, ParamWrapper) or layer.num_experts == 1:
+        return layer.get_delta_weight(adapter).float()
+    a_XI, b_OX = layer.lora_A[adapter].weight.float(), layer.lora_B[adapter].weight.float()
+    a_ERI = a_XI.reshape(layer.num_experts, -1, a_XI.shape[-1])
+    b_ORE = b_OX.reshape(b_OX.shape[0], -1, layer.num_experts)
+    delta_EOI = torch.einsum("ore,eri->eoi", b_ORE, a_ERI) * layer.scaling[adapter]
+    # peft's own condition: some architectures store (experts, inputs, outputs)
+    transposed = getattr(layer.get_base_layer(), "is_transposed", False)
+    return delta_EOI.transpose(1, 2) if transposed else delta_EOI

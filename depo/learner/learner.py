@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from depo import config
+from depo.learner.balance import LoadBalancing
 from depo.learner.dropout import silence_dropout
 from depo.learner.export import export_policy
 from depo.learner.logprobs import check_head, token_logprobs
@@ -73,7 +74,9 @@ class PolicyLearner:
         self.pad_token_id = pad_token_id
         self.seed = seed
         if getattr(base_model(model).config, "output_router_logits", False):
-            base_model(model).config.output_router_logits = False  # no load-balancing loss
+            base_model(model).config.output_router_logits = False  # no load-balancing loss of its own
+        coef = settings.load_balancing_coef
+        self.balance = LoadBalancing(model, coef) if coef > 0 else None
         with self.inference():
             check_head(model)
         self.has_dropout = silence_dropout(model)
@@ -108,7 +111,7 @@ class PolicyLearner:
         An empty batch trains nothing, but the schedule advances. An optimizer step whose gradient is not
         finite is skipped and counted. Metrics (nats unless stated):
 
-        - ``loss``, ``grad_norm`` (before clipping): means over the optimizer steps; ``lr``;
+        - ``loss`` (load balancing included), ``grad_norm`` (before clipping): means over the steps; ``lr``;
           ``optimizer_steps`` taken and ``skipped_steps``
         - ``entropy``, ``clip_fraction`` (share of tokens outside the clip range), ``kl_ref`` (k3, with
           ``kl_coef`` only): token means over all passes
@@ -217,7 +220,8 @@ class PolicyLearner:
     ) -> Tensor:
         """Add a micro-batch's gradient; returns its current log-probabilities (B, T), detached."""
         mask_BT = micro.mask_BT
-        with autocast(self.model):
+        listening = nullcontext([]) if self.balance is None else self.balance.listening()
+        with autocast(self.model), listening as router_logits:
             logprobs_BT, entropy_BT = token_logprobs(self.model, micro, self.temperature)
         old_BT = logprobs_BT.detach() if old is None else pad_values(micro.rows, old, mask_BT)
         engine_BT = pad_values(micro.rows, batch.engine_logprobs, mask_BT)
@@ -234,6 +238,9 @@ class PolicyLearner:
         )
         weights_BT = weights_N[torch.from_numpy(micro.rows)].unsqueeze(1) * mask_BT
         loss = (weights_BT * result.loss_BT).sum()
+        if self.balance is not None:
+            share = len(micro.rows) / weights_N.count_nonzero()
+            loss = loss + self.balance.loss(router_logits, micro, share)
         loss.backward()
         tally.add_loss(loss.detach())
         tally.add_tokens(mask_BT, entropy=entropy_BT, clip_fraction=result.clipped_BT, kl_ref=result.kl_BT)

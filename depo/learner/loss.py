@@ -114,7 +114,8 @@ def correction_weights(
     """Weight of each token for the mismatch between engine and learner, and where it was cut (bool).
 
     The ratio is exp(old − engine), detached. TIS truncates it at ``cap``; masked importance sampling
-    (MIS) drops the token above ``cap``; IcePop drops it outside [low, high]; "none" leaves 1 everywhere.
+    (MIS) drops the token above ``cap``; IcePop drops it outside [low, high]; KPop where the binary KL exceeds
+    ``max_kl`` in either direction; "none" leaves 1 everywhere. What is not dropped keeps its ratio.
     """
     ratio_BT = torch.exp(old_BT.detach() - engine_BT)
     if isinstance(correction, config.TisCorrection):
@@ -125,4 +126,20 @@ def correction_weights(
     if isinstance(correction, config.IcePopCorrection):
         cut_BT = (ratio_BT < correction.low) | (ratio_BT > correction.high)
         return ratio_BT.masked_fill(cut_BT, 0.0), cut_BT
+    if isinstance(correction, config.KPopCorrection):
+        cut_BT = binary_kl(old_BT.detach(), engine_BT) > correction.max_kl
+        cut_BT |= binary_kl(engine_BT, old_BT.detach()) > correction.max_kl
+        return ratio_BT.masked_fill(cut_BT, 0.0), cut_BT
     return torch.ones_like(ratio_BT), torch.zeros_like(ratio_BT, dtype=torch.bool)
+
+
+def binary_kl(first: Tensor, second: Tensor) -> Tensor:
+    """KL(first ‖ second) in nats between two beliefs that a token comes, p and q against 1 − p and 1 − q,
+    from log p and log q: p log(p/q) + (1 − p) log((1 − p)/(1 − q)).
+
+    Probabilities end 2^-24 below 1, float32's own resolution there: rounding to 1 must not make it infinite.
+    """
+    log_p, log_q = first.clamp(max=-(2.0**-24)), second.clamp(max=-(2.0**-24))
+    rest_p = -torch.expm1(log_p)
+    log_rest_ratio = torch.log(rest_p) - torch.log(-torch.expm1(log_q))
+    return log_p.exp() * (log_p - log_q) + rest_p * log_rest_ratio

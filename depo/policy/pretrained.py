@@ -5,6 +5,8 @@ Whatever cannot be loaded is bad input: one line that names the key of the recip
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from depo.config import Lora, PretrainedPolicy
 from depo.errors import UserError
 from depo.policy.experts import use_sorted_experts
 from depo.policy.precision import set_compute_dtype
+from depo.policy.routers import route_in_float32, set_router_training
 
 KEY = "policy.model"
+LAYER = re.compile(r"\.layers\.\d+\.")
 VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 
 
@@ -26,7 +30,8 @@ def load_model(policy: PretrainedPolicy, device: torch.device | str) -> nn.Modul
     """The policy on ``device``: a `PreTrainedModel`, or a `PeftModel` around it when the recipe has LoRA.
 
     Weights are float32 when they are trained (they are the optimizer's master weights) and ``policy.dtype``
-    when LoRA freezes them; see ``depo.policy.precision``. The MoE load-balancing loss is off.
+    when LoRA freezes them; see ``depo.policy.precision``. ``policy.dtype`` counts, not what the checkpoint's
+    config says. Routers compute in float32. The MoE load-balancing loss is off.
     Raises UserError for a model that does not load completely and for LoRA targets it does not have.
     """
     check_source(policy.model)
@@ -54,67 +59,84 @@ def load_model(policy: PretrainedPolicy, device: torch.device | str) -> nn.Modul
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.to(device)
     set_compute_dtype(model, compute)
-    return add_lora(model, policy.lora) if policy.lora else model
+    if compute != torch.float32:
+        route_in_float32(model)
+    adapted = add_lora(model, policy.lora) if policy.lora else model
+    set_router_training(adapted, policy)
+    return adapted
 
 
-def load_tokenizer(policy: PretrainedPolicy) -> PreTrainedTokenizerBase:
+def load_tokenizer(policy: PretrainedPolicy, key: str = KEY) -> PreTrainedTokenizerBase:
     """The policy's tokenizer, with a padding token (the end token where it brings none).
 
-    Raises UserError when there is none or when it has no end token.
+    Raises UserError, beginning with ``key``, when there is none or when it has no end token.
     """
-    check_source(policy.model)
+    check_source(policy.model, key)
     directory = Path(policy.model)
     if directory.is_dir() and not any(any(directory.glob(pattern)) for pattern in VOCABULARY_FILES):
         # transformers would make up an empty vocabulary
         raise UserError(
-            f"{KEY}: {policy.model} has no tokenizer (expected tokenizer.json beside config.json)"
+            f"{key}: {policy.model} has no tokenizer (expected tokenizer.json beside config.json)"
         )
-    tokenizer = from_pretrained(AutoTokenizer, policy)
+    tokenizer = from_pretrained(AutoTokenizer, policy, key)
     if tokenizer.eos_token is None:
-        raise UserError(f"{KEY}: the tokenizer of {policy.model} has no end-of-sequence token (eos_token)")
+        raise UserError(f"{key}: the tokenizer of {policy.model} has no end-of-sequence token (eos_token)")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
-    """Wrap the model with an adapter on the named linear modules. Raises UserError for a name that binds to
-    nothing: `peft` accepts it as long as another one binds."""
-    linear = sorted(
-        {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    """Wrap the model with an adapter on the named linear modules and parameters. Raises UserError for a name
+    that binds to nothing: `peft` accepts it as long as another one binds."""
+    kind = model.config.model_type
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    parameters = [name for name, parameter in model.named_parameters() if parameter.ndim in (2, 3)]
+    others = [name for name in parameters if name.removesuffix(".weight") not in linear]
+    check_targets("targets", lora.targets, linear, f"linear module of {kind}")
+    check_targets(
+        "target_parameters", lora.target_parameters, parameters, f"parameter of {kind}", shown=others
     )
-    unknown = [target for target in lora.targets if target.rpartition(".")[2] not in linear]
-    if unknown:
-        raise UserError(
-            f"policy.lora.targets: {', '.join(unknown)} names no linear module of {model.config.model_type}; "
-            f"it has {', '.join(linear)}"
-        )
     adapter = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
+        target_parameters=list(lora.target_parameters) or None,
         task_type="CAUSAL_LM",
     )
     try:
         return get_peft_model(model, adapter)  # the adapter's weights are float32 (autocast_adapter_dtype)
     except ValueError as error:
-        raise UserError(
-            f"policy.lora.targets: {first_line(error)}; linear modules: {', '.join(linear)}"
-        ) from error
+        raise UserError(f"policy.lora: {first_line(error)}") from error
 
 
-def check_source(source: str) -> None:
+def check_targets(
+    key: str, targets: Sequence[str], names: Sequence[str], what: str, shown: Sequence[str] | None = None
+) -> None:
+    """Raise UserError, with the names worth giving, for targets that are not the end of any name."""
+    unknown = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
+    if unknown:
+        ends = sorted({short_name(name, whole=shown is not None) for name in shown or names})
+        raise UserError(f"policy.lora.{key}: {', '.join(unknown)} names no {what}; it has {', '.join(ends)}")
+
+
+def short_name(name: str, *, whole: bool) -> str:
+    """What a recipe would call a module or parameter: its last part, or ``whole``: all behind the layer."""
+    return (LAYER.split(name)[-1]) if whole else name.rpartition(".")[2]
+
+
+def check_source(source: str, key: str = KEY) -> None:
     """Raise UserError for a directory that is missing or holds no model."""
     directory = Path(source)
     if directory.is_dir():
         if not (directory / "config.json").is_file():
-            raise UserError(f"{KEY}: directory {source} holds no config.json (expected Hugging Face format)")
+            raise UserError(f"{key}: directory {source} holds no config.json (expected Hugging Face format)")
     elif directory.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
-        raise UserError(f"{KEY}: directory {source} does not exist")
+        raise UserError(f"{key}: directory {source} does not exist")
 
 
-def from_pretrained(loader: Any, policy: PretrainedPolicy, **options: Any) -> Any:
+def from_pretrained(loader: Any, policy: PretrainedPolicy, key: str = KEY, **options: Any) -> Any:
     """``loader.from_pretrained`` whose failures to find or read a model are the user's to know."""
     try:
         return loader.from_pretrained(
@@ -123,7 +145,7 @@ def from_pretrained(loader: Any, policy: PretrainedPolicy, **options: Any) -> An
     except (OSError, ValueError) as error:
         local = Path(policy.model).is_dir()
         where, hint = ("directory", "") if local else ("hub id", " (a local directory works too)")
-        raise UserError(f"{KEY}: cannot load {where} {policy.model}: {first_line(error)}{hint}") from error
+        raise UserError(f"{key}: cannot load {where} {policy.model}: {first_line(error)}{hint}") from error
 
 
 def first_line(error: Exception) -> str:

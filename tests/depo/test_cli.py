@@ -90,7 +90,10 @@ def processor_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "small.yaml", "--dry-run"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "--help"], ["upcycle", "--help"], ["train", "small.yaml", "--dry-run"]],
+)
 def test_help_and_dry_run_are_instant(recipe: str, arguments: list[str]) -> None:
     command = [sys.executable, "-m", "depo", *arguments]
     durations = []
@@ -191,6 +194,12 @@ SMALL_GROUP = "error: command line: batch.group_size: must be at least 2, found 
         (["train", "small.yaml", "data.train=no.csv", "--dry-run"], NO_DATA),
         (["fetch", "smollm2"], "error: the following arguments are required: DIR (see depo fetch --help)"),
         (["fetch", "nosuchmodel", "d"], None),
+        (["upcycle", "d"], "error: the following arguments are required: OUT (see depo upcycle --help)"),
+        (
+            ["upcycle", "d", "o", "--nonsense"],
+            "error: unrecognized arguments: --nonsense (see depo upcycle --help)",
+        ),
+        (["upcycle", "./nowhere", "o"], "error: depo upcycle: DENSE: directory ./nowhere does not exist"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

@@ -92,6 +92,21 @@ def test_lora_parameters_are_what_peft_adds(tmp_path: Path) -> None:
     assert shape.lora_parameters(3, targets) == trainable
 
 
+@pytest.mark.parametrize("name", ["qwen3_moe with dense layers", "mixtral", "olmoe"])
+def test_lora_on_fused_experts_and_routers_is_what_peft_adds(name: str, tmp_path: Path) -> None:
+    config = CONFIGS[name]
+    targets = ["mlp.experts.gate_up_proj", "experts.down_proj", "mlp.gate.weight"]
+    shape = model_shape(saved(config, tmp_path))
+    assert shape is not None
+    settings = LoraConfig(r=3, target_modules=["q_proj"], target_parameters=targets)
+    model = get_peft_model(AutoModelForCausalLM.from_config(config), settings)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert shape.lora_parameters(3, ["q_proj"], targets) == trainable
+    assert shape.lora_parameters(3, ["q_proj"], ["mlp.experts.gate_proj"]) is None
+    routers = [p for n, p in model.named_parameters() if n.endswith(".gate.base_layer.weight")]
+    assert shape.routers == sum(p.numel() for p in routers) > 0
+
+
 def test_lora_on_experts_is_unknown_rather_than_wrong(tmp_path: Path) -> None:
     shape = model_shape(saved(CONFIGS["qwen3_moe"], tmp_path))
     assert shape is not None

@@ -75,6 +75,49 @@ def test_lora_export_equals_peft_merge_and_leaves_the_policy_alone(
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight"]
+
+
+def with_expert_lora(model: PreTrainedModel) -> nn.Module:
+    torch.manual_seed(3)
+    settings = LoraConfig(
+        r=4, lora_alpha=2, target_modules=["q_proj"], target_parameters=EXPERTS, init_lora_weights=False
+    )
+    return get_peft_model(model, settings).eval()
+
+
+def test_lora_on_fused_experts_and_router_exports_the_trained_policy(
+    tmp_path: Path,
+    make_model: MakeModel,
+    make_learner: Callable[..., PolicyLearner],
+    make_batch: Callable[..., TrainingBatch],
+) -> None:
+    model = with_expert_lora(make_model("qwen3_moe"))
+    learner = make_learner(model)
+    learner.update(make_batch())
+    merged = copy.deepcopy(model).merge_and_unload().state_dict()
+    learner.export(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, experts_implementation="eager")
+    assert torch.allclose(logits(loaded), logits(model), atol=1e-4)
+    assert merged.keys() == loaded.state_dict().keys()
+    for name, weight in loaded.state_dict().items():
+        assert torch.allclose(weight, merged[name], atol=1e-6), name
+    with model.disable_adapter():
+        assert (logits(loaded) - logits(model)).abs().max() > 0.1
+
+
+def test_expert_lora_in_bfloat16_merges_in_float32_and_rounds_once(
+    tmp_path: Path, make_model: MakeModel
+) -> None:
+    model = with_expert_lora(make_model("qwen3_moe").to(torch.bfloat16))
+    exact = with_expert_lora(make_model("qwen3_moe").to(torch.bfloat16).float())
+    exact.load_state_dict(model.state_dict())
+    expected = exact.merge_and_unload().model.layers[1].mlp.experts.down_proj.to(torch.bfloat16)
+    export_policy(model, tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    assert torch.equal(loaded.model.layers[1].mlp.experts.down_proj, expected)
+
+
 def test_bfloat16_lora_merges_in_float32_and_rounds_once(tmp_path: Path, make_model: MakeModel) -> None:
     model = with_lora(make_model("llama").to(torch.bfloat16))
     layer = model.get_base_model().model.layers[0].self_attn.q_proj

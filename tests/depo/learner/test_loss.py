@@ -9,6 +9,7 @@ import torch
 
 from depo import config
 from depo.learner.loss import (
+    binary_kl,
     clipped_surrogate,
     correction_weights,
     k3,
@@ -53,8 +54,48 @@ def test_correction_weights_of_known_ratios(correction: config.Correction, expec
 
 def test_a_token_the_engine_called_impossible_keeps_every_correction_finite() -> None:
     old, engine = torch.tensor([[-1.0]]), torch.tensor([[-200.0]])  # ratio overflows float32
-    for correction in (config.TisCorrection(), config.MisCorrection(), config.IcePopCorrection()):
+    for correction in (
+        config.TisCorrection(),
+        config.MisCorrection(),
+        config.IcePopCorrection(),
+        config.KPopCorrection(),
+    ):
         assert torch.isfinite(correction_weights(correction, old, engine)[0]).all()
+
+
+def test_icepop_keeps_both_ends_of_its_published_range() -> None:
+    ratios = torch.tensor([[0.499, 0.501, 4.99, 5.01]], dtype=torch.float64)
+    weights, _ = correction_weights(config.IcePopCorrection(), ratios.log(), torch.zeros_like(ratios))
+    assert weights[0].tolist() == pytest.approx([0, 0.501, 4.99, 0])
+
+
+def test_kpop_by_hand() -> None:
+    """(p, q) of the learner and the engine, and both divergences worked out:
+
+    0.5, 0.3      KL(p‖q) = 0.5 ln(5/3) + 0.5 ln(5/7)                 = 0.0872   kept, weight 5/3
+                  KL(q‖p) = 0.3 ln(3/5) + 0.7 ln(7/5)                 = 0.0823
+    0.6, 0.3      KL(p‖q) = 0.6 ln 2 + 0.4 ln(4/7)                    = 0.1920   cut
+    0.04, 0.002   KL(p‖q) = 0.04 ln 20 + 0.96 ln(0.96/0.998)          = 0.0826   kept, though the ratio is 20
+                  KL(q‖p) = 0.002 ln 0.05 + 0.998 ln(0.998/0.96)      = 0.0328
+    0.9, 0.99     KL(p‖q) = 0.9 ln(0.9/0.99) + 0.1 ln 10              = 0.1445   cut, though the ratio is 0.91
+                  KL(q‖p) = 0.99 ln 1.1 + 0.01 ln 0.1                 = 0.0713
+    0.99, 0.9     the same the other way round                                   cut
+    """
+    learner = torch.tensor([[0.5, 0.6, 0.04, 0.9, 0.99]]).log()
+    engine = torch.tensor([[0.3, 0.3, 0.002, 0.99, 0.9]]).log()
+    forward, backward = binary_kl(learner, engine)[0], binary_kl(engine, learner)[0]
+    assert forward.tolist() == pytest.approx([0.0872, 0.1920, 0.0826, 0.1445, 0.0713], abs=1e-4)
+    assert backward[[0, 2, 3]].tolist() == pytest.approx([0.0823, 0.0328, 0.0713], abs=1e-4)
+    weights, cut = correction_weights(config.KPopCorrection(), learner, engine)
+    assert weights[0].tolist() == pytest.approx([5 / 3, 0, 20, 0, 0], rel=1e-5)
+    assert cut[0].tolist() == [False, True, False, True, True]
+
+
+def test_a_certain_token_that_rounds_to_one_on_one_side_is_kept_by_kpop() -> None:
+    weights, _ = correction_weights(
+        config.KPopCorrection(), torch.tensor([[0.0, -1e-6, 0.0]]), torch.tensor([[-1e-6, 0.0, 0.0]])
+    )
+    assert weights[0].tolist() == pytest.approx([1, 1, 1], rel=1e-5)
 
 
 def test_clipping_is_pessimistic_on_both_sides_of_the_asymmetric_range() -> None:

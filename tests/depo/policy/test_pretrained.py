@@ -108,7 +108,7 @@ def test_lora_in_bfloat16_has_a_bfloat16_base_and_a_float32_adapter(moe: Path) -
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert len(trained) == 2 * 2 * 2  # layers × targets × (A, B)
     assert all("lora_" in name for name in trained)
-    dtypes = {("lora_" in name, p.dtype) for name, p in model.named_parameters()}
+    dtypes = {("lora_" in name, p.dtype) for name, p in model.named_parameters() if ".gate." not in name}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
     assert compute_dtype(model) == torch.bfloat16
     assert learner_on(model).update(batch()).metrics["optimizer_steps"] == 1
@@ -136,6 +136,22 @@ def test_gradient_checkpointing_changes_memory_not_numbers(moe: Path) -> None:
     assert results[0][1:] == pytest.approx(results[1][1:], rel=1e-6)
 
 
+def test_gradient_checkpointing_changes_no_numbers_of_an_adapter_on_experts(moe: Path) -> None:
+    lora = Lora(
+        rank=4, targets=["q_proj"], target_parameters=["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]
+    )
+    norms = []
+    for checkpointing in (False, True):
+        policy = PretrainedPolicy(
+            model=str(moe), dtype="float32", lora=lora, gradient_checkpointing=checkpointing
+        )
+        torch.manual_seed(0)
+        learner = learner_on(load_model(policy, "cpu"))
+        norms.append([learner.update(batch()).metrics["grad_norm"] for _ in range(3)])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+    assert norms[0][0] > 0
+
+
 @pytest.mark.parametrize("targets", [["query"], ["q_proj", "query"]])
 def test_a_lora_target_that_binds_to_nothing_is_named_with_what_exists(moe: Path, targets: list[str]) -> None:
     with pytest.raises(UserError) as caught:
@@ -143,6 +159,53 @@ def test_a_lora_target_that_binds_to_nothing_is_named_with_what_exists(moe: Path
     message = one_line(caught)
     assert message.startswith("policy.lora.targets: query names no linear module of qwen3_moe")
     assert "k_proj, lm_head, o_proj, q_proj, v_proj" in message
+
+
+def test_the_recipe_decides_the_type_not_the_checkpoints_config(moe: Path) -> None:
+    assert json.loads((moe / "config.json").read_text())["dtype"] == "float32"
+    model = load_model(PretrainedPolicy(model=str(moe), lora=Lora(rank=2)), "cpu")  # bfloat16 is the default
+    assert model.get_base_model().model.embed_tokens.weight.dtype == torch.bfloat16
+    assert model.get_base_model().model.layers[0].mlp.experts.down_proj.dtype == torch.bfloat16
+    assert compute_dtype(model) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"targets": ["mlp.q_proj"]}, "policy.lora.targets: mlp.q_proj names no linear module of qwen3_moe"),
+        (
+            {"targets": [], "target_parameters": ["mlp.experts.gate_proj", "mlp.experts.down_proj"]},
+            "policy.lora.target_parameters: mlp.experts.gate_proj names no parameter of qwen3_moe; it has "
+            "mlp.experts.down_proj, mlp.experts.gate_up_proj, mlp.gate.weight, model.embed_tokens.weight",
+        ),
+    ],
+)
+def test_a_lora_that_would_bind_to_nothing_is_refused(moe: Path, lora: dict, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_model(PretrainedPolicy(model=str(moe), lora=Lora.model_validate(lora)), "cpu")
+    assert one_line(caught).startswith(message)
+
+
+@pytest.mark.parametrize("settings", [{"targets": []}, {"target_parameters": ["x"], "dropout": 0.1}])
+def test_a_lora_that_cannot_be_is_refused_with_the_recipe(settings: dict) -> None:
+    with pytest.raises(ValueError, match=r"name at least one of|dropout must be 0"):
+        Lora.model_validate(settings)
+
+
+def test_target_parameters_adapt_the_fused_experts_and_nothing_else(moe: Path) -> None:
+    names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    lora = Lora(rank=2, targets=["q_proj"], target_parameters=names)
+    model = load_model(PretrainedPolicy(model=str(moe), dtype="bfloat16", lora=lora), "cpu")
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert len(trained) == 2 * 3 * 2  # layers × (q_proj and two of the experts) × (A, B)
+    assert all(p.dtype == torch.float32 for p in trained.values())
+    experts = sum(p.numel() for name, p in trained.items() if ".experts." in name)
+    assert experts == 2 * 4 * 2 * ((32 + 2 * 16) + (16 + 32))  # layers · experts · rank · (inputs + outputs)
+    before = {name: p.detach().clone() for name, p in trained.items()}
+    learner = learner_on(model)
+    for _ in range(2):  # A gets no gradient while B is zero
+        learner.update(batch())
+    assert all(not torch.equal(p, before[name]) for name, p in trained.items())
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:

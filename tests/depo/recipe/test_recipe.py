@@ -48,7 +48,7 @@ def test_every_shipped_recipe_survives_dumping_and_loading(path: Path, tmp_path:
 
 
 def test_there_are_recipes_to_test() -> None:
-    assert {"quickstart", "math", "math_cpu"} <= {path.stem for path in RECIPES}
+    assert {"quickstart", "math", "math_mini", "math_cpu"} <= {path.stem for path in RECIPES}
 
 
 def test_exponents_without_a_dot_are_numbers_in_files_and_overrides(tmp_path: Path) -> None:

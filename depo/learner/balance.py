@@ -1,0 +1,68 @@
+"""The load-balancing loss of a mixture, when the recipe asks for it (``learner.load_balancing_coef``).
+
+Whatever the model's own config says is ignored: an auxiliary loss tuned for pretraining pulls the routing of
+a finished model towards uniform. Asked for, it is the architecture's own ``load_balancing_loss_func`` (Switch
+Transformer, arXiv 2101.03961, eq. 4-6) on the logits of real tokens, prompt and completion, of one
+micro-batch; micro-batches count by their share of the mini-batch's sequences.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depo.errors import UserError
+from depo.learner.microbatches import MicroBatch
+from depo.policy.precision import base_model
+from depo.policy.routers import routers
+
+FUNCTION = "load_balancing_loss_func"
+
+
+class LoadBalancing:
+    """Listens to the routers during a forward pass and turns their logits into the loss."""
+
+    def __init__(self, model: nn.Module, coef: float) -> None:
+        """Raises UserError for a model whose load-balancing loss transformers does not define."""
+        self.model = base_model(model)
+        self.coef = coef
+        self.function = getattr(sys.modules[type(self.model).__module__], FUNCTION, None)
+        if self.function is None or not routers(self.model):
+            raise UserError(
+                f"learner.load_balancing_coef: {coef:g}, but transformers defines no load-balancing loss for "
+                f"{self.model.config.model_type} models (it does for qwen3_moe, qwen2_moe, olmoe and mixtral)"
+            )
+
+    @contextmanager
+    def listening(self) -> Iterator[list[Tensor]]:
+        """Collects each layer's router logits (B·S, E) of the forward pass inside, with their gradient."""
+        logits: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: tuple[Tensor, ...]) -> None:
+            logits.append(output[0])
+
+        hooks = [router.register_forward_hook(keep) for router in routers(self.model).values()]
+        try:
+            yield logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def loss(self, logits: list[Tensor], micro: MicroBatch, share: float | Tensor) -> Tensor:
+        """coef · share · loss of a micro-batch; ``share`` is its part of the mini-batch."""
+        lengths_B = micro.prompt_lengths_B + micro.mask_BT.sum(1)
+        positions_S = torch.arange(micro.tokens_BS.shape[1], device=lengths_B.device)
+        real_BS = positions_S < lengths_B.unsqueeze(1)
+        assert self.function is not None
+        value = self.function(
+            tuple(layer.float() for layer in logits),
+            self.model.num_experts,
+            self.model.num_experts_per_tok,
+            real_BS,
+        )
+        return self.coef * share * value

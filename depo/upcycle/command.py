@@ -1,0 +1,172 @@
+"""``depo upcycle`` from parsed options to a directory, with what it measured on the way."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from depo.budget.model_shape import ModelShape, model_shape
+from depo.config import PretrainedPolicy
+from depo.errors import UserError
+from depo.failures import DONE, say
+from depo.fetch import quiet_transformers
+from depo.policy.experts import use_sorted_experts
+from depo.policy.pretrained import check_source, from_pretrained, load_tokenizer
+from depo.upcycle.architecture import moe_config
+from depo.upcycle.build import build
+from depo.upcycle.fidelity import Fidelity, fidelity
+from depo.upcycle.repair import repair
+from depo.upcycle.settings import Upcycling, upcycling
+from depo.upcycle.text import PASSAGES, encode, generate, read_passages
+
+KEY = "depo upcycle: DENSE"
+REPORT_FILE = "depo_upcycle.json"
+"""What OUT was made of and how far it is from it."""
+MEASURED = 8  # passages to measure on; of the user's or generated ones these are kept out of the repair
+MEASURED_LENGTH = 512  # tokens of a passage, at most
+
+
+def upcycle(options: argparse.Namespace) -> int:
+    """Run what ``depo upcycle`` was asked for; returns the exit status. Raises UserError for bad input."""
+    settings = upcycling(options)
+    check_out(options.out)
+    texts = None if options.text is None else read_passages(options.text)
+    if texts is not None and options.repair and len(texts) <= MEASURED:
+        raise UserError(
+            f"depo upcycle: --text {options.text}: --repair needs more than {MEASURED} passages, of which it "
+            f"measures on {MEASURED}; found {len(texts)}"
+        )
+    source = PretrainedPolicy(model=options.dense)
+    check_source(source.model, KEY)
+    moe_config(from_pretrained(AutoConfig, source, KEY), settings, options.dense)  # before loading gigabytes
+    with quiet_transformers():
+        tokenizer = load_tokenizer(source, KEY)
+        dense = from_pretrained(AutoModelForCausalLM, source, KEY, dtype="auto")
+    stored = dense.dtype
+    dense = dense.float().eval()
+    print(f"dense      {options.dense}: {described(dense)}")
+    moe = build(dense, settings, options.dense)
+    if stored != torch.float32:
+        moe.to(stored).float()  # what is written is what is measured, rounding included
+    use_sorted_experts(moe)
+    print(f"mixture    {experts_line(settings)}")
+    print(f"           {described(moe)}")
+
+    measured = encode(list(PASSAGES), tokenizer, MEASURED_LENGTH)
+    if texts is not None:
+        measured = encode(texts[:MEASURED], tokenizer, MEASURED_LENGTH)
+    if not measured:
+        raise UserError("depo upcycle: no passage to measure on has two tokens or more")
+    results = {"upcycled": fidelity(dense, moe, measured)}
+    print(f"error      {fidelity_line(results['upcycled'])}")
+    if options.repair:
+        results["repaired"] = repaired(options, settings, dense, moe, tokenizer, texts, measured)
+        print(f"repaired   {fidelity_line(results['repaired'])}")
+    write(options, settings, moe.to(stored), tokenizer, results)
+    print(f"written    {options.out}")
+    return DONE
+
+
+def repaired(
+    options: argparse.Namespace,
+    settings: Upcycling,
+    dense: PreTrainedModel,
+    moe: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str] | None,
+    measured: Sequence[Tensor],
+) -> Fidelity:
+    """Distil, then measure on the passages of the measurement before, which the repair has not seen."""
+    if texts is None:
+        count = options.repair * options.repair_batch
+        say(f"the dense model writes {count} passages of up to {options.repair_length} tokens")
+        sequences = generate(dense, tokenizer, count, options.repair_length, settings.seed)
+    else:
+        sequences = encode(texts[MEASURED:], tokenizer, options.repair_length)
+    repair(
+        moe,
+        dense,
+        sequences,
+        steps=options.repair,
+        lr=options.repair_lr,
+        batch=options.repair_batch,
+        seed=settings.seed,
+        say=say,
+    )
+    return fidelity(dense, moe, measured)
+
+
+def check_out(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"depo upcycle: {out} exists and is not empty; name a new directory")
+
+
+def write(
+    options: argparse.Namespace,
+    settings: Upcycling,
+    moe: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    results: dict[str, Fidelity],
+) -> None:
+    """Model, generation config, tokenizer and report, written aside and renamed: all of it or nothing.
+
+    ``save_pretrained`` writes the experts one by one, under the names of published checkpoints.
+    """
+    shape = shape_of(moe)
+    report = {
+        "dense": str(options.dense),
+        **asdict(settings),
+        "repair_steps": options.repair,
+        "parameters": shape.parameters,
+        "active_parameters": shape.active,
+        **{name: asdict(result) for name, result in results.items()},
+    }
+    moe.config.dtype = moe.dtype
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=f".{options.out.name}.") as aside:
+        finished = Path(aside) / "finished"
+        with quiet_transformers():
+            moe.save_pretrained(finished)
+            tokenizer.save_pretrained(finished)
+        (finished / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        os.replace(finished, options.out)
+
+
+def experts_line(settings: Upcycling) -> str:
+    parts = [
+        f"{settings.slices} slices x {settings.replicas} replicas = {settings.experts} experts, "
+        f"top-{settings.top_k}, {settings.scaling} scaling, "
+        f"{settings.router} router of std {settings.router_std:g}"
+    ]
+    if settings.drop:
+        parts.append(f"{settings.drop:.0%} of the dimensions drawn anew")
+    parts.append("equals the dense model" if settings.is_exact else "approximate")
+    return "; ".join(parts)
+
+
+def fidelity_line(result: Fidelity) -> str:
+    return (
+        f"logits off by {result.logit_error_mean:.3g} on average, {result.logit_error_max:.3g} at most; "
+        f"KL(dense || mixture) {result.kl:.3g} nats, same top token {result.same_top_token:.1%} "
+        f"({result.tokens} tokens)"
+    )
+
+
+def described(model: PreTrainedModel) -> str:
+    shape = shape_of(model)
+    return f"{model.config.model_type}, {shape.parameters:,} parameters, {shape.active:,} active per token"
+
+
+def shape_of(model: PreTrainedModel) -> ModelShape:
+    shape = model_shape(model.config.to_dict())
+    assert shape is not None  # all architectures that can be upcycled are covered
+    return shape
