@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from depo.errors import UserError
 from depo.policy.precision import base_model
+from depo.policy.routers import routers
 
 Weights = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(router, logits (N, E), indices (N, K)) → weights (N, K), as the router itself computes them."""
@@ -101,7 +102,7 @@ class Router:
 def find_routers(model: nn.Module) -> list[Router]:
     """The known routers of a model (inside its `peft` wrapper), in the order of layers; empty if none."""
     found = []
-    for name, module in base_model(model).named_modules():
+    for name, module in routers(model).items():
         known = KNOWN.get(type(module).__name__)
         if known is None or not type(module).__module__.startswith("transformers."):
             continue
@@ -116,20 +117,20 @@ def require_routers(model: nn.Module, key: str) -> list[Router]:
     """The model's routers, each checked against its formula. Raises UserError, naming the recipe's ``key``,
     for a dense model, for routers that are not known, and for known ones that compute something else by now.
     """
-    routers = find_routers(model)
+    found = find_routers(model)
     kind = base_model(model).config.model_type
     names = ", ".join(dict.fromkeys(name for name, _ in KNOWN.values()))
-    if not routers:
+    if not found:
         raise UserError(f"{key}: {kind} is a dense model or one whose router is not known; known are {names}")
-    if len({(router.experts, router.top_k) for router in routers}) > 1:
+    if len({(router.experts, router.top_k) for router in found}) > 1:
         raise UserError(f"{key}: the layers of this {kind} differ in experts or in how many work for a token")
-    for router in routers:
+    for router in found:
         if not formula_holds(router):
             raise UserError(
                 f"{key}: the router of {kind} (layer {router.layer}) weighs experts in another way than the "
                 "transformers release this project was written for"
             )
-    return routers
+    return found
 
 
 @torch.no_grad()
