@@ -117,7 +117,9 @@ class Suite(Block):
     def enough_samples(self) -> Self:
         for k in self.k or []:
             if k > self.sampling.n:
-                raise ValueError(f"k: pass@{k} needs at least {k} samples a problem, sampling.n is {self.sampling.n}")
+                raise ValueError(
+                    f"k: pass@{k} needs at least {k} samples a problem, sampling.n is {self.sampling.n}"
+                )
         return self
 
     @property

@@ -43,9 +43,7 @@ def parse_override(text: str) -> Override:
     return Override(key, parse_yaml(value, f"{COMMAND_LINE}: {dotted}"), text)
 
 
-def apply_overrides(
-    raw: dict[str, Any], overrides: Sequence[Override], root: Shape = ROOT
-) -> dict[str, Any]:
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[Override], root: Shape = ROOT) -> dict[str, Any]:
     """A new recipe mapping with shorthands written out and ``overrides`` on top."""
     result = expand(raw, root)
     for override in sorted(overrides, key=lambda override: override.breadth):
@@ -66,7 +64,9 @@ def _set(raw: dict[str, Any], override: Override, root: Shape) -> dict[str, Any]
         here[_index(here, last, override, len(parents))] = override.value
     elif not isinstance(here, dict):
         raise _no_block(override, len(parents))
-    elif last == "type" and shape_at(tuple(parents), raw, root).is_union and here.get("type") != override.value:
+    elif (
+        last == "type" and shape_at(tuple(parents), raw, root).is_union and here.get("type") != override.value
+    ):
         here.clear()
         here["type"] = override.value
     else:

@@ -85,7 +85,9 @@ def expand(value: Any, shape: Shape = ROOT) -> Any:
         return [expand(item, element) for item in value] if isinstance(value, list) else value
     if shape.is_map:
         element = Shape(shape.blocks)
-        return {key: expand(item, element) for key, item in value.items()} if isinstance(value, dict) else value
+        return (
+            {key: expand(item, element) for key, item in value.items()} if isinstance(value, dict) else value
+        )
     if shape.is_union and isinstance(value, str):
         value = source_from_shorthand(value) if shape.is_source else {"type": value}
     if not isinstance(value, dict) or not shape.blocks:

@@ -51,6 +51,16 @@ def load_suite(name: str, overrides: Sequence[str] = (), data_dir: Path | None =
 
 
 def read_suite(path: Path, overrides: Sequence[str] = (), data_dir: Path | None = None) -> Suite:
+    """The suite in ``path``; its local files are there. Raises UserError, one line a problem."""
+    suite, sources = parse_suite(path, overrides)
+    if data_dir is not None:
+        suite = with_local_files(suite, data_dir, path)
+    check_files(suite, sources)
+    return suite
+
+
+def parse_suite(path: Path, overrides: Sequence[str] = ()) -> tuple[Suite, Sources]:
+    """The suite in ``path`` with ``overrides`` on top, and where each key was written."""
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -60,13 +70,9 @@ def read_suite(path: Path, overrides: Sequence[str] = (), data_dir: Path | None 
     parsed = tuple(parse_override(text) for text in overrides)
     sources = Sources(str(path), raw, parsed, ROOT)
     try:
-        suite = Suite.model_validate(apply_overrides(raw, parsed, ROOT))
+        return Suite.model_validate(apply_overrides(raw, parsed, ROOT)), sources
     except ValidationError as error:
         raise UserError("\n".join(error_lines(error, sources))) from error
-    if data_dir is not None:
-        suite = with_local_files(suite, data_dir, path)
-    check_files(suite, sources)
-    return suite
 
 
 def with_local_files(suite: Suite, data_dir: Path, path: Path) -> Suite:

@@ -93,7 +93,9 @@ def coverage(n_N: np.ndarray, correct_N: np.ndarray, beyond: list[int], weights_
 
 def why_not(k_K: np.ndarray, coverage_K: np.ndarray) -> str:
     if len(k_K) < FEWEST_POINTS:
-        return f"needs coverage at {FEWEST_POINTS} values of k or more, there are {len(k_K)}: raise sampling.n"
+        return (
+            f"needs coverage at {FEWEST_POINTS} values of k or more, there are {len(k_K)}: raise sampling.n"
+        )
     if (coverage_K <= SMALLEST).all():
         return "no problem was solved"
     return "coverage is 1 at most k"

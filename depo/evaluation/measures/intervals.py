@@ -25,7 +25,9 @@ def weighted_means(values_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
     """Mean of each resample (R,) over the problems whose value is known; NaN where it drew none of them."""
     known_N = ~np.isnan(values_N)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (weights_RN[:, known_N].astype(np.float64) @ values_N[known_N]) / weights_RN[:, known_N].sum(axis=1)
+        return (weights_RN[:, known_N].astype(np.float64) @ values_N[known_N]) / weights_RN[:, known_N].sum(
+            axis=1
+        )
 
 
 def estimate(values_N: np.ndarray, weights_RN: np.ndarray) -> list[float | None]:
