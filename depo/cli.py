@@ -22,6 +22,7 @@ from depo.evaluation.options import add_eval
 from depo.failures import BAD_INPUT, DONE, report_failure, say
 from depo.recipe import dump_recipe, read_recipe
 from depo.recipe.inputs import check_inputs
+from depo.recipe.suites import recipe_suite
 from depo.versions import installed_version
 
 OVERRIDES = """\
@@ -195,6 +196,7 @@ def train(options: argparse.Namespace) -> int:
     check_run_dir(options.run_dir, options.resume)
     recipe, sources = read_recipe(options.recipe, options.overrides)
     check_inputs(recipe, sources)
+    recipe_suite(recipe.evaluation)
     if options.dry_run:
         print(dump_recipe(recipe))
         print(budget_text(recipe))

@@ -5,8 +5,8 @@ r"""Which samples of a problem gave the same answer: the classes that maj@k vote
   mathematics), and never with right ones: what equals a right answer would have been right.
 - A sample from which no answer can be read abstains.
 
-Answers are read and compared in the same killable worker processes as rewards: a comparison that hangs counts as
-"different".
+Answers are read and compared in the same killable worker processes as rewards: a comparison that hangs
+counts as "different".
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Two evaluations side by side: differences by problem, with their interval (``depo eval A --vs B``).
 
-Both models answered the same problems, so the difference is taken problem by problem before anything is averaged:
-what makes a problem hard for both cancels, and the interval is narrower than either model's own.
+Both models answered the same problems, so the difference is taken problem by problem before anything is
+averaged: what makes a problem hard for both cancels, and the interval is narrower than either model's own.
 """
 
 from __future__ import annotations
@@ -105,13 +105,10 @@ def average(values: Mapping[str, float], keys: set[str]) -> float | None:
 
 def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Settings in which the two evaluations differ, in words: what else a difference may be due to."""
-    lines = []
-    for key in ("template", "system", "raw", "max_prompt_tokens", "reward", "engine", "dtype"):
-        if first[key] != second[key]:
-            lines.append(f"{key}: {first[key]!r} against {second[key]!r}")
-    for key in first["sampling"]:
-        if first["sampling"][key] != second["sampling"][key]:
-            lines.append(f"sampling.{key}: {first['sampling'][key]} against {second['sampling'][key]}")
+    keys = ("template", "system", "raw", "max_prompt_tokens", "reward", "engine", "dtype")
+    lines = [f"{key}: {first[key]!r} against {second[key]!r}" for key in keys if first[key] != second[key]]
+    old, new = first["sampling"], second["sampling"]
+    lines += [f"sampling.{key}: {old[key]} against {new[key]}" for key in old if old[key] != new[key]]
     return lines
 
 
@@ -168,7 +165,7 @@ def title(document: Document) -> str:
 def markdown(document: Document, stem: Path) -> str:
     """The comparison as Markdown; ``stem`` is not needed, there are no plots."""
     lines = [f"# {title(document)}", "", "Paired by problem; 95 % intervals, bootstrap over problems.", ""]
-    lines += table(*rows_of(document)) + [""]
+    lines += [*table(*rows_of(document)), ""]
     lines += [f"- The two differ in {line}." for line in document["unlike"]]
     return "\n".join([*lines, "", *provenance_lines(dict(document)), ""])
 

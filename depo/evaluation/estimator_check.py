@@ -1,7 +1,7 @@
 """How well the difficulty estimator of a training run predicts the pass rates that an evaluation measured.
 
-The estimator was trained beside the policy on other problems, so this is its transfer: it has the problem's text
-and nothing else to go by. N problems.
+The estimator was trained beside the policy on other problems, so this is its transfer: it has the problem's
+text and nothing else to go by. N problems.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def prepare(target: Target, suite: Suite, directory: Path, resume: bool) -> None
         stored = read_json(manifest)
         if stored["fingerprint"] != identity["fingerprint"]:
             raise UserError(
-                f"--resume: {target.name} is not the model that {directory} was begun with ({stored['model']}); "
-                "name another directory"
+                f"--resume: {target.name} is not the model that {directory} was begun with "
+                f"({stored['model']}); name another directory"
             )
         check_same(parse_suite(directory / "suite.yaml")[0], suite, directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -116,8 +116,8 @@ def check_same(before: Suite, now: Suite, directory: Path) -> None:
     changed = [key for key in new if new[key] != old[key] and key not in MAY_CHANGE]
     if changed:
         raise UserError(
-            f"--resume: {', '.join(changed)} differ from {directory / 'suite.yaml'}; a resumed evaluation may "
-            f"only change {', '.join(sorted(MAY_CHANGE))} and a larger sampling.n"
+            f"--resume: {', '.join(changed)} differ from {directory / 'suite.yaml'}; a resumed evaluation "
+            f"may only change {', '.join(sorted(MAY_CHANGE))} and a larger sampling.n"
         )
     if drawn_now < drawn_before:
         raise UserError(

@@ -15,7 +15,7 @@ FORMATS = (".png", ".svg")
 
 
 def draw(document: Mapping[str, Any], stem: Path) -> list[Path]:
-    """Write STEM_coverage, STEM_length and, where an estimator was asked, STEM_reliability; returns the files."""
+    """Write STEM_coverage, STEM_length and, where an estimator was asked, STEM_reliability; returns them."""
     benchmarks = document["benchmarks"]
     written: list[Path] = []
     if any(one["coverage"] is not None for one in benchmarks.values()):

@@ -23,9 +23,9 @@ def markdown(document: Document, stem: Path) -> str:
 
     suite = document["suite"]
     lines = [f"# {document['model']['name']} on {suite['name']}", "", *described(document), ""]
-    lines += table(*main_table(document)) + [""]
-    lines += ["Accuracy by k, mean over problems:", ""] + table(*by_k(document)) + [""]
-    lines += table(*health(document)) + [""]
+    lines += [*table(*main_table(document)), ""]
+    lines += ["Accuracy by k, mean over problems:", "", *table(*by_k(document)), ""]
+    lines += [*table(*health(document)), ""]
     lines += coverage_lines(document) + estimator_lines(document)
     for path in draw(document, stem):
         if path.suffix == ".png":
@@ -74,9 +74,11 @@ def by_k(document: Document) -> tuple[Cells, list[Cells]]:
     head = ["benchmark", "measure", *(f"k = {k}" for k in ks)]
     rows: list[Cells] = []
     for name, one in [*document["benchmarks"].items(), ("mean", document["mean"])]:
-        for measure in ("pass", "maj"):
-            if one[measure] is not None:
-                rows.append([name, f"{measure}@k", *(middle(one[measure][k]) for k in ks)])
+        rows += [
+            [name, f"{measure}@k", *(middle(one[measure][k]) for k in ks)]
+            for measure in ("pass", "maj")
+            if one[measure] is not None
+        ]
     return head, rows
 
 
@@ -120,7 +122,7 @@ def coverage_lines(document: Document) -> list[str]:
         fit = curve["fit"]
         beyond = ", ".join(f"c({k:,}) = {interval(rest, DIGITS)}" for k, *rest in curve["extrapolated"])
         lines.append(
-            f"- {name}: a = {fit['a']:.3g}, b = {fit['b']:.3g}, rmse {fit['rmse']:.2g}; extrapolated {beyond}."
+            f"- {name}: a = {fit['a']:.3g}, b = {fit['b']:.3g}, rmse {fit['rmse']:.2g}; beyond n {beyond}."
         )
     if not lines:
         return []
@@ -143,8 +145,8 @@ def estimator_lines(document: Document) -> list[str]:
         return [f"Difficulty estimator: not asked; {found['why_not']}.", ""]
     order = "–" if found["spearman"] is None else f"{found['spearman']:.3f}"
     return [
-        f"Difficulty estimator ({found['type']}) on these problems: mean absolute error of the predicted pass "
-        f"rate {found['mae']:.3f}, bias {found['bias']:+.3f}, rank correlation {order}.",
+        f"Difficulty estimator ({found['type']}) on these problems: mean absolute error of the predicted "
+        f"pass rate {found['mae']:.3f}, bias {found['bias']:+.3f}, rank correlation {order}.",
         "",
     ]
 

@@ -1,7 +1,7 @@
 """Samples on disk as they come: ``samples/part_000017.parquet``, one row a completion with its verdict.
 
-A part is written aside, fsynced and renamed, so that after a kill it is whole or absent: what is there need not
-be generated again, and what is not there was never counted.
+A part is written aside, fsynced and renamed, so that after a kill it is whole or absent: what is there need
+not be generated again, and what is not there was never counted.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from depo.config import FileSource, HubSource
+from depo.config import Evaluation, FileSource, HubSource
 from depo.config.suite import Suite
 from depo.errors import UserError
 from depo.recipe.errors import Sources, error_lines
@@ -23,13 +23,13 @@ SHIPPED = Path(__file__).resolve().parents[2] / FOLDER
 """Suites of the source tree that this module belongs to, wherever the command is run."""
 
 
-def find_suite(name: str) -> Path:
+def find_suite(name: str, where: str = "--suite") -> Path:
     """The file of a suite: a path to a YAML file, or a name in recipes/eval. Raises UserError listing what
-    there is."""
+    there is; ``where`` says who asked."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
-            raise UserError(f"--suite {name}: no such file")
+            raise UserError(f"{where} {name}: no such file")
         return path
     for folder in (FOLDER, SHIPPED):
         if (folder / f"{name}.yaml").is_file():
@@ -37,7 +37,7 @@ def find_suite(name: str) -> Path:
     known = known_suites()
     near = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"--suite {name}: no such suite; {meant}known: {', '.join(known)}; or name a YAML file")
+    raise UserError(f"{where} {name}: no such suite; {meant}known: {', '.join(known)}; or name a YAML file")
 
 
 def known_suites() -> list[str]:
@@ -48,6 +48,14 @@ def load_suite(name: str, overrides: Sequence[str] = (), data_dir: Path | None =
     """A suite by name or path with ``key=value`` overrides on top, its hub sources replaced by the files in
     ``data_dir`` if there is one. Raises UserError, one line a problem."""
     return read_suite(find_suite(name), overrides, data_dir)
+
+
+def recipe_suite(evaluation: Evaluation) -> Suite | None:
+    """The suite that a recipe evaluates during training; None when it names none."""
+    if evaluation.suite is None:
+        return None
+    path = find_suite(evaluation.suite, "evaluation.suite")
+    return read_suite(path, evaluation.suite_overrides, evaluation.suite_data)
 
 
 def read_suite(path: Path, overrides: Sequence[str] = (), data_dir: Path | None = None) -> Suite:
@@ -84,8 +92,8 @@ def with_local_files(suite: Suite, data_dir: Path, path: Path) -> Suite:
         if isinstance(benchmark.source, HubSource):
             if benchmark.local is None:
                 raise UserError(
-                    f"{path}: benchmarks.{name}.local: missing, so --data-dir has no file for this benchmark; "
-                    f"give one: benchmarks.{name}.source=FILE.jsonl"
+                    f"{path}: benchmarks.{name}.local: missing, so --data-dir has no file for it; name one: "
+                    f"benchmarks.{name}.source=FILE.jsonl"
                 )
             local = benchmark.local
             source = FileSource(

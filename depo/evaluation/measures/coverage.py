@@ -1,18 +1,19 @@
 """Coverage (pass@k over problems) as a function of k, and its extrapolation.
 
-Brown et al. 2024, "Large Language Monkeys" (arXiv 2407.21787, section 3): over orders of magnitude the logarithm
-of coverage follows a power law in the number of samples,
+Brown et al. 2024, "Large Language Monkeys" (arXiv 2407.21787): over orders of magnitude the logarithm of
+coverage follows a power law in the number of samples,
 
     log c(k) = −a k^(−b),   so   c(k) = exp(−a k^(−b)),   a, b > 0.
 
 a is the negative log of coverage at one sample; b is how fast more samples help. Fitted by least squares on c
-itself at k spaced evenly on a log scale, from a straight line through log(−log c) against log k. The error of an
-extrapolation is the bootstrap over problems: the fit is repeated on each resample. It does not cover the
+itself at k spaced evenly on a log scale, from a straight line through log(−log c) against log k. The error of
+an extrapolation is the bootstrap over problems: the fit is repeated on each resample. It does not cover the
 possibility that the law itself fails, as it does where some problems cannot be solved at all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,12 +84,21 @@ def coverage(n_N: np.ndarray, correct_N: np.ndarray, beyond: list[int], weights_
     fit = fit_power_law(k_K, middle_K)
     if fit is None:
         return Coverage(curve, None, [], why_not(k_K, middle_K))
-    fits = [fit_power_law(k_K, means_KR[:, r]) for r in range(min(FITS, means_KR.shape[1]))]
+    laws = [law(k_K, means_KR[:, r]) for r in range(min(FITS, means_KR.shape[1]))]
     extrapolated: list[list[float | None]] = []
     for k in beyond:
-        values_R = np.array([float(one(k)) for one in fits if one is not None])
+        values_R = np.array([one(k) for one in laws])
         extrapolated.append([k, float(fit(k)), *limits(values_R)])
     return Coverage(curve, fit, extrapolated)
+
+
+def law(k_K: np.ndarray, coverage_K: np.ndarray) -> Callable[[float], float]:
+    """The fitted law of one resample; where there is none, its last coverage: a resample without any solved
+    problem promises nothing, and leaving it out would flatter the interval."""
+    found = fit_power_law(k_K, coverage_K)
+    if found is not None:
+        return lambda k: float(found(k))
+    return lambda k: float(coverage_K[-1])
 
 
 def why_not(k_K: np.ndarray, coverage_K: np.ndarray) -> str:

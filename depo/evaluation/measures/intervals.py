@@ -1,7 +1,7 @@
 """Percentile bootstrap over problems: the problems are the sample, the n completions of each come along.
 
 Intervals therefore cover the choice of problems and, through it, the draw of completions. Figures of one
-benchmark share their resamples, so that differences between models and between measures are paired by problem.
+benchmark share their resamples, so that differences between models and measures are paired by problem.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-r"""maj@k: is the most frequent answer among k samples right? Self-consistency (Wang et al. 2022, arXiv 2203.11171).
+r"""maj@k: is the most frequent answer among k samples right?
+
+Self-consistency: Wang et al. 2022, arXiv 2203.11171.
 
 How it differs from voting once over the first k samples:
 - all \binom{n}{k} subsets of the n samples count, so the figure does not depend on the samples' order;
@@ -7,13 +9,13 @@ How it differs from voting once over the first k samples:
 - a sample without an answer abstains; when all k abstain the vote is wrong.
 
 The expectation is exact up to `EXACT` samples. Drawing k of n without replacement is the same as putting each
-sample in with probability p independently, given that k went in; so with V_j ~ Binomial(m_j, p) votes for class j
-of m_j samples,
+sample in with probability p independently, given that k went in; so with V_j ~ Binomial(m_j, p) votes for
+class j of m_j samples,
 
     maj@k = Σ_t Σ_J P(V_right = t, others ≤ t, J others = t, Σ V = k) / (1 + J) / P(Σ V = k).
 
-The sum over the other classes is a product of polynomials in two variables (votes, ties). With p = k/n nothing
-underflows. Beyond `EXACT` samples a keyed Monte Carlo takes its place.
+The sum over the other classes is a product of polynomials in two variables (votes, ties). With p = k/n
+nothing underflows. Beyond `EXACT` samples a keyed Monte Carlo takes its place.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def exact(right: int, wrong: tuple[int, ...], abstain: int, k: int) -> float:
 
 
 def others(rivals: Sequence[int], free: int, votes: int, t: int, p: float) -> float:
-    """E[1 / (1 + J); all rivals have ≤ t votes and the rest fill up to ``votes``], J of them having exactly t."""
+    """E[1 / (1 + J); all rivals have ≤ t votes, the rest fill up to ``votes``]; J rivals have exactly t."""
     ways_JV = np.zeros((1 + len(rivals), votes + 1))  # (ties J, votes so far V)
     ways_JV[0] = binom.pmf(np.arange(votes + 1), free, p)
     for size in rivals:
