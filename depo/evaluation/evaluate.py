@@ -20,6 +20,7 @@ from depo.bench.report import write_result
 from depo.checkpoint import read_json, write_json
 from depo.config.suite import Suite
 from depo.errors import UserError
+from depo.evaluation.answers import Votes
 from depo.evaluation.engines import load_tokenizer, serving
 from depo.evaluation.estimator_check import check_estimator
 from depo.evaluation.problems import LoadedBenchmark, load_suite_problems
@@ -136,7 +137,8 @@ def results(
     rows: dict[str, list[dict[str, Any]]] = {one.name: [] for one in benchmarks}
     for row in store.rows():
         rows[row["benchmark"]].append(row)
-    found = {one.name: figures(one, rows[one.name], suite) for one in benchmarks}
+    with Votes(suite.verification) as votes:
+        found = {one.name: figures(one, rows[one.name], suite, votes) for one in benchmarks}
     return {
         "kind": "eval",
         "schema_version": SCHEMA_VERSION,

@@ -41,16 +41,13 @@ def problem_figures(key: str, rows: Sequence[Row], wrong_classes: Sequence[int] 
     }
 
 
-def figures(benchmark: LoadedBenchmark, rows: Sequence[Row], suite: Suite) -> dict[str, Any]:
+def figures(benchmark: LoadedBenchmark, rows: Sequence[Row], suite: Suite, votes: Votes) -> dict[str, Any]:
     """The figures of one benchmark from its samples, with those of each problem under ``each``."""
     by_key: dict[str, list[Row]] = {prompt.key: [] for prompt in benchmark.prompts}
     for row in rows:
         by_key[row["key"]].append(row)
     rule = vote_rule(benchmark.reward)
-    classes: Mapping[str, Sequence[int]] | None = None
-    if rule is not None:
-        with Votes(rule, suite.verification) as votes:
-            classes = votes.classes(by_key)
+    classes = None if rule is None else votes.classes(rule, by_key)
     each = [problem_figures(key, some, classes and classes[key]) for key, some in by_key.items()]
     return {
         "rows": benchmark.rows,

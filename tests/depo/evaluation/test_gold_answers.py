@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from depo.config.suite import Benchmark, Suite
@@ -44,8 +46,6 @@ def test_gold_answers_verify_against_themselves(test_data, name):
 
 def test_gold_answers_of_reasoning_gym_verify_by_its_own_scorers():
     pytest.importorskip("reasoning_gym")
-    import json
-
     suite = load_suite(
         "reasoning_gym",
         [f"benchmarks.{name}.source.size=5" for name in load_suite("reasoning_gym").benchmarks],
@@ -60,4 +60,5 @@ def test_gold_answers_of_reasoning_gym_verify_by_its_own_scorers():
                     for a, p in zip(answers, problems, strict=True)
                 ]
             )
-            assert [s.correct for s in scores] == [True] * len(problems), benchmark
+            failed = [a for a, s in zip(answers, scores, strict=True) if s.correct is not True]
+            assert not failed, benchmark
