@@ -153,15 +153,15 @@ def test_after_kill_9_resume_repeats_no_sample_and_gives_the_same_numbers(here, 
     assert numbers(here / "killed") == numbers(here / "undisturbed")
 
 
-def test_a_resumed_evaluation_may_draw_more_samples_but_none_of_another_kind(
-    here, tiny_policy, tmp_path, capsys
-):
-    assert evaluate(tiny_policy, "--run-dir", "out", "--n", "2") == 0
-    few = samples(here / "out")
-    (here / "sums.jsonl").unlink()  # the problems are kept with the evaluation
-    more = ["eval", str(tiny_policy), "--run-dir", "out", "--resume", "--quiet"]
+def test_a_resumed_evaluation_may_draw_more_but_nothing_else(here, tiny_policy, capsys):
+    (here / "gone.jsonl").write_text((here / "sums.jsonl").read_text())
+    only = "benchmarks={even: {source: {type: file, path: gone.jsonl, limit: 20}}}"
+    assert evaluate(tiny_policy, "--run-dir", "growing", "--n", "2", only) == 0
+    few = samples(here / "growing")
+    (here / "gone.jsonl").unlink()  # the problems are kept with the evaluation
+    more = ["eval", str(tiny_policy), "--run-dir", "growing", "--resume", "--quiet"]
     assert main([*more, "--n", "4"]) == 0
-    rows = samples(here / "out")
+    rows = samples(here / "growing")
     assert len(rows) == 2 * len(few)
     assert [row for row in rows if row["sample_index"] < 2] == few
     assert json.loads((here / "growing/results.json").read_text())["last_session"]["samples"] == len(few)
@@ -285,3 +285,10 @@ def test_a_broken_suite_file_names_file_line_and_key(here, tiny_policy, capsys):
     (here / "nosource.yaml").write_text(yaml.safe_dump(suite))
     assert main(["eval", str(tiny_policy), "--suite", "nosource.yaml"]) == 2
     assert "nosource.yaml: benchmarks.even.source: required, but not given" in capsys.readouterr().err
+
+
+def test_a_report_can_be_rendered_again_from_its_json(here, capsys):
+    before = (here / "out/results.md").read_text()
+    (here / "out/results.md").unlink()
+    assert main(["bench", "report", "out"]) == 0
+    assert (here / "out/results.md").read_text() == before
