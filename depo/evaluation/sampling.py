@@ -1,7 +1,8 @@
 """Draw every sample that is still missing, verify it and put it on disk, all benchmarks together.
 
 One call to the engine for everything: a batch or an engine's queue never drains between benchmarks. Requests
-are ordered by prompt length, longest first: batches are even, and what needs most memory comes at once.
+are ordered by prompt length, longest first: batches are even, and what needs most memory comes at once. (The
+transformers engine sorts by length once more, shortest first.)
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_a_measure_that_nobody_takes_is_told(tmp_path):
 
 
 def test_early_stopping_needs_something_to_watch():
-    with pytest.raises(ValidationError, match="needs evaluation.best"):
+    with pytest.raises(ValidationError, match=r"needs evaluation\.best"):
         Evaluation(early_stopping=EarlyStopping(patience=1), every=1)
-    with pytest.raises(ValidationError, match=r"needs evaluation.every"):
+    with pytest.raises(ValidationError, match=r"needs evaluation\.every"):
         Evaluation(early_stopping=EarlyStopping(patience=1), best="all")

@@ -1,4 +1,4 @@
-"""A suite during training, the best policy and early stopping, with real Ray; and ``depo eval`` on that run."""
+"""A suite during training, the best policy, early stopping, with real Ray; then ``depo eval`` on that run."""
 
 from __future__ import annotations
 
