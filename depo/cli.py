@@ -1,5 +1,5 @@
-"""The command line: ``depo train RECIPE [key=value ...]``, ``depo replay TRACE``, ``depo bench NAME``,
-``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
+"""The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo replay TRACE``,
+``depo bench NAME``, ``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
 
 Exit status 0: done; 2: bad input, one line that names file and key; 1: anything else; 130: interrupted.
 ``--help`` and ``--dry-run`` import neither torch nor Ray.
@@ -18,9 +18,11 @@ from depo.bench.options import add_bench
 from depo.budget import budget_text
 from depo.config import Recipe
 from depo.errors import UserError
+from depo.evaluation.options import add_eval
 from depo.failures import BAD_INPUT, DONE, report_failure, say
 from depo.recipe import dump_recipe, read_recipe
 from depo.recipe.inputs import check_inputs
+from depo.recipe.suites import recipe_suite
 from depo.upcycle.options import add_upcycle
 from depo.versions import installed_version
 
@@ -67,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from depo.upcycle.command import upcycle
 
             return upcycle(options)
+        if options.command == "eval":
+            from depo.evaluation.command import evaluate_command
+
+            check_run_dir(options.run_dir, options.resume)
+            return evaluate_command(options, list(sys.argv[1:] if arguments is None else arguments))
         return train(options)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all of it is reported
         return report_failure(error, None)
@@ -102,9 +109,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     fetch_parser.add_argument("name", help="smollm2 (a language model) or minilm (a text encoder)")
     fetch_parser.add_argument("directory", type=Path, metavar="DIR")
+    eval_parser = add_eval(commands)
     others = [fetch_parser, add_replay(commands), *add_bench(commands), add_upcycle(commands)]
 
     options, rest = parser.parse_known_args(arguments)
+    if options.command == "eval":
+        return sort_overrides(options, rest, eval_parser)
     if options.command != "train":
         if rest:
             name = " ".join(filter(None, [options.command, getattr(options, "benchmark", None)]))
@@ -158,6 +168,19 @@ def add_replay(commands: argparse._SubParsersAction[Parser]) -> Parser:
     return replay
 
 
+def sort_overrides(
+    options: argparse.Namespace, rest: list[str], parser: argparse.ArgumentParser
+) -> argparse.Namespace:
+    """Overrides of a suite may stand after the flags too."""
+    strange = [text for text in rest if "=" not in text or text.startswith("-")]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if options.resume and options.run_dir is None:
+        parser.error("--resume needs --run-dir: the directory of the evaluation to continue")
+    options.overrides = [*options.overrides, *rest]
+    return options
+
+
 def sort_positionals(options: argparse.Namespace, rest: list[str], parser: Parser) -> argparse.Namespace:
     """Tell the recipe file from the overrides, wherever the flags stood."""
     positionals = [text for text in (options.recipe, *options.overrides, *rest) if text is not None]
@@ -178,6 +201,7 @@ def train(options: argparse.Namespace) -> int:
     check_run_dir(options.run_dir, options.resume)
     recipe, sources = read_recipe(options.recipe, options.overrides)
     check_inputs(recipe, sources)
+    recipe_suite(recipe.evaluation)
     if options.dry_run:
         print(dump_recipe(recipe))
         print(budget_text(recipe))

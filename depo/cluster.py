@@ -22,10 +22,18 @@ def ray_cluster(recipe: Recipe) -> Iterator[None]:
     A run submitted with ``ray job submit`` finds RAY_ADDRESS set by Ray itself. Raises UserError when the
     named cluster does not answer.
     """
+    engines = recipe.rollout.vllm.workers if recipe.rollout.engine == "vllm" else 0
+    with ray_for(recipe.resources.address, engines):
+        yield
+
+
+@contextmanager
+def ray_for(address: str | None, engines: int) -> Iterator[None]:
+    """The same for a number of engines, with or without a recipe."""
     if ray.is_initialized():
         yield
         return
-    address = recipe.resources.address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS")
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         try:
@@ -36,7 +44,7 @@ def ray_cluster(recipe: Recipe) -> Iterator[None]:
             ) from error
     else:
         # Ray counts CPUs to place actors; the learner and each engine need a place, whatever the machine has.
-        places = 1 + (recipe.rollout.vllm.workers if recipe.rollout.engine == "vllm" else 0)
+        places = 1 + engines
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # "local": without it Ray would join whatever cluster was last started on this machine.
         ray.init(

@@ -26,6 +26,7 @@ from depo.cluster import ray_cluster
 from depo.config import Recipe
 from depo.console import Console
 from depo.data import PromptPool
+from depo.evaluation.best import BestPolicy
 from depo.evaluation.heldout import EvalResult, Evaluator
 from depo.learner.actor import RemoteLearner
 from depo.ledger import Ledger
@@ -62,6 +63,7 @@ class Run:
     engine: RolloutEngine
     weight_sync: WeightSync
     evaluator: Evaluator
+    best: BestPolicy
     tokenizer: Any
     console: Console
     metrics_log: MetricsLog
@@ -100,9 +102,10 @@ class Run:
 
     @property
     def spent(self) -> bool:
-        """Whether training has used up the recipe's steps or rollouts."""
+        """Whether training has used up the recipe's steps or rollouts, or early stopping's patience."""
         limit = self.recipe.max_rollouts
-        return self.step >= self.recipe.steps or (limit is not None and self.ledger.generated >= limit)
+        used_up = self.step >= self.recipe.steps or (limit is not None and self.ledger.generated >= limit)
+        return used_up or self.best.run_out
 
     def evaluation_due(self, step: int, new_rollouts: int) -> bool:
         """After ``step`` with its ``new_rollouts``. Not after the last one: that is ``at_end``'s."""
@@ -113,6 +116,9 @@ class Run:
     def evaluate(self, step: int) -> dict[str, float]:
         result = self.evaluator.run()
         self.ledger.book_evaluation(result.rollouts, result.tokens)
+        self.best.consider(step, result.scalars())
+        if self.best.run_out:
+            self.console.say(f"early stopping after step {step}: {self.best}")
         return result.scalars()
 
     def log_step(
@@ -161,6 +167,7 @@ class Run:
                     "pool": self.pool.state_dict(),
                     "selector": self.selector.state_dict(),
                     "ledger": self.ledger.state_dict(),
+                    "best": self.best.state_dict(),
                 },
             )
 
@@ -176,6 +183,8 @@ class Run:
         self.pool.load_state_dict(state["pool"])
         self.selector.load_state_dict(state["selector"])
         self.ledger.load_state_dict(state["ledger"])
+        if "best" in state:  # checkpoints of earlier versions have none
+            self.best.load_state_dict(state["best"])
         self.step = state["step"]
         self.kl_travelled = state["kl_travelled"]
         self.seconds = state["seconds"]
@@ -241,6 +250,8 @@ def timed_evaluation(run: Run, say: Callable[[str], None], when: str) -> EvalRes
     start = time.perf_counter()
     result = run.evaluator.run()
     run.ledger.book_evaluation(result.rollouts, result.tokens)
+    if not run.best.run_out:  # else it was this very policy that the last evaluation ended on
+        run.best.consider(run.step, result.scalars())
     run.seconds["evaluate"] = run.seconds.get("evaluate", 0.0) + time.perf_counter() - start
     parts = [f"{name} {value:.3f}" for name, value in result.scalars().items()]
     if parts:

@@ -13,8 +13,10 @@ from depo.config import Recipe, RewardSpec, TinyMoePolicy
 from depo.console import Console
 from depo.data import LoadedData, PromptPool, load_data, load_prompts, load_saved, save_prompts
 from depo.errors import UserError
+from depo.evaluation.best import BestPolicy
 from depo.evaluation.exact import exact_pass_rates
 from depo.evaluation.heldout import EvalSetData, Evaluator
+from depo.evaluation.in_training import training_suite
 from depo.learner.actor import PolicyFacts, RemoteLearner, pretrained_view
 from depo.ledger import Ledger
 from depo.policy.pretrained import load_tokenizer
@@ -105,6 +107,7 @@ def assemble(
         tokenizer=tokenizer,
         max_new_tokens=recipe.rollout.max_new_tokens,
         seed=recipe.seed,
+        suite=training_suite(recipe, engine, tokenizer, console.say, stack),
     )
     tensorboard = TensorBoardLog(run_dir / "tensorboard") if recipe.tracking.tensorboard else None
     if tensorboard is not None:
@@ -126,6 +129,7 @@ def assemble(
         engine=engine,
         weight_sync=weight_sync,
         evaluator=evaluator,
+        best=BestPolicy(recipe.evaluation, run_dir / "best", learner.export),
         tokenizer=tokenizer,
         console=console,
         metrics_log=MetricsLog(run_dir / "metrics.jsonl"),

@@ -49,6 +49,7 @@ def summarise(run: Run, after: EvalResult | None) -> dict[str, object]:
             "before": None if run.before is None else run.before.summary(),
             "after": None if after is None else after.summary(),
         },
+        "best": run.best.summary(),
         **booked,
         "prompts": booked["prompts"] | {"pool": len(run.pool)},
         "selection": {name: finite(value) for name, value in run.selector.metrics().items()},

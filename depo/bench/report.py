@@ -42,10 +42,14 @@ def renderer(kind: str) -> Renderer:
             from depo.bench.model.report import markdown
         case "throughput":
             from depo.bench.throughput.report import markdown
+        case "eval":
+            from depo.evaluation.report import markdown
+        case "eval_comparison":
+            from depo.evaluation.comparison import markdown
         case other:
             raise UserError(
                 f"kind {other!r}: no benchmark of that name; known: selection, selection_tuning, model, "
-                "throughput"
+                "throughput, eval, eval_comparison"
             )
     return markdown
 

@@ -27,7 +27,7 @@ from depo.config.estimator import (
     StreakEstimator,
     UniformEstimator,
 )
-from depo.config.evaluation import EvalSet, Evaluation
+from depo.config.evaluation import EarlyStopping, EvalSet, Evaluation
 from depo.config.learner import (
     Batch,
     CispoLoss,
@@ -90,6 +90,7 @@ __all__ = [
     "DapoLoss",
     "Data",
     "DrGrpoLoss",
+    "EarlyStopping",
     "EncoderEstimator",
     "EstimatorSpec",
     "EvalSet",

@@ -43,8 +43,10 @@ class FileSource(Block):
     type: Literal["file"] = "file"
     path: Annotated[Path, AfterValidator(Path.expanduser)]
     columns: Columns = Columns()
+    where: dict[str, str] = {}
+    """Keep only the rows whose columns, as text, hold these values: ``{lang: sw}``."""
     limit: PositiveInt | None = None
-    """Use the first rows only."""
+    """Use the first rows only, of those that ``where`` keeps."""
 
 
 class HubSource(Block):
@@ -56,6 +58,8 @@ class HubSource(Block):
     split: str = "train"
     revision: str | None = None
     columns: Columns = Columns()
+    where: dict[str, str] = {}
+    """Keep only the rows whose columns, as text, hold these values."""
     limit: PositiveInt | None = None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt, field_validator
+from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from depo.config.block import Block, NonNegativeFloat
 from depo.config.data import Source, source_from_shorthand
@@ -25,6 +26,15 @@ class EvalSet(Block):
         return source_from_shorthand(value)
 
 
+class EarlyStopping(Block):
+    """End a run that no longer improves by ``evaluation.best``."""
+
+    patience: PositiveInt
+    """Evaluations in a row without a new best."""
+    min_delta: NonNegativeFloat = 0.0
+    """How far above the best so far a value must lie to count as a new best."""
+
+
 class Evaluation(Block):
     """Accuracy on held-out prompts and benchmarks, before and after training."""
 
@@ -36,6 +46,17 @@ class Evaluation(Block):
     temperature: NonNegativeFloat = 0.0
     """0 is greedy."""
     sets: list[EvalSet] = []
+    suite: str | None = None
+    """A suite of benchmarks as `depo eval` runs it, by name or file, with its own prompts, rewards and
+    sampling, beside held-out prompts and ``sets``."""
+    suite_data: Path | None = None
+    """Directory with local copies of the suite's benchmarks; see docs/evaluation.md."""
+    suite_overrides: list[str] = []
+    """Keys of the suite to set: ["sampling.n=4", "benchmarks.gsm8k.source.limit=200"]."""
+    best: str | None = None
+    """Measure by which the best policy so far is kept in ``best/``: all, solvable, a set's name, or a suite's
+    (math/avg, math/pass@8, math/gsm8k/avg). Higher is better."""
+    early_stopping: EarlyStopping | None = None
     at_start: bool = True
     at_end: bool = True
     every: NonNegativeInt = 0
@@ -43,3 +64,14 @@ class Evaluation(Block):
     every_rollouts: NonNegativeInt = 0
     """Also after the step in which training has generated so many more rollouts; 0: never. Compares runs that
     spend different numbers of rollouts on a step."""
+
+    @model_validator(mode="after")
+    def stopping_has_a_measure(self) -> Self:
+        if self.early_stopping is not None:
+            if self.best is None:
+                raise ValueError("evaluation.early_stopping needs evaluation.best: the measure to watch")
+            if not (self.every or self.every_rollouts):
+                raise ValueError("evaluation.early_stopping needs evaluation.every or every_rollouts")
+        if self.suite is None and (self.suite_data is not None or self.suite_overrides):
+            raise ValueError("evaluation.suite_data and suite_overrides need evaluation.suite")
+        return self

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from depo import rng
 from depo.arithmetic import generate
-from depo.config import ArithmeticSource, Columns, Data, FileSource, HubSource, ReasoningGymSource, Source
-from depo.data.columns import Table, chosen_columns
+from depo.config import ArithmeticSource, Data, FileSource, HubSource, ReasoningGymSource, Source
+from depo.data.columns import Table, chosen_columns, find_column
 from depo.data.generated import gym_problems
 from depo.data.report import DataReport
 from depo.data.tables import open_file, open_hub
@@ -107,10 +107,16 @@ def load_prompts(
             prompts.append(Prompt(problem.key, problem.text, tuple(ids), problem.reference, problem.prior))
     report.kept = len(prompts)
     if not prompts:
-        raise UserError(
-            f"{where}: none of the {report.read:,} rows of {report.source} is usable ({report.reasons()})"
-        )
+        raise UserError(none_usable(source, report, where))
     return prompts, report
+
+
+def none_usable(source: Source, report: DataReport, where: str) -> str:
+    filters = getattr(source, "where", {})
+    if filters and not report.read:
+        sought = ", ".join(f"{name} {value!r}" for name, value in filters.items())
+        return f"{where}.where: no row of {report.source} has {sought}"
+    return f"{where}: none of the {report.read:,} rows of {report.source} is usable ({report.reasons()})"
 
 
 def source_name(source: Source) -> str:
@@ -153,9 +159,9 @@ Row = tuple[str | list[Message] | None, str | None, float | None]
 def read_problems(source: Source, report: DataReport, where: str) -> Iterator[Row]:
     match source:
         case FileSource():
-            yield from table_problems(open_file(source, where), source.columns, source.limit, report, where)
+            yield from table_problems(open_file(source, where), source, report, where)
         case HubSource():
-            yield from table_problems(open_hub(source, where), source.columns, source.limit, report, where)
+            yield from table_problems(open_hub(source, where), source, report, where)
         case ReasoningGymSource():
             yield from ((question, reference, None) for question, reference in gym_problems(source, where))
         case ArithmeticSource():
@@ -163,14 +169,20 @@ def read_problems(source: Source, report: DataReport, where: str) -> Iterator[Ro
 
 
 def table_problems(
-    table: Table, columns: Columns, limit: int | None, report: DataReport, where: str
+    table: Table, source: FileSource | HubSource, report: DataReport, where: str
 ) -> Iterator[Row]:
     """Rows of a table, converted. Raises UserError naming column and row for values of the wrong kind."""
+    columns, used = source.columns, 0
+    filters = [find_column(table, name, (), f"{where}.where") for name in source.where]
+    wanted = tuple(source.where.values())
     prompt_column, answer_column, prior_column = chosen_columns(table, columns, where)
     pattern = re.compile(columns.question_pattern) if columns.question_pattern else None
     names = [prompt_column, answer_column] + ([prior_column] if prior_column else [])
-    for number, values in enumerate(table.rows(names), start=1):
-        if limit is not None and number > limit:
+    for number, values in enumerate(table.rows(names + filters), start=1):
+        if tuple(map(str, values[len(names) :])) != wanted:
+            continue
+        used += 1
+        if source.limit is not None and used > source.limit:
             return
         column = prompt_column
         try:

@@ -10,6 +10,7 @@ import numpy as np
 from depo.batching import collate, samples_of
 from depo.config import Evaluation
 from depo.evaluation.exact import exact_pass_rates
+from depo.evaluation.in_training import TrainingSuite
 from depo.learner.actor import RemoteLearner
 from depo.rng import seed64
 from depo.rollout.engine import RolloutEngine, Sampling
@@ -43,13 +44,21 @@ class EvalResult:
     rollouts: int = 0
     tokens: int = 0
     unscorable: int = 0
+    suite: dict[str, float] = field(default_factory=dict)
+    """Measures of the recipe's suite, by name."""
 
     def scalars(self) -> dict[str, float]:
-        named = {"all": self.all, "solvable": self.solvable} | self.sets
+        named = {"all": self.all, "solvable": self.solvable} | self.sets | self.suite
         return {f"eval/{name}": value for name, value in named.items() if value is not None}
 
     def summary(self) -> dict[str, object]:
-        return {"solvable": self.solvable, "all": self.all, "sets": self.sets, "unscorable": self.unscorable}
+        return {
+            "solvable": self.solvable,
+            "all": self.all,
+            "sets": self.sets,
+            "suite": self.suite,
+            "unscorable": self.unscorable,
+        }
 
 
 class Evaluator:
@@ -66,6 +75,7 @@ class Evaluator:
         tokenizer,
         max_new_tokens: int,
         seed: int,
+        suite: TrainingSuite | None = None,
     ) -> None:
         self.config = config
         self.heldout = heldout
@@ -75,6 +85,7 @@ class Evaluator:
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
         self.seed = seed
+        self.suite = suite
 
     def run(self) -> EvalResult:
         """Evaluate all sets. The same seeds every time, so that two evaluations are paired."""
@@ -90,6 +101,12 @@ class Evaluator:
                 result.sets[benchmark.name] = accuracy
         if result.all is None and result.sets:
             result.all = float(np.mean(list(result.sets.values())))
+        if self.suite is not None:
+            done = self.suite.run()
+            result.suite = done.measures
+            result.rollouts += done.rollouts
+            result.tokens += done.tokens
+            result.unscorable += done.unscorable
         return result
 
     def _accuracy(self, data: EvalSetData, result: EvalResult) -> np.ndarray:

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from depo.config import Block
 from depo.recipe.overrides import COMMAND_LINE, Override
-from depo.recipe.schema import Key, all_keys, key_of_error, shape_at
+from depo.recipe.schema import ROOT, Key, Shape, all_keys, key_of_error, shape_at
 
 CLOSE, SIMILAR, ELSEWHERE = 0.8, 0.6, 0.75
 """difflib ratios from which a key is surely a slip of the pen, probably one, and one of another block."""
@@ -26,6 +26,8 @@ class Sources:
     name: str
     raw: Any
     overrides: tuple[Override, ...] = ()
+    root: Shape = ROOT
+    """Of the schema that the file follows."""
 
     def of(self, key: Key) -> str:
         """The label that opens an error line about ``key``."""
@@ -67,7 +69,7 @@ def error_lines(error: ValidationError, sources: Sources) -> list[str]:
     """One line per offending key: ``FILE: key: what is wrong and what would be right``."""
     grouped: dict[Key, list[tuple[ErrorDetails, type[Block] | None]]] = {}
     for details in error.errors():
-        key, block = key_of_error(details["loc"])
+        key, block = key_of_error(details["loc"], sources.root)
         grouped.setdefault(key, []).append((details, block))
     return [_line(key, problems, sources) for key, problems in grouped.items()]
 
@@ -76,9 +78,9 @@ def _line(key: Key, problems: Sequence[tuple[ErrorDetails, type[Block] | None]],
     first, block = problems[0]
     kind = first["type"]
     if kind == "extra_forbidden":
-        return f"{sources.of(key)}: {'.'.join(key)}: {unknown_key(key, block)}"
+        return f"{sources.of(key)}: {'.'.join(key)}: {unknown_key(key, block, sources.root)}"
     if kind == "union_tag_not_found":
-        known = ", ".join(shape_at(key, sources.raw).blocks)
+        known = ", ".join(shape_at(key, sources.raw, sources.root).blocks)
         return f"{sources.of(key)}: {'.'.join(key)}.type: required, but not given; one of {known}"
     if kind == "union_tag_invalid":
         key = (*key, "type")
@@ -156,24 +158,24 @@ def _meant(details: ErrorDetails) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def unknown_key(key: Key, block: type[Block] | None) -> str:
+def unknown_key(key: Key, block: type[Block] | None, root: Shape = ROOT) -> str:
     """Says that a key does not exist, and which one was probably meant: here, or in another block."""
     *parents, name = key
     here = [] if block is None else list(block.model_fields)
-    owners = [type_name(owner) for known, owner in all_keys() if known == key]
+    owners = [type_name(owner) for known, owner in all_keys(root) if known == key]
     if owners:
         return f"unknown key for type {type_name(block)}; it belongs to type {' and '.join(owners)}"
     problem = f"unknown key for type {type_name(block)}" if type_name(block) else "unknown key"
-    guesses = _guesses(parents, name, here)
+    guesses = _guesses(parents, name, here, root)
     if guesses:
         return f"{problem}; did you mean {' or '.join(guesses[:3])}?"
     return f"{problem}; there is {', '.join(here)}" if here else problem
 
 
-def _guesses(parents: list[str], name: str, here: list[str]) -> list[str]:
+def _guesses(parents: list[str], name: str, here: list[str], root: Shape) -> list[str]:
     """Dotted keys that ``name`` may stand for, from the first of four searches that finds any."""
     elsewhere = sorted(
-        {known for known, _ in all_keys() if list(known[:-1]) != parents}, key=lambda k: (len(k), k)
+        {known for known, _ in all_keys(root) if list(known[:-1]) != parents}, key=lambda k: (len(k), k)
     )
 
     def in_this_block(cutoff: float) -> list[str]:

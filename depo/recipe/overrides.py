@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from depo.errors import UserError
-from depo.recipe.schema import Key, expand, shape_at
+from depo.recipe.schema import ROOT, Key, Shape, expand, shape_at
 from depo.recipe.yaml_text import parse_yaml
 
 COMMAND_LINE = "command line"
@@ -43,17 +43,18 @@ def parse_override(text: str) -> Override:
     return Override(key, parse_yaml(value, f"{COMMAND_LINE}: {dotted}"), text)
 
 
-def apply_overrides(raw: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[Override], root: Shape = ROOT) -> dict[str, Any]:
     """A new recipe mapping with shorthands written out and ``overrides`` on top."""
-    result = expand(raw)
+    result = expand(raw, root)
     for override in sorted(overrides, key=lambda override: override.breadth):
-        result = expand(_set(result, override))
+        result = expand(_set(result, override, root), root)
     return result
 
 
-def _set(raw: dict[str, Any], override: Override) -> dict[str, Any]:
-    shape = shape_at(override.key, raw)
-    if isinstance(override.value, str) and shape.is_union and not (shape.is_list or shape.is_source):
+def _set(raw: dict[str, Any], override: Override, root: Shape) -> dict[str, Any]:
+    shape = shape_at(override.key, raw, root)
+    plain = not (shape.is_list or shape.is_map or shape.is_source)
+    if isinstance(override.value, str) and shape.is_union and plain:
         override = replace(override, key=(*override.key, "type"))
     *parents, last = override.key
     here: Any = raw
@@ -63,7 +64,9 @@ def _set(raw: dict[str, Any], override: Override) -> dict[str, Any]:
         here[_index(here, last, override, len(parents))] = override.value
     elif not isinstance(here, dict):
         raise _no_block(override, len(parents))
-    elif last == "type" and shape_at(tuple(parents), raw).is_union and here.get("type") != override.value:
+    elif (
+        last == "type" and shape_at(tuple(parents), raw, root).is_union and here.get("type") != override.value
+    ):
         here.clear()
         here["type"] = override.value
     else:

@@ -1,7 +1,8 @@
 """The recipe schema as data: which keys exist where, and which types a union block can have.
 
 Overrides and error messages need to walk ``depo.config`` by dotted key (``learner.loss.clip_low``). A *union*
-is a block whose ``type`` key picks one of several classes; its key path does not contain the type.
+is a block whose ``type`` key picks one of several classes; its key path does not contain the type. The same
+functions walk other files' schemas from another ``root``: evaluation suites have one of their own.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What may stand at a key: one of these blocks (by type name; "" when there is only one), or a list."""
+    """What may stand at a key: one of these blocks (by type name; "" when there is only one), a list of them,
+    or a map from names of the user's choice to them."""
 
     blocks: dict[str, type[Block]]
     is_list: bool = False
+    is_map: bool = False
     default_type: str | None = None
 
     @property
@@ -47,16 +50,19 @@ def shape_of(field: FieldInfo) -> Shape:
     shape = _shape(field.annotation)
     default = field.default
     default_type = getattr(default, "type", None) if isinstance(default, Block) else None
-    return Shape(shape.blocks, shape.is_list, default_type)
+    return Shape(shape.blocks, shape.is_list, shape.is_map, default_type)
 
 
 def _shape(annotation: Any) -> Shape:
-    """Look through Annotated, unions and ``list`` for blocks."""
+    """Look through Annotated, unions, ``list`` and ``dict`` for blocks."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _shape(get_args(annotation)[0])
     if origin is list:
         return Shape(_shape(get_args(annotation)[0]).blocks, is_list=True)
+    if origin is dict:
+        inside = _shape(get_args(annotation)[1])
+        return Shape(inside.blocks, is_map=True) if inside.blocks else inside
     if origin in (Union, types.UnionType):
         blocks: dict[str, type[Block]] = {}
         for member in get_args(annotation):
@@ -77,6 +83,11 @@ def expand(value: Any, shape: Shape = ROOT) -> Any:
     if shape.is_list:
         element = Shape(shape.blocks)
         return [expand(item, element) for item in value] if isinstance(value, list) else value
+    if shape.is_map:
+        element = Shape(shape.blocks)
+        return (
+            {key: expand(item, element) for key, item in value.items()} if isinstance(value, dict) else value
+        )
     if shape.is_union and isinstance(value, str):
         value = source_from_shorthand(value) if shape.is_source else {"type": value}
     if not isinstance(value, dict) or not shape.blocks:
@@ -92,10 +103,14 @@ def expand(value: Any, shape: Shape = ROOT) -> Any:
     }
 
 
-def shape_at(key: Key, raw: Any) -> Shape:
+def shape_at(key: Key, raw: Any, root: Shape = ROOT) -> Shape:
     """What the schema wants at a key, unions resolved by the types that ``raw`` names."""
-    shape, here = ROOT, raw
+    shape, here = root, raw
     for part in key:
+        if shape.is_map:
+            shape = Shape(shape.blocks)
+            here = here.get(part) if isinstance(here, dict) else None
+            continue
         if shape.is_list:
             shape = Shape(shape.blocks)
             inside = isinstance(here, list) and part.isdigit() and int(part) < len(here)
@@ -110,16 +125,16 @@ def shape_at(key: Key, raw: Any) -> Shape:
     return shape
 
 
-def key_of_error(loc: tuple[int | str, ...]) -> tuple[Key, type[Block] | None]:
+def key_of_error(loc: tuple[int | str, ...], root: Shape = ROOT) -> tuple[Key, type[Block] | None]:
     """A pydantic error location as (recipe key, innermost block on the way).
 
     pydantic inserts the type name into the location of a union and names for the branches of a plain
     union; neither is a key that a user wrote.
     """
     key: list[str] = []
-    shape, block = ROOT, ROOT.block()
+    shape, block = root, root.block()
     for part in loc:
-        if isinstance(part, int):
+        if isinstance(part, int) or shape.is_map:
             key.append(str(part))
             shape = Shape(shape.blocks)
         elif shape.is_union and part in shape.blocks:
@@ -134,7 +149,8 @@ def key_of_error(loc: tuple[int | str, ...]) -> tuple[Key, type[Block] | None]:
 def all_keys(
     shape: Shape = ROOT, prefix: Key = (), above: tuple[type[Block], ...] = ()
 ) -> Iterator[tuple[Key, type[Block]]]:
-    """Every key of the schema with the block that has it (several for a union); lists are not entered."""
+    """Every key of the schema with the block that has it (several for a union); lists and maps are not
+    entered."""
     for block in shape.blocks.values():
         if block in above:
             continue
@@ -142,5 +158,5 @@ def all_keys(
             key = (*prefix, name)
             yield key, block
             inner = shape_of(field)
-            if not inner.is_list:
+            if not (inner.is_list or inner.is_map):
                 yield from all_keys(inner, key, (*above, block))

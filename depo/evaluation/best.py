@@ -1,0 +1,85 @@
+"""The best policy of a run by a named measure, and when to stop waiting for a better one.
+
+    best/policy/     the policy in Hugging Face format
+        /best.json   measure, value, step
+
+The state is part of every checkpoint: a resumed run remembers what the best was and how long ago.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from depo.checkpoint import write_json
+from depo.config import Evaluation
+from depo.errors import UserError
+
+
+class BestPolicy:
+    """Watches the evaluations of a run. Does nothing when the recipe names no measure."""
+
+    def __init__(self, config: Evaluation, directory: Path, export: Callable[[Path], None]) -> None:
+        """``export`` writes the current policy into a directory."""
+        self.config = config
+        self.directory = directory
+        self.export = export
+        self.value: float | None = None
+        self.step = 0
+        self.since = 0
+        """Evaluations since the best one."""
+
+    def consider(self, step: int, scalars: Mapping[str, float]) -> bool:
+        """Take note of an evaluation after ``step``; keeps the policy and returns True when it is a new best.
+
+        Raises UserError when the evaluation does not have the measure.
+        """
+        if self.config.best is None:
+            return False
+        name = f"eval/{self.config.best}"
+        if name not in scalars:
+            there_are = ", ".join(key.removeprefix("eval/") for key in scalars) or "none"
+            raise UserError(f"evaluation.best: no measure {self.config.best!r}; this run has {there_are}")
+        stopping = self.config.early_stopping
+        margin = 0.0 if stopping is None else stopping.min_delta
+        if self.value is not None and not scalars[name] > self.value + margin:
+            self.since += 1
+            return False
+        self.value, self.step, self.since = scalars[name], step, 0
+        self.keep()
+        return True
+
+    def keep(self) -> None:
+        """Replace ``best/``; written aside and renamed, so a kill leaves a whole one, or its name aside."""
+        aside = self.directory.with_name(f".{self.directory.name}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        self.export(aside / "policy")
+        write_json(aside / "best.json", self.summary() or {})
+        shutil.rmtree(self.directory, ignore_errors=True)
+        aside.rename(self.directory)
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "no best policy yet"
+        return f"best {self.config.best} {self.value:.3f} at step {self.step}, {self.since} evaluations ago"
+
+    @property
+    def run_out(self) -> bool:
+        """Whether patience has run out."""
+        stopping = self.config.early_stopping
+        return stopping is not None and self.since >= stopping.patience
+
+    def summary(self) -> dict[str, Any] | None:
+        """None before the first evaluation, or without a measure."""
+        if self.value is None:
+            return None
+        return {"measure": self.config.best, "value": self.value, "step": self.step}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "step": self.step, "since": self.since}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.value, self.step, self.since = state["value"], state["step"], state["since"]

@@ -1,0 +1,117 @@
+"""A model behind the rollout contract for an evaluation: no learner, no weight sync."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from depo.config import PretrainedPolicy, Rollouts
+from depo.config.suite import Suite
+from depo.errors import UserError
+from depo.rollout.engine import RolloutEngine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KEY = "policy.model: "
+"""How the policy loader names what it loads; here it is the first argument."""
+
+
+def policy_of(model: str, suite: Suite) -> PretrainedPolicy:
+    return PretrainedPolicy(model=model, dtype=suite.dtype)
+
+
+def load_tokenizer(model: str, suite: Suite) -> PreTrainedTokenizerBase:
+    """Raises UserError for a model without tokenizer or end token."""
+    from depo.policy import pretrained
+
+    try:
+        return pretrained.load_tokenizer(policy_of(model, suite))
+    except UserError as error:
+        raise UserError(str(error).removeprefix(KEY)) from error
+
+
+@contextmanager
+def serving(model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase) -> Iterator[RolloutEngine]:
+    """The suite's engine with this model, closed at the end. Raises UserError for a model that cannot be
+    loaded."""
+    try:
+        start = vllm_engine if suite.engine == "vllm" else transformers_engine
+        with start(model, suite, tokenizer) as engine:
+            yield engine
+    except UserError as error:
+        raise UserError(str(error).removeprefix(KEY)) from error
+
+
+@contextmanager
+def transformers_engine(
+    model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[RolloutEngine]:
+    """In this process. Weights are float32 whatever the compute type, as when a run generates on its
+    learner's weights: 4 bytes a parameter."""
+    import torch
+    from transformers.utils import logging
+
+    from depo.learner.actor import end_tokens, pick_device
+    from depo.policy.precision import autocast
+    from depo.policy.pretrained import load_model
+    from depo.rollout.transformers_engine import TransformersEngine
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(suite.threads or os.cpu_count() or 1)
+    network = load_model(policy_of(model, suite), pick_device(suite.device)).eval()
+
+    @contextmanager
+    def inference() -> Iterator[None]:
+        with torch.no_grad(), autocast(network):
+            yield
+
+    engine = TransformersEngine(
+        network,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_ids=end_tokens(network, tokenizer),
+        batch_size=suite.transformers.batch_size,
+        inference=inference,
+    )
+    yield engine
+    engine.close()
+
+
+@contextmanager
+def vllm_engine(model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase) -> Iterator[RolloutEngine]:
+    """In Ray actors, as many as ``vllm.workers``."""
+    from depo.cluster import gpus_in_cluster, ray_for
+    from depo.rollout.vllm_pool import VllmPool
+
+    with ray_for(address=None, engines=suite.vllm.workers):
+        engine = VllmPool(
+            Rollouts(engine="vllm", max_new_tokens=suite.sampling.max_new_tokens, vllm=suite.vllm),
+            model,
+            dtype=suite.dtype,
+            context_length=suite.context_length,
+            eos_token_ids=configured_end_tokens(model, tokenizer),
+            threads=suite.threads,
+            num_gpus_per_worker=suite.vllm.tensor_parallel if gpus_in_cluster() else 0,
+            seed=suite.seed,
+        )
+        try:
+            engine.ready()
+            yield engine
+        finally:
+            engine.close()
+
+
+def configured_end_tokens(model: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every token that ends a completion, without loading the weights: the generation config's (the model
+    config's where there is none) and the tokenizer's."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        found = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # a model without generation_config.json; transformers derives one in the same way
+        found = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model)).eos_token_id
+    listed = found if isinstance(found, list) else [found]
+    return tuple(sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None}))

@@ -1,0 +1,160 @@
+"""One evaluation from suite to results: load, draw what is missing, verify, measure, write.
+
+DIR/suite.yaml         the resolved suite
+   /evaluation.json    which model, which versions
+   /problems/*.parquet what is asked, in token ids
+   /samples/*.parquet  every completion with its verdict, as they come
+   /results.json, .md  written last: a directory with results is a finished evaluation
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from depo.bench.provenance import provenance
+from depo.bench.report import write_result
+from depo.checkpoint import read_json, write_json
+from depo.config.suite import Suite
+from depo.errors import UserError
+from depo.evaluation.answers import Votes
+from depo.evaluation.engines import load_tokenizer, serving
+from depo.evaluation.estimator_check import check_estimator
+from depo.evaluation.problems import LoadedBenchmark, load_suite_problems
+from depo.evaluation.progress import EvalProgress
+from depo.evaluation.results import SCHEMA_VERSION, figures, means
+from depo.evaluation.samples import SampleStore
+from depo.evaluation.sampling import Verifiers, draw_samples, missing_requests
+from depo.evaluation.target import RESULTS, Target, fingerprint
+from depo.recipe.suites import dump_suite, parse_suite
+from depo.rollout.engine import Sampling
+
+MAY_CHANGE = {"k", "extrapolate", "resamples", "threads", "transformers", "vllm", "verification"}
+"""What a resumed evaluation may set anew, beside a larger ``sampling.n``: none of it changes a sample that is
+there already."""
+
+
+def evaluate(
+    target: Target,
+    suite: Suite,
+    directory: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    arguments: Sequence[str],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Evaluate a model on a suite in ``directory``; returns the results, which are written there too.
+
+    Raises UserError for bad input: before anything is loaded where that can be told.
+    """
+    prepare(target, suite, directory, resume)
+    tokenizer = load_tokenizer(target.model, suite)
+    benchmarks = load_suite_problems(suite, tokenizer, directory / "problems")
+    for one in benchmarks:
+        say(f"{one.name}: {one.rows}")
+    store = SampleStore(directory / "samples")
+    n = suite.sampling.n
+    requests = missing_requests(benchmarks, n, suite.seed, store.done())
+    missing = sum(request.n for request in requests)
+    total = n * sum(len(one.prompts) for one in benchmarks)
+    if missing < total:
+        say(f"{total - missing:,} of {total:,} samples are there already")
+    seconds = 0.0
+    with ExitStack() as stack:
+        if requests:
+            verifiers = Verifiers(benchmarks, suite, stack)
+            verifiers.start()
+            engine = stack.enter_context(serving(target.model, suite, tokenizer))
+            progress = stack.enter_context(EvalProgress(suite.name, total, total - missing, quiet))
+            sampling = Sampling(suite.sampling.temperature, suite.sampling.max_new_tokens)
+            started = time.perf_counter()
+            draw_samples(requests, engine, sampling, verifiers, tokenizer, store, progress.advance)
+            seconds = time.perf_counter() - started
+    say("measuring")
+    document = results(target, suite, benchmarks, store, arguments)
+    document["last_session"] = {"samples": missing, "seconds": seconds}
+    write_result(document, directory / RESULTS)
+    return document
+
+
+def prepare(target: Target, suite: Suite, directory: Path, resume: bool) -> None:
+    """Write the suite and the model's fingerprint of a new evaluation, or check that a resumed one is still
+    the same."""
+    manifest = directory / "evaluation.json"
+    identity = {
+        "schema_version": SCHEMA_VERSION,
+        "model": target.name,
+        "fingerprint": fingerprint(target.model),
+    }
+    if resume:
+        if not manifest.is_file():
+            raise UserError(
+                f"--run-dir {directory}: no evaluation to resume here (evaluation.json is missing)"
+            )
+        stored = read_json(manifest)
+        if stored["fingerprint"] != identity["fingerprint"]:
+            raise UserError(
+                f"--resume: {target.name} is not the model that {directory} was begun with "
+                f"({stored['model']}); name another directory"
+            )
+        check_same(parse_suite(directory / "suite.yaml")[0], suite, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "suite.yaml").write_text(dump_suite(suite), encoding="utf-8")
+    write_json(manifest, identity)
+
+
+def check_same(before: Suite, now: Suite, directory: Path) -> None:
+    """Raise UserError when a resumed evaluation would mix samples of two kinds."""
+    old, new = before.model_dump(), now.model_dump()
+    drawn_before, drawn_now = old["sampling"].pop("n"), new["sampling"].pop("n")
+    # The problems are stored: where they once came from does not matter any more.
+    for benchmark in [*old["benchmarks"].values(), *new["benchmarks"].values()]:
+        del benchmark["source"], benchmark["local"]
+    changed = [key for key in new if new[key] != old[key] and key not in MAY_CHANGE]
+    if changed:
+        raise UserError(
+            f"--resume: {', '.join(changed)} differ from {directory / 'suite.yaml'}; a resumed evaluation "
+            f"may only change {', '.join(sorted(MAY_CHANGE))} and a larger sampling.n"
+        )
+    if drawn_now < drawn_before:
+        raise UserError(
+            f"--resume: sampling.n {drawn_now} is less than the {drawn_before} of {directory / 'suite.yaml'}"
+        )
+
+
+def results(
+    target: Target,
+    suite: Suite,
+    benchmarks: Sequence[LoadedBenchmark],
+    store: SampleStore,
+    arguments: Sequence[str],
+) -> dict[str, Any]:
+    """Everything about the evaluation, from what is on disk."""
+    rows: dict[str, list[dict[str, Any]]] = {one.name: [] for one in benchmarks}
+    for row in store.rows():
+        rows[row["benchmark"]].append(row)
+    with Votes(suite.verification) as votes:
+        found = {one.name: figures(one, rows[one.name], suite, votes) for one in benchmarks}
+    return {
+        "kind": "eval",
+        "schema_version": SCHEMA_VERSION,
+        "model": {"name": target.name, "fingerprint": fingerprint(target.model)},
+        "suite": without_paths(suite),
+        "benchmarks": found,
+        "mean": means(found, suite),
+        "estimator": check_estimator(target, benchmarks, found, suite.sampling.n),
+        "provenance": provenance(arguments, [suite.seed]),
+    }
+
+
+def without_paths(suite: Suite) -> dict[str, Any]:
+    """The suite as JSON, files by their names alone: where they lay is nobody's business."""
+    dumped = suite.model_dump(mode="json")
+    for benchmark in dumped["benchmarks"].values():
+        if "path" in benchmark["source"]:
+            benchmark["source"]["path"] = Path(benchmark["source"]["path"]).name
+    return dumped

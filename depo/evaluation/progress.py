@@ -1,0 +1,65 @@
+"""How far an evaluation is: a bar with ETA on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console as Terminal
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LINE_EVERY = 30.0
+"""Seconds between two lines where stdout is no terminal."""
+
+
+class EvalProgress:
+    """Counts samples up to ``total``; ``done`` of them are there already. Silent when ``quiet``."""
+
+    def __init__(self, name: str, total: int, done: int, quiet: bool) -> None:
+        self.name, self.total, self.done, self.first, self.quiet = name, total, done, done, quiet
+        self.started = self.last_line = time.monotonic()
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stdout.isatty() and not self.quiet:
+            self.bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=Terminal(markup=False, highlight=False, emoji=False),
+            )
+            self.bar.start()
+            self.task = self.bar.add_task(self.name, total=self.total, completed=self.done)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def advance(self, samples: int) -> None:
+        self.done += samples
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.done)
+        elif not self.quiet and time.monotonic() - self.last_line >= LINE_EVERY:
+            self.last_line = time.monotonic()
+            print(f"{self.name}: {self.done:,} of {self.total:,} samples, ETA {self.eta()}", flush=True)
+
+    def eta(self) -> str:
+        """h:mm:ss at the pace of this session."""
+        pace = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        seconds = round((self.total - self.done) / pace) if pace else 0
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -1,0 +1,168 @@
+"""From verified samples to figures: everything that a report says about an evaluation, as JSON values.
+
+N problems, R resamples. A figure with an interval is a list [mean, low, high].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from depo.config.suite import Suite
+from depo.evaluation.answers import Votes, vote_rule
+from depo.evaluation.measures.coverage import Coverage, coverage
+from depo.evaluation.measures.intervals import estimate, macro, resample_weights
+from depo.evaluation.measures.maj_at_k import maj_at_k, method
+from depo.evaluation.measures.pass_at_k import pass_at_k, pass_at_k_each
+from depo.evaluation.problems import LoadedBenchmark
+
+SCHEMA_VERSION = 1
+Row = Mapping[str, Any]
+Problem = Mapping[str, Any]
+
+
+def problem_figures(key: str, rows: Sequence[Row], wrong_classes: Sequence[int] | None) -> dict[str, Any]:
+    """What is kept of one problem. ``samples`` were drawn, ``n`` of them have a verdict, ``correct`` of these
+    are right; ``classes`` are the sizes of the classes of wrong answers (None where there is no vote)."""
+    scorable = [row for row in rows if row["correct"] is not None]
+    tokens = [row["tokens"] for row in rows]
+    return {
+        "key": key,
+        "samples": len(rows),
+        "n": len(scorable),
+        "correct": sum(row["correct"] for row in scorable),
+        "unparseable": sum(row["unparseable"] for row in scorable),
+        "truncated": sum(row["finish_reason"] == "length" for row in rows),
+        "tokens": float(np.mean(tokens)) if tokens else 0.0,
+        "classes": None if wrong_classes is None else list(wrong_classes),
+    }
+
+
+def figures(benchmark: LoadedBenchmark, rows: Sequence[Row], suite: Suite, votes: Votes) -> dict[str, Any]:
+    """The figures of one benchmark from its samples, with those of each problem under ``each``."""
+    by_key: dict[str, list[Row]] = {prompt.key: [] for prompt in benchmark.prompts}
+    for row in rows:
+        by_key[row["key"]].append(row)
+    rule = vote_rule(benchmark.reward)
+    classes = None if rule is None else votes.classes(rule, by_key)
+    each = [problem_figures(key, some, classes and classes[key]) for key, some in by_key.items()]
+    return {
+        "rows": benchmark.rows,
+        "problems": len(each),
+        "samples": len(rows),
+        "unscorable": sum(row["correct"] is None for row in rows),
+        "vote": rule,
+        "maj_method": method(suite.sampling.n) if rule is not None else None,
+        **measured(each, benchmark.name, suite.ks, suite.extrapolated_ks, suite.resamples, suite.seed),
+        "tokens": lengths(rows),
+        "each": each,
+    }
+
+
+def measured(
+    each: Sequence[Problem], benchmark: str, ks: Sequence[int], beyond: list[int], resamples: int, seed: int
+) -> dict[str, Any]:
+    """Means over problems with their intervals. A problem with fewer scorable samples than k is left out of
+    pass@k and maj@k, one without any out of the average; ``left_out`` counts them."""
+    weights_RN = resample_weights(len(each), resamples, seed, benchmark)
+    n_N = np.array([one["n"] for one in each])
+    correct_N = np.array([one["correct"] for one in each])
+    samples_N = np.array([one["samples"] for one in each])
+    truncated_N = np.array([one["truncated"] for one in each])
+    unparseable_N = np.array([one["unparseable"] for one in each])
+    passes = {str(k): estimate(pass_values(each, k), weights_RN) for k in ks}
+    majorities = {str(k): estimate(maj_values(each, k, seed), weights_RN) for k in ks}
+    whole_N = n_N == n_N.max() if len(n_N) else n_N  # coverage needs the same k for every problem
+    return {
+        "avg": estimate(share(correct_N, n_N), weights_RN),
+        "pass": passes,
+        "maj": majorities if each and each[0]["classes"] is not None else None,
+        "truncated": estimate(share(truncated_N, samples_N), weights_RN),
+        "unparseable": estimate(share(unparseable_N, n_N), weights_RN),
+        "mean_tokens": estimate(np.array([one["tokens"] for one in each]), weights_RN),
+        "left_out": {"avg": int((n_N == 0).sum())} | {str(k): int((n_N < k).sum()) for k in ks},
+        "coverage": as_json(coverage(n_N[whole_N], correct_N[whole_N], beyond, weights_RN[:, whole_N]))
+        if n_N.max(initial=0) > 1
+        else None,
+    }
+
+
+def share(part_N: np.ndarray, whole_N: np.ndarray) -> np.ndarray:
+    """part / whole (N,), NaN where the whole is nothing."""
+    with np.errstate(invalid="ignore"):
+        return np.where(whole_N > 0, part_N / np.maximum(whole_N, 1), np.nan)
+
+
+def pass_values(each: Sequence[Problem], k: int) -> np.ndarray:
+    """pass@k of each problem (N,), NaN where it has too few samples."""
+    return pass_at_k_each(np.array([one["n"] for one in each]), np.array([one["correct"] for one in each]), k)
+
+
+def maj_values(each: Sequence[Problem], k: int, seed: int) -> np.ndarray:
+    """maj@k of each problem (N,), NaN where it has too few samples or no answers to vote for."""
+    return np.array([maj_of(one, k, seed) for one in each])
+
+
+def maj_of(one: Problem, k: int, seed: int) -> float:
+    if one["classes"] is None:
+        return math.nan
+    abstain = one["n"] - one["correct"] - sum(one["classes"])
+    return maj_at_k(one["correct"], one["classes"], abstain, k, seed, one["key"])
+
+
+def pass_of(one: Problem, k: int) -> float:
+    return pass_at_k(one["n"], one["correct"], k)
+
+
+def avg_of(one: Problem) -> float:
+    return one["correct"] / one["n"] if one["n"] else math.nan
+
+
+def lengths(rows: Sequence[Row]) -> dict[str, Any]:
+    """Completion lengths in tokens: quantiles over all samples, means of right and wrong ones, and a
+    histogram for the plot."""
+    tokens = np.array([row["tokens"] for row in rows])
+    if not len(tokens):
+        return {}
+    edges = np.unique(np.round(np.linspace(0, max(int(tokens.max()), 1), 41)).astype(int))
+    right = np.array([row["correct"] is True for row in rows])
+    wrong = np.array([row["correct"] is False for row in rows])
+    return {
+        "total": int(tokens.sum()),
+        "quantiles": {str(q): float(np.percentile(tokens, q)) for q in (5, 25, 50, 75, 95)},
+        "mean_right": float(tokens[right].mean()) if right.any() else None,
+        "mean_wrong": float(tokens[wrong].mean()) if wrong.any() else None,
+        "edges": edges.tolist(),
+        "right": np.histogram(tokens[right], edges)[0].tolist(),
+        "wrong": np.histogram(tokens[wrong], edges)[0].tolist(),
+    }
+
+
+def as_json(found: Coverage) -> dict[str, Any]:
+    fit = found.fit and {"a": found.fit.a, "b": found.fit.b, "rmse": found.fit.rmse}
+    return {
+        "curve": found.curve,
+        "fit": fit,
+        "extrapolated": found.extrapolated,
+        "why_not": found.why_not,
+    }
+
+
+def means(benchmarks: Mapping[str, Mapping[str, Any]], suite: Suite) -> dict[str, Any]:
+    """The plain mean over benchmarks, each resampled on its own: what a headline quotes."""
+    weights = [
+        resample_weights(one["problems"], suite.resamples, suite.seed, name)
+        for name, one in benchmarks.items()
+    ]
+    each = [one["each"] for one in benchmarks.values()]
+    votes = all(one["maj"] is not None for one in benchmarks.values())
+    return {
+        "avg": macro([np.array([avg_of(problem) for problem in some]) for some in each], weights),
+        "pass": {str(k): macro([pass_values(some, k) for some in each], weights) for k in suite.ks},
+        "maj": {str(k): macro([maj_values(some, k, suite.seed) for some in each], weights) for k in suite.ks}
+        if votes
+        else None,
+    }

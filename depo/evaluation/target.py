@@ -1,0 +1,93 @@
+"""What ``depo eval`` is pointed at: a model, a training run, or an evaluation that is already finished."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from depo.budget.model_config import HUB_ID
+from depo.checkpoint import latest_checkpoint
+from depo.errors import UserError
+from depo.recipe.inputs import directory_problem
+
+RESULTS = "results.json"
+EDGE_BYTES = 2**20
+"""Hashed at both ends of a weight file: training changes all weights, and whole files take minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model to evaluate. ``model`` is a directory or hub id; ``run`` the training run it came from and
+    ``checkpoint`` the checkpoint with the estimator of the same step, where there are such."""
+
+    name: str
+    model: str
+    run: Path | None = None
+    checkpoint: Path | None = None
+
+
+def is_evaluation(text: str) -> bool:
+    """Whether this names the directory of a finished evaluation."""
+    return (Path(text) / RESULTS).is_file()
+
+
+def find_target(text: str) -> Target:
+    """The model that a command-line argument means. Raises UserError when there is none."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if (path / "recipe.yaml").is_file():
+            return run_target(path)
+        if problem := directory_problem(path):
+            raise UserError(f"{text}: neither a model nor a training run: {problem.removeprefix(f'{path} ')}")
+        return model_target(path)
+    if path.exists():
+        raise UserError(f"{text}: is a file; name a model directory, a run directory or a hub id")
+    if not HUB_ID.match(text) or text.startswith((".", "/", "~")):
+        raise UserError(f"{text}: no such directory, and not a hub id (organisation/name)")
+    return Target(text, text)
+
+
+def run_target(run: Path) -> Target:
+    """The final policy of a training run, or that of its newest checkpoint when it has not finished."""
+    checkpoint = latest_checkpoint(run / "checkpoints")
+    policy = run / "policy"
+    if not (policy / "config.json").is_file():
+        if checkpoint is None:
+            raise UserError(f"{run}: a training run without policy/ or checkpoints/: nothing to evaluate yet")
+        policy = checkpoint / "policy"
+    if problem := directory_problem(policy):
+        raise UserError(problem)
+    return Target(run.name or run.resolve().name, str(policy), run, checkpoint)
+
+
+def model_target(directory: Path) -> Target:
+    """A model directory; one inside a training run is told where it belongs."""
+    resolved = directory.resolve()
+    name = resolved.name
+    if name == "policy":
+        step = resolved.parent
+        if re.fullmatch(r"step_\d+", step.name) and (step.parents[1] / "recipe.yaml").is_file():
+            return Target(f"{step.parents[1].name}-{step.name}", str(directory), step.parents[1], step)
+        if (step / "recipe.yaml").is_file():
+            return Target(step.name, str(directory), step, latest_checkpoint(step / "checkpoints"))
+        name = f"{step.name}-policy"
+    return Target(name, str(directory))
+
+
+def fingerprint(model: str) -> str:
+    """SHA-256 (hex, 16 digits) of a model directory: its configuration, tokenizer, and both ends of its
+    weight files. For a hub id, of the id."""
+    digest = hashlib.sha256()
+    directory = Path(model)
+    if not directory.is_dir():
+        return hashlib.sha256(model.encode()).hexdigest()[:16]
+    for file in sorted(path for path in directory.iterdir() if path.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\x1f{size}\x1f".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(EDGE_BYTES))
+            stream.seek(max(0, size - EDGE_BYTES))
+            digest.update(stream.read(EDGE_BYTES))
+    return digest.hexdigest()[:16]

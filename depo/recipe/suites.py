@@ -1,0 +1,122 @@
+"""Evaluation suites: found by name or path, read and checked like recipes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from depo.config import Evaluation, FileSource, HubSource
+from depo.config.suite import Suite
+from depo.errors import UserError
+from depo.recipe.errors import Sources, error_lines
+from depo.recipe.inputs import source_problems
+from depo.recipe.overrides import apply_overrides, parse_override
+from depo.recipe.schema import Shape
+from depo.recipe.yaml_text import dump_yaml, parse_yaml
+
+ROOT = Shape({"": Suite})
+FOLDER = Path("recipes") / "eval"
+SHIPPED = Path(__file__).resolve().parents[2] / FOLDER
+"""Suites of the source tree that this module belongs to, wherever the command is run."""
+
+
+def find_suite(name: str, where: str = "--suite") -> Path:
+    """The file of a suite: a path to a YAML file, or a name in recipes/eval. Raises UserError listing what
+    there is; ``where`` says who asked."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise UserError(f"{where} {name}: no such file")
+        return path
+    for folder in (FOLDER, SHIPPED):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = known_suites()
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"{where} {name}: no such suite; {meant}known: {', '.join(known)}; or name a YAML file")
+
+
+def known_suites() -> list[str]:
+    return sorted({file.stem for folder in (FOLDER, SHIPPED) for file in folder.glob("*.yaml")})
+
+
+def load_suite(name: str, overrides: Sequence[str] = (), data_dir: Path | None = None) -> Suite:
+    """A suite by name or path with ``key=value`` overrides on top, its hub sources replaced by the files in
+    ``data_dir`` if there is one. Raises UserError, one line a problem."""
+    return read_suite(find_suite(name), overrides, data_dir)
+
+
+def recipe_suite(evaluation: Evaluation) -> Suite | None:
+    """The suite that a recipe evaluates during training; None when it names none."""
+    if evaluation.suite is None:
+        return None
+    path = find_suite(evaluation.suite, "evaluation.suite")
+    return read_suite(path, evaluation.suite_overrides, evaluation.suite_data)
+
+
+def read_suite(path: Path, overrides: Sequence[str] = (), data_dir: Path | None = None) -> Suite:
+    """The suite in ``path``; its local files are there. Raises UserError, one line a problem."""
+    suite, sources = parse_suite(path, overrides)
+    if data_dir is not None:
+        suite = with_local_files(suite, data_dir, path)
+    check_files(suite, sources)
+    return suite
+
+
+def parse_suite(path: Path, overrides: Sequence[str] = ()) -> tuple[Suite, Sources]:
+    """The suite in ``path`` with ``overrides`` on top, and where each key was written."""
+    try:
+        raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text: {error}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must hold keys and values, found {type(raw).__name__}")
+    parsed = tuple(parse_override(text) for text in overrides)
+    sources = Sources(str(path), raw, parsed, ROOT)
+    try:
+        return Suite.model_validate(apply_overrides(raw, parsed, ROOT)), sources
+    except ValidationError as error:
+        raise UserError("\n".join(error_lines(error, sources))) from error
+
+
+def with_local_files(suite: Suite, data_dir: Path, path: Path) -> Suite:
+    """Hub sources replaced by their copies in ``data_dir``; files and generated problems stay."""
+    if not data_dir.is_dir():
+        raise UserError(f"--data-dir {data_dir}: no such directory")
+    benchmarks = {}
+    for name, benchmark in suite.benchmarks.items():
+        if isinstance(benchmark.source, HubSource):
+            if benchmark.local is None:
+                raise UserError(
+                    f"{path}: benchmarks.{name}.local: missing, so --data-dir has no file for it; name one: "
+                    f"benchmarks.{name}.source=FILE.jsonl"
+                )
+            local = benchmark.local
+            source = FileSource(
+                path=data_dir / local.path,
+                columns=local.columns,
+                where=local.where,
+                limit=benchmark.source.limit,
+            )
+            benchmark = benchmark.model_copy(update={"source": source})
+        benchmarks[name] = benchmark
+    return suite.model_copy(update={"benchmarks": benchmarks})
+
+
+def check_files(suite: Suite, sources: Sources) -> None:
+    """Raise UserError, one line a problem, for local files that cannot be used."""
+    problems: dict[str, str] = {}
+    for name, benchmark in suite.benchmarks.items():
+        problems |= source_problems(f"benchmarks.{name}.source", benchmark.source)
+    if problems:
+        lines = [f"{sources.of(tuple(key.split('.')))}: {key}: {text}" for key, text in problems.items()]
+        raise UserError("\n".join(lines))
+
+
+def dump_suite(suite: Suite) -> str:
+    """YAML with every key written out, which ``read_suite`` reads back equal."""
+    return dump_yaml(suite.model_dump(mode="json"))

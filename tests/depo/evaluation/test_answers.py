@@ -1,0 +1,58 @@
+"""Classes of equal answers, by math-verify and by text, in real worker processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from depo.config import ExactReward, FunctionReward, MathReward, Verification, WeightedPart, WeightedReward
+from depo.evaluation import vote_worker
+from depo.evaluation.answers import COMPARE, MATH, TEXT, Votes, vote_rule
+from depo.evaluation.vote_worker import math_answer
+
+
+def row(completion: str, correct: bool | None = False, unparseable: bool = False) -> dict:
+    return {"completion": completion, "correct": correct, "unparseable": unparseable}
+
+
+PROBLEMS = {
+    "forms": [
+        row(r"\boxed{\frac{1}{2}}"),
+        row("so the answer is $0.5$"),
+        row(r"\boxed{1/2}"),
+        row(r"\boxed{3}"),
+        row("#### 3"),
+        row(r"\boxed{7}", correct=True),
+        row("no idea", unparseable=True),
+        row(r"\boxed{9}", correct=None),
+    ],
+    "alone": [row(r"\boxed{x^2 - 1}"), row(r"\boxed{(x-1)(x+1)}"), row(r"\boxed{x}")],
+    "right": [row(r"\boxed{1}", correct=True)],
+}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_wrong_answers_that_are_equal_vote_together(workers):
+    with Votes(Verification(workers=workers, timeout=20)) as votes:
+        assert votes.classes(MATH, PROBLEMS) == {"forms": [3, 2], "alone": [2, 1], "right": []}
+
+
+def test_text_rules_compare_text():
+    with Votes(Verification()) as votes:
+        assert votes.classes(TEXT, {"p": [row("1/2"), row(" 1/2 "), row("0.5"), row("")]}) == {"p": [2, 1]}
+
+
+def test_an_answer_is_read_where_the_reward_reads_it():
+    assert math_answer(r"first \boxed{1}, no: \boxed{\frac{2}{3}}") == r"\frac{2}{3}"
+    assert math_answer("work\n#### 42") == "42"
+    assert math_answer("words only") == ""
+
+
+def test_rewards_without_answers_have_no_vote():
+    weighted = WeightedReward(parts=[WeightedPart(reward=MathReward()), WeightedPart(reward=ExactReward())])
+    assert vote_rule(weighted) == MATH
+    assert vote_rule(ExactReward()) == TEXT
+    assert vote_rule(FunctionReward(path="a:b")) is None
+
+
+def test_both_sides_of_the_pipe_use_one_word():
+    assert vote_worker.COMPARE == COMPARE

@@ -1,0 +1,70 @@
+"""A suite during training, the best policy, early stopping, with real Ray; then ``depo eval`` on that run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from depo.cli import main
+
+SUITE = """\
+name: sums
+raw: true
+max_prompt_tokens: 16
+reward: {type: function, path: "even_reward:judge"}
+sampling: {n: 4, temperature: 1.0, max_new_tokens: 5}
+dtype: float32
+threads: 1
+resamples: 50
+benchmarks:
+  first: {source: {type: file, path: sums.jsonl, limit: 30}}
+  exact: {source: {type: file, path: sums.jsonl, limit: 10}, reward: {type: exact}}
+"""
+
+
+def test_a_suite_decides_which_policy_is_best_and_when_to_stop(workdir, monkeypatch, capsys):
+    monkeypatch.chdir(workdir)
+    (workdir / "sums.yaml").write_text(SUITE)
+    command = ["train", "tiny.yaml", "--run-dir", "run", "steps=6", "evaluation.suite=sums.yaml"]
+    watch = ["evaluation.every=1", "evaluation.best=sums/first/avg", "evaluation.early_stopping.patience=2"]
+    # So much is never gained: the policy before training stays the best, and two evaluations are enough.
+    assert main([*command, *watch, "evaluation.early_stopping.min_delta=1.0"]) == 0
+    assert "early stopping after step 2" in capsys.readouterr().out
+    summary = json.loads((workdir / "run/summary.json").read_text())
+    assert summary["steps"] == 2
+    before, after = summary["eval"]["before"]["suite"], summary["eval"]["after"]["suite"]
+    assert summary["best"] == {"measure": "sums/first/avg", "value": before["sums/first/avg"], "step": 0}
+    assert before.keys() >= {"sums/avg", "sums/pass@4", "sums/first/avg", "sums/exact/pass@2"}
+    assert after["sums/avg"] == pytest.approx((after["sums/first/avg"] + after["sums/exact/avg"]) / 2)
+    rows = [json.loads(line) for line in (workdir / "run/metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["eval/sums/first/avg"] == after["sums/first/avg"], "the same policy, the same samples"
+    assert summary["evaluation"]["rollouts"] >= 4 * 40 * 4, "before, two steps, after: booked"
+
+    # The finished run by the harness: the same prompts, seeds and policy give the same figures.
+    assert main(["eval", "run", "--suite", "sums.yaml", "--run-dir", "out", "--quiet"]) == 0
+    document = json.loads((workdir / "out/results.json").read_text())
+    for name in ("first", "exact"):
+        assert document["benchmarks"][name]["avg"][0] == pytest.approx(after[f"sums/{name}/avg"])
+    # The estimator trained beside the policy is asked about the same problems.
+    estimator = document["estimator"]
+    assert estimator["why_not"] == ""
+    assert estimator["problems"] == 40
+    assert (workdir / "out/results_reliability.png").exists()
+    measured = (
+        sum(document["benchmarks"][name]["avg"][0] * n for name, n in (("first", 30), ("exact", 10))) / 40
+    )
+    assert sum(row["observed"] * row["groups"] for row in estimator["bins"]) / 40 == pytest.approx(measured)
+
+    # The best policy is a model like any other: here, the one before training.
+    assert main(["eval", "run/best/policy", "--suite", "sums.yaml", "--run-dir", "best", "--quiet"]) == 0
+    best = json.loads((workdir / "best/results.json").read_text())
+    assert best["benchmarks"]["first"]["avg"][0] == pytest.approx(before["sums/first/avg"])
+
+
+def test_a_recipe_with_a_wrong_suite_or_measure_is_told_in_one_line(workdir, monkeypatch, capsys):
+    monkeypatch.chdir(workdir)
+    assert main(["train", "tiny.yaml", "--dry-run", "evaluation.suite=mth"]) == 2
+    assert "evaluation.suite mth: no such suite; did you mean math?" in capsys.readouterr().err
+    assert main(["train", "tiny.yaml", "--dry-run", "evaluation.early_stopping.patience=2"]) == 2
+    assert "needs evaluation.best" in capsys.readouterr().err

@@ -1,0 +1,103 @@
+"""Evaluation suites: what is shipped loads, and every mistake is told in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from depo.config import FileSource, HubSource
+from depo.errors import UserError
+from depo.recipe.suites import SHIPPED, dump_suite, known_suites, load_suite, parse_suite
+
+SMALL = """\
+name: small
+benchmarks:
+  sums: {source: sums.jsonl}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A suite and its data in an otherwise empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sums.jsonl").write_text('{"question": "1+1=", "answer": "2"}\n')
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return "small.yaml"
+
+
+def complaint(name: str, *overrides: str, data_dir: Path | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        load_suite(name, overrides, data_dir)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_four_suites_are_shipped():
+    assert {"math", "aime", "mgsm", "reasoning_gym"} <= set(known_suites())
+    assert len(load_suite("math").benchmarks) == 5
+    assert len(load_suite("mgsm").benchmarks) == 11
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(SHIPPED.glob("*.yaml"))])
+def test_a_shipped_suite_loads_and_reads_back_what_it_dumps(name, tmp_path):
+    suite = load_suite(name)
+    assert suite.name == name
+    (tmp_path / "dumped.yaml").write_text(dump_suite(suite))
+    assert parse_suite(tmp_path / "dumped.yaml")[0] == suite
+
+
+def test_overrides_reach_every_key_as_in_recipes(small):
+    suite = load_suite(
+        small, ["sampling.n=4", "sampling.temperature=0.5", "benchmarks.sums.source.limit=1", "reward=exact"]
+    )
+    assert suite.sampling.n == 4
+    assert suite.benchmarks["sums"].source.limit == 1
+    assert suite.reward.type == "exact"
+    assert suite.ks == [1, 2, 4]
+    assert load_suite(small, ["sampling.n=6", "sampling.temperature=1"]).ks == [1, 2, 4, 6]
+    assert load_suite(small, ["benchmarks.sums.source=owner/sums"]).benchmarks["sums"].source == HubSource(
+        id="owner/sums"
+    )
+
+
+def test_a_data_directory_replaces_hub_sources_and_no_others(small, tmp_path):
+    local = tmp_path / "data" / "eval"
+    local.mkdir(parents=True)
+    for name in ("aime24", "aime25"):
+        (local / f"{name}.jsonl").write_text('{"question": "1+1=", "answer": "2"}\n')
+    suite = load_suite("aime", ["benchmarks.aime25.source=sums.jsonl"], tmp_path / "data")
+    assert suite.benchmarks["aime24"].source == FileSource(path=local / "aime24.jsonl")
+    assert suite.benchmarks["aime25"].source == FileSource(path=Path("sums.jsonl"))
+
+
+def test_mistakes_are_told_in_one_line_with_file_and_key(small, tmp_path):
+    assert "known: aime, math, mgsm, reasoning_gym" in complaint("mth")
+    assert "did you mean math?" in complaint("mth")
+    assert complaint("gone.yaml") == "--suite gone.yaml: no such file"
+    assert complaint(small, "samplin.n=3").startswith(
+        "command line: samplin: unknown key; did you mean sampling"
+    )
+    assert "benchmarks.sums.sorce: unknown key" in complaint(small, "benchmarks.sums.sorce=x.jsonl")
+    assert "did you mean benchmarks.sums.source?" in complaint(small, "benchmarks.sums.sorce=x.jsonl")
+    assert "benchmarks.sums.source.path: no such file: gone.jsonl" in complaint(
+        small, "benchmarks.sums.source=gone.jsonl"
+    )
+    assert "k: pass@4 needs at least 4 samples a problem, sampling.n is 1" in complaint(small, "k=[4]")
+    assert "at temperature 0" in complaint(small, "sampling.n=4")
+    assert complaint(small, "template=hello") == "command line: template: must contain {question}"
+    assert complaint(small, "reward=nonsense").startswith(
+        'command line: reward.type: unknown type "nonsense"'
+    )
+    assert (
+        complaint("math", data_dir=tmp_path / "gone") == f"--data-dir {tmp_path / 'gone'}: no such directory"
+    )
+
+    (tmp_path / "broken.yaml").write_text("name: broken\nbenchmarks: [1\n")
+    assert complaint("broken.yaml").startswith("broken.yaml:3: not valid YAML")
+    (tmp_path / "none.yaml").write_text("name: none\nbenchmarks: {}\n")
+    assert "none.yaml: benchmarks: must have at least 1 entries, found 0" in complaint("none.yaml")
+    (tmp_path / "bare.yaml").write_text("name: bare\nbenchmarks: {a: {template: '{question}'}}\n")
+    assert complaint("bare.yaml") == "bare.yaml: benchmarks.a.source: required, but not given"
+    (tmp_path / "hub.yaml").write_text("name: hub\nbenchmarks: {a: {source: owner/set}}\n")
+    assert "benchmarks.a.local: missing" in complaint("hub.yaml", data_dir=tmp_path)
