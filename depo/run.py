@@ -155,7 +155,7 @@ class Run:
         prune(root, self.recipe.checkpoint.keep)
 
     def remember_best(self) -> None:
-        """Note the evaluation after training in the last checkpoint: a run that is extended goes on from it."""
+        """Note the evaluation after training in the last checkpoint, for a run that is extended later."""
         checkpoint = latest_checkpoint(self.directory / "checkpoints")
         if self.recipe.evaluation.best is None or checkpoint is None:
             return
