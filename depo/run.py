@@ -175,6 +175,15 @@ class Run:
         write_checkpoint(root, step, write)
         prune(root, self.recipe.checkpoint.keep)
 
+    def remember_best(self) -> None:
+        """Note the evaluation after training in the last checkpoint, for a run that is extended later."""
+        checkpoint = latest_checkpoint(self.directory / "checkpoints")
+        if self.recipe.evaluation.best is None or checkpoint is None:
+            return
+        state = read_json(checkpoint / "run.json")
+        if state["step"] == self.step:
+            write_json(checkpoint / "run.json", state | {"best": self.best.state_dict()})
+
     def load_checkpoint(self, directory: Path) -> None:
         """Continue from ``directory``; rows that were logged after it are dropped."""
         state = read_json(directory / "run.json")
@@ -243,6 +252,7 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
             run.save_checkpoint(0)
         run_loop(run)
         after = timed_evaluation(run, console.say, "after training") if recipe.evaluation.at_end else None
+        run.remember_best()
         finish(run, after)
 
 
@@ -250,8 +260,7 @@ def timed_evaluation(run: Run, say: Callable[[str], None], when: str) -> EvalRes
     start = time.perf_counter()
     result = run.evaluator.run()
     run.ledger.book_evaluation(result.rollouts, result.tokens)
-    if not run.best.run_out:  # else it was this very policy that the last evaluation ended on
-        run.best.consider(run.step, result.scalars())
+    run.best.consider(run.step, result.scalars())
     run.seconds["evaluate"] = run.seconds.get("evaluate", 0.0) + time.perf_counter() - start
     parts = [f"{name} {value:.3f}" for name, value in result.scalars().items()]
     if parts:

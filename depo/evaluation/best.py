@@ -30,6 +30,8 @@ class BestPolicy:
         self.step = 0
         self.since = 0
         """Evaluations since the best one."""
+        self.evaluated = -1
+        """Step of the newest evaluation: a policy that is evaluated twice counts once."""
 
     def consider(self, step: int, scalars: Mapping[str, float]) -> bool:
         """Take note of an evaluation after ``step``; keeps the policy and returns True when it is a new best.
@@ -42,6 +44,9 @@ class BestPolicy:
         if name not in scalars:
             there_are = ", ".join(key.removeprefix("eval/") for key in scalars) or "none"
             raise UserError(f"evaluation.best: no measure {self.config.best!r}; this run has {there_are}")
+        if step == self.evaluated:
+            return False
+        self.evaluated = step
         stopping = self.config.early_stopping
         margin = 0.0 if stopping is None else stopping.min_delta
         if self.value is not None and not scalars[name] > self.value + margin:
@@ -79,7 +84,13 @@ class BestPolicy:
         return {"measure": self.config.best, "value": self.value, "step": self.step}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"value": self.value, "step": self.step, "since": self.since}
+        return {
+            "value": self.value,
+            "step": self.step,
+            "since": self.since,
+            "evaluated": self.evaluated,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.value, self.step, self.since = state["value"], state["step"], state["since"]
+        self.value, self.step = state["value"], state["step"]
+        self.since, self.evaluated = state["since"], state["evaluated"]

@@ -66,6 +66,13 @@ def test_a_resumed_run_waits_no_longer_than_an_undisturbed_one(tmp_path):
     assert resumed.summary() == {"measure": "math/avg", "value": 0.5, "step": 1}
 
 
+def test_a_policy_that_is_evaluated_twice_counts_once(tmp_path):
+    best, now = watcher(tmp_path, patience=2)
+    feed(best, now, 0.5, 0.4)
+    assert not best.consider(2, {"eval/math/avg": 0.4})
+    assert best.since == 1
+
+
 def test_a_measure_that_nobody_takes_is_told(tmp_path):
     best, _ = watcher(tmp_path)
     with pytest.raises(UserError, match=r"no measure 'math/avg'; this run has all, sums/avg"):

@@ -68,3 +68,27 @@ def test_a_recipe_with_a_wrong_suite_or_measure_is_told_in_one_line(workdir, mon
     assert "evaluation.suite mth: no such suite; did you mean math?" in capsys.readouterr().err
     assert main(["train", "tiny.yaml", "--dry-run", "evaluation.early_stopping.patience=2"]) == 2
     assert "needs evaluation.best" in capsys.readouterr().err
+
+
+def test_a_resumed_run_remembers_its_best_policy(workdir, monkeypatch):
+    monkeypatch.chdir(workdir)
+    (workdir / "sums.yaml").write_text(SUITE)
+    watch = ["evaluation.suite=sums.yaml", "evaluation.every=1", "evaluation.best=sums/first/avg"]
+    watch += ["evaluation.early_stopping.patience=9", "tracking.rollouts=false", "checkpoint.every=1"]
+    for name, stages in (("straight", (3,)), ("resumed", (2, 3))):
+        for steps in stages:
+            resume = ["--resume"] if (workdir / name).exists() else []
+            command = ["train", "tiny.yaml", "--run-dir", name, "--quiet", f"steps={steps}"]
+            assert main([*command, *watch, *resume]) == 0
+    straight, resumed = (
+        json.loads((workdir / n / "summary.json").read_text()) for n in ("straight", "resumed")
+    )
+    assert straight["best"] == resumed["best"]
+    assert straight["eval"] == resumed["eval"]
+    states = [
+        json.loads((workdir / n / "checkpoints/step_000003/run.json").read_text())["best"]
+        for n in ("straight", "resumed")
+    ]
+    assert states[0] == states[1], "also what the evaluation after the first two steps said"
+    kept = json.loads((workdir / "resumed/best/best.json").read_text())
+    assert kept == resumed["best"]
