@@ -20,11 +20,14 @@ time.sleep(float(sys.argv[2]))
 pathlib.Path(sys.argv[1]).write_text(f"{started} {time.time()}")
 """
 
+# A shell that starts a command in the background makes it ignore SIGINT; the test must not depend on that.
 MAIN = """
+import signal
 from pathlib import Path
 
 from depo.bench import jobs
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 start = jobs.start
 
 def told(job, threads):
