@@ -93,11 +93,12 @@ def ours(target: Path, directory: Path, **suite: object) -> dict[str, tuple[str,
     return found
 
 
-def test_a_trained_run_gives_the_same_samples_and_verdicts(workdir, monkeypatch):
+def test_a_trained_run_gives_the_same_samples_and_verdicts(workdir, talkative_policy, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     monkeypatch.chdir(workdir)
-    assert main(["train", "tiny.yaml", "--run-dir", "run", "--quiet", "steps=1"]) == 0
+    start = ["steps=1", f"policy.model={talkative_policy}"]
+    assert main(["train", "tiny.yaml", "--run-dir", "run", "--quiet", *start]) == 0
     policy = workdir / "run/policy"
     # Gold answers: what the policy says by a third implementation; every second one is spoilt.
     model, tokenizer = AutoModelForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
@@ -121,6 +122,7 @@ def test_a_trained_run_gives_the_same_samples_and_verdicts(workdir, monkeypatch)
         sampling={"n": 1, "temperature": 0.0, "max_new_tokens": 5},
     )
     assert mine == peer(policy, workdir, "exact_match", chat=False)
+    assert len({completion for completion, _ in mine.values()}) > 8, "it says different things"
     assert [mine[question][1] for question in questions] == [
         place % 2 == 1 for place in range(len(questions))
     ]
