@@ -103,12 +103,15 @@ def test_a_trained_run_gives_the_same_samples_and_verdicts(workdir, talkative_po
     # Gold answers: what the policy says by a third implementation; every second one is spoilt.
     model, tokenizer = AutoModelForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
     questions = [f"{a}+{b}=" for a in range(1, 30, 4) for b in (3, 12)]
-    rows = []
+    rows: list[tuple[str, str]] = []
+    right: dict[str, bool] = {}
     for place, question in enumerate(questions):
         asked = tokenizer(question, return_tensors="pt", return_token_type_ids=False)
         said = model.generate(**asked, max_new_tokens=5, do_sample=False)[0, asked["input_ids"].shape[1] :]
         text = tokenizer.decode(said, skip_special_tokens=True)
-        rows.append((question, text if place % 2 else text + "0"))
+        if text:  # a problem without a gold answer is none
+            rows.append((question, text if place % 2 else text + "0"))
+            right[question] = place % 2 == 1
     write_rows(workdir / "problems.jsonl", rows)
     scoring = "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]"
     write_task(workdir, "{{question}}", 5, scoring)
@@ -123,9 +126,7 @@ def test_a_trained_run_gives_the_same_samples_and_verdicts(workdir, talkative_po
     )
     assert mine == peer(policy, workdir, "exact_match", chat=False)
     assert len({completion for completion, _ in mine.values()}) > 8, "it says different things"
-    assert [mine[question][1] for question in questions] == [
-        place % 2 == 1 for place in range(len(questions))
-    ]
+    assert {question: verdict for question, (_, verdict) in mine.items()} == right
 
 
 def test_smollm2_with_its_chat_template_agrees_too(smollm2, tmp_path):
