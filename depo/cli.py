@@ -1,5 +1,5 @@
-"""The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo replay TRACE``,
-``depo bench NAME``, ``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
+"""The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo route``,
+``depo replay TRACE``, ``depo bench NAME``, ``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
 
 Exit status 0: done; 2: bad input, one line that names file and key; 1: anything else; 130: interrupted.
 ``--help`` and ``--dry-run`` import neither torch nor Ray.
@@ -19,6 +19,7 @@ from depo.budget import budget_text
 from depo.config import Recipe
 from depo.errors import UserError
 from depo.evaluation.options import add_eval
+from depo.evaluation.route.options import add_route
 from depo.failures import BAD_INPUT, DONE, report_failure, say
 from depo.recipe import dump_recipe, read_recipe
 from depo.recipe.inputs import check_inputs
@@ -74,6 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             check_run_dir(options.run_dir, options.resume)
             return evaluate_command(options, list(sys.argv[1:] if arguments is None else arguments))
+        if options.command == "route":
+            from depo.evaluation.route.command import route_command
+
+            check_run_dir(options.run_dir, options.resume)
+            return route_command(options, list(sys.argv[1:] if arguments is None else arguments))
         return train(options)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all of it is reported
         return report_failure(error, None)
@@ -109,12 +115,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     fetch_parser.add_argument("name", help="smollm2 (a language model) or minilm (a text encoder)")
     fetch_parser.add_argument("directory", type=Path, metavar="DIR")
-    eval_parser = add_eval(commands)
+    suite_parsers = {"eval": add_eval(commands), "route": add_route(commands)}
     others = [fetch_parser, add_replay(commands), *add_bench(commands), add_upcycle(commands)]
 
     options, rest = parser.parse_known_args(arguments)
-    if options.command == "eval":
-        return sort_overrides(options, rest, eval_parser)
+    if options.command in suite_parsers:
+        return sort_overrides(options, rest, suite_parsers[options.command])
     if options.command != "train":
         if rest:
             name = " ".join(filter(None, [options.command, getattr(options, "benchmark", None)]))

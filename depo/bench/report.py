@@ -46,10 +46,12 @@ def renderer(kind: str) -> Renderer:
             from depo.evaluation.report import markdown
         case "eval_comparison":
             from depo.evaluation.comparison import markdown
+        case "route":
+            from depo.evaluation.route.report import markdown
         case other:
             raise UserError(
                 f"kind {other!r}: no benchmark of that name; known: selection, selection_tuning, model, "
-                "throughput, eval, eval_comparison"
+                "throughput, eval, eval_comparison, route"
             )
     return markdown
 

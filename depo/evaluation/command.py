@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,25 +23,11 @@ SIDES = ("first", "second")
 
 def evaluate_command(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run what ``depo eval`` was asked for; returns the exit status. Raises UserError for bad input."""
-    if options.json is not None and options.json.is_dir():
-        raise UserError(f"--json {options.json}: is a directory, expected a file to write")
+    check_json(options.json)
     sides = [options.target] + ([options.vs] if options.vs is not None else [])
-    finished = [is_evaluation(side) for side in sides]
-    if finished == [True]:
+    if len(sides) == 1 and is_evaluation(options.target):
         raise UserError(f"{options.target}: is a finished evaluation; compare it: --vs MODEL_OR_EVALUATION")
-    targets = [None if done else find_target(side) for side, done in zip(sides, finished, strict=True)]
-    suite = None if all(finished) else chosen_suite(options, sides, finished)
-    directory = options.run_dir
-    if directory is None and suite is not None:
-        directory = new_directory(suite.name)
-    documents = []
-    for side, target, label in zip(sides, targets, SIDES, strict=False):
-        if target is None:
-            documents.append(read_results(side))
-            continue
-        assert suite is not None
-        own = directory if len(sides) == 1 else directory / label
-        documents.append(one_evaluation(target, suite, own, options, arguments))
+    documents, _, directory = evaluated(sides, SIDES, options, arguments)
     if len(documents) == 1:
         outcome = documents[0]
     else:
@@ -50,17 +36,59 @@ def evaluate_command(options: argparse.Namespace, arguments: Sequence[str]) -> i
         if directory is not None:
             for path in write_result(outcome, directory / "comparison.json"):
                 print(path)
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(outcome, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        print(f"JSON: {options.json}")
+    write_copy(outcome, options.json)
     return DONE
 
 
+def check_json(path: Path | None) -> None:
+    if path is not None and path.is_dir():
+        raise UserError(f"--json {path}: is a directory, expected a file to write")
+
+
+def write_copy(outcome: Mapping[str, Any], path: Path | None) -> None:
+    """Write what ``--json`` asks for, if it was given."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(outcome, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"JSON: {path}")
+
+
+def evaluated(
+    sides: Sequence[str], labels: Sequence[str], options: argparse.Namespace, arguments: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[Path], Path | None]:
+    """The results of every side, and where they lie; what is not yet a finished evaluation is evaluated. Two
+    sides go to one directory each, named by ``labels``, below the last value: ``--run-dir`` or a new one,
+    None where it was not given and nothing had to be evaluated."""
+    finished = [is_evaluation(side) for side in sides]
+    targets = [None if done else find_target(side) for side, done in zip(sides, finished, strict=True)]
+    suite = None if all(finished) else chosen_suite(options, sides, finished, labels)
+    directory = options.run_dir
+    if directory is None and suite is not None:
+        directory = new_directory(f"eval-{suite.name}")
+    documents, places = [], []
+    for side, target, label in zip(sides, targets, labels, strict=False):
+        if target is None:
+            documents.append(read_results(side))
+            places.append(Path(side))
+            continue
+        assert suite is not None
+        own = directory if len(sides) == 1 else directory / label
+        documents.append(one_evaluation(target, suite, own, options, arguments, alone=len(sides) == 1))
+        places.append(own)
+    return documents, places, directory
+
+
 def one_evaluation(
-    target: Target, suite: Suite, directory: Path, options: argparse.Namespace, arguments: Sequence[str]
+    target: Target,
+    suite: Suite,
+    directory: Path,
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+    *,
+    alone: bool,
 ) -> dict[str, Any]:
-    """Evaluate one model in ``directory`` and show what came out."""
+    """Evaluate one model in ``directory`` and show what came out; ``alone``: not one of two."""
     from depo.evaluation.evaluate import evaluate
 
     say: Callable[[str], None] = (
@@ -68,7 +96,7 @@ def one_evaluation(
     )
     # The second of two models may not have begun when the first was interrupted.
     resume = options.resume and (directory / "evaluation.json").is_file()
-    if options.resume and not resume and options.vs is None:
+    if options.resume and not resume and alone:
         raise UserError(f"--run-dir {directory}: no evaluation to resume here (evaluation.json is missing)")
     say(f"{target.name} on {suite.name}, {suite.sampling.n} samples a problem: {directory}")
     document = evaluate(
@@ -79,7 +107,9 @@ def one_evaluation(
     return document
 
 
-def chosen_suite(options: argparse.Namespace, sides: Sequence[str], finished: Sequence[bool]) -> Suite:
+def chosen_suite(
+    options: argparse.Namespace, sides: Sequence[str], finished: Sequence[bool], labels: Sequence[str]
+) -> Suite:
     """The suite that is asked for: by --suite; on --resume and beside a finished evaluation, that one's."""
     overrides = list(options.overrides)
     if options.n is not None:
@@ -90,16 +120,16 @@ def chosen_suite(options: argparse.Namespace, sides: Sequence[str], finished: Se
         return load_suite(options.suite, overrides, options.data_dir)
     stored = [Path(side) / "suite.yaml" for side, done in zip(sides, finished, strict=True) if done]
     if options.resume:
-        stored = [options.run_dir / "suite.yaml", options.run_dir / SIDES[0] / "suite.yaml", *stored]
+        stored = [options.run_dir / "suite.yaml", options.run_dir / labels[0] / "suite.yaml", *stored]
     for path in stored:
         if path.is_file():
             return parse_suite(path, overrides)[0]
     raise UserError("--suite is missing: which benchmarks? For example --suite math")
 
 
-def new_directory(suite: str) -> Path:
-    """runs/eval-SUITE-TIMESTAMP (UTC), numbered when two start in the same second."""
-    stem = f"eval-{suite}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+def new_directory(name: str) -> Path:
+    """runs/NAME-TIMESTAMP (UTC), numbered when two start in the same second."""
+    stem = f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     directory, attempt = Path("runs") / stem, 1
     while directory.exists():
         attempt += 1

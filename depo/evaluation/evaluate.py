@@ -28,7 +28,7 @@ from depo.evaluation.progress import EvalProgress
 from depo.evaluation.results import SCHEMA_VERSION, figures, means
 from depo.evaluation.samples import SampleStore
 from depo.evaluation.sampling import Verifiers, draw_samples, missing_requests
-from depo.evaluation.target import RESULTS, Target, fingerprint
+from depo.evaluation.target import RESULTS, Target, active_parameters, fingerprint
 from depo.recipe.suites import dump_suite, parse_suite
 from depo.rollout.engine import Sampling
 
@@ -142,7 +142,11 @@ def results(
     return {
         "kind": "eval",
         "schema_version": SCHEMA_VERSION,
-        "model": {"name": target.name, "fingerprint": fingerprint(target.model)},
+        "model": {
+            "name": target.name,
+            "fingerprint": fingerprint(target.model),
+            "active_parameters": active_parameters(target.model),
+        },
         "suite": without_paths(suite),
         "benchmarks": found,
         "mean": means(found, suite),

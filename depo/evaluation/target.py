@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from depo.budget.model_config import HUB_ID
+from depo.budget.model_config import HUB_ID, find_config
+from depo.budget.model_shape import model_shape
 from depo.checkpoint import latest_checkpoint
 from depo.errors import UserError
 from depo.recipe.inputs import directory_problem
@@ -91,3 +92,11 @@ def fingerprint(model: str) -> str:
             stream.seek(max(0, size - EDGE_BYTES))
             digest.update(stream.read(EDGE_BYTES))
     return digest.hexdigest()[:16]
+
+
+def active_parameters(model: str) -> int | None:
+    """Parameters that one token passes through; None where the configuration is not at hand or its
+    architecture is not covered by `depo.budget.model_shape`."""
+    config = find_config(model)
+    shape = None if config is None else model_shape(config)
+    return None if shape is None else shape.active

@@ -1,0 +1,65 @@
+"""The options of ``depo route``; ``depo.evaluation.route.command`` checks them. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """\
+  depo route --small runs/eval-small --large runs/eval-large --estimator runs/math-7
+                                             two finished evaluations of one suite: nothing is sampled
+  depo route --small runs/math-7 --large DIR --estimator runs/math-7 --suite math --tau 0.3,0.5,0.7,0.75
+                                             evaluates both models first
+
+A question goes to the small model where the estimator predicts a pass rate above tau. See docs/evaluation.md.
+"""
+
+
+def thresholds(text: str) -> list[float]:
+    """``0.3,0.5`` as ascending numbers in [0, 1]."""
+    try:
+        found = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers with commas, as 0.3,0.5; found {text!r}"
+        ) from None
+    for tau in found:
+        if not 0 <= tau <= 1:
+            raise argparse.ArgumentTypeError(f"{tau:g} is no pass rate: every tau lies between 0 and 1")
+    return found
+
+
+def ratio(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    return found
+
+
+def add_route(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "route",
+        help="send easy questions to a small model: accuracy against cost",
+        description="Accuracy and cost of two models behind a router that asks a difficulty estimator.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="key=value", help="keys of the suite")
+    add("--small", required=True, metavar="A", help="finished evaluation, model or run")
+    add("--large", required=True, metavar="B", help="finished evaluation, model or run")
+    add("--estimator", required=True, metavar="RUN", help="training run whose estimator routes")
+    add("--suite", metavar="NAME", help="math, aime, mgsm, reasoning_gym, or a YAML file")
+    add("--tau", type=thresholds, default=[0.3, 0.5, 0.7, 0.75], metavar="T,...", help="thresholds")
+    add("--cost-ratio", type=ratio, metavar="R", help="a large model's token costs R of the small one's")
+    add("--n", type=int, metavar="N", help="samples a problem; short for sampling.n=N")
+    add("--engine", choices=("transformers", "vllm"), help="short for engine=...")
+    add("--data-dir", type=Path, metavar="DIR", help="local copies of the benchmarks")
+    add("--run-dir", type=Path, metavar="DIR", help="default: runs/route-SUITE-TIMESTAMP")
+    add("--resume", action="store_true", help="continue the evaluations in --run-dir")
+    add("--json", type=Path, metavar="OUT", help="write the results there too")
+    add("--quiet", action="store_true", help="no progress, only the result")
+    return parser

@@ -1,0 +1,133 @@
+"""A router's figures for readers: a table for the terminal, Markdown, and the accuracy/cost curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from depo.bench.provenance import provenance_lines
+from depo.bench.tables import interval, table
+from depo.evaluation.plots import new_figure, save
+from depo.evaluation.report import DIGITS, Cells, show
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Document = Mapping[str, Any]
+HEAD = ["questions go to", "τ", "accuracy", "routed to small", "cost saved", "above random"]
+NAMES = {"estimator": "small above τ", "oracle": "oracle, above τ"}
+
+
+def panels(document: Document) -> dict[str, Mapping[str, Any]]:
+    """The mean over benchmarks first, where there are several, then each benchmark."""
+    benchmarks = document["benchmarks"]
+    return ({"mean": document["mean"]} if len(benchmarks) > 1 else {}) | dict(benchmarks)
+
+
+def rows_of(one: Mapping[str, Any]) -> list[Cells]:
+    """Each model alone, then both routers at each threshold."""
+    rows: list[Cells] = [cells("large alone", "", one["large"]), cells("small alone", "", one["small"])]
+    for router, points in one["routers"].items():
+        rows += [cells(NAMES[router], f"{point['tau']:g}", point) for point in points]
+    return rows
+
+
+def cells(name: str, tau: str, point: Mapping[str, Sequence[float | None]]) -> list[str]:
+    return [name, tau, *(interval(point[key], DIGITS) for key in ("accuracy", "share", "saved", "gain"))]
+
+
+def title(document: Document) -> str:
+    names = " or ".join(document[side]["name"] for side in ("small", "large"))
+    return f"{names} on {document['suite']}, routed by {document['estimator']['run']}"
+
+
+def cost_line(document: Document) -> str:
+    cost = document["cost"]
+    if cost["source"] == "active parameters":
+        unit = f"active parameters ({cost['small']:,.0f} and {cost['large']:,.0f})"
+    else:
+        unit = (
+            f"price (a token of the large model's is {cost['ratio']:g} of the small one's, {cost['source']})"
+        )
+    return f"Cost is completion tokens times {unit}; saved is against asking the large model alone."
+
+
+def notes(document: Document) -> list[str]:
+    estimator, samples = document["estimator"], document["samples"]
+    lines = [
+        cost_line(document),
+        f"Pass rates predicted by estimator {estimator['type']} of {estimator['run']}, "
+        f"{estimator['checkpoint']}. Above random: accuracy above that of a router sending the same share of "
+        "questions at random.",
+        "The oracle knows the pass rates measured on the small model's own samples "
+        f"({samples['small']} a problem), by which it is judged too: with few it flatters itself.",
+    ]
+    lines += [
+        f"{name}: {one['left_out']} problems left out; one of the models has no verdict on them."
+        for name, one in document["benchmarks"].items()
+        if one["left_out"]
+    ]
+    return lines + [f"The two evaluations differ in {line}." for line in document["unlike"]]
+
+
+def markdown(document: Document, stem: Path) -> str:
+    """The report; the plot is drawn beside ``stem`` (the JSON's path without suffix) as PNG and SVG."""
+    lines = [f"# {title(document)}", ""]
+    lines += [
+        f"95 % intervals from {document['resamples']:,} bootstrap resamples of problems; the mean is the "
+        "plain one over benchmarks.",
+        "",
+    ]
+    for name, one in panels(document).items():
+        lines += [f"## {name}", "", *table(HEAD, rows_of(one)), ""]
+    png = next(path for path in save(curve_figure(document), stem) if path.suffix == ".png")
+    lines += [f"![{png.stem}]({png.name})", "", *(f"- {line}" for line in notes(document)), ""]
+    return "\n".join([*lines, *provenance_lines(dict(document)), ""])
+
+
+def show_route(document: Document) -> None:
+    """The terminal's part: the headline table and what a reader has to know."""
+    name, one = next(iter(panels(document).items()))
+    show(HEAD, rows_of(one), title=f"{title(document)}: {name} [95 %, bootstrap over problems]")
+    for line in notes(document):
+        print(line)
+
+
+def curve_figure(document: Document) -> Figure:
+    """Accuracy against cost, one panel a benchmark: estimator, oracle and random router over all τ."""
+    shown = panels(document)
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = new_figure(4.2 * columns, 3.4 * rows)
+    for place, (name, one) in enumerate(shown.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        draw_curves(axes, one)
+        axes.set_title(name, fontsize="small")
+        if place == 1:
+            axes.legend(fontsize="small")
+    return figure
+
+
+def draw_curves(axes: Axes, one: Mapping[str, Any]) -> None:
+    for name, style, colour in (
+        ("oracle", "-", "tab:green"),
+        ("estimator", "-", "tab:blue"),
+        ("random", "--", "grey"),
+    ):
+        points = np.array([row[1:] for row in one["curves"][name]])
+        axes.plot(1 - points[:, 2], points[:, 1], style, color=colour, linewidth=1, label=name)
+    for point in one["routers"]["estimator"]:
+        spent, accuracy = 1 - point["saved"][0], point["accuracy"][0]
+        axes.plot([spent], [accuracy], "o", color="tab:blue", markersize=4)
+        axes.annotate(
+            f"τ {point['tau']:g}",
+            (spent, accuracy),
+            xytext=(3, 3),
+            textcoords="offset points",
+            fontsize="x-small",
+        )
+    axes.set(xlabel="cost, share of large alone", ylabel="accuracy")

@@ -1,0 +1,127 @@
+"""A router's figures as a document: at each threshold with intervals, and the curves over all thresholds.
+
+N problems of a benchmark, R resamples. A figure with an interval is a list [mean, low, high]; a curve is a
+list of [τ, share routed, accuracy, cost saved], τ null where all questions go to the small model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from depo.bench.provenance import provenance
+from depo.evaluation.comparison import unlike
+from depo.evaluation.measures.intervals import limits, resample_weights
+from depo.evaluation.measures.routing import Point, Questions, curve, figures, random_line, routed
+from depo.evaluation.route.cost import Price
+from depo.evaluation.route.inputs import RoutedBenchmark
+from depo.evaluation.target import Target
+
+Document = Mapping[str, Any]
+FIGURES = ("share", "accuracy", "saved", "gain")
+"""``saved``: share of the large model's cost. ``gain``: accuracy above a random router's, same share."""
+
+
+def route_document(
+    small: Document,
+    large: Document,
+    run: Target,
+    estimator: str,
+    benchmarks: Sequence[RoutedBenchmark],
+    taus: Sequence[float],
+    price: Price,
+    arguments: Sequence[str],
+) -> dict[str, Any]:
+    seed, resamples = small["suite"]["seed"], small["suite"]["resamples"]
+    assert run.checkpoint is not None
+    return {
+        "kind": "route",
+        "schema_version": 1,
+        "small": small["model"],
+        "large": large["model"],
+        "estimator": {"run": run.name, "checkpoint": run.checkpoint.name, "type": estimator},
+        "suite": small["suite"]["name"],
+        "samples": {"small": small["suite"]["sampling"]["n"], "large": large["suite"]["sampling"]["n"]},
+        "resamples": resamples,
+        "unlike": unlike(small["suite"], large["suite"]),
+        "cost": price.described(),
+        "taus": list(taus),
+        "benchmarks": {
+            one.name: {
+                "problems": len(one.predicted_N),
+                "left_out": one.left_out,
+                **measured([one], taus, resamples, seed),
+            }
+            for one in benchmarks
+        },
+        "mean": measured(benchmarks, taus, resamples, seed),
+        "provenance": provenance(arguments, [seed]),
+    }
+
+
+def measured(
+    benchmarks: Sequence[RoutedBenchmark], taus: Sequence[float], resamples: int, seed: int
+) -> dict[str, Any]:
+    """Each model alone, and both routers at each threshold, with intervals; and their curves. Over several
+    benchmarks the plain mean."""
+    questions = [one.questions for one in benchmarks]
+    weights = [
+        resample_weights(len(one.predicted_N), resamples, seed, one.name).astype(np.float64)
+        for one in benchmarks
+    ]
+    scores = {
+        "estimator": [one.predicted_N for one in benchmarks],
+        # What a perfect estimate of the small model's pass rate would do, as far as its samples tell.
+        "oracle": [one.questions.small_N for one in benchmarks],
+    }
+    none, everything = (
+        interval_of(questions, [np.full(len(one.small_N), value) for one in questions], weights)
+        for value in (False, True)
+    )
+    return {
+        "large": none,
+        "small": everything,
+        "routers": {
+            name: [
+                {
+                    "tau": tau,
+                    **interval_of(questions, [routed(score_N, tau) for score_N in score_BN], weights),
+                }
+                for tau in taus
+            ]
+            for name, score_BN in scores.items()
+        },
+        "curves": {
+            **{name: [row(tau, point) for tau, point in curve(questions, s)] for name, s in scores.items()},
+            "random": [row(None, point) for point in random_line(questions)],
+        },
+    }
+
+
+def interval_of(
+    questions: Sequence[Questions], routed_BN: Sequence[np.ndarray], weights: Sequence[np.ndarray]
+) -> dict[str, list[float | None]]:
+    """Every figure of one routing as [mean, low, high], each benchmark resampled on its own."""
+    whole, resampled = [], []
+    for one, routed_N, weights_RN in zip(questions, routed_BN, weights, strict=True):
+        whole.append(figures(one, routed_N, np.ones((1, len(routed_N)))))
+        resampled.append(figures(one, routed_N, weights_RN))
+    return {
+        name: [
+            float(np.mean([part[i][0] for part in whole])),
+            *limits(np.mean([part[i] for part in resampled], axis=0)),
+        ]
+        for i, name in enumerate(FIGURES)
+    }
+
+
+def row(tau: float | None, point: Point) -> list[float | None]:
+    return [
+        None if tau is None or math.isinf(tau) else tau,
+        point.share,
+        point.accuracy,
+        point.saved,
+    ]
