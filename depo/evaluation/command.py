@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from depo.evaluation.comparison import compare, read_results, show_comparison
 from depo.evaluation.report import show_results
 from depo.evaluation.target import RESULTS, Target, find_target, is_evaluation
 from depo.failures import DONE
-from depo.recipe.suites import load_suite, parse_suite
+from depo.recipe.suites import load_suite, parse_suite, restricted
 
 SIDES = ("first", "second")
 
@@ -38,6 +39,12 @@ def evaluate_command(options: argparse.Namespace, arguments: Sequence[str]) -> i
                 print(path)
     write_copy(outcome, options.json)
     return DONE
+
+
+def check_engine(suite: Suite) -> None:
+    """Raise UserError when the suite's engine is not installed, before anything is read or written."""
+    if suite.engine == "vllm" and find_spec("vllm") is None:
+        raise UserError('engine: vllm is not installed; pip install "depo[gpu]", or --engine transformers')
 
 
 def check_json(path: Path | None) -> None:
@@ -63,6 +70,8 @@ def evaluated(
     finished = [is_evaluation(side) for side in sides]
     targets = [None if done else find_target(side) for side, done in zip(sides, finished, strict=True)]
     suite = None if all(finished) else chosen_suite(options, sides, finished, labels)
+    if suite is not None:
+        check_engine(suite)
     directory = options.run_dir
     if directory is None and suite is not None:
         directory = new_directory(f"eval-{suite.name}")
@@ -117,13 +126,13 @@ def chosen_suite(
     if options.engine is not None:
         overrides.append(f"engine={options.engine}")
     if options.suite is not None:
-        return load_suite(options.suite, overrides, options.data_dir)
+        return load_suite(options.suite, overrides, options.data_dir, options.only)
     stored = [Path(side) / "suite.yaml" for side, done in zip(sides, finished, strict=True) if done]
     if options.resume:
         stored = [options.run_dir / "suite.yaml", options.run_dir / labels[0] / "suite.yaml", *stored]
     for path in stored:
         if path.is_file():
-            return parse_suite(path, overrides)[0]
+            return restricted(parse_suite(path, overrides)[0], options.only)
     raise UserError("--suite is missing: which benchmarks? For example --suite math")
 
 

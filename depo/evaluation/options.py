@@ -16,6 +16,11 @@ Suites: a name in recipes/eval or a YAML file. See docs/evaluation.md.
 """
 
 
+def benchmark_names(text: str) -> list[str]:
+    """``gsm8k,amc23`` → both."""
+    return [name.strip() for name in text.split(",")]
+
+
 def add_eval(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "eval",
@@ -27,6 +32,7 @@ def add_eval(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser.add_argument("target", metavar="MODEL_OR_RUN", help="model directory, hub id, or run directory")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the suite")
     parser.add_argument("--suite", metavar="NAME", help="math, aime, mgsm, reasoning_gym, or a YAML file")
+    parser.add_argument("--only", type=benchmark_names, metavar="NAME,...", help="these of its benchmarks")
     parser.add_argument("--n", type=int, metavar="N", help="samples a problem; short for sampling.n=N")
     parser.add_argument("--engine", choices=("transformers", "vllm"), help="short for engine=...")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="local copies of the benchmarks")

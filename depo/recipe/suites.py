@@ -44,10 +44,15 @@ def known_suites() -> list[str]:
     return sorted({file.stem for folder in (FOLDER, SHIPPED) for file in folder.glob("*.yaml")})
 
 
-def load_suite(name: str, overrides: Sequence[str] = (), data_dir: Path | None = None) -> Suite:
+def load_suite(
+    name: str,
+    overrides: Sequence[str] = (),
+    data_dir: Path | None = None,
+    only: Sequence[str] | None = None,
+) -> Suite:
     """A suite by name or path with ``key=value`` overrides on top, its hub sources replaced by the files in
-    ``data_dir`` if there is one. Raises UserError, one line a problem."""
-    return read_suite(find_suite(name), overrides, data_dir)
+    ``data_dir`` if there is one; ``only`` these of its benchmarks. Raises UserError, one line a problem."""
+    return read_suite(find_suite(name), overrides, data_dir, only)
 
 
 def recipe_suite(evaluation: Evaluation) -> Suite | None:
@@ -58,13 +63,32 @@ def recipe_suite(evaluation: Evaluation) -> Suite | None:
     return read_suite(path, evaluation.suite_overrides, evaluation.suite_data)
 
 
-def read_suite(path: Path, overrides: Sequence[str] = (), data_dir: Path | None = None) -> Suite:
+def read_suite(
+    path: Path,
+    overrides: Sequence[str] = (),
+    data_dir: Path | None = None,
+    only: Sequence[str] | None = None,
+) -> Suite:
     """The suite in ``path``; its local files are there. Raises UserError, one line a problem."""
     suite, sources = parse_suite(path, overrides)
+    suite = restricted(suite, only)
     if data_dir is not None:
         suite = with_local_files(suite, data_dir, path)
     check_files(suite, sources)
     return suite
+
+
+def restricted(suite: Suite, only: Sequence[str] | None) -> Suite:
+    """The suite with ``only`` these benchmarks, all for None. Raises UserError for one it does not have."""
+    if only is None:
+        return suite
+    for name in only:
+        if name not in suite.benchmarks:
+            raise UserError(
+                f"--only {name}: not in suite {suite.name}, which has {', '.join(suite.benchmarks)}"
+            )
+    chosen = {name: benchmark for name, benchmark in suite.benchmarks.items() if name in only}
+    return suite.model_copy(update={"benchmarks": chosen})
 
 
 def parse_suite(path: Path, overrides: Sequence[str] = ()) -> tuple[Suite, Sources]:

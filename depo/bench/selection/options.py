@@ -15,7 +15,9 @@ def add_selection(benchmarks: argparse._SubParsersAction) -> argparse.ArgumentPa
     )
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="for the runs and the result")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="one seed, a short horizon: 10 minutes on 2 cores")
+    size.add_argument(
+        "--quick", action="store_true", help="one seed, a short horizon; sized for 10 minutes on 2 cores"
+    )
     size.add_argument("--full", action="store_true", help="every arm on every pool: a day on 2 cores")
     size.add_argument(
         "--tune", action="store_true", help="learning rates of the arms, on a family of its own"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from depo.evaluation.options import benchmark_names
+
 EXAMPLES = """\
   depo route --small runs/eval-small --large runs/eval-large --estimator runs/math-7
                                              two finished evaluations of one suite: nothing is sampled
@@ -55,6 +57,7 @@ def add_route(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     add("--suite", metavar="NAME", help="math, aime, mgsm, reasoning_gym, or a YAML file")
     add("--tau", type=thresholds, default=[0.3, 0.5, 0.7, 0.75], metavar="T,...", help="thresholds")
     add("--cost-ratio", type=ratio, metavar="R", help="a large model's token costs R of the small one's")
+    add("--only", type=benchmark_names, metavar="NAME,...", help="these of its benchmarks")
     add("--n", type=int, metavar="N", help="samples a problem; short for sampling.n=N")
     add("--engine", choices=("transformers", "vllm"), help="short for engine=...")
     add("--data-dir", type=Path, metavar="DIR", help="local copies of the benchmarks")

@@ -215,6 +215,10 @@ def test_a_model_against_a_finished_evaluation_takes_its_suite(here, tiny_policy
         ),
         (["--suite", "sums.yaml", "nonsense"], "unrecognized arguments: nonsense"),
         (
+            ["--suite", "sums.yaml", "--only", "exact,odd"],
+            "--only odd: not in suite sums, which has even, exact",
+        ),
+        (
             ["--suite", "sums.yaml", "benchmarks.even.source.columns.answer=gold"],
             "benchmarks.even.source.columns.answer: no column 'gold'; sums.jsonl has question, answer",
         ),
@@ -292,3 +296,12 @@ def test_a_report_can_be_rendered_again_from_its_json(here, capsys):
     (here / "out/results.md").unlink()
     assert main(["bench", "report", "out"]) == 0
     assert (here / "out/results.md").read_text() == before
+
+
+def test_an_engine_that_is_not_installed_is_told_before_anything_is_written(
+    here, tiny_policy, capsys, monkeypatch
+):
+    monkeypatch.setattr("depo.evaluation.command.find_spec", lambda name: None)
+    assert main(["eval", str(tiny_policy), "--suite", "sums.yaml", "--engine", "vllm", "--run-dir", "v"]) == 2
+    assert "engine: vllm is not installed; pip install" in capsys.readouterr().err
+    assert not (here / "v").exists()

@@ -47,6 +47,12 @@ def test_a_shipped_suite_loads_and_reads_back_what_it_dumps(name, tmp_path):
     assert parse_suite(tmp_path / "dumped.yaml")[0] == suite
 
 
+def test_a_suite_can_be_restricted_to_some_of_its_benchmarks():
+    assert list(load_suite("math", only=["minerva_math", "gsm8k"]).benchmarks) == ["gsm8k", "minerva_math"]
+    with pytest.raises(UserError, match="--only gsm9k: not in suite math, which has gsm8k, math500"):
+        load_suite("math", only=["gsm9k"])
+
+
 def test_overrides_reach_every_key_as_in_recipes(small):
     suite = load_suite(
         small, ["sampling.n=4", "sampling.temperature=0.5", "benchmarks.sums.source.limit=1", "reward=exact"]
