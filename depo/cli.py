@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
 from depo.bench.options import add_bench
 from depo.budget import budget_text
-from depo.config import Recipe
+from depo.directories import new_directory
 from depo.errors import UserError
 from depo.evaluation.options import add_eval
 from depo.evaluation.route.options import add_route
@@ -212,7 +211,7 @@ def train(options: argparse.Namespace) -> int:
         print(dump_recipe(recipe))
         print(budget_text(recipe))
         return DONE
-    run_dir = options.run_dir or new_run_dir(recipe)
+    run_dir = options.run_dir or new_directory(recipe.name)
     try:
         from depo.run import train as run_recipe
 
@@ -234,13 +233,3 @@ def check_run_dir(run_dir: Path | None, resume: bool) -> None:
         raise UserError(
             f"--run-dir {run_dir}: is not empty; add --resume to continue it, or name another directory"
         )
-
-
-def new_run_dir(recipe: Recipe) -> Path:
-    """runs/NAME-TIMESTAMP (UTC), numbered when two runs start in the same second."""
-    stem = f"{recipe.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    run_dir, attempt = Path("runs") / stem, 1
-    while run_dir.exists():
-        attempt += 1
-        run_dir = Path("runs") / f"{stem}-{attempt}"
-    return run_dir

@@ -84,6 +84,19 @@ COLUMNS = (
 )
 
 
+def progress_bar() -> Progress:
+    """Steps or samples done, of how many, and when the rest will be."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=Terminal(markup=False, highlight=False, emoji=False),
+    )
+
+
 class Console:
     """Shows a run of ``total_steps`` steps. ``quiet`` leaves only what is said with ``always``.
 
@@ -99,15 +112,7 @@ class Console:
 
     def __enter__(self) -> Self:
         if sys.stdout.isatty() and not self.quiet:
-            self.progress = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
-                console=Terminal(markup=False, highlight=False, emoji=False),
-            )
+            self.progress = progress_bar()
             self.progress.start()
             self.task = self.progress.add_task(self.name, total=self.total_steps)
         return self

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from depo.bench.report import write_result
 from depo.config.suite import Suite
+from depo.directories import new_directory
 from depo.errors import UserError
 from depo.evaluation.comparison import compare, read_results, show_comparison
 from depo.evaluation.report import show_results
@@ -134,13 +134,3 @@ def chosen_suite(
         if path.is_file():
             return restricted(parse_suite(path, overrides)[0], options.only)
     raise UserError("--suite is missing: which benchmarks? For example --suite math")
-
-
-def new_directory(name: str) -> Path:
-    """runs/NAME-TIMESTAMP (UTC), numbered when two start in the same second."""
-    stem = f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    directory, attempt = Path("runs") / stem, 1
-    while directory.exists():
-        attempt += 1
-        directory = Path("runs") / f"{stem}-{attempt}"
-    return directory

@@ -7,15 +7,9 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console as Terminal
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
+
+from depo.console import progress_bar
 
 LINE_EVERY = 30.0
 """Seconds between two lines where stdout is no terminal."""
@@ -31,15 +25,7 @@ class EvalProgress:
 
     def __enter__(self) -> Self:
         if sys.stdout.isatty() and not self.quiet:
-            self.bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
-                console=Terminal(markup=False, highlight=False, emoji=False),
-            )
+            self.bar = progress_bar()
             self.bar.start()
             self.task = self.bar.add_task(self.name, total=self.total, completed=self.done)
         return self

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from depo.bench.report import write_result
-from depo.evaluation.command import check_json, evaluated, new_directory, write_copy
+from depo.directories import new_directory
+from depo.evaluation.command import check_json, evaluated, write_copy
 from depo.evaluation.route.cost import price_of
 from depo.evaluation.route.inputs import check_same_problems, estimator_of, joined, predicted_pass_rates
 from depo.evaluation.route.report import show_route
