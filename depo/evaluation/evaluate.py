@@ -27,7 +27,7 @@ from depo.evaluation.problems import LoadedBenchmark, load_suite_problems
 from depo.evaluation.progress import EvalProgress
 from depo.evaluation.results import SCHEMA_VERSION, figures, means
 from depo.evaluation.samples import SampleStore
-from depo.evaluation.sampling import Verifiers, draw_samples, missing_requests
+from depo.evaluation.sampling import SampleWriter, Verifiers, missing_requests
 from depo.evaluation.target import RESULTS, Target, active_parameters, fingerprint
 from depo.recipe.suites import dump_suite, parse_suite
 from depo.rollout.engine import Sampling
@@ -68,11 +68,15 @@ def evaluate(
         if requests:
             verifiers = Verifiers(benchmarks, suite, stack)
             verifiers.start()
-            engine = stack.enter_context(serving(target.model, suite, tokenizer))
-            progress = stack.enter_context(EvalProgress(suite.name, total, total - missing, quiet))
+            progress = EvalProgress(suite.name, total, total - missing, quiet)
             sampling = Sampling(suite.sampling.temperature, suite.sampling.max_new_tokens)
+            writer = SampleWriter(requests, sampling.max_new_tokens, verifiers, tokenizer, store, progress)
+            engine = stack.enter_context(serving(target.model, suite, tokenizer, writer.heartbeat))
+            stack.enter_context(progress)
             started = time.perf_counter()
-            draw_samples(requests, engine, sampling, verifiers, tokenizer, store, progress.advance)
+            for rollout in engine.generate(requests, sampling):
+                writer.add(rollout)
+            writer.flush()
             seconds = time.perf_counter() - started
     say("measuring")
     document = results(target, suite, benchmarks, store, arguments)

@@ -153,6 +153,32 @@ def test_after_kill_9_resume_repeats_no_sample_and_gives_the_same_numbers(here, 
     assert numbers(here / "killed") == numbers(here / "undisturbed")
 
 
+def test_an_interruption_within_the_only_batch_loses_what_had_not_ended(here, tiny_policy, monkeypatch):
+    """Ctrl-C stands in for the kill: nothing is written after it."""
+    from depo.rollout import transformers_engine
+
+    draw, positions = transformers_engine.draw, []
+
+    def interrupted(*arguments):
+        positions.append(None)
+        if len(positions) > 30:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    arguments = [CHEAP, "--n", "2", "sampling.max_new_tokens=40", "transformers.batch_size=100000", "--run-dir"]
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers_engine, "draw", interrupted)
+        patch.setattr(transformers_engine, "LOOK_SECONDS", 0.0)
+        patch.setattr("depo.evaluation.sampling.FLUSH_SECONDS", 0.0)
+        assert evaluate(tiny_policy, *arguments, "cut") == 130
+    rows = samples(here / "cut")
+    assert 0 < len(rows) < 2 * 240
+    assert max(row["tokens"] for row in rows) == 30, "all that had ended by then"
+    assert evaluate(tiny_policy, *arguments, "cut", "--resume") == 0
+    assert evaluate(tiny_policy, *arguments, "uncut", "transformers.batch_size=7") == 0
+    assert samples(here / "cut") == samples(here / "uncut")
+
+
 def test_a_resumed_evaluation_may_draw_more_but_nothing_else(here, tiny_policy, capsys):
     (here / "gone.jsonl").write_text((here / "sums.jsonl").read_text())
     only = "benchmarks={even: {source: {type: file, path: gone.jsonl, limit: 20}}}"

@@ -120,6 +120,28 @@ def test_a_sample_depends_on_its_seed_and_on_nothing_else(model, tokenizer):
     assert len({tuple(rollout.token_ids) for rollout in together.values()}) > len(together) // 2
 
 
+def test_what_has_ended_is_handed_out_in_the_middle_of_a_batch(model, tokenizer, monkeypatch):
+    sampling = Sampling(1.0, 12)
+    whole = by_sample(make_engine(model, tokenizer).generate(requests(tokenizer), sampling))
+    monkeypatch.setattr("depo.rollout.transformers_engine.LOOK_SECONDS", 0.0)
+    beats: list[int] = []
+    engine = make_engine(model, tokenizer)
+    engine.heartbeat = beats.append
+    passes: list[None] = []
+    model.register_forward_hook(lambda *_: passes.append(None))
+    seen, after = [], []
+    for rollout in engine.generate(requests(tokenizer), sampling):
+        assert torch.is_grad_enabled(), "the consumer is not inside the engine's inference context"
+        seen.append(rollout)
+        after.append(len(passes))
+    lengths = [len(rollout.token_ids) for rollout in seen]
+    assert after == lengths, "handed out after the very pass that gave its last token, not at the batch's end"
+    assert lengths[0] < lengths[-1]
+    assert sum(beats) == sum(lengths)
+    assert len(beats) == 12, "a sign of life a token, whether or not a sample ended"
+    same_samples(by_sample(seen), whole)
+
+
 def test_greedy_is_what_generate_decodes_from_padded_prompts(engine, model, tokenizer):
     rollouts = by_sample(engine.generate(requests(tokenizer, n=1), Sampling(0.0, 6)))
     padded = tokenizer(QUESTIONS, padding=True, return_tensors="pt")
