@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -56,6 +57,10 @@ def base(tmp_path_factory, tiny_policy: Path) -> tuple[Path, str]:
 def here(base, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(base[0])
     return base[0]
+
+
+def without_tokenizer(tiny_policy: Path, directory: Path) -> Path:
+    return Path(shutil.copytree(tiny_policy, directory, ignore=shutil.ignore_patterns("tokenizer*")))
 
 
 def evaluate(tiny_policy: Path, *arguments: str) -> int:
@@ -279,6 +284,7 @@ def test_bad_input_is_told_in_one_line(here, tiny_policy, capsys, arguments, com
     (here / "blank.jsonl").write_text("\n\n")
     (here / "full").mkdir(exist_ok=True)
     (here / "full/precious.txt").write_text("mine")
+    there = sorted(here.iterdir())
     try:
         status = main(["eval", str(tiny_policy), *arguments])
     except SystemExit as exit_:  # argparse's own
@@ -287,14 +293,12 @@ def test_bad_input_is_told_in_one_line(here, tiny_policy, capsys, arguments, com
     assert status == 2
     assert complaint in error
     assert error.count("\n") == 1
+    assert sorted(here.iterdir()) == there, "nothing is left in the way of the corrected command"
     assert (here / "full/precious.txt").read_text() == "mine"
 
 
 def test_what_is_no_model_is_told_in_one_line(here, tiny_policy, capsys):
-    (here / "bare").mkdir()
-    for file in tiny_policy.iterdir():
-        if not file.name.startswith("tokenizer"):
-            (here / "bare" / file.name).write_bytes(file.read_bytes())
+    without_tokenizer(tiny_policy, here / "bare")
     (here / "begun").mkdir()
     (here / "begun/recipe.yaml").write_text("name: begun\n")
     for target, complaint in (
@@ -307,6 +311,20 @@ def test_what_is_no_model_is_told_in_one_line(here, tiny_policy, capsys):
         error = capsys.readouterr().err
         assert complaint in error
         assert error.count("\n") == 1
+
+
+def test_a_model_that_is_refused_late_leaves_no_directory_behind(here, tiny_policy, capsys):
+    broken = shutil.copytree(tiny_policy, here / "broken")
+    (broken / "model.safetensors").write_bytes(b"cut short")
+    mute = Path(shutil.copytree(tiny_policy, here / "mute"))
+    settings = json.loads((mute / "tokenizer_config.json").read_text())
+    del settings["eos_token"]
+    (mute / "tokenizer_config.json").write_text(json.dumps(settings))
+    for arguments in ([str(broken)], [str(tiny_policy), "--vs", str(mute)]):
+        assert main(["eval", *arguments, "--suite", "sums.yaml", "--run-dir", "refused", "--quiet"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert not (here / "refused").exists()
+    assert evaluate(tiny_policy, "--run-dir", "refused", CHEAP, "--n", "1", "--only", "exact") == 0
 
 
 def test_a_broken_suite_file_names_file_line_and_key(here, tiny_policy, capsys):
