@@ -16,7 +16,7 @@ from depo.bench.provenance import provenance, provenance_lines
 from depo.bench.tables import interval, table
 from depo.checkpoint import read_json
 from depo.errors import UserError
-from depo.evaluation.measures.intervals import estimate, macro, paired
+from depo.evaluation.measures.intervals import DIFFERENCE, estimate, macro, paired
 from depo.evaluation.report import DIGITS, Cells, show
 from depo.evaluation.results import avg_of, maj_of, pass_of
 from depo.evaluation.target import RESULTS
@@ -62,12 +62,12 @@ def compare(first: Document, second: Document, arguments: Sequence[str]) -> dict
             benchmarks[name][measure] = {
                 "first": average(a, both),
                 "second": average(b, both),
-                "difference": estimate(differences_N, weights_RN),
+                "difference": estimate(differences_N, weights_RN, DIFFERENCE),
             }
             parts.append((differences_N, weights_RN))
         known = [part for part in parts if len(part[0])]
         overall[measure] = (
-            macro([d for d, _ in known], [w for _, w in known]) if len(known) == len(parts) else None
+            macro([d for d, _ in known], [w for _, w in known], DIFFERENCE) if len(known) == len(parts) else None
         )
     return {
         "kind": "eval_comparison",

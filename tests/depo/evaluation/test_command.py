@@ -59,8 +59,9 @@ def here(base, monkeypatch: pytest.MonkeyPatch) -> Path:
     return base[0]
 
 
-def without_tokenizer(tiny_policy: Path, directory: Path) -> Path:
-    return Path(shutil.copytree(tiny_policy, directory, ignore=shutil.ignore_patterns("tokenizer*")))
+def unseen(problems: int) -> float:
+    """The share of problems of another kind that none of so many seen ones rules out, at 95 %."""
+    return 1 - 0.025 ** (1 / problems)
 
 
 def evaluate(tiny_policy: Path, *arguments: str) -> int:
@@ -158,32 +159,6 @@ def test_after_kill_9_resume_repeats_no_sample_and_gives_the_same_numbers(here, 
     assert numbers(here / "killed") == numbers(here / "undisturbed")
 
 
-def test_an_interruption_within_the_only_batch_loses_what_had_not_ended(here, tiny_policy, monkeypatch):
-    """Ctrl-C stands in for the kill: nothing is written after it."""
-    from depo.rollout import transformers_engine
-
-    draw, positions = transformers_engine.draw, []
-
-    def interrupted(*arguments):
-        positions.append(None)
-        if len(positions) > 30:
-            raise KeyboardInterrupt
-        return draw(*arguments)
-
-    arguments = [CHEAP, "--n", "2", "sampling.max_new_tokens=40", "transformers.batch_size=100000", "--run-dir"]
-    with monkeypatch.context() as patch:
-        patch.setattr(transformers_engine, "draw", interrupted)
-        patch.setattr(transformers_engine, "LOOK_SECONDS", 0.0)
-        patch.setattr("depo.evaluation.sampling.FLUSH_SECONDS", 0.0)
-        assert evaluate(tiny_policy, *arguments, "cut") == 130
-    rows = samples(here / "cut")
-    assert 0 < len(rows) < 2 * 240
-    assert max(row["tokens"] for row in rows) == 30, "all that had ended by then"
-    assert evaluate(tiny_policy, *arguments, "cut", "--resume") == 0
-    assert evaluate(tiny_policy, *arguments, "uncut", "transformers.batch_size=7") == 0
-    assert samples(here / "cut") == samples(here / "uncut")
-
-
 def test_a_resumed_evaluation_may_draw_more_but_nothing_else(here, tiny_policy, capsys):
     (here / "gone.jsonl").write_text((here / "sums.jsonl").read_text())
     only = "benchmarks={even: {source: {type: file, path: gone.jsonl, limit: 20}}}"
@@ -222,14 +197,15 @@ def test_two_evaluations_are_compared_by_problem(here, tiny_policy, capsys):
         assert found["first"] == pytest.approx(first["benchmarks"][name]["avg"][0])
     assert main(["eval", "out", "--vs", "out", "--json", "aa.json"]) == 0
     itself = json.loads((here / "aa.json").read_text())["benchmarks"]["even"]["pass@6"]["difference"]
-    assert itself == [0.0, 0.0, 0.0]
+    assert itself == pytest.approx([0.0, -unseen(40), unseen(40)]), "40 ties do not make all problems ties"
 
 
 def test_a_model_against_a_finished_evaluation_takes_its_suite(here, tiny_policy):
     assert evaluate(tiny_policy, "--run-dir", "small", "--n", "2", CHEAP) == 0
     assert main(["eval", str(tiny_policy), "--vs", "small", "--run-dir", "versus", "--quiet"]) == 0
     document = json.loads((here / "versus/comparison.json").read_text())
-    assert document["benchmarks"]["even"]["avg"]["difference"] == [0.0, 0.0, 0.0], "same model, same seeds"
+    difference = document["benchmarks"]["even"]["avg"]["difference"]
+    assert difference == pytest.approx([0.0, -unseen(120), unseen(120)]), "same model, same seeds"
     assert (here / "versus/first/results.json").exists()
     assert not (here / "versus/second").exists()
 
@@ -298,7 +274,7 @@ def test_bad_input_is_told_in_one_line(here, tiny_policy, capsys, arguments, com
 
 
 def test_what_is_no_model_is_told_in_one_line(here, tiny_policy, capsys):
-    without_tokenizer(tiny_policy, here / "bare")
+    shutil.copytree(tiny_policy, here / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
     (here / "begun").mkdir()
     (here / "begun/recipe.yaml").write_text("name: begun\n")
     for target, complaint in (
@@ -311,20 +287,6 @@ def test_what_is_no_model_is_told_in_one_line(here, tiny_policy, capsys):
         error = capsys.readouterr().err
         assert complaint in error
         assert error.count("\n") == 1
-
-
-def test_a_model_that_is_refused_late_leaves_no_directory_behind(here, tiny_policy, capsys):
-    broken = shutil.copytree(tiny_policy, here / "broken")
-    (broken / "model.safetensors").write_bytes(b"cut short")
-    mute = Path(shutil.copytree(tiny_policy, here / "mute"))
-    settings = json.loads((mute / "tokenizer_config.json").read_text())
-    del settings["eos_token"]
-    (mute / "tokenizer_config.json").write_text(json.dumps(settings))
-    for arguments in ([str(broken)], [str(tiny_policy), "--vs", str(mute)]):
-        assert main(["eval", *arguments, "--suite", "sums.yaml", "--run-dir", "refused", "--quiet"]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
-        assert not (here / "refused").exists()
-    assert evaluate(tiny_policy, "--run-dir", "refused", CHEAP, "--n", "1", "--only", "exact") == 0
 
 
 def test_a_broken_suite_file_names_file_line_and_key(here, tiny_policy, capsys):
