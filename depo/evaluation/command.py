@@ -34,7 +34,7 @@ def evaluate_command(options: argparse.Namespace, arguments: Sequence[str]) -> i
     if len(documents) == 1:
         outcome = documents[0]
     else:
-        outcome = compare(*documents, arguments)
+        outcome = compare(*documents, arguments, sides)
         show_comparison(outcome)
         if directory is not None:
             for path in write_result(outcome, directory / "comparison.json"):
