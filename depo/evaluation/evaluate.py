@@ -17,25 +17,20 @@ from typing import Any
 
 from depo.bench.provenance import provenance
 from depo.bench.report import write_result
-from depo.checkpoint import read_json, write_json
+from depo.checkpoint import write_json
 from depo.config.suite import Suite
-from depo.errors import UserError
 from depo.evaluation.answers import Votes
 from depo.evaluation.engines import load_tokenizer, serving
 from depo.evaluation.estimator_check import check_estimator
 from depo.evaluation.problems import LoadedBenchmark, load_suite_problems, save_suite_problems
 from depo.evaluation.progress import EvalProgress
 from depo.evaluation.results import SCHEMA_VERSION, figures, means
+from depo.evaluation.resumption import MANIFEST, SUITE, check_resumable
 from depo.evaluation.samples import SampleStore
 from depo.evaluation.sampling import SampleWriter, Verifiers, missing_requests
 from depo.evaluation.target import RESULTS, Target, active_parameters, fingerprint
-from depo.recipe.suites import dump_suite, parse_suite
+from depo.recipe.suites import dump_suite
 from depo.rollout.engine import Sampling
-
-SUITE, MANIFEST = "suite.yaml", "evaluation.json"
-MAY_CHANGE = {"k", "extrapolate", "resamples", "threads", "transformers", "vllm", "verification"}
-"""What a resumed evaluation may set anew, beside a larger ``sampling.n``: none of it changes a sample that is
-there already."""
 
 
 def evaluate(
@@ -91,23 +86,7 @@ def evaluate(
     return document
 
 
-def check_resumable(target: Target, suite: Suite, directory: Path) -> None:
-    """Raise UserError unless the evaluation in ``directory`` is of the same model and samples alike."""
-    manifest = directory / MANIFEST
-    if not manifest.is_file():
-        raise UserError(f"--run-dir {directory}: no evaluation to resume here ({MANIFEST} is missing)")
-    stored = read_json(manifest)
-    if stored["fingerprint"] != fingerprint(target.model):
-        raise UserError(
-            f"--resume: {target.name} is not the model that {directory} was begun with "
-            f"({stored['model']}); name another directory"
-        )
-    check_same(parse_suite(directory / SUITE)[0], suite, directory)
-
-
-def begin(
-    target: Target, suite: Suite, directory: Path, benchmarks: Sequence[LoadedBenchmark]
-) -> None:
+def begin(target: Target, suite: Suite, directory: Path, benchmarks: Sequence[LoadedBenchmark]) -> None:
     """Write what is evaluated: the suite, the problems, the model's fingerprint."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / SUITE).write_text(dump_suite(suite), encoding="utf-8")
@@ -118,25 +97,6 @@ def begin(
         "fingerprint": fingerprint(target.model),
     }
     write_json(directory / MANIFEST, identity)
-
-
-def check_same(before: Suite, now: Suite, directory: Path) -> None:
-    """Raise UserError when a resumed evaluation would mix samples of two kinds."""
-    old, new = before.model_dump(), now.model_dump()
-    drawn_before, drawn_now = old["sampling"].pop("n"), new["sampling"].pop("n")
-    # The problems are stored: where they once came from does not matter any more.
-    for benchmark in [*old["benchmarks"].values(), *new["benchmarks"].values()]:
-        del benchmark["source"], benchmark["local"]
-    changed = [key for key in new if new[key] != old[key] and key not in MAY_CHANGE]
-    if changed:
-        raise UserError(
-            f"--resume: {', '.join(changed)} differ from {directory / 'suite.yaml'}; a resumed evaluation "
-            f"may only change {', '.join(sorted(MAY_CHANGE))} and a larger sampling.n"
-        )
-    if drawn_now < drawn_before:
-        raise UserError(
-            f"--resume: sampling.n {drawn_now} is less than the {drawn_before} of {directory / 'suite.yaml'}"
-        )
 
 
 def results(

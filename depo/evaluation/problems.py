@@ -40,7 +40,7 @@ def load_benchmark(
         raw=suite.raw,
         max_prompt_tokens=suite.max_prompt_tokens,
     )
-    prompts, report = load_prompts(benchmark.source, form, tokenizer, f"benchmarks.{name}.source")
+    prompts, report = load_prompts(benchmark.source, form, tokenizer, f"benchmarks.{name}.{benchmark.key}")
     return LoadedBenchmark(name, prompts, reward_of(benchmark, suite), str(report))
 
 

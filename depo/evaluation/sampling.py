@@ -120,9 +120,7 @@ class SampleWriter:
 
     def flush(self) -> None:
         if self.waiting:
-            rows = verified(
-                self.waiting, self.prompts, self.verifiers, self.tokenizer, self.max_new_tokens
-            )
+            rows = verified(self.waiting, self.prompts, self.verifiers, self.tokenizer, self.max_new_tokens)
             self.store.write(rows)
             self.progress.advance(len(rows))
             self.waiting = []

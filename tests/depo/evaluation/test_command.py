@@ -176,7 +176,10 @@ def test_a_resumed_evaluation_may_draw_more_but_nothing_else(here, tiny_policy, 
     assert main([*more, "--n", "3"]) == 2
     assert "sampling.n 3 is less than the 4" in capsys.readouterr().err
     assert main([*more, "sampling.temperature=0.5"]) == 2
-    assert "--resume: sampling differ from" in capsys.readouterr().err
+    assert (
+        "--resume: sampling.temperature was 1.0, now 0.5; what growing/suite.yaml says"
+        in capsys.readouterr().err
+    )
 
 
 def test_two_evaluations_are_compared_by_problem(here, tiny_policy, capsys):

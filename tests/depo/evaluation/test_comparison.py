@@ -42,7 +42,13 @@ def document() -> dict[str, Any]:
     )
     second = evaluation(
         "tiny",
-        a=[problem("p", 1), problem("q", 1), problem("unscorable", 2), problem("yours", 0), problem("too", 0)],
+        a=[
+            problem("p", 1),
+            problem("q", 1),
+            problem("unscorable", 2),
+            problem("yours", 0),
+            problem("too", 0),
+        ],
         b=[problem("x", 0), problem("y", 1)],
     )
     return compare(first, second, [], ["runs/one", "runs/two"])

@@ -15,7 +15,9 @@ PROBLEMS, POSITION = 30, 30
 
 def samples(directory: Path) -> dict[tuple[str, int], tuple[str, int]]:
     """Completion and its tokens, by problem and sample index."""
-    rows = [row for file in (directory / "samples").glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    rows = [
+        row for file in (directory / "samples").glob("*.parquet") for row in pq.read_table(file).to_pylist()
+    ]
     found = {(row["key"], row["sample_index"]): (row["completion"], row["tokens"]) for row in rows}
     assert len(found) == len(rows)
     return found
