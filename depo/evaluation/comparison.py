@@ -40,8 +40,8 @@ def read_results(directory: str) -> dict[str, Any]:
 def compare(
     first: Document, second: Document, arguments: Sequence[str], sides: Sequence[str]
 ) -> dict[str, Any]:
-    """The comparison as a document; ``sides`` are the two as the command line names them. Raises UserError when
-    the two have no problem in common."""
+    """The comparison as a document; ``sides`` are the two as the command line names them. Raises UserError
+    when the two have no problem in common."""
     shared = [name for name in first["benchmarks"] if name in second["benchmarks"]]
     if not shared:
         raise UserError(

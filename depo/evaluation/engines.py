@@ -37,9 +37,9 @@ def load_tokenizer(model: str, suite: Suite) -> PreTrainedTokenizerBase:
 def serving(
     model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase, heartbeat: Callable[[int], None]
 ) -> Iterator[RolloutEngine]:
-    """The suite's engine with this model, closed at the end. The transformers engine tells ``heartbeat`` every
-    few seconds how many tokens it has decoded; vLLM gives samples as they end. Raises UserError for a model
-    that cannot be loaded."""
+    """The suite's engine with this model, closed at the end. The transformers engine tells ``heartbeat``
+    every few seconds how many tokens it has decoded; vLLM gives samples as they end. Raises UserError for a
+    model that cannot be loaded."""
     try:
         if suite.engine == "vllm":
             started = vllm_engine(model, suite, tokenizer)

@@ -51,8 +51,8 @@ def reward_of(benchmark: Benchmark, suite: Suite) -> RewardSpec:
 def load_suite_problems(
     suite: Suite, tokenizer: PreTrainedTokenizerBase, directory: Path | None = None
 ) -> list[LoadedBenchmark]:
-    """All benchmarks of a suite. Those that `save_suite_problems` kept in ``directory`` are read from there: a
-    resumed evaluation asks exactly what it asked before, whatever became of the sources."""
+    """All benchmarks of a suite. Those that `save_suite_problems` kept in ``directory`` are read from there:
+    a resumed evaluation asks exactly what it asked before, whatever became of the sources."""
     if not suite.raw and not tokenizer.chat_template:
         raise UserError("raw: the model's tokenizer has no chat template; set raw=true")
     return [

@@ -16,8 +16,8 @@ LINE_EVERY = 30.0
 
 
 class EvalProgress:
-    """Counts samples up to ``total``; ``done`` of them are there already. Tokens are a sign of life while long
-    samples are under way. Silent when ``quiet``."""
+    """Counts samples up to ``total``; ``done`` of them are there already. Tokens are a sign of life while
+    long samples are under way. Silent when ``quiet``."""
 
     def __init__(self, name: str, total: int, done: int, quiet: bool) -> None:
         self.name, self.total, self.done, self.first, self.quiet = name, total, done, done, quiet

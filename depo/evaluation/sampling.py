@@ -109,8 +109,8 @@ class SampleWriter:
         self.flush_if_due()
 
     def heartbeat(self, tokens: int) -> None:
-        """The engine is alive: it has decoded so many tokens more. What waits need not wait for another sample
-        to end."""
+        """The engine is alive: it has decoded so many tokens more. What waits need not wait for another
+        sample to end."""
         self.progress.decoded(tokens)
         self.flush_if_due()
 

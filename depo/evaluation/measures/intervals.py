@@ -8,9 +8,10 @@ problems. There the interval is Clopper and Pearson's (1934, Biometrika 26, 404)
 
     q = 1 − (α/2)^(1/N)
 
-of all problems another value than v, N problems would all have had it with probability below α/2. A value lies in
-[a, b], so the mean lies between (1 − q) v + q a and (1 − q) v + q b, for 0 of N right [0, q]: 0.522 for N = 5.
-(The "rule of three", 3/N, is its one-sided cousin for large N: Hanley and Lippman-Hand 1983, JAMA 249, 1743.)
+of all problems another value than v, N problems would all have had it with probability below α/2. A value
+lies in [a, b], so the mean lies between (1 − q) v + q a and (1 − q) v + q b; for 0 of N right that is [0, q],
+0.522 for N = 5. (The "rule of three", 3/N, is its one-sided cousin for large N: Hanley and Lippman-Hand 1983, JAMA 249,
+1743.)
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def weighted_means(values_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
 def estimate(
     values_N: np.ndarray, weights_RN: np.ndarray, bounds: Bounds | None = SHARE
 ) -> list[float | None]:
-    """[mean, low, high] over problems, NaN ones left out; Nones when all are. ``bounds`` is what a value can be,
-    None for values without: then the interval of equal values has no width."""
+    """[mean, low, high] over problems, NaN ones left out; Nones when all are. ``bounds`` is what a value
+    can be, None for values without: then the interval of equal values has no width."""
     known_N = values_N[~np.isnan(values_N)]
     if not len(known_N):
         return [None, None, None]
@@ -86,8 +87,9 @@ def macro(
     """[mean, low, high] of the plain mean over benchmarks, each resampled on its own; Nones when one of them
     is unknown throughout.
 
-    Resamples of a benchmark whose values are all alike do not vary. Its distance to either limit is added to the
-    bootstrap's as independent errors add, squared: MOVER (Zou and Donner 2008, Statistics in Medicine 27, 1693).
+    Resamples of a benchmark whose values are all alike do not vary. Its distance to either limit is added
+    to the bootstrap's as independent errors add, squared: MOVER (Zou and Donner 2008, Statistics in Medicine
+    27, 1693).
     """
     if any(np.isnan(values_N).all() for values_N in values):
         return [None, None, None]
@@ -100,7 +102,9 @@ def macro(
     below, above = [middle - low], [high - middle]
     for values_N in alike:
         value, lower, upper = estimate(values_N, np.empty((0, len(values_N))), bounds)
-        assert value is not None and lower is not None and upper is not None
+        assert value is not None
+        assert lower is not None
+        assert upper is not None
         below.append((value - lower) / len(values))
         above.append((upper - value) / len(values))
     return [middle, middle - math.hypot(*below), middle + math.hypot(*above)]

@@ -72,7 +72,8 @@ def test_what_is_left_out_is_counted(document):
         "left out, only tiny (one) has them: c",
         "a: problems left out, which only tiny (one) was asked: 1",
         "a: problems left out, which only tiny (two) was asked: 2",
-        "a: problems left out for want of scorable samples on either side: 1 at avg, 1 at pass@1, 1 at pass@2",
+        "a: problems left out for want of scorable samples on either side: "
+        "1 at avg, 1 at pass@1, 1 at pass@2",
     ]
 
 

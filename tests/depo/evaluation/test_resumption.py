@@ -53,7 +53,7 @@ def changed(**keys: object) -> Suite:
         (changed(sampling={"n": 1, "temperature": 1.0}), "sampling.n 1 is less than the 2 of"),
         (
             changed(benchmarks={"a": {"source": "sums.jsonl"}}),
-            "has the benchmarks a, b, now asked for are a; ask for the same (--only a,b), or name another directory",
+            "has the benchmarks a, b, now asked for are a; ask for the same (--only a,b), or name",
         ),
     ],
 )
