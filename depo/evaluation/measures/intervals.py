@@ -10,8 +10,8 @@ problems. There the interval is Clopper and Pearson's (1934, Biometrika 26, 404)
 
 of all problems another value than v, N problems would all have had it with probability below α/2. A value
 lies in [a, b], so the mean lies between (1 − q) v + q a and (1 − q) v + q b; for 0 of N right that is [0, q],
-0.522 for N = 5. (The "rule of three", 3/N, is its one-sided cousin for large N: Hanley and Lippman-Hand 1983, JAMA 249,
-1743.)
+0.522 for N = 5. (The "rule of three", 3/N, is its one-sided cousin for large N: Hanley and Lippman-Hand 1983,
+JAMA 249, 1743.)
 """
 
 from __future__ import annotations
