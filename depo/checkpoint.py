@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors.numpy import load_file, save_file
 
 from depo.errors import UserError
+from depo.permissions import follow_umask
 from estimators.base import State
 
 STEP_DIGITS = 6
@@ -27,6 +28,7 @@ def write_checkpoint(root: Path, step: int, write: Callable[[Path], None]) -> Pa
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     write(aside)
+    follow_umask(aside)
     for path in [*aside.rglob("*"), aside]:
         _fsync(path)
     if final.exists():

@@ -18,11 +18,13 @@ from typing import Self
 from rich.console import Console as Terminal
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 HEADER_EVERY = 20
@@ -91,6 +93,19 @@ def progress_bar() -> Progress:
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=Terminal(markup=False, highlight=False, emoji=False),
+    )
+
+
+def download_bar() -> Progress:
+    """Bytes of how many, how fast, and when the rest will be here."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        DownloadColumn(),
+        TransferSpeedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=Terminal(markup=False, highlight=False, emoji=False),

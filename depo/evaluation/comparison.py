@@ -16,7 +16,8 @@ from depo.bench.provenance import provenance, provenance_lines
 from depo.bench.tables import interval, table
 from depo.checkpoint import read_json
 from depo.errors import UserError
-from depo.evaluation.measures.intervals import estimate, macro, paired
+from depo.evaluation.measures.intervals import DIFFERENCE, estimate, macro, paired
+from depo.evaluation.names import told_apart
 from depo.evaluation.report import DIGITS, Cells, show
 from depo.evaluation.results import avg_of, maj_of, pass_of
 from depo.evaluation.target import RESULTS
@@ -36,8 +37,11 @@ def read_results(directory: str) -> dict[str, Any]:
     return document
 
 
-def compare(first: Document, second: Document, arguments: Sequence[str]) -> dict[str, Any]:
-    """The comparison as a document. Raises UserError when the two have no problem in common."""
+def compare(
+    first: Document, second: Document, arguments: Sequence[str], sides: Sequence[str]
+) -> dict[str, Any]:
+    """The comparison as a document; ``sides`` are the two as the command line names them. Raises UserError
+    when the two have no problem in common."""
     shared = [name for name in first["benchmarks"] if name in second["benchmarks"]]
     if not shared:
         raise UserError(
@@ -46,38 +50,55 @@ def compare(first: Document, second: Document, arguments: Sequence[str]) -> dict
         )
     seed, resamples = first["suite"]["seed"], first["suite"]["resamples"]
     measures = measures_of(first, second, shared, seed)
-    benchmarks: dict[str, Any] = {name: {} for name in shared}
+    benchmarks = {name: counts(first, second, name) for name in shared}
     overall: dict[str, Any] = {}
     for measure, value in measures.items():
         parts = []
         for name in shared:
             a, b = (by_key(document, name, value) for document in (first, second))
             differences_N, weights_RN = paired(a, b, resamples, seed, name)
-            both = a.keys() & b.keys()
-            if not both:
-                raise UserError(
-                    f"--vs: {name} has no problem in common; were its files or template the same?"
-                )
-            benchmarks[name]["problems"] = len(both)
+            both = {key for key in a.keys() & b.keys() if not np.isnan(a[key] - b[key])}
             benchmarks[name][measure] = {
                 "first": average(a, both),
                 "second": average(b, both),
-                "difference": estimate(differences_N, weights_RN),
+                "difference": estimate(differences_N, weights_RN, DIFFERENCE),
+                "without_verdict": benchmarks[name]["problems"] - len(both),
             }
             parts.append((differences_N, weights_RN))
-        known = [part for part in parts if len(part[0])]
-        overall[measure] = (
-            macro([d for d, _ in known], [w for _, w in known]) if len(known) == len(parts) else None
-        )
+        overall[measure] = mean_of([benchmarks[name][measure] for name in shared], parts)
+    names = told_apart([document["model"]["name"] for document in (first, second)], sides)
     return {
         "kind": "eval_comparison",
-        "first": first["model"],
-        "second": second["model"],
+        "first": {**first["model"], "shown": names[0]},
+        "second": {**second["model"], "shown": names[1]},
         "suite": first["suite"]["name"],
         "unlike": unlike(first["suite"], second["suite"]),
+        "only_first": [name for name in first["benchmarks"] if name not in shared],
+        "only_second": [name for name in second["benchmarks"] if name not in shared],
         "benchmarks": benchmarks,
         "mean": overall,
         "provenance": provenance(arguments, [seed]),
+    }
+
+
+def counts(first: Document, second: Document, name: str) -> dict[str, Any]:
+    """How many problems of a benchmark both were asked, and how many are left out because only one was."""
+    a, b = ({one["key"] for one in document["benchmarks"][name]["each"]} for document in (first, second))
+    if not a & b:
+        raise UserError(f"--vs: {name} has no problem in common; were its files or template the same?")
+    return {"problems": len(a & b), "only_first": len(a - b), "only_second": len(b - a)}
+
+
+def mean_of(
+    figures: Sequence[Mapping[str, Any]], parts: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
+    """The plain mean over benchmarks of one measure, Nones where one of them does not have it."""
+    if any(not len(differences_N) for differences_N, _ in parts):
+        return {"first": None, "second": None, "difference": [None, None, None]}
+    return {
+        "first": float(np.mean([one["first"] for one in figures])),
+        "second": float(np.mean([one["second"] for one in figures])),
+        "difference": macro([d for d, _ in parts], [w for _, w in parts], DIFFERENCE),
     }
 
 
@@ -99,8 +120,7 @@ def by_key(document: Document, name: str, value: Callable[[Mapping[str, Any]], f
 
 
 def average(values: Mapping[str, float], keys: set[str]) -> float | None:
-    known = [values[key] for key in sorted(keys) if not np.isnan(values[key])]
-    return float(np.mean(known)) if known else None
+    return float(np.mean([values[key] for key in sorted(keys)])) if keys else None
 
 
 def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -114,63 +134,74 @@ def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
 
 def rows_of(document: Document) -> tuple[Cells, list[Cells]]:
     """avg and the measures at the largest k: both models and the difference."""
-    measures = list(next(iter(document["benchmarks"].values())))[1:]
+    measures = list(document["mean"])
     chosen = ["avg"] + [
         max((m for m in measures if m.startswith(kind)), key=lambda m: int(m.partition("@")[2]))
         for kind in ("pass@", "maj@")
         if any(m.startswith(kind) for m in measures)
     ]
-    head = [
-        "benchmark",
-        "problems",
-        "measure",
-        document["first"]["name"],
-        document["second"]["name"],
-        "difference",
-    ]
+    head = ["benchmark", "problems", "measure", *sides_of(document), "difference"]
     rows: list[Cells] = []
     for name, one in document["benchmarks"].items():
-        for measure in chosen:
-            figures = one[measure]
-            rows.append(
-                [
-                    name,
-                    f"{one['problems']:,}",
-                    measure,
-                    plain(figures["first"]),
-                    plain(figures["second"]),
-                    signed(figures["difference"]),
-                ]
-            )
+        rows += [[name, f"{one['problems']:,}", measure, *cells(one[measure])] for measure in chosen]
     if len(document["benchmarks"]) > 1:
-        rows += [["mean", "", measure, "", "", signed(document["mean"][measure])] for measure in chosen]
+        problems = sum(one["problems"] for one in document["benchmarks"].values())
+        rows += [["mean", f"{problems:,}", measure, *cells(document["mean"][measure])] for measure in chosen]
     return head, rows
+
+
+def sides_of(document: Document) -> tuple[str, str]:
+    return document["first"]["shown"], document["second"]["shown"]
+
+
+def cells(figures: Mapping[str, Any]) -> list[str]:
+    return [plain(figures["first"]), plain(figures["second"]), signed(figures["difference"])]
 
 
 def plain(value: float | None) -> str:
     return "–" if value is None else f"{value:.{DIGITS}f}"
 
 
-def signed(values: Sequence[float | None] | None) -> str:
+def signed(values: Sequence[float | None]) -> str:
     """A difference with its sign and interval."""
-    if values is None or values[0] is None:
+    if values[0] is None:
         return "–"
     return ("+" if values[0] >= 0 else "") + interval(values, DIGITS)
 
 
 def title(document: Document) -> str:
-    return f"{document['first']['name']} − {document['second']['name']} on {document['suite']}"
+    first, second = sides_of(document)
+    return f"{first} − {second} on {document['suite']}"
+
+
+def notes(document: Document) -> list[str]:
+    """What a reader of the differences has to know: other settings, and what was left out."""
+    lines = [f"the two differ in {line}" for line in document["unlike"]]
+    for side, shown in zip(("only_first", "only_second"), sides_of(document), strict=True):
+        if document[side]:
+            lines.append(f"left out, only {shown} has them: {', '.join(document[side])}")
+        lines += [
+            f"{name}: problems left out, which only {shown} was asked: {one[side]:,}"
+            for name, one in document["benchmarks"].items()
+            if one[side]
+        ]
+    for name, one in document["benchmarks"].items():
+        left = {m: one[m]["without_verdict"] for m in document["mean"] if one[m]["without_verdict"]}
+        if left:
+            said = ", ".join(f"{count:,} at {measure}" for measure, count in left.items())
+            lines.append(f"{name}: problems left out for want of scorable samples on either side: {said}")
+    return lines
 
 
 def markdown(document: Document, stem: Path) -> str:
     """The comparison as Markdown; ``stem`` is not needed, there are no plots."""
     lines = [f"# {title(document)}", "", "Paired by problem; 95 % intervals, bootstrap over problems.", ""]
     lines += [*table(*rows_of(document)), ""]
-    lines += [f"- The two differ in {line}." for line in document["unlike"]]
+    lines += [f"- {line[0].upper()}{line[1:]}." for line in notes(document)]
     return "\n".join([*lines, "", *provenance_lines(dict(document)), ""])
 
 
 def show_comparison(document: Document) -> None:
     show(*rows_of(document), title=f"{title(document)} [95 %, paired by problem]")
-    for line in document["unlike"]:
-        print(f"note: the two differ in {line}")
+    for line in notes(document):
+        print(f"note: {line}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -34,12 +34,18 @@ def load_tokenizer(model: str, suite: Suite) -> PreTrainedTokenizerBase:
 
 
 @contextmanager
-def serving(model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase) -> Iterator[RolloutEngine]:
-    """The suite's engine with this model, closed at the end. Raises UserError for a model that cannot be
-    loaded."""
+def serving(
+    model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase, heartbeat: Callable[[int], None]
+) -> Iterator[RolloutEngine]:
+    """The suite's engine with this model, closed at the end. The transformers engine tells ``heartbeat``
+    every few seconds how many tokens it has decoded; vLLM gives samples as they end. Raises UserError for a
+    model that cannot be loaded."""
     try:
-        start = vllm_engine if suite.engine == "vllm" else transformers_engine
-        with start(model, suite, tokenizer) as engine:
+        if suite.engine == "vllm":
+            started = vllm_engine(model, suite, tokenizer)
+        else:
+            started = transformers_engine(model, suite, tokenizer, heartbeat)
+        with started as engine:
             yield engine
     except UserError as error:
         raise UserError(str(error).removeprefix(KEY)) from error
@@ -47,7 +53,7 @@ def serving(model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase) -> Ite
 
 @contextmanager
 def transformers_engine(
-    model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase
+    model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase, heartbeat: Callable[[int], None]
 ) -> Iterator[RolloutEngine]:
     """In this process. Weights are float32 whatever the compute type, as when a run generates on its
     learner's weights: 4 bytes a parameter."""
@@ -75,6 +81,7 @@ def transformers_engine(
         eos_token_ids=end_tokens(network, tokenizer),
         batch_size=suite.transformers.batch_size,
         inference=inference,
+        heartbeat=heartbeat,
     )
     yield engine
     engine.close()

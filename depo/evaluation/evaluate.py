@@ -17,24 +17,20 @@ from typing import Any
 
 from depo.bench.provenance import provenance
 from depo.bench.report import write_result
-from depo.checkpoint import read_json, write_json
+from depo.checkpoint import write_json
 from depo.config.suite import Suite
-from depo.errors import UserError
 from depo.evaluation.answers import Votes
 from depo.evaluation.engines import load_tokenizer, serving
 from depo.evaluation.estimator_check import check_estimator
-from depo.evaluation.problems import LoadedBenchmark, load_suite_problems
+from depo.evaluation.problems import LoadedBenchmark, load_suite_problems, save_suite_problems
 from depo.evaluation.progress import EvalProgress
 from depo.evaluation.results import SCHEMA_VERSION, figures, means
+from depo.evaluation.resumption import MANIFEST, SUITE, check_resumable
 from depo.evaluation.samples import SampleStore
-from depo.evaluation.sampling import Verifiers, draw_samples, missing_requests
+from depo.evaluation.sampling import SampleWriter, Verifiers, missing_requests
 from depo.evaluation.target import RESULTS, Target, active_parameters, fingerprint
-from depo.recipe.suites import dump_suite, parse_suite
+from depo.recipe.suites import dump_suite
 from depo.rollout.engine import Sampling
-
-MAY_CHANGE = {"k", "extrapolate", "resamples", "threads", "transformers", "vllm", "verification"}
-"""What a resumed evaluation may set anew, beside a larger ``sampling.n``: none of it changes a sample that is
-there already."""
 
 
 def evaluate(
@@ -49,9 +45,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a model on a suite in ``directory``; returns the results, which are written there too.
 
-    Raises UserError for bad input: before anything is loaded where that can be told.
+    Raises UserError for bad input. Nothing is written before the model serves: what was refused leaves no
+    directory in the way of the corrected command.
     """
-    prepare(target, suite, directory, resume)
+    if resume:
+        check_resumable(target, suite, directory)
     tokenizer = load_tokenizer(target.model, suite)
     benchmarks = load_suite_problems(suite, tokenizer, directory / "problems")
     for one in benchmarks:
@@ -68,12 +66,19 @@ def evaluate(
         if requests:
             verifiers = Verifiers(benchmarks, suite, stack)
             verifiers.start()
-            engine = stack.enter_context(serving(target.model, suite, tokenizer))
-            progress = stack.enter_context(EvalProgress(suite.name, total, total - missing, quiet))
+            progress = EvalProgress(suite.name, total, total - missing, quiet)
             sampling = Sampling(suite.sampling.temperature, suite.sampling.max_new_tokens)
+            writer = SampleWriter(requests, sampling.max_new_tokens, verifiers, tokenizer, store, progress)
+            engine = stack.enter_context(serving(target.model, suite, tokenizer, writer.heartbeat))
+            begin(target, suite, directory, benchmarks)
+            stack.enter_context(progress)
             started = time.perf_counter()
-            draw_samples(requests, engine, sampling, verifiers, tokenizer, store, progress.advance)
+            for rollout in engine.generate(requests, sampling):
+                writer.add(rollout)
+            writer.flush()
             seconds = time.perf_counter() - started
+        else:
+            begin(target, suite, directory, benchmarks)
     say("measuring")
     document = results(target, suite, benchmarks, store, arguments)
     document["last_session"] = {"samples": missing, "seconds": seconds}
@@ -81,49 +86,17 @@ def evaluate(
     return document
 
 
-def prepare(target: Target, suite: Suite, directory: Path, resume: bool) -> None:
-    """Write the suite and the model's fingerprint of a new evaluation, or check that a resumed one is still
-    the same."""
-    manifest = directory / "evaluation.json"
+def begin(target: Target, suite: Suite, directory: Path, benchmarks: Sequence[LoadedBenchmark]) -> None:
+    """Write what is evaluated: the suite, the problems, the model's fingerprint."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / SUITE).write_text(dump_suite(suite), encoding="utf-8")
+    save_suite_problems(benchmarks, directory / "problems")
     identity = {
         "schema_version": SCHEMA_VERSION,
         "model": target.name,
         "fingerprint": fingerprint(target.model),
     }
-    if resume:
-        if not manifest.is_file():
-            raise UserError(
-                f"--run-dir {directory}: no evaluation to resume here (evaluation.json is missing)"
-            )
-        stored = read_json(manifest)
-        if stored["fingerprint"] != identity["fingerprint"]:
-            raise UserError(
-                f"--resume: {target.name} is not the model that {directory} was begun with "
-                f"({stored['model']}); name another directory"
-            )
-        check_same(parse_suite(directory / "suite.yaml")[0], suite, directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "suite.yaml").write_text(dump_suite(suite), encoding="utf-8")
-    write_json(manifest, identity)
-
-
-def check_same(before: Suite, now: Suite, directory: Path) -> None:
-    """Raise UserError when a resumed evaluation would mix samples of two kinds."""
-    old, new = before.model_dump(), now.model_dump()
-    drawn_before, drawn_now = old["sampling"].pop("n"), new["sampling"].pop("n")
-    # The problems are stored: where they once came from does not matter any more.
-    for benchmark in [*old["benchmarks"].values(), *new["benchmarks"].values()]:
-        del benchmark["source"], benchmark["local"]
-    changed = [key for key in new if new[key] != old[key] and key not in MAY_CHANGE]
-    if changed:
-        raise UserError(
-            f"--resume: {', '.join(changed)} differ from {directory / 'suite.yaml'}; a resumed evaluation "
-            f"may only change {', '.join(sorted(MAY_CHANGE))} and a larger sampling.n"
-        )
-    if drawn_now < drawn_before:
-        raise UserError(
-            f"--resume: sampling.n {drawn_now} is less than the {drawn_before} of {directory / 'suite.yaml'}"
-        )
+    write_json(directory / MANIFEST, identity)
 
 
 def results(

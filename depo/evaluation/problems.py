@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ def load_benchmark(
         raw=suite.raw,
         max_prompt_tokens=suite.max_prompt_tokens,
     )
-    prompts, report = load_prompts(benchmark.source, form, tokenizer, f"benchmarks.{name}.source")
+    prompts, report = load_prompts(benchmark.source, form, tokenizer, f"benchmarks.{name}.{benchmark.key}")
     return LoadedBenchmark(name, prompts, reward_of(benchmark, suite), str(report))
 
 
@@ -50,25 +51,40 @@ def reward_of(benchmark: Benchmark, suite: Suite) -> RewardSpec:
 def load_suite_problems(
     suite: Suite, tokenizer: PreTrainedTokenizerBase, directory: Path | None = None
 ) -> list[LoadedBenchmark]:
-    """All benchmarks of a suite. With ``directory`` they are kept there, and read from there when they are:
+    """All benchmarks of a suite. Those that `save_suite_problems` kept in ``directory`` are read from there:
     a resumed evaluation asks exactly what it asked before, whatever became of the sources."""
     if not suite.raw and not tokenizer.chat_template:
         raise UserError("raw: the model's tokenizer has no chat template; set raw=true")
-    loaded = []
-    for name, benchmark in suite.benchmarks.items():
-        stored = None if directory is None else directory / f"{name}.parquet"
-        note = None if directory is None else directory / f"{name}.txt"
-        if stored is not None and note is not None and stored.exists():
-            rows = note.read_text(encoding="utf-8")
-            loaded.append(LoadedBenchmark(name, load_saved(stored), reward_of(benchmark, suite), rows))
-            continue
-        one = load_benchmark(name, benchmark, suite, tokenizer)
-        if stored is not None and note is not None:
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(one.rows, encoding="utf-8")
-            save_prompts(stored, one.prompts)
-        loaded.append(one)
-    return loaded
+    return [
+        load_saved_benchmark(name, benchmark, suite, directory)
+        if directory is not None and problems_file(directory, name).exists()
+        else load_benchmark(name, benchmark, suite, tokenizer)
+        for name, benchmark in suite.benchmarks.items()
+    ]
+
+
+def load_saved_benchmark(name: str, benchmark: Benchmark, suite: Suite, directory: Path) -> LoadedBenchmark:
+    rows = rows_file(directory, name).read_text(encoding="utf-8")
+    return LoadedBenchmark(
+        name, load_saved(problems_file(directory, name)), reward_of(benchmark, suite), rows
+    )
+
+
+def save_suite_problems(benchmarks: Sequence[LoadedBenchmark], directory: Path) -> None:
+    """Keep the problems that are not yet in ``directory``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for one in benchmarks:
+        if not problems_file(directory, one.name).exists():
+            rows_file(directory, one.name).write_text(one.rows, encoding="utf-8")
+            save_prompts(problems_file(directory, one.name), one.prompts)
+
+
+def problems_file(directory: Path, benchmark: str) -> Path:
+    return directory / f"{benchmark}.parquet"
+
+
+def rows_file(directory: Path, benchmark: str) -> Path:
+    return directory / f"{benchmark}.txt"
 
 
 def qualified(benchmark: str, prompt: Prompt) -> Prompt:

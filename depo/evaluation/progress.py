@@ -16,10 +16,12 @@ LINE_EVERY = 30.0
 
 
 class EvalProgress:
-    """Counts samples up to ``total``; ``done`` of them are there already. Silent when ``quiet``."""
+    """Counts samples up to ``total``; ``done`` of them are there already. Tokens are a sign of life while
+    long samples are under way. Silent when ``quiet``."""
 
     def __init__(self, name: str, total: int, done: int, quiet: bool) -> None:
         self.name, self.total, self.done, self.first, self.quiet = name, total, done, done, quiet
+        self.tokens = 0
         self.started = self.last_line = time.monotonic()
         self.bar: Progress | None = None
 
@@ -38,14 +40,27 @@ class EvalProgress:
 
     def advance(self, samples: int) -> None:
         self.done += samples
+        self.show()
+
+    def decoded(self, tokens: int) -> None:
+        """The engine has decoded so many tokens since it said so last."""
+        self.tokens += tokens
+        self.show()
+
+    def show(self) -> None:
+        drawn = f", {self.tokens:,} tokens" if self.tokens else ""
         if self.bar is not None:
-            self.bar.update(self.task, completed=self.done)
+            self.bar.update(self.task, completed=self.done, description=f"{self.name}{drawn}")
         elif not self.quiet and time.monotonic() - self.last_line >= LINE_EVERY:
             self.last_line = time.monotonic()
-            print(f"{self.name}: {self.done:,} of {self.total:,} samples, ETA {self.eta()}", flush=True)
+            print(
+                f"{self.name}: {self.done:,} of {self.total:,} samples{drawn}, ETA {self.eta()}", flush=True
+            )
 
     def eta(self) -> str:
-        """h:mm:ss at the pace of this session."""
+        """h:mm:ss at the pace of this session; a dash before its first sample."""
         pace = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
-        seconds = round((self.total - self.done) / pace) if pace else 0
+        if not pace:
+            return "-"
+        seconds = round((self.total - self.done) / pace)
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -41,7 +41,8 @@ def described(document: Document) -> list[str]:
         f"{sampling['n']} samples a problem, {drawn}, at most {sampling['max_new_tokens']:,} tokens; seed "
         f"{suite['seed']}; engine {suite['engine']}, {suite['dtype']}. "
         f"Figures are means over problems with 95 % intervals ({suite['resamples']:,} bootstrap resamples of "
-        "problems); the last row is the plain mean over benchmarks."
+        "problems, Clopper and Pearson's where all problems are alike); the last row is the plain mean over "
+        "benchmarks."
     ]
 
 
@@ -158,6 +159,11 @@ def notes(document: Document) -> list[str]:
         if one["maj_method"] is not None and one["maj"] is not None and len(one["maj"]) > 1:
             lines.append(
                 f"- {name}: maj@k over subsets of the samples: {one['maj_method']}; by {one['vote']}."
+            )
+        if one.get("clopper_pearson"):
+            lines.append(
+                f"- {name}: all problems alike in {', '.join(one['clopper_pearson'])}: there the interval is "
+                "Clopper and Pearson's over problems, resampling equals tells nothing."
             )
         left = {k: count for k, count in one["left_out"].items() if count}
         if left:

@@ -14,7 +14,7 @@ import numpy as np
 from depo.config.suite import Suite
 from depo.evaluation.answers import Votes, vote_rule
 from depo.evaluation.measures.coverage import Coverage, coverage
-from depo.evaluation.measures.intervals import estimate, macro, resample_weights
+from depo.evaluation.measures.intervals import all_alike, estimate, macro, resample_weights
 from depo.evaluation.measures.maj_at_k import maj_at_k, method
 from depo.evaluation.measures.pass_at_k import pass_at_k, pass_at_k_each
 from depo.evaluation.problems import LoadedBenchmark
@@ -65,24 +65,36 @@ def figures(benchmark: LoadedBenchmark, rows: Sequence[Row], suite: Suite, votes
 def measured(
     each: Sequence[Problem], benchmark: str, ks: Sequence[int], beyond: list[int], resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Means over problems with their intervals. A problem with fewer scorable samples than k is left out of
-    pass@k and maj@k, one without any out of the average; ``left_out`` counts them."""
+    """Means over problems with their intervals; ``clopper_pearson`` names the measures on which all problems
+    are alike, where the bootstrap has nothing to say (see `depo.evaluation.measures.intervals`). A problem
+    with fewer scorable samples than k is left out of pass@k and maj@k, one without any out of the average;
+    ``left_out`` counts them."""
     weights_RN = resample_weights(len(each), resamples, seed, benchmark)
     n_N = np.array([one["n"] for one in each])
     correct_N = np.array([one["correct"] for one in each])
     samples_N = np.array([one["samples"] for one in each])
     truncated_N = np.array([one["truncated"] for one in each])
     unparseable_N = np.array([one["unparseable"] for one in each])
-    passes = {str(k): estimate(pass_values(each, k), weights_RN) for k in ks}
-    majorities = {str(k): estimate(maj_values(each, k, seed), weights_RN) for k in ks}
+    shares = {
+        "avg": share(correct_N, n_N),
+        "truncated": share(truncated_N, samples_N),
+        "unparseable": share(unparseable_N, n_N),
+    }
+    passes = {k: pass_values(each, k) for k in ks}
+    majorities = {k: maj_values(each, k, seed) for k in ks}
+    votes = bool(each) and each[0]["classes"] is not None
+    named = shares | {f"pass@{k}": values_N for k, values_N in passes.items()}
+    if votes:
+        named |= {f"maj@{k}": values_N for k, values_N in majorities.items()}
     whole_N = n_N == n_N.max() if len(n_N) else n_N  # coverage needs the same k for every problem
     return {
-        "avg": estimate(share(correct_N, n_N), weights_RN),
-        "pass": passes,
-        "maj": majorities if each and each[0]["classes"] is not None else None,
-        "truncated": estimate(share(truncated_N, samples_N), weights_RN),
-        "unparseable": estimate(share(unparseable_N, n_N), weights_RN),
-        "mean_tokens": estimate(np.array([one["tokens"] for one in each]), weights_RN),
+        **{name: estimate(values_N, weights_RN) for name, values_N in shares.items()},
+        "pass": {str(k): estimate(values_N, weights_RN) for k, values_N in passes.items()},
+        "maj": {str(k): estimate(values_N, weights_RN) for k, values_N in majorities.items()}
+        if votes
+        else None,
+        "clopper_pearson": [name for name, values_N in named.items() if all_alike(values_N)],
+        "mean_tokens": estimate(np.array([one["tokens"] for one in each]), weights_RN, bounds=None),
         "left_out": {"avg": int((n_N == 0).sum())} | {str(k): int((n_N < k).sum()) for k in ks},
         "coverage": as_json(coverage(n_N[whole_N], correct_N[whole_N], beyond, weights_RN[:, whole_N]))
         if n_N.max(initial=0) > 1

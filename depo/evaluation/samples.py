@@ -43,7 +43,6 @@ class SampleStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
         for left_over in directory.glob(".part_*.partial"):
             left_over.unlink()
         self._next = 1 + max((int(file.stem.removeprefix("part_")) for file in self.parts()), default=0)
@@ -52,7 +51,8 @@ class SampleStore:
         return sorted(self.directory.glob("part_*.parquet"))
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Make rows durable as the next part."""
+        """Make rows durable as the next part; the directory is made for the first."""
+        self.directory.mkdir(parents=True, exist_ok=True)
         final = self.directory / f"part_{self._next:06d}.parquet"
         aside = self.directory / f".{final.name}.partial"
         with aside.open("wb") as file:

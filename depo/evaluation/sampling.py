@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 from depo.batching import samples_of
@@ -17,9 +17,9 @@ from depo.config import RewardSpec
 from depo.config.suite import Suite
 from depo.errors import UserError
 from depo.evaluation.problems import LoadedBenchmark, qualified
+from depo.evaluation.progress import EvalProgress
 from depo.evaluation.samples import Row, SampleStore
 from depo.rng import seed64
-from depo.rollout.engine import RolloutEngine, Sampling
 from depo.tracking.rollout_log import null_if_nan
 from depo.types import Prompt, Request, Rollout
 from reward import Score, VerifierPool
@@ -84,28 +84,47 @@ def stretches(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
             start = end
 
 
-def draw_samples(
-    requests: Sequence[Request],
-    engine: RolloutEngine,
-    sampling: Sampling,
-    verifiers: Verifiers,
-    tokenizer,
-    store: SampleStore,
-    advance: Callable[[int], None],
-) -> None:
-    """Generate, verify and store what is requested. ``advance`` is told how many samples became durable."""
-    prompts = {request.prompt.key: request.prompt for request in requests}
-    waiting: list[Rollout] = []
-    last = time.monotonic()
-    for rollout in engine.generate(requests, sampling):
-        waiting.append(rollout)
-        if len(waiting) >= FLUSH_SAMPLES or time.monotonic() - last >= FLUSH_SECONDS:
-            store.write(verified(waiting, prompts, verifiers, tokenizer, sampling.max_new_tokens))
-            advance(len(waiting))
-            waiting, last = [], time.monotonic()
-    if waiting:
-        store.write(verified(waiting, prompts, verifiers, tokenizer, sampling.max_new_tokens))
-        advance(len(waiting))
+class SampleWriter:
+    """Verifies samples and makes them durable: `FLUSH_SAMPLES` at a time, or what there is after
+    `FLUSH_SECONDS`."""
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        max_new_tokens: int,
+        verifiers: Verifiers,
+        tokenizer,
+        store: SampleStore,
+        progress: EvalProgress,
+    ) -> None:
+        self.prompts = {request.prompt.key: request.prompt for request in requests}
+        self.max_new_tokens = max_new_tokens
+        self.verifiers, self.tokenizer, self.store = verifiers, tokenizer, store
+        self.progress = progress
+        self.waiting: list[Rollout] = []
+        self.flushed = time.monotonic()
+
+    def add(self, rollout: Rollout) -> None:
+        self.waiting.append(rollout)
+        self.flush_if_due()
+
+    def heartbeat(self, tokens: int) -> None:
+        """The engine is alive: it has decoded so many tokens more. What waits need not wait for another
+        sample to end."""
+        self.progress.decoded(tokens)
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        if len(self.waiting) >= FLUSH_SAMPLES or time.monotonic() - self.flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.waiting:
+            rows = verified(self.waiting, self.prompts, self.verifiers, self.tokenizer, self.max_new_tokens)
+            self.store.write(rows)
+            self.progress.advance(len(rows))
+            self.waiting = []
+        self.flushed = time.monotonic()
 
 
 def verified(

@@ -13,6 +13,7 @@ import torch
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 
+from depo.permissions import follow_umask
 from depo.policy.precision import base_model, compute_dtype
 
 BASE_LAYER = ".base_layer"
@@ -32,6 +33,7 @@ def export_policy(model: nn.Module, directory: Path) -> None:
     config.architectures = inner.config.architectures
     config.dtype = dtype
     config.save_pretrained(directory)
+    follow_umask(directory)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -142,10 +143,11 @@ def from_pretrained(loader: Any, policy: PretrainedPolicy, key: str = KEY, **opt
         return loader.from_pretrained(
             policy.model, revision=policy.revision, trust_remote_code=policy.trust_remote_code, **options
         )
-    except (OSError, ValueError) as error:
-        local = Path(policy.model).is_dir()
-        where, hint = ("directory", "") if local else ("hub id", " (a local directory works too)")
-        raise UserError(f"{key}: cannot load {where} {policy.model}: {first_line(error)}{hint}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        what = f"cannot load directory {policy.model}"
+        if not Path(policy.model).is_dir():
+            what = f"there is no directory {policy.model}, and as a hub id it cannot be loaded"
+        raise UserError(f"{key}: {what}: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:

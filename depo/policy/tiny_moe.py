@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import Split
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from depo.config import TinyMoePolicy
+from depo.permissions import follow_umask
 from depo.rng import seed64
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
@@ -38,6 +39,7 @@ def build(policy: TinyMoePolicy, directory: Path, seed: int, attempt: int = 0) -
     )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    follow_umask(directory)
 
 
 def character_tokenizer(max_length: int) -> PreTrainedTokenizerFast:

@@ -48,6 +48,7 @@ from depo.grading import (
     pass_rates,
     solvable_accuracy,
 )
+from depo.permissions import follow_umask
 from depo.policy.tiny_moe import build
 from depo.rng import generator, seed64
 
@@ -144,6 +145,7 @@ def train(
     fresh = AutoModelForCausalLM.from_pretrained(directory)
     fresh.load_state_dict(model.state_dict())
     fresh.save_pretrained(directory)
+    follow_umask(directory)
     return WarmStartResult(stop.steps, stop.reached), stop.last
 
 

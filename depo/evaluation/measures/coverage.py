@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
-from depo.evaluation.measures.intervals import limits, weighted_means
+from depo.evaluation.measures.intervals import estimate, limits, weighted_means
 from depo.evaluation.measures.pass_at_k import pass_at_k_each
 
 FEWEST_POINTS = 3
@@ -80,7 +80,9 @@ def coverage(n_N: np.ndarray, correct_N: np.ndarray, beyond: list[int], weights_
     values_KN = np.array([pass_at_k_each(n_N, correct_N, int(k)) for k in k_K])
     means_KR = np.array([weighted_means(values_N, weights_RN) for values_N in values_KN])
     middle_K = values_KN.mean(axis=1)
-    curve = [[int(k), float(c), *limits(m)] for k, c, m in zip(k_K, middle_K, means_KR, strict=True)]
+    curve: list[list[float | None]] = [
+        [int(k), *estimate(values_N, weights_RN)] for k, values_N in zip(k_K, values_KN, strict=True)
+    ]
     fit = fit_power_law(k_K, middle_K)
     if fit is None:
         return Coverage(curve, None, [], why_not(k_K, middle_K))

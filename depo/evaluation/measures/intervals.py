@@ -2,10 +2,21 @@
 
 Intervals therefore cover the choice of problems and, through it, the draw of completions. Figures of one
 benchmark share their resamples, so that differences between models and measures are paired by problem.
+
+Where every problem has the same value v, every resample has it too, and the bootstrap says "± 0" of five
+problems. There the interval is Clopper and Pearson's (1934, Biometrika 26, 404): had a share above
+
+    q = 1 − (α/2)^(1/N)
+
+of all problems another value than v, N problems would all have had it with probability below α/2. A value
+lies in [a, b], so the mean lies between (1 − q) v + q a and (1 − q) v + q b; for 0 of N right that is [0, q],
+0.522 for N = 5. (The "rule of three", 3/N, is its one-sided cousin for large N: Hanley and Lippman-Hand 1983,
+JAMA 249, 1743.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +24,10 @@ import numpy as np
 from depo.rng import generator
 
 LEVEL = 0.95
+Bounds = tuple[float, float]
+SHARE: Bounds = (0.0, 1.0)
+"""What an accuracy or any other share can be, for one problem."""
+DIFFERENCE: Bounds = (-1.0, 1.0)
 
 
 def resample_weights(problems: int, resamples: int, seed: int, benchmark: str) -> np.ndarray:
@@ -30,12 +45,30 @@ def weighted_means(values_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
         )
 
 
-def estimate(values_N: np.ndarray, weights_RN: np.ndarray) -> list[float | None]:
-    """[mean, low, high] over problems, NaN ones left out; Nones when all are."""
+def estimate(
+    values_N: np.ndarray, weights_RN: np.ndarray, bounds: Bounds | None = SHARE
+) -> list[float | None]:
+    """[mean, low, high] over problems, NaN ones left out; Nones when all are. ``bounds`` is what a value
+    can be, None for values without: then the interval of equal values has no width."""
     known_N = values_N[~np.isnan(values_N)]
     if not len(known_N):
         return [None, None, None]
+    if bounds is not None and all_alike(values_N):
+        return [float(known_N[0]), *limits_of_equals(float(known_N[0]), len(known_N), bounds)]
     return [float(known_N.mean()), *limits(weighted_means(values_N, weights_RN))]
+
+
+def all_alike(values_N: np.ndarray) -> bool:
+    """Whether all known values are the same, so that resampling them tells nothing."""
+    known_N = values_N[~np.isnan(values_N)]
+    return len(known_N) > 0 and bool((known_N == known_N[0]).all())
+
+
+def limits_of_equals(value: float, problems: int, bounds: Bounds) -> tuple[float, float]:
+    """[low, high] of a mean over problems of which ``problems`` were seen, all with this value."""
+    other = 1 - ((1 - LEVEL) / 2) ** (1 / problems)
+    low, high = bounds
+    return value - other * (value - low), value + other * (high - value)
 
 
 def limits(means_R: np.ndarray) -> list[float | None]:
@@ -48,14 +81,33 @@ def limits(means_R: np.ndarray) -> list[float | None]:
     return [float(low), float(high)]
 
 
-def macro(values: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> list[float | None]:
+def macro(
+    values: Sequence[np.ndarray], weights: Sequence[np.ndarray], bounds: Bounds = SHARE
+) -> list[float | None]:
     """[mean, low, high] of the plain mean over benchmarks, each resampled on its own; Nones when one of them
-    is unknown throughout."""
+    is unknown throughout.
+
+    Resamples of a benchmark whose values are all alike do not vary. Its distance to either limit is added
+    to the bootstrap's as independent errors add, squared: MOVER (Zou and Donner 2008, Statistics in Medicine
+    27, 1693).
+    """
     if any(np.isnan(values_N).all() for values_N in values):
         return [None, None, None]
     middle = float(np.mean([np.nanmean(values_N) for values_N in values]))
     means_R = np.mean([weighted_means(v, w) for v, w in zip(values, weights, strict=True)], axis=0)
-    return [middle, *limits(means_R)]
+    low, high = limits(means_R)
+    alike = [values_N for values_N in values if all_alike(values_N)]
+    if not alike or low is None or high is None:
+        return [middle, low, high]
+    below, above = [middle - low], [high - middle]
+    for values_N in alike:
+        value, lower, upper = estimate(values_N, np.empty((0, len(values_N))), bounds)
+        assert value is not None
+        assert lower is not None
+        assert upper is not None
+        below.append((value - lower) / len(values))
+        above.append((upper - value) / len(values))
+    return [middle, middle - math.hypot(*below), middle + math.hypot(*above)]
 
 
 def paired(

@@ -1,4 +1,5 @@
-"""A tiny policy whose greedy completions differ from question to question."""
+"""A tiny policy whose greedy completions differ from question to question, and a suite without mathematics,
+whose workers would take seconds to start."""
 
 from __future__ import annotations
 
@@ -6,6 +7,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+CHEAP_SUITE = """\
+name: sums
+raw: true
+max_prompt_tokens: 16
+reward: {type: exact}
+sampling: {n: 2, temperature: 1.0, max_new_tokens: 40}
+dtype: float32
+threads: 1
+resamples: 20
+verification: {workers: 1, timeout: 20}
+benchmarks:
+  sums: {source: {type: file, path: sums.jsonl, limit: 30}}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +40,11 @@ def talkative_policy(tmp_path_factory, tiny_policy: Path) -> Path:
                 weight.normal_(0, 0.3, generator=generator)
     model.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture
+def cheap(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with ``cheap.yaml``: 30 problems, 2 samples each."""
+    (workdir / "cheap.yaml").write_text(CHEAP_SUITE)
+    monkeypatch.chdir(workdir)
+    return workdir

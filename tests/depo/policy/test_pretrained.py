@@ -261,4 +261,6 @@ def test_a_hub_id_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyP
     for load in (lambda: load_model(policy, "cpu"), lambda: load_tokenizer(policy)):
         with pytest.raises(UserError) as caught:
             load()
-        assert one_line(caught).startswith("policy.model: cannot load hub id nobody/no-such-model: ")
+        assert one_line(caught).startswith(
+            "policy.model: there is no directory nobody/no-such-model, and as a hub id it cannot be loaded: "
+        )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from depo.config import FileSource, HubSource
 from depo.errors import UserError
+from depo.evaluation.problems import load_benchmark
 from depo.recipe.suites import SHIPPED, dump_suite, known_suites, load_suite, parse_suite
 
 SMALL = """\
@@ -75,6 +77,32 @@ def test_a_data_directory_replaces_hub_sources_and_no_others(small, tmp_path):
     suite = load_suite("aime", ["benchmarks.aime25.source=sums.jsonl"], tmp_path / "data")
     assert suite.benchmarks["aime24"].source == FileSource(path=local / "aime24.jsonl")
     assert suite.benchmarks["aime25"].source == FileSource(path=Path("sums.jsonl"))
+
+
+def test_a_slip_in_a_benchmarks_name_is_told_as_such_and_a_new_benchmark_can_be_made(small):
+    assert complaint("math", "benchmarks.gsm9k.source.limit=5").startswith(
+        "command line: benchmarks.gsm9k: no such benchmark; did you mean gsm8k? "
+    )
+    assert complaint(small, "benchmarks.other.template=Q {question}") == (
+        "command line: benchmarks.other: no such benchmark; small.yaml has sums; "
+        "a new one needs benchmarks.other.source=FILE.jsonl"
+    )
+    made = load_suite(small, ["benchmarks.other.source.limit=1", "benchmarks.other.source=sums.jsonl"])
+    assert list(made.benchmarks) == ["sums", "other"]
+    whole = load_suite(small, ["benchmarks={other: {source: sums.jsonl}}", "benchmarks.other.source.limit=1"])
+    assert list(whole.benchmarks) == ["other"]
+
+
+def test_what_is_wrong_with_a_local_copy_names_its_own_key(tmp_path):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval/aime24.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"benchmarks\.aime24\.local\.path: .* is empty"):
+        load_suite("aime", [], tmp_path, ["aime24"])
+    (tmp_path / "eval/aime24.jsonl").write_text('{"task": "1+1="}\n')
+    suite = load_suite("aime", [], tmp_path, ["aime24"])
+    with pytest.raises(UserError, match=r"^benchmarks\.aime24\.local\.columns\.prompt: no column is called"):
+        # Any tokenizer will do: the columns are looked for first.
+        load_benchmark("aime24", suite.benchmarks["aime24"], suite, SimpleNamespace(chat_template="x"))
 
 
 def test_mistakes_are_told_in_one_line_with_file_and_key(small, tmp_path):

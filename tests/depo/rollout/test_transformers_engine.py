@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from depo.rng import seed64
@@ -118,6 +120,60 @@ def test_a_sample_depends_on_its_seed_and_on_nothing_else(model, tokenizer):
     same_samples(alone, {sample: together[sample] for sample in alone})
     assert {index for _, index in alone} == {2, 3, 4}
     assert len({tuple(rollout.token_ids) for rollout in together.values()}) > len(together) // 2
+
+
+def test_what_has_ended_is_handed_out_in_the_middle_of_a_batch(model, tokenizer, monkeypatch):
+    sampling = Sampling(1.0, 12)
+    whole = by_sample(make_engine(model, tokenizer).generate(requests(tokenizer), sampling))
+    monkeypatch.setattr("depo.rollout.transformers_engine.LOOK_SECONDS", 0.0)
+    beats: list[int] = []
+    engine = make_engine(model, tokenizer)
+    engine.heartbeat = beats.append
+    passes: list[None] = []
+    model.register_forward_hook(lambda *_: passes.append(None))
+    seen, after = [], []
+    for rollout in engine.generate(requests(tokenizer), sampling):
+        assert torch.is_grad_enabled(), "the consumer is not inside the engine's inference context"
+        seen.append(rollout)
+        after.append(len(passes))
+    lengths = [len(rollout.token_ids) for rollout in seen]
+    assert after == lengths, "handed out after the very pass that gave its last token, not at the batch's end"
+    assert lengths[0] < lengths[-1]
+    assert sum(beats) == sum(lengths)
+    assert len(beats) == 12, "a sign of life a token, whether or not a sample ended"
+    same_samples(by_sample(seen), whole)
+
+
+class WeightCasts(TorchDispatchMode):
+    """Counts conversions of a model's parameters to another type."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.places = {parameter.data_ptr() for parameter in model.parameters()}
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._to_copy.default:
+            self.count += args[0].data_ptr() in self.places
+        return function(*args, **(kwargs or {}))
+
+
+def test_weights_are_cast_once_a_batch_however_often_it_is_looked_at(model, tokenizer, monkeypatch):
+    @contextmanager
+    def inference():
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            yield
+
+    counted = []
+    for seconds in (1e9, 0.0):
+        monkeypatch.setattr("depo.rollout.transformers_engine.LOOK_SECONDS", seconds)
+        engine = make_engine(model, tokenizer)
+        engine.inference = inference
+        with WeightCasts(model) as casts:
+            for _ in engine.generate(requests(tokenizer, n=1), Sampling(1.0, 6)):
+                assert not torch.is_autocast_enabled("cpu"), "the consumer computes as it did before"
+        counted.append(casts.count)
+    assert counted[0] == counted[1] > 0
 
 
 def test_greedy_is_what_generate_decodes_from_padded_prompts(engine, model, tokenizer):
