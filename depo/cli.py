@@ -212,7 +212,7 @@ def train(options: argparse.Namespace) -> int:
     if options.dry_run:
         missing = unchecked(recipe)
         if demands(recipe) and missing is None:
-            from depo.policy.outline import check_architecture  # torch and transformers: only where needed
+            from depo.learner.outline import check_architecture  # torch and transformers: only where needed
 
             check_architecture(recipe, sources)
         print(dump_recipe(recipe))

@@ -87,7 +87,7 @@ def test_experts_are_cast_once_for_all_passes_of_a_block() -> None:
     moe = model(4).eval()
     use_sorted_experts(moe)
     set_compute_dtype(moe, torch.bfloat16)
-    input_ids, weight = torch.arange(24).unsqueeze(0), moe.model.layers[0].mlp.experts.gate_up_proj
+    input_ids, weight = torch.arange(24).unsqueeze(0), moe.model.layers[0].mlp.experts.down_proj
     with autocast(moe):
         plain = moe(input_ids=input_ids).logits
     with autocast(moe), keep_casts():
