@@ -3,17 +3,20 @@
 1. *Mismatch.* A tiny `qwen3_moe` trains in float32; its rollouts come from a copy of it in bfloat16. The same
    rollouts then go through the learner twice: routed natively, and with the engine's routes replayed (R3).
    Reported: share of experts that engine and trainer have in common, and k3 estimate of the KL between their
-   distributions over tokens (prompts are routed natively in both arms). The weights are drawn at random, with
+   distributions over tokens (prompts are routed natively in both arms); and, as an ablation, the KL with
+   prompts replayed too, which depo's learners do not. The weights are drawn at random, with
    standard deviation 1/sqrt(fan-in), routers and output head scaled by the factors below: a fresh model of
    standard deviation 0.02 routes almost uniformly and changes its output little when experts change. What
    came of it (entropies of routers and of tokens) is reported beside the figures. ``--policy DIR`` takes a
-   policy that the quickstart warm-started (runs/NAME/initial_policy) instead, on sums of two digits.
+   policy that the quickstart warm-started (runs/NAME/initial_policy) instead, on sums of two digits, or, with
+   ``--task copy``, one with long answers that `benchmarks.copy_policy` made.
 2. *Cost.* Updates of a Mixtral-style model of the size that SmolLM2-135M has after upcycling (8 experts of
    384, 4 of them active; ``--model`` takes a real one), bare, with replay and with telemetry in turn, order
    changed every round. The routes replayed are the model's own, so that both sides do the same matrix
    products. Processor time, which other processes on the machine disturb less than wall time.
 
     python -m benchmarks.routing_replay --out benchmarks/results/routing_replay
+    python -m benchmarks.routing_replay --policy DIR --task copy --tokens 40 --rounds 0 --out OUT
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, PreTrainedModel, Qwen3MoeConfig
 
+from benchmarks.copy_policy import DIGITS, question
+from benchmarks.prompt_routes import PromptRecordingEngine, causes
 from depo import config
 from depo.bench.paired import ratio_interval, t_interval
 from depo.bench.provenance import provenance, provenance_lines
@@ -38,7 +43,6 @@ from depo.learner.learner import PolicyLearner
 from depo.policy.experts import use_sorted_experts
 from depo.rng import generator, seed64
 from depo.rollout.engine import Sampling
-from depo.rollout.transformers_engine import TransformersEngine
 from depo.routing.routers import find_routers
 from depo.routing.tap import Recorder, tapped
 from depo.routing.update import Routing
@@ -63,12 +67,15 @@ TINY = {
 }
 ROUTER_SCALE, HEAD_SCALE = 2.0, 1.5
 PROMPTS, GROUP, PROMPT_TOKENS = 16, 4, 8
-SUMS = 128
+SUMS, ROWS = 128, 64
 RANDOM = (
     "random weights. Experts drawn at random have nothing in common, so that taking another one costs more "
     "than in a trained model"
 )
-TRAINED = "the quickstart's warm-started policy on sums"
+TRAINED = {
+    "sums": "the quickstart's warm-started policy on sums",
+    "copy": "a policy taught to copy rows of 32 digits (`benchmarks.copy_policy`)",
+}
 UPCYCLED = {
     "vocab_size": 49152,
     "hidden_size": 576,
@@ -87,6 +94,25 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "R3 replay": ("one step", {"routing_replay": "r3", "routing_telemetry": False}),
     "telemetry": ("one step", {"routing_telemetry": True}),
     "R2 replay": ("two steps", {"routing_replay": "r2", "routing_telemetry": False}),
+}
+SHOWN = {
+    # of a seed's figures: (in words, digits)
+    "agreement_native": ("experts in common, routed natively", 4),
+    "agreement_under_replay": ("the same, of the trainer's own choice under replay", 4),
+    "kl_native": ("mismatch KL, routed natively (nats a token)", 6),
+    "kl_replay": ("mismatch KL with R3", 6),
+    "kl_ratio": ("KL natively / KL with R3", 2),
+    "kl_whole_replay": ("ablation: mismatch KL with R3 and prompts replayed too", 6),
+    "kl_ratio_whole": ("ablation: KL natively / that", 2),
+    "prompts_apart": ("sequences whose prompt engine and trainer route apart somewhere", 3),
+    "kl_replay_of_prompts_apart": ("their share of the KL with R3", 3),
+    "kl_replay_of_top_tokens": ("share of the KL with R3 that 1 % of the tokens have", 3),
+    "largest_difference_native": ("largest difference of log-probabilities, natively", 3),
+    "largest_difference_replay": ("the same with R3", 3),
+    "router_entropy": ("router entropy (nats)", 2),
+    "token_entropy": ("token entropy (nats)", 2),
+    "prompt_tokens": ("tokens of a prompt", 1),
+    "answer_tokens": ("tokens of an answer", 1),
 }
 BARE = {"one step": {"minibatches": 1}, "two steps": {"minibatches": 2}}
 
@@ -117,16 +143,19 @@ def random_prompts(seed: int) -> list[tuple[int, ...]]:
     return [tuple(rng.integers(2, VOCABULARY, PROMPT_TOKENS).tolist()) for _ in range(PROMPTS)]
 
 
-def sums(directory: str, seed: int) -> list[tuple[int, ...]]:
-    """Sums as the quickstart's policy was taught to do them."""
+def taught_prompts(directory: str, task: str, seed: int) -> list[tuple[int, ...]]:
+    """Sums as the quickstart's policy was taught to do them, or rows to copy."""
     rng, tokenizer = generator(seed, "prompts"), AutoTokenizer.from_pretrained(directory)
-    pairs = rng.integers(10, 100, (SUMS, 2)).tolist()
-    return [tuple(tokenizer(f"{a}+{b}=", add_special_tokens=False)["input_ids"]) for a, b in pairs]
+    if task == "sums":
+        questions = [f"{a}+{b}=" for a, b in rng.integers(10, 100, (SUMS, 2)).tolist()]
+    else:
+        questions = [question(digits) for digits in rng.integers(0, 10, (ROWS, DIGITS))]
+    return [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in questions]
 
 
 def rollouts(
     engine_model: PreTrainedModel, prompts: list[tuple[int, ...]], seed: int, tokens: int
-) -> TrainingBatch:
+) -> tuple[TrainingBatch, PromptRecordingEngine]:
     """Sampled by the noisy engine, with its log-probabilities and routes; advantages are made up."""
     rng = generator(seed, "advantages")
     requests = [
@@ -134,11 +163,11 @@ def rollouts(
         for p, ids in enumerate(prompts)
     ]
     end = engine_model.config.eos_token_id
-    engine = TransformersEngine(
+    engine = PromptRecordingEngine(
         engine_model, pad_token_id=PAD, eos_token_ids=[end], batch_size=len(prompts) * GROUP
     )
     found = sorted(engine.generate(requests, Sampling(1.0, tokens, routes=True)), key=lambda r: int(r.key))
-    return TrainingBatch(
+    batch = TrainingBatch(
         prompt_ids=[np.array(prompts[int(rollout.key)], dtype=np.int32) for rollout in found],
         completion_ids=[rollout.token_ids for rollout in found],
         engine_logprobs=[rollout.logprobs for rollout in found],
@@ -146,6 +175,7 @@ def rollouts(
         group=np.array([int(rollout.key) for rollout in found]),
         routes=[rollout.routes for rollout in found],
     )
+    return batch, engine
 
 
 def make_learner(model: PreTrainedModel, **settings: Any) -> PolicyLearner:
@@ -159,11 +189,12 @@ def make_learner(model: PreTrainedModel, **settings: Any) -> PolicyLearner:
     )
 
 
-def mismatch(seed: int, tokens: int, policy: str | None) -> dict[str, float]:
-    """One seed: the same rollouts through the learner natively and with R3."""
+def mismatch(seed: int, tokens: int, policy: str | None, task: str) -> dict[str, float]:
+    """One seed: the same rollouts through the learner natively, with R3, and with prompts replayed too."""
     model, engine_model = noisy_pair(seed) if policy is None else trained_pair(policy)
-    prompts = random_prompts(seed) if policy is None else sums(policy, seed)
-    batch = rollouts(engine_model, prompts, seed, tokens)
+    prompts = random_prompts(seed) if policy is None else taught_prompts(policy, task, seed)
+    batch, engine = rollouts(engine_model, prompts, seed, tokens)
+    why = causes(make_learner(model), batch, engine)
     found = {}
     for replay in ("none", "r3"):
         found[replay] = make_learner(copy.deepcopy(model), routing_replay=replay).update(batch).metrics
@@ -175,10 +206,12 @@ def mismatch(seed: int, tokens: int, policy: str | None) -> dict[str, float]:
         "kl_native": native["mismatch_kl"],
         "kl_replay": replayed["mismatch_kl"],
         "kl_ratio": native["mismatch_kl"] / replayed["mismatch_kl"],
+        "kl_ratio_whole": native["mismatch_kl"] / why["kl_whole_replay"],
         "largest_difference_native": native["mismatch_max"],
         "largest_difference_replay": replayed["mismatch_max"],
         "router_entropy": native["routing/entropy"],
         "token_entropy": native["entropy"],
+        **why,
     }
 
 
@@ -253,21 +286,10 @@ def markdown(document: dict[str, Any]) -> str:
     lines = ["# Routing replay: what it mends and what it costs", "", *provenance_lines(document), ""]
     seeds = document["mismatch"]
     if seeds:
-        names = {
-            "agreement_native": ("experts in common, routed natively", 4),
-            "agreement_under_replay": ("the same, of the trainer's own choice under replay", 4),
-            "kl_native": ("mismatch KL, routed natively (nats a token)", 6),
-            "kl_replay": ("mismatch KL with R3", 6),
-            "kl_ratio": ("KL natively / KL with R3", 2),
-            "largest_difference_native": ("largest difference of log-probabilities, natively", 3),
-            "largest_difference_replay": ("the same with R3", 3),
-            "router_entropy": ("router entropy (nats)", 2),
-            "token_entropy": ("token entropy (nats)", 2),
-        }
         rows = []
-        for name, (shown, digits) in names.items():
+        for name, (shown, digits) in SHOWN.items():
             values = [seed[name] for seed in seeds.values()]
-            over = ratio_interval if name == "kl_ratio" else t_interval
+            over = ratio_interval if name.startswith("kl_ratio") else t_interval
             middle = interval(over(values).to_json(), digits)
             rows.append([shown, middle, f"{min(values):.{digits}f} to {max(values):.{digits}f}"])
         tokens = sum(seed["tokens"] for seed in seeds.values())
@@ -295,7 +317,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="writes OUT.md and OUT.json")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="none: no mismatch")
     parser.add_argument("--tokens", type=int, default=64, help="completion tokens of the mismatch part")
-    parser.add_argument("--policy", help="directory of a tiny policy taught sums; else random weights")
+    parser.add_argument("--policy", help="directory of a tiny policy taught --task; else random weights")
+    parser.add_argument("--task", choices=tuple(TRAINED), default="sums", help="what --policy was taught")
     parser.add_argument("--rounds", type=int, default=8, help="of the cost part; 0: none")
     parser.add_argument("--rows", type=int, default=8, help="sequences of an update of the cost part")
     parser.add_argument("--length", type=int, default=128, help="their tokens")
@@ -305,12 +328,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     measured = {}
     for seed in options.seeds:
-        measured[str(seed)] = mismatch(seed, options.tokens, options.policy)
+        measured[str(seed)] = mismatch(seed, options.tokens, options.policy, options.task)
         print(f"seed {seed}: {json.dumps(measured[str(seed)])}", file=sys.stderr, flush=True)
     document = {
         "provenance": provenance(sys.argv[1:], options.seeds),
         "settings": {
-            "policy": RANDOM if options.policy is None else TRAINED,
+            "policy": RANDOM if options.policy is None else TRAINED[options.task],
             "tiny": TINY,
             "router_scale": ROUTER_SCALE,
             "head_scale": HEAD_SCALE,

@@ -2,7 +2,8 @@
 ``depo replay TRACE``, ``depo bench NAME``, ``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
 
 Exit status 0: done; 2: bad input, one line that names file and key; 1: anything else; 130: interrupted.
-``--help`` and ``--dry-run`` import neither torch nor Ray.
+``--help`` and ``--dry-run`` import neither torch nor Ray; but for a recipe that asks for something not every
+model has (an adapter, routing replay), where the model's config is at hand to check that.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from depo.evaluation.options import add_eval
 from depo.evaluation.route.options import add_route
 from depo.failures import BAD_INPUT, DONE, report_failure, say
 from depo.recipe import dump_recipe, read_recipe
+from depo.recipe.architecture import demands, unchecked
 from depo.recipe.inputs import check_inputs
 from depo.recipe.suites import recipe_suite
 from depo.upcycle.options import add_upcycle
@@ -208,8 +210,15 @@ def train(options: argparse.Namespace) -> int:
     check_inputs(recipe, sources)
     recipe_suite(recipe.evaluation)
     if options.dry_run:
+        missing = unchecked(recipe)
+        if demands(recipe) and missing is None:
+            from depo.learner.outline import check_architecture  # torch and transformers: only where needed
+
+            check_architecture(recipe, sources)
         print(dump_recipe(recipe))
         print(budget_text(recipe))
+        if missing is not None:
+            print(missing)
         return DONE
     run_dir = options.run_dir or new_directory(recipe.name)
     try:

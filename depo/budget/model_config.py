@@ -27,10 +27,10 @@ def find_config(model: str, revision: str | None = None) -> dict[str, Any] | Non
 
     Never touches the network. Raises UserError for a file that is not JSON.
     """
-    directory = Path(model) if is_path(model) else cached_snapshot(model, revision)
-    path = None if directory is None else directory / "config.json"
-    if path is None or not path.is_file():
+    directory = config_directory(model, revision)
+    if directory is None:
         return None
+    path = directory / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -38,6 +38,12 @@ def find_config(model: str, revision: str | None = None) -> dict[str, Any] | Non
     if not isinstance(config, dict):
         raise UserError(f"policy.model: {path} must hold a JSON object")
     return config.get("text_config", config)
+
+
+def config_directory(model: str, revision: str | None = None) -> Path | None:
+    """The local directory that holds the model's config.json, None where there is none."""
+    directory = Path(model) if is_path(model) else cached_snapshot(model, revision)
+    return directory if directory is not None and (directory / "config.json").is_file() else None
 
 
 def cached_snapshot(model: str, revision: str | None = None) -> Path | None:

@@ -36,6 +36,7 @@ from depo.learner.perturbation import perturb, restore
 from depo.learner.prompt_features import prompt_features
 from depo.learner.schedule import lr_factor
 from depo.learner.update_metrics import Tally, mismatch
+from depo.policy.experts import keep_casts
 from depo.policy.precision import autocast, base_model
 from depo.rng import seed64
 from depo.routing.update import Pass, Routing, UpdateRouting
@@ -98,7 +99,7 @@ class PolicyLearner:
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad(), autocast(self.model):
+            with torch.no_grad(), autocast(self.model), keep_casts():
                 yield
         finally:
             self.model.train(was_training)

@@ -7,11 +7,19 @@ How it differs from transformers' own loop ("eager"):
 - tokens go to their experts and back by a permutation, whose backward pass is a permutation too, instead of
   a scatter with accumulation.
 
+Under bfloat16 autocast, weights are float32 masters. autocast casts those of a linear layer once for as long
+as it lasts, but only whole parameters: each expert's slice anew in every pass, which for a decode step of a
+few tokens takes longer than its products. ``keep_casts`` does for experts what autocast does for linear
+layers.
+
 Shapes: N tokens, K experts of a token, M = N·K pairs, H hidden size, E experts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -19,6 +27,33 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 NAME = "depo_sorted"
+
+
+CASTS: ContextVar[dict[nn.Parameter, Tensor] | None] = ContextVar("CASTS", default=None)
+
+
+@contextmanager
+def keep_casts() -> Iterator[None]:
+    """Inside, where no weight may change, experts' weights are cast to autocast's type once. That takes the
+    memory of a second copy of them, in that type, until the block ends."""
+    token = CASTS.set({})
+    try:
+        yield
+    finally:
+        CASTS.reset(token)
+
+
+def as_computed(weight: Tensor) -> Tensor:
+    """A weight (E, ·, ·) in the type that autocast would cast it to, kept inside ``keep_casts``; the weight
+    itself where gradients are wanted, and where there is no autocast."""
+    device, casts = weight.device.type, CASTS.get()
+    # What LoRA on experts computes from a parameter is no parameter, and another tensor in every pass.
+    fixed = isinstance(weight, nn.Parameter) and not torch.is_grad_enabled()
+    if casts is None or not fixed or not torch.is_autocast_enabled(device):
+        return weight
+    if weight not in casts:
+        casts[weight] = weight.to(torch.get_autocast_dtype(device))
+    return casts[weight]
 
 
 class Permute(torch.autograd.Function):
@@ -45,12 +80,11 @@ def sorted_experts(experts: nn.Module, hidden_NH: Tensor, expert_NK: Tensor, wei
     counts_E = torch.bincount(expert_M, minlength=experts.num_experts).tolist()
     pairs_MH = hidden_NH.unsqueeze(1).expand(-1, per_token, -1).reshape(tokens * per_token, -1)
     sorted_MH = Permute.apply(pairs_MH, order_M, inverse_M)
-    runs = zip(
-        sorted_MH.split(counts_E), experts.gate_up_proj.unbind(0), experts.down_proj.unbind(0), strict=True
-    )
+    gate_up, down = as_computed(experts.gate_up_proj), as_computed(experts.down_proj)
+    runs = zip(sorted_MH.split(counts_E), gate_up.unbind(0), down.unbind(0), strict=True)
     outputs = [
-        nn.functional.linear(experts._apply_gate(nn.functional.linear(run, gate_up)), down)
-        for run, gate_up, down in runs
+        nn.functional.linear(experts._apply_gate(nn.functional.linear(run, gate_up_e)), down_e)
+        for run, gate_up_e, down_e in runs
         if len(run)
     ]
     output_MH = Permute.apply(torch.cat(outputs), inverse_M, order_M)

@@ -113,10 +113,9 @@ def find_routers(model: nn.Module) -> list[Router]:
     return found
 
 
-def require_routers(model: nn.Module, key: str) -> list[Router]:
-    """The model's routers, each checked against its formula. Raises UserError, naming the recipe's ``key``,
-    for a dense model, for routers that are not known, and for known ones that compute something else by now.
-    """
+def known_routers(model: nn.Module, key: str) -> list[Router]:
+    """The model's routers, at least one; weights are not looked at. Raises UserError, naming the recipe's
+    ``key``, for a dense model and for routers that are not known."""
     found = find_routers(model)
     kind = base_model(model).config.model_type
     names = ", ".join(dict.fromkeys(name for name, _ in KNOWN.values()))
@@ -124,6 +123,14 @@ def require_routers(model: nn.Module, key: str) -> list[Router]:
         raise UserError(f"{key}: {kind} is a dense model or one whose router is not known; known are {names}")
     if len({(router.experts, router.top_k) for router in found}) > 1:
         raise UserError(f"{key}: the layers of this {kind} differ in experts or in how many work for a token")
+    return found
+
+
+def require_routers(model: nn.Module, key: str) -> list[Router]:
+    """``known_routers``, each checked against its formula. Raises UserError as that does, and for routers
+    that compute something else by now."""
+    found = known_routers(model, key)
+    kind = base_model(model).config.model_type
     for router in found:
         if not formula_holds(router):
             raise UserError(

@@ -6,9 +6,13 @@ import copy
 
 import pytest
 import torch
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from depo.policy.experts import NAME, use_sorted_experts
+from depo import config
+from depo.learner.learner import PolicyLearner
+from depo.policy.experts import NAME, keep_casts, use_sorted_experts
+from depo.policy.precision import autocast, set_compute_dtype
 
 
 def model(experts: int) -> Qwen3MoeForCausalLM:
@@ -61,3 +65,74 @@ def test_the_same_pass_gives_the_same_bits() -> None:
         ours(input_ids=input_ids).logits.pow(2).sum().backward()
         gradients.append({name: p.grad.clone() for name, p in ours.named_parameters()})
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+class CastsToBfloat16(TorchDispatchMode):
+    """Counts the numbers of float32 tensors of one shape, or of slices of it, that are cast to bfloat16."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.shapes = (weight.shape, weight.shape[1:])
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and result.dtype == torch.bfloat16:
+            self.count += result.numel() if result.shape in self.shapes else 0
+        return result
+
+
+@torch.no_grad()
+def test_experts_are_cast_once_for_all_passes_of_a_block() -> None:
+    moe = model(4).eval()
+    use_sorted_experts(moe)
+    set_compute_dtype(moe, torch.bfloat16)
+    input_ids, weight = torch.arange(24).unsqueeze(0), moe.model.layers[0].mlp.experts.down_proj
+    with autocast(moe):
+        plain = moe(input_ids=input_ids).logits
+    with autocast(moe), keep_casts():
+        first = moe(input_ids=input_ids).logits
+        with CastsToBfloat16(weight) as casts:
+            second = moe(input_ids=input_ids).logits
+    assert casts.count == 0
+    assert torch.equal(first, plain)
+    assert torch.equal(second, plain)
+    with autocast(moe), keep_casts(), CastsToBfloat16(weight) as casts:
+        moe(input_ids=input_ids)
+        moe(input_ids=input_ids)
+    assert casts.count == 2 * weight.numel()  # two layers, once each
+
+
+def test_a_learner_scores_with_the_weights_of_its_last_update() -> None:
+    moe = model(4)
+    use_sorted_experts(moe)
+    set_compute_dtype(moe, torch.bfloat16)
+    learner = PolicyLearner(
+        moe, config.Learner(), temperature=1.0, max_new_tokens=4, total_steps=1, pad_token_id=0
+    )
+    sequence = [([3, 4, 5], [6, 7, 8])]
+    before = learner.score(sequence)[0]
+    with torch.no_grad():
+        for layer in moe.model.layers:
+            layer.mlp.experts.down_proj.mul_(-3)
+    after = learner.score(sequence)[0]
+    assert abs(after - before).max() > 0.1
+    loop = copy.deepcopy(moe)
+    loop.set_experts_implementation("eager")
+    other = PolicyLearner(
+        loop, config.Learner(), temperature=1.0, max_new_tokens=4, total_steps=1, pad_token_id=0
+    )
+    assert after == pytest.approx(other.score(sequence)[0], abs=0.05)
+
+
+def test_an_upcycled_llama_s_experts_are_computed_so_too() -> None:
+    sizes = {"vocab_size": 30, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    mixtral = MixtralForCausalLM(MixtralConfig(**sizes, **heads)).eval()
+    loop = copy.deepcopy(mixtral)
+    loop.set_experts_implementation("eager")
+    use_sorted_experts(mixtral)
+    assert mixtral.config._experts_implementation == NAME
+    input_ids = torch.arange(24).unsqueeze(0)
+    ours, theirs = mixtral(input_ids=input_ids).logits, loop(input_ids=input_ids).logits
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
-    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3MoeConfig,
 )
 
 from depo.cli import main
 from depo.upcycle.fidelity import fidelity
+
+Save = Callable[..., Path]
 
 SIZES = {
     "vocab_size": 60,
@@ -48,24 +48,8 @@ TARGETS = {"llama": "mixtral", "mistral": "mixtral", "qwen3": "qwen3_moe"}
 TOKENS = torch.arange(2, 58).view(2, 28)
 
 
-def save(configuration: PretrainedConfig, directory: Path, dtype: torch.dtype = torch.float32) -> Path:
-    torch.manual_seed(2)
-    model = AutoModelForCausalLM.from_config(configuration, dtype=torch.float32)
-    for parameter in model.parameters():  # norms and biases too: what is not copied shows
-        parameter.data += 0.1 * torch.randn(parameter.shape)
-    model.generation_config = GenerationConfig(eos_token_id=[1, 7], pad_token_id=0)
-    model.to(dtype).save_pretrained(directory)
-    vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {chr(ord("A") + i): i + 3 for i in range(57)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", behavior="isolated")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>").save_pretrained(
-        directory
-    )
-    return directory
-
-
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def dense(tmp_path_factory: pytest.TempPathFactory, save: Save) -> dict[str, Path]:
     """The directory of a tiny dense model of each architecture."""
     return {kind: save(CONFIGS[kind], tmp_path_factory.mktemp(kind)) for kind in CONFIGS}
 
@@ -142,7 +126,7 @@ def test_the_same_seed_gives_the_same_mixture(dense: dict[str, Path], tmp_path: 
     assert not torch.equal(a["model.layers.0.mlp.gate.weight"], c["model.layers.0.mlp.gate.weight"])
 
 
-def test_the_checkpoints_own_type_is_kept(tmp_path: Path) -> None:
+def test_the_checkpoints_own_type_is_kept(tmp_path: Path, save: Save) -> None:
     save(CONFIGS["llama"], tmp_path / "dense", torch.bfloat16)
     assert upcycle(tmp_path / "dense", tmp_path / "moe") == 0
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "moe", dtype="auto").dtype == torch.bfloat16
