@@ -21,6 +21,7 @@ from reward.checked import score_all
 from reward.registry import build
 from reward.worker_process import START_TIMEOUT, WorkerProcess, cause_of_death
 
+STARTS = 3  # workers killed by a signal while starting, one after another: then it is no accident
 CHUNK = 32  # samples at most; smaller for small batches, so that each worker gets several chunks
 
 
@@ -47,6 +48,7 @@ class VerifierPool:
         self._workers: list[WorkerProcess] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._failed_starts = 0  # since a worker last became ready
         self.replaced = 0
         """Workers that were killed or died, since the beginning."""
 
@@ -128,6 +130,7 @@ class VerifierPool:
                     self._remove(worker)
                     raise ValueError(answer)
                 worker.ready = True
+                self._failed_starts = 0
                 worker.restart_clock()
         except (EOFError, ConnectionResetError):
             self._give_up(worker, scores, waiting, overran=False)
@@ -138,9 +141,15 @@ class VerifierPool:
     def _give_up(
         self, worker: WorkerProcess, scores: dict[int, Score], waiting: deque[list[int]], overran: bool
     ) -> None:
-        """Replace a worker; the sample it was at is unscorable, those behind it go to others."""
+        """Replace a worker; the sample it was at is unscorable, those behind it go to others. One that was
+        starting was at no sample."""
         return_code = self._remove(worker)
         if not worker.ready:
+            self._failed_starts += 1
+            if return_code < 0 and not overran and self._failed_starts < STARTS:
+                self.replaced += 1
+                self._start_workers(len(self._workers) + 1)
+                return
             why = f"not ready after {START_TIMEOUT:g} s" if overran else cause_of_death(return_code)
             raise RuntimeError(f"a verifier worker for reward {self._spec} could not start: {why}")
         # SIGALRM: the worker's own alarm was quicker than this process, which must have been held up.

@@ -144,6 +144,28 @@ def test_a_worker_killed_while_idle_is_replaced_and_costs_no_sample(functions, s
         assert victim not in pids(pool)
 
 
+def test_a_worker_killed_while_starting_is_replaced_and_costs_no_sample(functions, sample) -> None:
+    with reward.VerifierPool(BY_WORD, workers=1) as pool:
+        pool.start()
+        (victim,) = pids(pool)
+        os.kill(victim, signal.SIGKILL)
+        assert gone_within([victim], 5)
+        assert all(score.correct for score in pool.score([sample("fine")] * 4))
+        assert victim not in pids(pool)
+        assert pool.replaced == 1
+
+
+def test_workers_that_are_always_killed_while_starting_end_the_call(functions, sample, monkeypatch) -> None:
+    monkeypatch.setattr(
+        "reward.worker_process._BOOTSTRAP", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with (
+        reward.VerifierPool(BY_WORD, workers=1) as pool,
+        pytest.raises(RuntimeError, match=r"could not start: worker died of SIGKILL"),
+    ):
+        pool.score([sample("fine")])
+
+
 def test_what_a_reward_prints_does_not_disturb_the_scores(functions, sample, capfd) -> None:
     with reward.VerifierPool(BY_WORD, workers=1) as pool:
         assert all(score.correct for score in pool.score([sample("print"), sample("fine")]))
