@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,22 @@ def tiny_policy(tmp_path_factory) -> Path:
 def workdir(tmp_path, tiny_policy) -> Path:
     """A directory with a data set, a reward of one's own and ``tiny.yaml``; commands run there."""
     return make_workdir(tmp_path, tiny_policy)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A local Ray of two cores; one that runs already serves as it is."""
+    import ray
+
+    mine = not ray.is_initialized()
+    if mine:
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=150_000_000,
+            log_to_driver=False,
+        )
+    yield
+    if mine:
+        ray.shutdown()

@@ -265,19 +265,6 @@ def test_an_interrupted_run_says_how_to_continue(
     assert error_line(capsys) == "interrupted; continue with: depo train --resume --run-dir here"
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=150_000_000,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
-
-
 @ray.remote(num_cpus=0)
 class Failing:
     """Raises the way the learner's and the engines' actors do."""
@@ -309,7 +296,7 @@ def at_start(error: Exception) -> None:
 
 @pytest.mark.parametrize("raising", [in_method, in_stream, at_start])
 def test_a_user_error_in_an_actor_is_still_one_line_and_status_2(
-    local_ray: None, capsys: pytest.CaptureFixture[str], raising: Callable[[Exception], None]
+    cluster: None, capsys: pytest.CaptureFixture[str], raising: Callable[[Exception], None]
 ) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - Ray's wrappers have no common base but RayError
         raising(UserError("policy.model: x has no tokenizer"))
@@ -319,7 +306,7 @@ def test_a_user_error_in_an_actor_is_still_one_line_and_status_2(
 
 
 def test_another_error_in_an_actor_is_named_as_it_was_raised(
-    local_ray: None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DEPO_TRACEBACK", raising=False)
     with pytest.raises(ray.exceptions.RayTaskError) as caught:

@@ -25,7 +25,7 @@ from depo.rollout.probe import ParityProbe, default_tolerance
 from depo.rollout.vllm_pool import VllmPool
 from depo.types import Prompt, Request
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("cluster")]
 
 VOCAB = 40
 END, ALSO_END = 1, 2
@@ -121,22 +121,6 @@ def pool_for(model: Path, workers: int = 1) -> VllmPool:
         eos_token_ids=(END, ALSO_END),
         threads=1,
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=150_000_000,
-            log_to_driver=False,
-        )
-    yield
-    if mine:
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

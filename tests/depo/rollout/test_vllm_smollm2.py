@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("vllm")
-import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -48,22 +47,6 @@ class Learner:
     def restore(self) -> None:
         for name, weight in self.model.named_parameters():
             weight.copy_(self.kept[name])
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=150_000_000,
-            log_to_driver=False,
-        )
-    yield
-    if mine:
-        ray.shutdown()
 
 
 def test_smollm2_samples_match_teacher_forcing_and_its_sync_passes_the_probe(smollm2, cluster, tmp_path):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("vllm")
-import ray
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
 
@@ -37,22 +36,6 @@ SIZES = {
 DENSE: dict[str, PretrainedConfig] = {"mixtral": LlamaConfig(**SIZES), "qwen3_moe": Qwen3Config(**SIZES)}
 TOKENS, ENDS = 16, [1, 7]
 PROMPTS = [(3 + 2 * p, 10 + 3 * p, 50 - p) for p in range(12)]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=150_000_000,
-            log_to_driver=False,
-        )
-    yield
-    if mine:
-        ray.shutdown()
 
 
 @pytest.mark.parametrize("kind", DENSE)
