@@ -81,6 +81,7 @@ def observations(groups: Sequence[Group], step: int) -> list[Observation]:
             propensity=group.pick.propensity,
             prior=group.pick.prompt.prior,
             features=group.pick.features,
+            recalled=group.pick.recalled,
         )
         for group in groups
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import estimators
@@ -27,6 +28,7 @@ from depo.rollout.probe import ParityProbe, choose_sequences, default_tolerance
 from depo.rollout.sync import DirectorySync, SharedWeights, WeightSync
 from depo.run import Run
 from depo.selection import Selector
+from depo.selection.recall import Recall
 from depo.selection.selector import Look
 from depo.tracking.metrics_log import MetricsLog
 from depo.tracking.rollout_log import RolloutLog
@@ -122,6 +124,7 @@ def assemble(
             recipe.batch,
             recipe.seed,
             look=policy_look(recipe, learner, tokenizer),
+            recall=policy_recall(recipe, learner),
         ),
         ledger=Ledger(recipe.batch.group_size),
         reward=reward,
@@ -234,9 +237,9 @@ def benchmarks(
 
 
 def build_estimator(recipe: Recipe) -> Estimator:
-    # Whether features are computed is the loop's business: an estimator takes them where they are.
+    # Whether the policy is asked is the loop's business: an estimator takes what it shows where it is.
     with user_errors("estimator"):
-        return estimators.build(recipe.estimator.model_dump(exclude={"features"}))
+        return estimators.build(recipe.estimator.model_dump(exclude={"features", "recall"}))
 
 
 def policy_look(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Look | None:
@@ -246,6 +249,14 @@ def policy_look(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Look | Non
     if getattr(recipe.estimator, "live", False):
         return lambda prompts: exact_pass_rates(prompts, learner, tokenizer)[:, None]
     return None
+
+
+def policy_recall(recipe: Recipe, learner: RemoteLearner) -> Recall | None:
+    """The memory of earlier answers that the recipe asks for, if any."""
+    limit = getattr(recipe.estimator, "recall", 0)
+    if not limit:
+        return None
+    return Recall(limit, partial(learner.score, temperature=recipe.rollout.temperature))
 
 
 def verifier(key: str, reward: RewardSpec, recipe: Recipe, stack: ExitStack) -> VerifierPool:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from estimators.base import Recalled
 from reward.base import Sample, Score
 
 
@@ -100,7 +101,8 @@ class Pick:
     ``uniform`` says that the prompt was drawn uniformly from the pool, so that its outcome is an
     unbiased sample (audit slice, warm-up, failed-open selection, or no estimator at all).
     ``propensity`` is the probability of this pick by the uniform draw alone; NaN where unknown.
-    ``features`` (F,) are the policy's view of the prompt at that time, where it was asked for.
+    ``features`` (F,) are the policy's view of the prompt at that time, and ``recalled`` says how likely it
+    found its earlier answers, where that was asked for.
     ``predicted_mean`` and ``predicted_mixed`` are NaN where no estimate was made.
     """
 
@@ -112,6 +114,7 @@ class Pick:
     predicted_mean: float
     predicted_mixed: float
     features: np.ndarray | None = None
+    recalled: Recalled | None = None
 
 
 @dataclass(slots=True)

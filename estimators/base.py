@@ -14,6 +14,16 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
+class Recalled:
+    """Answers that the policy gave to a prompt before, and how likely they are today: the probability of
+    those that were right, and of those that were wrong, each answer counted once. The rest of 1 is what it
+    might answer otherwise."""
+
+    right: float
+    wrong: float
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A prompt that might be rolled out. ``prior``: a pass rate in [0, 1] the data set brings along."""
 
@@ -21,6 +31,7 @@ class Candidate:
     text: str
     prior: float | None = None
     features: np.ndarray | None = None  # (F,)
+    recalled: Recalled | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,7 @@ class Observation:
     propensity: float = float("nan")
     prior: float | None = None  # the candidate's, when the prompt was picked
     features: np.ndarray | None = None  # the candidate's, when the prompt was picked
+    recalled: Recalled | None = None  # the same
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,9 @@ learned, online, from counts of k successes in n trials:
 4. *Ability.* D goes on at its recent pace, corrected to where the revisited prompts' outcomes are most
    likely, held back by a random-walk prior (Holt's linear trend with a likelihood in the middle).
 
-Where a prompt is shown as today's policy sees it (``features``), that view moves the belief at last
-(`PolicyView`): it is never out of date, as a history is when the policy learns fast.
+Where a prompt is shown as today's policy sees it (``features``), that view moves the belief (`PolicyView`),
+and where its earlier answers were weighed anew (``recalled``), these bound the pass rate at last
+(`KnownAnswers`): neither is ever out of date, as a history is when the policy learns fast.
 
 What a selector needs (mean, p_mixed, draws) are sums over the grid. Why one D for all: in a recorded
 training run prompts of every difficulty but the very hardest moved by 0.6 to 0.8 logits in 28 visits.
@@ -36,6 +37,7 @@ import numpy as np
 from estimators.base import Candidate, Context, Estimates, Observation, State
 from estimators.contest import Contest
 from estimators.counts import tally
+from estimators.known_answers import KnownAnswers, recalled_of
 from estimators.logit_grid import LogitGrid, normalised
 from estimators.moments import mixed_probability, require_group_size
 from estimators.movement import Movement
@@ -45,7 +47,7 @@ from estimators.population import Population
 from estimators.prepared import Prepared
 from estimators.prompt_prior import PromptPrior, text_head
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 PRIOR_WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
 TILT_LOGITS = 4.0  # beyond, a prior says no more than "very easy" or "very hard"
@@ -84,6 +86,7 @@ class HybridEstimator:
         self.worth = Contest(PRIOR_WORTHS, memory)
         self.movement = Movement(self.grid, memory)
         self.view = PolicyView(memory)
+        self.known = KnownAnswers(self.grid, memory)
         self.ability = 0.0
         self.trend = 0.0  # of ability, logits per policy step
         self._ability_moved_at = 0
@@ -98,11 +101,8 @@ class HybridEstimator:
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
         """Beliefs about N candidates at ``context.step``. Raises ValueError for a prior outside [0, 1]."""
         group_size = require_group_size(context.group_size)
-        belief_NM = self._beliefs(candidates, context.step)
-        has_N, features_NF = features_of(candidates)
-        if has_N.any():
-            outcome_M3 = self._outcomes(group_size)
-            belief_NM[has_N] = self.view.updated(belief_NM[has_N], outcome_M3, features_NF)
+        belief_NM = self._viewed(self._beliefs(candidates, context.step), candidates, group_size)
+        belief_NM = self.known.updated(belief_NM, recalled_of(candidates), self.ability)
         return self._estimates(belief_NM, group_size)
 
     def prepare(self, candidates: Sequence[Candidate], step: int) -> None:
@@ -129,6 +129,17 @@ class HybridEstimator:
             tilt_NM = self._tilt(self.prior.pass_rate(strangers), self.worth.mean)
             belief_NM[first_N] = normalised(self.population.histogram_M * tilt_NM)
         return belief_NM
+
+    def _viewed(
+        self, belief_NM: np.ndarray, prompts: Sequence[Candidate | Observation], group_size: int
+    ) -> np.ndarray:
+        """Beliefs (N, M) with the policy's view of the prompts taken in, where it was asked for."""
+        has_N, features_NF = features_of(prompts)
+        if not has_N.any():
+            return belief_NM
+        viewed_NM = belief_NM.copy()
+        viewed_NM[has_N] = self.view.updated(belief_NM[has_N], self._outcomes(group_size), features_NF)
+        return viewed_NM
 
     def _estimates(self, belief_NM: np.ndarray, group_size: int) -> Estimates:
         rate_M = self.grid.rates(self.ability)
@@ -164,7 +175,7 @@ class HybridEstimator:
         """
         counts = tally(observations)
         first_of = {observation.key: observation for observation in reversed(observations)}
-        self._learn_from_views([first_of[key] for key in sorted(counts)], counts, context)
+        self._learn_from_today([first_of[key] for key in sorted(counts)], counts, context)
         self._prepared = None
         again = [key for key in sorted(counts) if key in self._row]
         first = [key for key in sorted(counts) if key not in self._row]
@@ -181,6 +192,7 @@ class HybridEstimator:
             "never": float(self.population.histogram_M[0]),
             "prior_worth": self.worth.mean,
             "view_trust": self.view.trust.mean,
+            "known_trust": self.known.trust.mean,
         }
 
     def _outcomes(self, group_size: int) -> np.ndarray:
@@ -189,23 +201,31 @@ class HybridEstimator:
         wrong_M, right_M = (1.0 - rate_M) ** group_size, rate_M**group_size
         return np.column_stack([wrong_M, mixed_probability(rate_M, group_size), right_M])
 
-    def _learn_from_views(
+    def _learn_from_today(
         self, observations: Sequence[Observation], counts: dict[str, tuple[int, int]], context: Context
     ) -> None:
-        """Compare with what came out, for whole groups: fewer verdicts make another kind of outcome."""
-        whole = [one for one in observations if counts[one.key][1] == context.group_size]
+        """Compare what the policy showed of whole groups with what came out; fewer verdicts make another
+        kind of outcome."""
+        group_size = context.group_size
+        whole = [one for one in observations if counts[one.key][1] == group_size]
         has_N, features_NF = features_of(whole)
-        if not has_N.any():
+        recalled_N2 = recalled_of(whole)
+        if not (has_N.any() or recalled_N2.any()):
             return
-        viewed = [one for one in whole if one.features is not None]
-        successes_N, trials_N = np.array([counts[one.key] for one in viewed]).T
-        self.view.observe(
-            self._beliefs(viewed, context.step),
-            self._outcomes(context.group_size),
-            features_NF,
-            self.grid.likelihood(successes_N, trials_N, self.ability),
-            np.where(successes_N == 0, 0, np.where(successes_N == trials_N, 2, 1)),
-        )
+        belief_NM = self._beliefs(whole, context.step)
+        viewed_NM = self._viewed(belief_NM, whole, group_size)
+        successes_N, trials_N = np.array([counts[one.key] for one in whole]).T
+        self.known.observe(viewed_NM, recalled_N2, self.ability, successes_N, trials_N)
+        if has_N.any():
+            outcome_N = np.where(successes_N == 0, 0, np.where(successes_N == trials_N, 2, 1))
+            likelihood_NM = self.grid.likelihood(successes_N, trials_N, self.ability)
+            self.view.observe(
+                belief_NM[has_N],
+                self._outcomes(group_size),
+                features_NF,
+                likelihood_NM[has_N],
+                outcome_N[has_N],
+            )
 
     def _learn_from_revisits(self, keys: list[str], counts_N2: np.ndarray, step: int) -> None:
         successes_N, trials_N = counts_N2.T
@@ -303,6 +323,7 @@ class HybridEstimator:
             "worth": self.worth.state_dict(),
             "movement": self.movement.state_dict(),
             "view": self.view.state_dict(),
+            "known": self.known.state_dict(),
         }
         own = State(
             schema_version=SCHEMA_VERSION,
@@ -347,3 +368,4 @@ class HybridEstimator:
         self.worth.load_state_dict(part(state, "worth"))
         self.movement.load_state_dict(part(state, "movement"))
         self.view.load_state_dict(part(state, "view"))
+        self.known.load_state_dict(part(state, "known"))

@@ -78,6 +78,16 @@ class LogitGrid:
         log_NM = np.outer(successes_N, np.log(rate_M)) + np.outer(trials_N - successes_N, np.log1p(-rate_M))
         return np.exp(log_NM - log_NM.max(axis=1, keepdims=True))
 
+    def cells(self, rate_NR: np.ndarray, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Where success rates (N, R) lie among the states: the state below, (N, R) int, and the share of the
+        way to the next one, (N, R). *Never* counts as the point before the first; what lies beyond the ends
+        is at the ends."""
+        rate_NR = np.clip(rate_NR, 1e-12, 1.0 - 1e-12)
+        logit_NR = np.log(rate_NR) - np.log1p(-rate_NR) - shift
+        place_NR = np.clip((logit_NR + LOGITS) / SPACING + 1.0, 0.0, len(self) - 1.0)
+        below_NR = np.minimum(place_NR.astype(np.int64), len(self) - 2)
+        return below_NR, place_NR - below_NR
+
     def draw(self, belief_NM: np.ndarray, rng: np.random.Generator, shift: float = 0.0) -> np.ndarray:
         """A success rate from each belief, (N,): a state by its weight, then anywhere in its cell."""
         cumulated_NM = np.cumsum(belief_NM, axis=1)

@@ -141,8 +141,8 @@ class LearnerActor:
     def update(self, batch: TrainingBatch) -> UpdateResult:
         return self.learner.update(batch)
 
-    def score(self, sequences: Sequences) -> list[np.ndarray]:
-        return self.learner.score(sequences)
+    def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
+        return self.learner.score(sequences, temperature)
 
     def prompt_features(self, prompts: list[tuple[int, ...]]) -> np.ndarray:
         return self.learner.prompt_features(prompts)
@@ -197,8 +197,9 @@ class RemoteLearner:
         pending = self.actor.update.remote(batch)
         return lambda: ray.get(pending)
 
-    def score(self, sequences: Sequences) -> list[np.ndarray]:
-        return ray.get(self.actor.score.remote(sequences))
+    def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
+        """Log-probabilities of each (prompt ids, completion ids): (T,) each, in nats."""
+        return ray.get(self.actor.score.remote(sequences, temperature))
 
     def prompt_features(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """(N, F) float32, from one prefill of each prompt: see ``depo.learner.prompt_features``."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from depo.selection.reserved import Pool
+from depo.selection.sight import NOTHING, Sights
 from depo.types import Group, Origin, Pick, Prompt
 from estimators.base import Candidate, Context, Estimates, Estimator
 
@@ -14,24 +15,20 @@ UNIFORM = "uniform"
 REVISIT = "revisit"
 
 
-Features = Mapping[str, np.ndarray]
-"""Prompt key → the policy's view of the prompt (F,), of the prompts where it was asked for."""
-
-
-def as_candidates(prompts: Sequence[Prompt], features: Features | None = None) -> list[Candidate]:
+def as_candidates(prompts: Sequence[Prompt], sights: Sights | None = None) -> list[Candidate]:
     """Prompts as an estimator sees them."""
-    features = features or {}
-    return [
-        Candidate(prompt.key, prompt.text, prior=prompt.prior, features=features.get(prompt.key))
-        for prompt in prompts
-    ]
+    candidates = []
+    for prompt in prompts:
+        sight = (sights or {}).get(prompt.key, NOTHING)
+        candidates.append(Candidate(prompt.key, prompt.text, prompt.prior, sight.features, sight.recalled))
+    return candidates
 
 
 def beliefs(
-    estimator: Estimator, prompts: Sequence[Prompt], context: Context, features: Features | None = None
+    estimator: Estimator, prompts: Sequence[Prompt], context: Context, sights: Sights | None = None
 ) -> Estimates:
     """The estimator's word on these prompts. Raises ValueError when it is not made of probabilities."""
-    estimates = estimator.predict(as_candidates(prompts, features), context)
+    estimates = estimator.predict(as_candidates(prompts, sights), context)
     for name in ("mean", "p_mixed"):
         values_N = np.asarray(getattr(estimates, name))
         wrong = int(np.count_nonzero(~((values_N >= 0) & (values_N <= 1))))  # NaN included
@@ -50,23 +47,27 @@ def described(
     selector: str,
     propensity: float,
     rows: Sequence[int] | np.ndarray | None = None,
-    features: Features | None = None,
+    sights: Sights | None = None,
 ) -> list[Pick]:
     """Picks of the given rows (all when None), with what is believed about them now. Whatever the selector
     "uniform" picked counts as a uniform draw."""
-    return [
-        Pick(
-            prompt=prompts[row],
-            origin=origin,
-            selector=selector,
-            uniform=selector == UNIFORM,
-            propensity=propensity,
-            predicted_mean=float(estimates.mean[row]),
-            predicted_mixed=float(estimates.p_mixed[row]),
-            features=(features or {}).get(prompts[row].key),
+    picks = []
+    for row in range(len(prompts)) if rows is None else rows:
+        sight = (sights or {}).get(prompts[row].key, NOTHING)
+        picks.append(
+            Pick(
+                prompt=prompts[row],
+                origin=origin,
+                selector=selector,
+                uniform=selector == UNIFORM,
+                propensity=propensity,
+                predicted_mean=float(estimates.mean[row]),
+                predicted_mixed=float(estimates.p_mixed[row]),
+                features=sight.features,
+                recalled=sight.recalled,
+            )
         )
-        for row in (range(len(prompts)) if rows is None else rows)
-    ]
+    return picks
 
 
 def next_unused(pool: Pool, n: int, used: set[str]) -> list[Prompt]:

@@ -22,13 +22,15 @@ from depo import config
 from depo.calibration import Calibration, Graded
 from depo.rng import generator
 from depo.selection.picks import REVISIT, UNIFORM, as_candidates, beliefs, described, next_unused, yields
+from depo.selection.recall import Recall
 from depo.selection.reserved import Pool, audited, overdue
 from depo.selection.rules import RULES, View, top
+from depo.selection.sight import Sight, Sights
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Outcome, Pick, Prompt
 from estimators.base import Candidate, Context, Estimator
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LOWEST_YIELD = 1 / 8  # a refill wave is at most this many times larger than what is missing
 
 
@@ -37,10 +39,16 @@ Look = Callable[[Sequence[Prompt]], np.ndarray]
 
 
 class Selector:
-    """``look``: asked for the policy's view of the candidates, each once a step; None: not used."""
+    """``look`` and ``recall`` are asked for what the policy shows of the candidates, each once a step: its
+    view of the prompt, and what it makes of its earlier answers. None: not used."""
 
     def __init__(
-        self, selection: config.Selection, batch: config.Batch, seed: int, look: Look | None = None
+        self,
+        selection: config.Selection,
+        batch: config.Batch,
+        seed: int,
+        look: Look | None = None,
+        recall: Recall | None = None,
     ) -> None:
         self.selection = selection
         self.batch = batch
@@ -50,7 +58,8 @@ class Selector:
         self._recent: deque[tuple[str, bool]] = deque(maxlen=selection.window)
         self.visits = Visits()
         self.look = look
-        self._features: dict[str, np.ndarray] = {}  # of this step's candidates
+        self.recall = recall
+        self._sights: dict[str, Sight] = {}  # of this step's candidates
         self._order: dict[str, int] = {}  # prompt key → position among this step's picks
         self._waves = 0
         self._step = 0
@@ -72,7 +81,7 @@ class Selector:
         Raises ValueError when the estimator's beliefs are not probabilities.
         """
         if not done:
-            self._waves, self._order, self._features = 0, {}, {}
+            self._waves, self._order, self._sights = 0, {}, {}
         self._step = context.step
         used = self._order.keys() | {group.pick.prompt.key for group in done}
         n = min(self._wave_size(done), len(pool) - len(used))
@@ -146,7 +155,7 @@ class Selector:
         if self.selection.type == "skip":
             enough = bool((scores_N[rows] > 1).all())  # of the candidates kept; else all had their turn
             self._pass_over(pool, used, candidates[: rows.max(initial=-1) + 1] if enough else candidates)
-        return described(candidates, estimates, origin, self.selection.type, math.nan, rows, self._features)
+        return described(candidates, estimates, origin, self.selection.type, math.nan, rows, self._sights)
 
     def _described(
         self,
@@ -158,17 +167,18 @@ class Selector:
         propensity: float,
     ) -> list[Pick]:
         """All of these prompts as picks, with what is believed about them."""
-        features = self._looked_at(prompts)
-        estimates = beliefs(estimator, prompts, context, features)
-        return described(prompts, estimates, origin, selector, propensity, features=features)
+        sights = self._looked_at(prompts)
+        estimates = beliefs(estimator, prompts, context, sights)
+        return described(prompts, estimates, origin, selector, propensity, sights=sights)
 
-    def _looked_at(self, prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
-        """The policy's view of this step's candidates, these included."""
-        if self.look is not None:
-            new = [prompt for prompt in prompts if prompt.key not in self._features]
-            if new:
-                self._features |= zip([prompt.key for prompt in new], self.look(new), strict=True)
-        return self._features
+    def _looked_at(self, prompts: Sequence[Prompt]) -> Sights:
+        """What the policy shows of this step's candidates, these included."""
+        new = [prompt for prompt in prompts if prompt.key not in self._sights]
+        if new and not (self.look is None and self.recall is None):
+            features = [None] * len(new) if self.look is None else self.look(new)
+            recalled = [None] * len(new) if self.recall is None else self.recall(new)
+            self._sights |= zip([prompt.key for prompt in new], map(Sight, features, recalled), strict=True)
+        return self._sights
 
     def _rule_rng(self, step: int, used: set[str]) -> np.random.Generator:
         return generator(self.seed, "select", step, index=len(used))
@@ -214,6 +224,8 @@ class Selector:
                 )
         self._recent.extend(yields(groups))
         self.visits.record(groups, self._step)
+        if self.recall is not None:
+            self.recall.remember(groups)
 
     def settle(self, groups: Sequence[Group]) -> list[Group]:
         """Set each group's outcome; returns, in request order, the groups to train on: the first B with
@@ -255,6 +267,7 @@ class Selector:
             "calibration": self.calibration.state_dict(),
             "recent": [[rule, bool(mixed)] for rule, mixed in self._recent],
             "visits": self.visits.state_dict(),
+            "recall": None if self.recall is None else self.recall.state_dict(),
             "step": self._step,
         }
 
@@ -267,5 +280,7 @@ class Selector:
         self._recent.clear()
         self._recent.extend((rule, bool(mixed)) for rule, mixed in state["recent"])
         self.visits.load_state_dict(state["visits"])
+        if self.recall is not None:
+            self.recall.load_state_dict(state["recall"])
         self._step = int(state["step"])
-        self._waves, self._order, self._features = 0, {}, {}
+        self._waves, self._order, self._sights = 0, {}, {}

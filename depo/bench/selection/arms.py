@@ -28,7 +28,7 @@ class Arm:
 
 
 UNIFORM = {"type": "uniform"}
-HYBRID = {"type": "hybrid", "features": "policy"}
+HYBRID = {"type": "hybrid", "features": "policy", "recall": 8}
 WAVE = {"refill": False, "candidates": 256}
 CHOICE = {"type": "thompson", "draws": 16, **WAVE}
 LR, HYBRID_LR = 1e-4, 2e-4
@@ -59,6 +59,7 @@ ARMS: dict[str, Arm] = {
     "greedy": Arm("hybrid, greedy", HYBRID, {"type": "greedy", **WAVE}, HYBRID_LR),
     "one_draw": Arm("hybrid, Thompson sampling", HYBRID, CHOICE | {"draws": 1}, HYBRID_LR),
     "no_view": Arm("hybrid without the policy's view", HYBRID | {"features": "none"}, CHOICE, HYBRID_LR),
+    "no_recall": Arm("hybrid without earlier answers", HYBRID | {"recall": 0}, CHOICE, HYBRID_LR),
     "no_text": Arm("hybrid without text", HYBRID | {"text": "none"}, CHOICE, HYBRID_LR),
     "no_history": Arm("hybrid without history", HYBRID | {"history": False}, CHOICE, HYBRID_LR),
     "no_drift": Arm("hybrid without drift", HYBRID | {"drift": False}, CHOICE, HYBRID_LR),

@@ -1,0 +1,121 @@
+"""Earlier answers, kept and weighed anew under a policy whose probabilities are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from synthetic_pool import G, pool_of
+
+from depo.batching import observations
+from depo.config import Batch, UniformSelection
+from depo.selection import Selector
+from depo.selection.recall import Recall
+from depo.types import Group, Origin, Pick, Prompt, Rollout
+from estimators.base import Context, Recalled
+from estimators.beta import BetaEstimator
+from reward.base import Score, unscorable
+
+PROMPTS = pool_of(3).prompts
+THEN = {(4, 0): 0.5, (5, 0): 0.3, (6, 6, 0): 0.1, (7, 7, 7): 0.0005}
+NOW = {(4, 0): 0.2, (5, 0): 0.6, (6, 6, 0): 0.15, (7, 7, 7): 0.0004}
+RIGHT = {(5, 0), (6, 6, 0)}
+
+
+class Policy:
+    """Gives each answer a probability of its own, the tokens sharing it evenly; remembers what was asked."""
+
+    def __init__(self, probabilities: dict[tuple[int, ...], float]) -> None:
+        self.probabilities = probabilities
+        self.asked: list[tuple[Sequence[int], Sequence[int]]] = []
+
+    def __call__(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        self.asked += sequences
+        return [logprobs(tuple(tokens), self.probabilities) for _, tokens in sequences]
+
+
+def logprobs(tokens: tuple[int, ...], probabilities: dict[tuple[int, ...], float]) -> np.ndarray:
+    return np.full(len(tokens), np.log(probabilities[tokens]) / len(tokens), dtype=np.float32)
+
+
+def group(prompt: Prompt, answers: Sequence[tuple[int, ...]], lost: Sequence[int] = ()) -> Group:
+    """These answers as the earlier policy gave them; the verifier failed on those at ``lost``."""
+    pick = Pick(prompt, Origin.SELECTED, "uniform", True, 0.1, 0.5, 0.5)
+    rollouts = [
+        Rollout(prompt.key, i, i, np.array(tokens, np.int32), logprobs(tokens, THEN), "stop", 0)
+        for i, tokens in enumerate(answers)
+    ]
+    scores = [
+        unscorable("timeout") if i in lost else Score(float(tokens in RIGHT), tokens in RIGHT)
+        for i, tokens in enumerate(answers)
+    ]
+    return Group(pick, rollouts, scores, ["" for _ in answers])
+
+
+def test_each_answer_counts_once_with_the_probability_it_has_today() -> None:
+    policy = Policy(NOW)
+    recall = Recall(16, policy)
+    recall.remember([group(PROMPTS[0], [(4, 0), (5, 0), (4, 0), (4, 0)]), group(PROMPTS[1], [(5, 0)])])
+    recall.remember([group(PROMPTS[0], [(6, 6, 0), (5, 0)])])
+    first, second, third = recall(PROMPTS)
+    assert first is not None
+    assert (first.right, first.wrong) == pytest.approx((0.6 + 0.15, 0.2))
+    assert second is not None
+    assert (second.right, second.wrong) == pytest.approx((0.6, 0.0))
+    assert third is None
+    assert len(policy.asked) == 4
+    assert {tuple(prompt) for prompt, _ in policy.asked} == {PROMPTS[0].token_ids}
+
+
+def test_unlikely_answers_and_those_without_a_verdict_are_neither_kept_nor_paid_for() -> None:
+    policy = Policy(NOW)
+    recall = Recall(16, policy)
+    recall.remember([group(PROMPTS[0], [(7, 7, 7), (5, 0)], lost=[1])])
+    assert recall(PROMPTS) == [None, None, None]
+    assert policy.asked == []
+
+
+def test_the_latest_answers_are_kept() -> None:
+    recall = Recall(2, Policy(NOW))
+    recall.remember([group(PROMPTS[0], [(4, 0), (5, 0)])])
+    recall.remember([group(PROMPTS[0], [(4, 0), (6, 6, 0)])])
+    (found, *_) = recall(PROMPTS)
+    assert found is not None
+    assert (found.right, found.wrong) == pytest.approx((0.15, 0.2)), "(5, 0) was given longest ago"
+
+
+def test_memory_survives_a_checkpoint() -> None:
+    recall, restored = Recall(16, Policy(NOW)), Recall(16, Policy(NOW))
+    recall.remember([group(PROMPTS[0], [(4, 0), (5, 0)]), group(PROMPTS[2], [(7, 7, 7)])])
+    restored.load_state_dict(json.loads(json.dumps(recall.state_dict())))
+    assert restored(PROMPTS) == recall(PROMPTS)
+    assert restored.state_dict() == recall.state_dict()
+
+
+def test_the_selector_remembers_shows_and_saves() -> None:
+    """From the second visit on, an observation carries what was recalled when its prompt was picked."""
+
+    def selector() -> Selector:
+        return Selector(
+            UniformSelection(refill=False), Batch(prompts=3, group_size=G), 0, recall=Recall(4, Policy(NOW))
+        )
+
+    original, pool, estimator = selector(), pool_of(3), BetaEstimator()
+    for step, expected in ((1, None), (2, pytest.approx(0.6))):
+        subject = original
+        if step == 2:
+            subject = selector()
+            subject.load_state_dict(json.loads(json.dumps(original.state_dict())))
+        picks = subject.pick(pool, estimator, Context(G, step), [])
+        assert len(picks) == 3
+        groups = [
+            Group(pick, (made := group(pick.prompt, [(4, 0), (5, 0)])).rollouts, made.scores, ["", ""])
+            for pick in picks
+        ]
+        for observation in observations(groups, step):
+            recalled = observation.recalled
+            assert (recalled and recalled.right) == expected
+            assert recalled is None or isinstance(recalled, Recalled)
+        subject.observe(groups)
