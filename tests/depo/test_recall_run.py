@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from tiny_run import run_depo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-TEMPERATURE = 1.5
+TEMPERATURE = 0.2
 OVERRIDES = [
-    "estimator={type: hybrid, text: none, recall: 8}",
+    "estimator={type: hybrid, text: none, history: false, recall: 8}",
     "selection.min_window=0",
     "rollout.max_new_tokens=1",
     f"rollout.temperature={TEMPERATURE}",
@@ -39,6 +40,10 @@ def test_predictions_keep_to_what_the_policy_makes_of_its_earlier_answers(
     rows = pd.concat(pd.read_parquet(path) for path in sorted((run / "rollouts").glob("*.parquet")))
     model = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
+    told = rows[rows.step == 5].groupby("prompt_key").predicted_mean.first()
+    assert np.ptp(told) > 0.01, (
+        "without history and text, only answers from before the stop tell prompts apart"
+    )
     width, bounded = 0.0, 0
     for key, visits in rows.groupby("prompt_key"):
         ids = tokenizer(visits.prompt.iloc[0], add_special_tokens=False, return_tensors="pt").input_ids
@@ -52,8 +57,8 @@ def test_predictions_keep_to_what_the_policy_makes_of_its_earlier_answers(
             p = probability_V[torch.tensor(latest.token.to_list())].numpy()
             right, wrong = p[latest.correct.to_numpy(bool)].sum(), p[~latest.correct.to_numpy(bool)].sum()
             predicted = visits[visits.step == step].predicted_mean.iloc[0]
-            assert right - 0.08 <= predicted <= 1.0 - wrong + 0.08, (key, step)  # a cell of the grid
+            assert right - 0.03 <= predicted <= 1.0 - wrong + 0.03, (key, step)  # the grid is that coarse
             width += 1.0 - right - wrong
             bounded += 1
     assert bounded > 5
-    assert width / bounded < 0.9, "something was known"
+    assert width / bounded < 0.5, "much was known"
