@@ -68,7 +68,7 @@ def transformers_engine(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(suite.threads or os.cpu_count() or 1)
-    network = load_model(policy_of(model, suite), pick_device(suite.device)).eval()
+    network = load_model(policy_of(model, suite), pick_device(suite.device, "device")).eval()
 
     @contextmanager
     def inference() -> Iterator[None]:
