@@ -90,8 +90,10 @@ def test_it_writes_what_the_documentation_promises(base, here):
     document = json.loads((here / "out/results.json").read_text())
     assert json.loads((here / "copy/results.json").read_text()) == document
     for name in ("coverage", "length"):
-        for suffix in (".png", ".svg"):
-            assert (here / f"out/results_{name}{suffix}").stat().st_size > 1000
+        for suffix, begins in ((".png", b"\x89PNG"), (".svg", b"<?xml")):
+            picture = (here / f"out/results_{name}{suffix}").read_bytes()
+            assert picture.startswith(begins)
+            assert len(picture) > 1000
     markdown = (here / "out/results.md").read_text()
     assert "| benchmark | problems | avg@6 | pass@6 | maj@6 |" in markdown
     assert str(here) not in markdown + (here / "out/results.json").read_text(), "paths are nobody's business"
