@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from depo.bench.options import add_bench
 from depo.budget import budget_text
-from depo.directories import new_directory
+from depo.directories import check_place, new_directory
 from depo.errors import UserError
 from depo.evaluation.options import add_eval
 from depo.evaluation.route.options import add_route
@@ -236,6 +236,7 @@ def check_run_dir(run_dir: Path | None, resume: bool) -> None:
         return
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"--run-dir {run_dir}: is a file, not a directory")
+    check_place(run_dir, "--run-dir")
     if resume and not run_dir.is_dir():
         raise UserError(f"--run-dir {run_dir}: no such directory, so there is no run to resume")
     if not resume and run_dir.is_dir() and any(run_dir.iterdir()):

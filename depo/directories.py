@@ -1,9 +1,12 @@
-"""Where something new is written when the user names no place."""
+"""Where something new is written: when the user names no place, and whether a named one will do."""
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
+
+from depo.errors import UserError
 
 
 def new_directory(name: str) -> Path:
@@ -14,3 +17,13 @@ def new_directory(name: str) -> Path:
         attempt += 1
         directory = Path("runs") / f"{stem}-{attempt}"
     return directory
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raise UserError unless ``path``, with the directories that lead to it, can be made or is there. Asked
+    before hours of work, not when their result is to be written."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if there != path.absolute() and not there.is_dir():
+        raise UserError(f"{option} {path}: {there.name} is a file, so nothing can lie below it")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{option} {path}: no permission to write to {there}")

@@ -91,7 +91,7 @@ class Suite(Block):
     """Longer problems are left out and counted."""
     reward: RewardSpec = MathReward()
     sampling: EvalSampling = EvalSampling()
-    k: list[PositiveInt] | None = None
+    k: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
     """The k of pass@k and maj@k; null: powers of two up to n, and n."""
     extrapolate: list[PositiveInt] | None = None
     """The k to which coverage is extrapolated; null: 10 n and 100 n."""

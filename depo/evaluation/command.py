@@ -11,7 +11,7 @@ from typing import Any
 
 from depo.bench.report import write_result
 from depo.config.suite import Suite
-from depo.directories import new_directory
+from depo.directories import check_place, new_directory
 from depo.errors import UserError
 from depo.evaluation.comparison import compare, read_results, show_comparison
 from depo.evaluation.engines import load_tokenizer
@@ -50,8 +50,11 @@ def check_engine(suite: Suite) -> None:
 
 
 def check_json(path: Path | None) -> None:
-    if path is not None and path.is_dir():
+    if path is None:
+        return
+    if path.is_dir():
         raise UserError(f"--json {path}: is a directory, expected a file to write")
+    check_place(path, "--json")
 
 
 def write_copy(outcome: Mapping[str, Any], path: Path | None) -> None:
@@ -70,6 +73,8 @@ def evaluated(
     sides go to one directory each, named by ``labels``, below the last value: ``--run-dir`` or a new one,
     None where it was not given and nothing had to be evaluated."""
     finished = [is_evaluation(side) for side in sides]
+    # What is wrong with one side is told before the other's hours, not after.
+    stored = {side: read_results(side) for side, done in zip(sides, finished, strict=True) if done}
     targets = [None if done else find_target(side) for side, done in zip(sides, finished, strict=True)]
     suite = None if all(finished) else chosen_suite(options, sides, finished, labels)
     if suite is not None:
@@ -83,14 +88,13 @@ def evaluated(
         for side, target, label in zip(sides, targets, labels, strict=False)
     ]
     if suite is not None and not alone:
-        # What is wrong with the second model is told before the first one's hours, not after.
         for target, place in zip(targets, places, strict=True):
             if target is not None:
                 load_suite_problems(suite, load_tokenizer(target.model, suite), place / "problems")
     documents = []
     for side, target, place in zip(sides, targets, places, strict=True):
         if target is None:
-            documents.append(read_results(side))
+            documents.append(stored[side])
         else:
             assert suite is not None
             documents.append(one_evaluation(target, suite, place, options, arguments, alone=alone))

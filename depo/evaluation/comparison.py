@@ -32,7 +32,7 @@ def read_results(directory: str) -> dict[str, Any]:
         document = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from error
-    if document.get("kind") != "eval":
+    if not isinstance(document, dict) or document.get("kind") != "eval":
         raise UserError(f"{path}: not the results of depo eval")
     return document
 

@@ -37,12 +37,12 @@ def load_tokenizer(model: str, suite: Suite) -> PreTrainedTokenizerBase:
 def serving(
     model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase, heartbeat: Callable[[int], None]
 ) -> Iterator[RolloutEngine]:
-    """The suite's engine with this model, closed at the end. The transformers engine tells ``heartbeat``
-    every few seconds how many tokens it has decoded; vLLM gives samples as they end. Raises UserError for a
-    model that cannot be loaded."""
+    """The suite's engine with this model, closed at the end. It tells ``heartbeat`` every few seconds how
+    many tokens it has decoded, whether or not a sample has ended. Raises UserError for a model that cannot
+    be loaded."""
     try:
         if suite.engine == "vllm":
-            started = vllm_engine(model, suite, tokenizer)
+            started = vllm_engine(model, suite, tokenizer, heartbeat)
         else:
             started = transformers_engine(model, suite, tokenizer, heartbeat)
         with started as engine:
@@ -68,7 +68,7 @@ def transformers_engine(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(suite.threads or os.cpu_count() or 1)
-    network = load_model(policy_of(model, suite), pick_device(suite.device)).eval()
+    network = load_model(policy_of(model, suite), pick_device(suite.device, "device")).eval()
 
     @contextmanager
     def inference() -> Iterator[None]:
@@ -88,7 +88,9 @@ def transformers_engine(
 
 
 @contextmanager
-def vllm_engine(model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase) -> Iterator[RolloutEngine]:
+def vllm_engine(
+    model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase, heartbeat: Callable[[int], None]
+) -> Iterator[RolloutEngine]:
     """In Ray actors, as many as ``vllm.workers``."""
     from depo.cluster import gpus_in_cluster, ray_for
     from depo.rollout.vllm_pool import VllmPool
@@ -103,6 +105,7 @@ def vllm_engine(model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase) ->
             threads=suite.threads,
             num_gpus_per_worker=suite.vllm.tensor_parallel if gpus_in_cluster() else 0,
             seed=suite.seed,
+            heartbeat=heartbeat,
         )
         try:
             engine.ready()

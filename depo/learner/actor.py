@@ -18,6 +18,7 @@ import ray
 
 from depo.cluster import gpus_in_cluster
 from depo.config import PretrainedPolicy, Recipe, TinyMoePolicy
+from depo.errors import UserError
 from depo.rollout.engine import Sampling
 from depo.types import Prompt, Request, Rollout, TrainingBatch, UpdateResult
 
@@ -241,9 +242,12 @@ def end_tokens(model, tokenizer) -> tuple[int, ...]:
     return tuple(sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None}))
 
 
-def pick_device(wanted: str):
+def pick_device(wanted: str, key: str = "learner.device"):
+    """The device that a recipe asks for; ``key`` names it there. Raises UserError where there is none."""
     import torch
 
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{key}: cuda is asked for, but torch finds no CUDA device; set cpu or auto")
     return torch.device(wanted)

@@ -31,6 +31,18 @@ class Sampling:
     routes: bool = False
 
 
+LOOK_SECONDS = 5.0
+"""Of decoding between two looks at what has ended and how many tokens there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What an engine has done since the last look: rollouts that have ended, and tokens decoded."""
+
+    finished: list[Rollout]
+    tokens: int
+
+
 class RolloutEngine(Protocol):
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
         """Yield rollouts as they finish, in any order."""

@@ -29,15 +29,13 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from depo.policy.teacher_forcing import score_sequences
-from depo.rollout.engine import Sampling, WeightUpdate
+from depo.rollout.engine import LOOK_SECONDS, Look, Sampling, WeightUpdate
 from depo.routing.routers import find_routers
 from depo.routing.tap import Recorder, Tap, tapped
 from depo.types import Request, Rollout
 
 # Share of ended rows at which the others are packed together: packing copies the cache, so not at every end.
 PACK_AT = 0.25
-# Seconds of decoding between two looks at what has ended.
-LOOK_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -64,14 +62,6 @@ class Row:
             policy_version=version,
             routes=routes,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What came out of a batch since the last look: rollouts that have ended, and tokens decoded."""
-
-    finished: list[Rollout]
-    tokens: int
 
 
 class TransformersEngine:

@@ -6,7 +6,7 @@ The constructor returns while the engines start, so that the caller can load the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from depo import config
-from depo.rollout.engine import Sampling, WeightSyncError, WeightUpdate
+from depo.rollout.engine import LOOK_SECONDS, Sampling, WeightSyncError, WeightUpdate
 from depo.rollout.vllm_worker import Dtype, VllmOptions, actor_class, worker_environment
 from depo.types import Request, Rollout
 
@@ -27,7 +27,8 @@ class VllmPool:
     null. A completion ends at any of ``eos_token_ids`` and at nothing else. ``threads`` are the CPU
     threads of each engine (None: all cores). ``num_gpus_per_worker`` is 0 on CPUs, else normally
     ``rollout.vllm.tensor_parallel``. ``routed_layers`` are the decoder layers whose experts rollouts bring
-    along (none: they bring none). Ray must be initialised.
+    along (none: they bring none). ``heartbeat`` is told every few seconds how many tokens an engine has
+    decoded since it was told last, whether or not a sample has ended. Ray must be initialised.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class VllmPool:
         trust_remote_code: bool = False,
         seed: int = 0,
         routed_layers: Sequence[int] = (),
+        heartbeat: Callable[[int], None] | None = None,
     ) -> None:
+        self.heartbeat = heartbeat or (lambda tokens: None)
         vllm = rollout.vllm
         options = VllmOptions(
             model=str(model),
@@ -89,12 +92,13 @@ class VllmPool:
         A consumer that stops early does not stop the engines: they finish what they were given before
         they answer the next call.
         """
-        streams: dict[Any, str] = {}  # Ray's generator of one engine's lists, by which engine it is
+        streams: dict[Any, str] = {}  # Ray's generator of one engine's looks, by which engine it is
         for (name, worker), share in zip(
             self.workers.items(), dealt(requests, len(self.workers)), strict=True
         ):
             if share:
-                streams[worker.generate.options(num_returns="streaming").remote(share, sampling)] = name
+                generate = worker.generate.options(num_returns="streaming")
+                streams[generate.remote(share, sampling, LOOK_SECONDS)] = name
         while streams:
             done, _ = ray.wait(list(streams), num_returns=1)
             stream: Any = done[0]
@@ -103,7 +107,9 @@ class VllmPool:
             except StopIteration:
                 del streams[stream]
                 continue
-            yield from self.get(streams[stream], reference)
+            look = self.get(streams[stream], reference)
+            yield from look.finished
+            self.heartbeat(look.tokens)
 
     def load_weights(self, update: WeightUpdate) -> int:
         """Load ``update`` into all engines; returns its version. Raises WeightSyncError."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from depo.rollout.engine import Sampling, WeightSyncError, WeightUpdate
+from depo.rollout.engine import LOOK_SECONDS, Look, Sampling, WeightSyncError, WeightUpdate
 from depo.routing.vllm_record import from_vllm
 from depo.types import Request, Rollout
 
@@ -119,20 +120,30 @@ class VllmWorker:
         """Answered once the engine is up."""
         return True
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[list[Rollout]]:
-        """Yield the rollouts that each engine step finishes, in lists; order is that of finishing."""
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, look_seconds: float = LOOK_SECONDS
+    ) -> Iterator[Look]:
+        """Yield the rollouts that each engine step finishes; order is that of finishing. Tokens are counted
+        every ``look_seconds``, whether or not a sample has ended, and at the end."""
         waiting: dict[str, tuple[str, int, int, int | None]] = {}
         for request in requests:
             for offset, seed in enumerate(request.seeds):
                 request_id = self.submit(request.prompt.token_ids, self.drawn(sampling, seed))
                 prompt_tokens = len(request.prompt.token_ids) if sampling.routes else None
                 waiting[request_id] = (request.prompt.key, request.first_index + offset, seed, prompt_tokens)
+        ended, told, looked = 0, 0, time.monotonic()
         for outputs in self.steps():
             finished = [
                 self.rollout(output.outputs[0], *waiting.pop(output.request_id)) for output in outputs
             ]
-            if finished:
-                yield finished
+            ended += sum(len(rollout.token_ids) for rollout in finished)
+            tokens = 0
+            if time.monotonic() - looked >= look_seconds:
+                tokens = ended + self.under_way() - told
+                told, looked = told + tokens, time.monotonic()
+            if finished or tokens:
+                yield Look(finished, tokens)
+        yield Look([], ended - told)
 
     def drawn(self, sampling: Sampling, seed: int) -> Any:
         """vLLM's parameters for one sample from the full distribution at the sampling temperature."""
@@ -254,6 +265,12 @@ class VllmWorker:
                 yield [output for output in self.engine.step() if output.finished]
         finally:
             self.drop_queued()
+
+    def under_way(self) -> int:
+        """Tokens of the completions that have not ended. Queued requests are gone through too: not for every
+        step."""
+        states = self.engine.output_processor.request_states.values()
+        return sum(state.detokenizer.num_output_tokens() for state in states)
 
     def drop_queued(self) -> None:
         """Abort whatever the engine has not finished."""

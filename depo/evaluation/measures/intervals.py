@@ -85,28 +85,35 @@ def macro(
     values: Sequence[np.ndarray], weights: Sequence[np.ndarray], bounds: Bounds = SHARE
 ) -> list[float | None]:
     """[mean, low, high] of the plain mean over benchmarks, each resampled on its own; Nones when one of them
-    is unknown throughout.
-
-    Resamples of a benchmark whose values are all alike do not vary. Its distance to either limit is added
-    to the bootstrap's as independent errors add, squared: MOVER (Zou and Donner 2008, Statistics in Medicine
-    27, 1693).
-    """
+    is unknown throughout. Where the values of one are all alike, `with_equals`."""
     if any(np.isnan(values_N).all() for values_N in values):
         return [None, None, None]
     middle = float(np.mean([np.nanmean(values_N) for values_N in values]))
     means_R = np.mean([weighted_means(v, w) for v, w in zip(values, weights, strict=True)], axis=0)
-    low, high = limits(means_R)
-    alike = [values_N for values_N in values if all_alike(values_N)]
-    if not alike or low is None or high is None:
+    alike = []
+    for values_N in values:
+        if all_alike(values_N):
+            known_N = values_N[~np.isnan(values_N)]
+            value = float(known_N[0])
+            lower, upper = limits_of_equals(value, len(known_N), bounds)
+            alike.append((value - lower, upper - value))
+    return with_equals([middle, *limits(means_R)], alike, len(values))
+
+
+def with_equals(
+    figure: Sequence[float | None], alike: Sequence[tuple[float, float]], benchmarks: int
+) -> list[float | None]:
+    """[mean, low, high] of a mean over ``benchmarks``, widened by those whose resamples do not vary because
+    their values are ``alike``: the distances of each to its own limits, below and above.
+
+    They are added to the bootstrap's as independent errors add, squared: MOVER (Zou and Donner 2008,
+    Statistics in Medicine 27, 1693).
+    """
+    middle, low, high = figure
+    if not alike or middle is None or low is None or high is None:
         return [middle, low, high]
-    below, above = [middle - low], [high - middle]
-    for values_N in alike:
-        value, lower, upper = estimate(values_N, np.empty((0, len(values_N))), bounds)
-        assert value is not None
-        assert lower is not None
-        assert upper is not None
-        below.append((value - lower) / len(values))
-        above.append((upper - value) / len(values))
+    below = [middle - low, *(distance / benchmarks for distance, _ in alike)]
+    above = [high - middle, *(distance / benchmarks for _, distance in alike)]
     return [middle, middle - math.hypot(*below), middle + math.hypot(*above)]
 
 

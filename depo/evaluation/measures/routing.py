@@ -24,7 +24,7 @@ class Questions:
     small_N: np.ndarray
     large_N: np.ndarray
     small_cost_N: np.ndarray
-    """Any unit, the same for both models; ``large_cost_N`` has a positive sum."""
+    """Any unit, the same for both models; ``large_cost_N`` is positive."""
     large_cost_N: np.ndarray
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from depo.bench.report import write_result
 from depo.directories import new_directory
 from depo.evaluation.command import check_json, evaluated, write_copy
+from depo.evaluation.names import told_apart
 from depo.evaluation.route.cost import price_of
 from depo.evaluation.route.inputs import check_same_problems, estimator_of, joined, predicted_pass_rates
 from depo.evaluation.route.report import show_route
@@ -31,7 +32,8 @@ def route_command(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     benchmarks = joined(small, large, predicted, (price.small, price.large))
     assert run.run is not None
     kind = load_recipe(run.run / "recipe.yaml").estimator.type
-    document = route_document(small, large, run, kind, benchmarks, options.tau, price, arguments)
+    names = told_apart([side["model"]["name"] for side in (small, large)], sides, SIDES)
+    document = route_document(small, large, names, run, kind, benchmarks, options.tau, price, arguments)
     show_route(document)
     directory = directory or new_directory(f"route-{small['suite']['name']}")
     for path in write_result(document, directory / "route.json"):

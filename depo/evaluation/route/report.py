@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 HEAD = ["questions go to", "τ", "accuracy", "routed to small", "cost saved", "above random"]
+KEYS = ("accuracy", "share", "saved", "gain")
+"""Of the figures under the last four heads."""
 NAMES = {"estimator": "small above τ", "oracle": "oracle, above τ"}
 
 
@@ -37,11 +39,17 @@ def rows_of(one: Mapping[str, Any]) -> list[Cells]:
 
 
 def cells(name: str, tau: str, point: Mapping[str, Sequence[float | None]]) -> list[str]:
-    return [name, tau, *(interval(point[key], DIGITS) for key in ("accuracy", "share", "saved", "gain"))]
+    return [name, tau, *(with_limits(point[key]) for key in KEYS)]
+
+
+def with_limits(values: Sequence[float | None]) -> str:
+    """With its interval, but for what is so by definition: a large model alone saves nothing."""
+    middle, low, high = values
+    return interval([middle, None, None] if low == high else values, DIGITS)
 
 
 def title(document: Document) -> str:
-    names = " or ".join(document[side]["name"] for side in ("small", "large"))
+    names = " or ".join(document[side]["shown"] for side in ("small", "large"))
     return f"{names} on {document['suite']}, routed by {document['estimator']['run']}"
 
 
@@ -71,15 +79,29 @@ def notes(document: Document) -> list[str]:
         for name, one in document["benchmarks"].items()
         if one["left_out"]
     ]
+    lines += [
+        f"{name}: all questions alike in {', '.join(alike)} at some thresholds: there the interval is "
+        "Clopper and Pearson's over questions, resampling equals tells nothing."
+        for name, one in document["benchmarks"].items()
+        if (alike := alike_somewhere(one))
+    ]
     return lines + [f"The two evaluations differ in {line}." for line in document["unlike"]]
+
+
+def alike_somewhere(one: Mapping[str, Any]) -> list[str]:
+    """Figures in which all questions of a benchmark come out alike in some row of its table, by the table's
+    names for them."""
+    points = [one["small"], one["large"], *(point for some in one["routers"].values() for point in some)]
+    alike = {name for point in points for name in point["clopper_pearson"]}
+    return [shown for key, shown in zip(KEYS, HEAD[2:], strict=True) if key in alike]
 
 
 def markdown(document: Document, stem: Path) -> str:
     """The report; the plot is drawn beside ``stem`` (the JSON's path without suffix) as PNG and SVG."""
     lines = [f"# {title(document)}", ""]
     lines += [
-        f"95 % intervals from {document['resamples']:,} bootstrap resamples of problems; the mean is the "
-        "plain one over benchmarks.",
+        f"95 % intervals from {document['resamples']:,} bootstrap resamples of problems, Clopper and "
+        "Pearson's where all questions come out alike; the mean is the plain one over benchmarks.",
         "",
     ]
     for name, one in panels(document).items():

@@ -14,20 +14,25 @@ import numpy as np
 
 from depo.bench.provenance import provenance
 from depo.evaluation.comparison import unlike
-from depo.evaluation.measures.intervals import limits, resample_weights
+from depo.evaluation.measures.intervals import limits, resample_weights, with_equals
 from depo.evaluation.measures.routing import Point, Questions, curve, figures, random_line, routed
+from depo.evaluation.measures.routing_equals import FIGURES, distances_of_equals
 from depo.evaluation.route.cost import Price
 from depo.evaluation.route.inputs import RoutedBenchmark
 from depo.evaluation.target import Target
 
 Document = Mapping[str, Any]
-FIGURES = ("share", "accuracy", "saved", "gain")
-"""``saved``: share of the large model's cost. ``gain``: accuracy above a random router's, same share."""
+ALL_LARGE = ("share", "saved", "gain")
+ALL_SMALL = ("share", "gain")
+"""What is so by definition, not by the questions asked, where one model gets all of them."""
+HIGHEST = 1.0
+"""No pass rate lies above this threshold."""
 
 
 def route_document(
     small: Document,
     large: Document,
+    names: tuple[str, str],
     run: Target,
     estimator: str,
     benchmarks: Sequence[RoutedBenchmark],
@@ -35,13 +40,14 @@ def route_document(
     price: Price,
     arguments: Sequence[str],
 ) -> dict[str, Any]:
+    """``names`` are what the small and the large model are called in the report."""
     seed, resamples = small["suite"]["seed"], small["suite"]["resamples"]
     assert run.checkpoint is not None
     return {
         "kind": "route",
         "schema_version": 1,
-        "small": small["model"],
-        "large": large["model"],
+        "small": {**small["model"], "shown": names[0]},
+        "large": {**large["model"], "shown": names[1]},
         "estimator": {"run": run.name, "checkpoint": run.checkpoint.name, "type": estimator},
         "suite": small["suite"]["name"],
         "samples": {"small": small["suite"]["sampling"]["n"], "large": large["suite"]["sampling"]["n"]},
@@ -78,8 +84,8 @@ def measured(
         "oracle": [one.questions.small_N for one in benchmarks],
     }
     none, everything = (
-        interval_of(questions, [np.full(len(one.small_N), value) for one in questions], weights)
-        for value in (False, True)
+        interval_of(questions, [np.full(len(one.small_N), value) for one in questions], weights, settled)
+        for value, settled in ((False, ALL_LARGE), (True, ALL_SMALL))
     )
     return {
         "large": none,
@@ -88,7 +94,12 @@ def measured(
             name: [
                 {
                     "tau": tau,
-                    **interval_of(questions, [routed(score_N, tau) for score_N in score_BN], weights),
+                    **interval_of(
+                        questions,
+                        [routed(score_N, tau) for score_N in score_BN],
+                        weights,
+                        ALL_LARGE if tau >= HIGHEST else (),
+                    ),
                 }
                 for tau in taus
             ]
@@ -102,20 +113,30 @@ def measured(
 
 
 def interval_of(
-    questions: Sequence[Questions], routed_BN: Sequence[np.ndarray], weights: Sequence[np.ndarray]
-) -> dict[str, list[float | None]]:
-    """Every figure of one routing as [mean, low, high], each benchmark resampled on its own."""
-    whole, resampled = [], []
+    questions: Sequence[Questions],
+    routed_BN: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray],
+    settled: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Every figure of one routing as [mean, low, high], each benchmark resampled on its own.
+    ``clopper_pearson`` names the figures in which all questions of a benchmark come out alike; ``settled``
+    are figures that no other questions could change."""
+    whole, resampled, equals = [], [], []
     for one, routed_N, weights_RN in zip(questions, routed_BN, weights, strict=True):
         whole.append(figures(one, routed_N, np.ones((1, len(routed_N)))))
         resampled.append(figures(one, routed_N, weights_RN))
-    return {
-        name: [
+        equals.append(distances_of_equals(one, routed_N))
+    found: dict[str, Any] = {"clopper_pearson": []}
+    for i, name in enumerate(FIGURES):
+        bootstrap = [
             float(np.mean([part[i][0] for part in whole])),
             *limits(np.mean([part[i] for part in resampled], axis=0)),
         ]
-        for i, name in enumerate(FIGURES)
-    }
+        alike = [] if name in settled else [some[name] for some in equals if name in some]
+        found[name] = with_equals(bootstrap, alike, len(questions))
+        if alike:
+            found["clopper_pearson"].append(name)
+    return found
 
 
 def row(tau: float | None, point: Point) -> list[float | None]:

@@ -90,8 +90,10 @@ def test_it_writes_what_the_documentation_promises(base, here):
     document = json.loads((here / "out/results.json").read_text())
     assert json.loads((here / "copy/results.json").read_text()) == document
     for name in ("coverage", "length"):
-        for suffix in (".png", ".svg"):
-            assert (here / f"out/results_{name}{suffix}").stat().st_size > 1000
+        for suffix, begins in ((".png", b"\x89PNG"), (".svg", b"<?xml")):
+            picture = (here / f"out/results_{name}{suffix}").read_bytes()
+            assert picture.startswith(begins)
+            assert len(picture) > 1000
     markdown = (here / "out/results.md").read_text()
     assert "| benchmark | problems | avg@6 | pass@6 | maj@6 |" in markdown
     assert str(here) not in markdown + (here / "out/results.json").read_text(), "paths are nobody's business"
@@ -219,6 +221,18 @@ def test_a_model_against_a_finished_evaluation_takes_its_suite(here, tiny_policy
         (["--suite", "mth"], "--suite mth: no such suite; did you mean math? known: aime, math, mgsm"),
         ([], "--suite is missing: which benchmarks? For example --suite math"),
         (["--suite", "sums.yaml", "k=[8]"], "k: pass@8 needs at least 8 samples a problem, sampling.n is 6"),
+        (["--suite", "sums.yaml", "k=[]"], "command line: k: must have at least 1 entries, found 0"),
+        (["--suite", "sums.yaml", "--n", "0"], "command line: sampling.n: must be greater than 0, found 0"),
+        (["--suite", "list.yaml"], "list.yaml: must hold keys and values, found list"),
+        (
+            ["--suite", "sums.yaml", "--json", "sums.jsonl/out.json"],
+            "--json sums.jsonl/out.json: sums.jsonl is a file, so nothing can lie below it",
+        ),
+        (
+            ["--suite", "sums.yaml", "--run-dir", "sums.jsonl/out"],
+            "--run-dir sums.jsonl/out: sums.jsonl is a file",
+        ),
+        (["--vs", "odd"], "odd/results.json: not the results of depo eval"),
         (
             ["--suite", "sums.yaml", "smapling.n=2"],
             "command line: smapling: unknown key; did you mean sampling",
@@ -261,6 +275,10 @@ def test_a_model_against_a_finished_evaluation_takes_its_suite(here, tiny_policy
 def test_bad_input_is_told_in_one_line(here, tiny_policy, capsys, arguments, complaint):
     (here / "void.jsonl").write_text("")
     (here / "blank.jsonl").write_text("\n\n")
+    (here / "list.yaml").write_text("- sums.jsonl\n")
+    (here / "odd").mkdir(exist_ok=True)
+    (here / "odd/results.json").write_text("[]")
+    shutil.copy(here / "out/suite.yaml", here / "odd")
     (here / "full").mkdir(exist_ok=True)
     (here / "full/precious.txt").write_text("mine")
     there = sorted(here.iterdir())
@@ -314,3 +332,12 @@ def test_an_engine_that_is_not_installed_is_told_before_anything_is_written(
     assert main(["eval", str(tiny_policy), "--suite", "sums.yaml", "--engine", "vllm", "--run-dir", "v"]) == 2
     assert "engine: vllm is not installed; pip install" in capsys.readouterr().err
     assert not (here / "v").exists()
+
+
+def test_a_device_that_is_not_here_is_told_by_its_key(here, tiny_policy, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # also where there is one
+    assert evaluate(tiny_policy, "device=cuda", CHEAP, "--run-dir", "gpu") == 2
+    assert capsys.readouterr().err == (
+        "error: device: cuda is asked for, but torch finds no CUDA device; set cpu or auto\n"
+    )
+    assert not (here / "gpu").exists()

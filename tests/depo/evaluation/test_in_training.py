@@ -50,7 +50,8 @@ def test_a_suite_decides_which_policy_is_best_and_when_to_stop(workdir, monkeypa
     estimator = document["estimator"]
     assert estimator["why_not"] == ""
     assert estimator["problems"] == 40
-    assert (workdir / "out/results_reliability.png").exists()
+    for suffix, begins in ((".png", b"\x89PNG"), (".svg", b"<?xml")):
+        assert (workdir / f"out/results_reliability{suffix}").read_bytes().startswith(begins)
     measured = (
         sum(document["benchmarks"][name]["avg"][0] * n for name, n in (("first", 30), ("exact", 10))) / 40
     )

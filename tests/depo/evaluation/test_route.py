@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scipy.stats import binomtest
 from tiny_run import make_workdir
 
 import estimators
@@ -147,10 +148,43 @@ def test_finished_evaluations_are_not_asked_again_and_a_cost_ratio_replaces_para
     points = [document["mean"]["routers"]["estimator"][0] for document in (again, first)]
     assert points[0]["accuracy"] == points[1]["accuracy"]
     assert points[0]["saved"][0] > points[1]["saved"][0]
-    # Nothing to gain from a router between a model and itself at the same price.
-    assert route("--cost-ratio", "1", "--run-dir", "same", large="out/small") == 0
-    for point in read(here / "same/route.json")["mean"]["routers"]["estimator"]:
-        assert point["gain"] == point["saved"] == [0.0, 0.0, 0.0]
+
+
+def test_equal_questions_do_not_make_a_router_certain(here, capsys):
+    """Between a model and itself at the same price there is nothing to gain, on the questions seen."""
+    arguments = ["--cost-ratio", "1", "--tau", "0.3,0.95,1", "--run-dir", "same"]
+    assert route(*arguments, large="out/small") == 0
+    one = read(here / "same/route.json")["benchmarks"]["even"]
+    q = 1 - 0.025 ** (1 / 30)
+    mixed, none, impossible = one["routers"]["estimator"]
+    p = mixed["share"][0]
+    assert 0 < mixed["share"][1] < p < mixed["share"][2] < 1
+    # A question that a router of share p sends right: (1 - p) · (1 - 0) above random; or p · (0 + 1).
+    assert mixed["gain"] == pytest.approx([0.0, -q * max(p, 1 - p), q * max(p, 1 - p)])
+    assert mixed["saved"] == pytest.approx([0.0, 0.0, q])
+    exact = binomtest(0, 30).proportion_ci(0.95, method="exact")
+    assert none["share"] == pytest.approx([0.0, exact.low, exact.high])
+    assert none["clopper_pearson"] == ["share", "saved", "gain"]
+    # By definition: no pass rate is above 1, and one model alone is no router.
+    for point, share in ((impossible, 0.0), (one["large"], 0.0), (one["small"], 1.0)):
+        assert point["share"] == [share] * 3
+        assert point["gain"] == [0.0] * 3
+    printed = capsys.readouterr().out
+    assert "[1.000, 1.000]" not in printed
+    assert "[0.000, 0.000]" not in printed
+    assert (
+        "even: all questions alike in routed to small, cost saved, above random at some thresholds" in printed
+    )
+
+
+def test_models_of_the_same_name_are_told_apart(here, capsys, tiny_policy):
+    name = read(here / "out/small/results.json")["model"]["name"]
+    assert route("--cost-ratio", "2", "--run-dir", "itself", large="out/small") == 0
+    assert f"{name} (small) or {name} (large) on sums" in capsys.readouterr().out
+    shutil.copytree(here / "out/small", here / "twin")
+    assert route("--cost-ratio", "2", "--run-dir", "twins", large="twin") == 0
+    assert f"{name} (small) or {name} (twin) on sums" in capsys.readouterr().out
+    assert (here / "twins/route.md").read_text().startswith(f"# {name} (small) or {name} (twin) on sums")
 
 
 @pytest.mark.parametrize(

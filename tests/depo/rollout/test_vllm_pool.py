@@ -286,6 +286,27 @@ def test_greedy_takes_the_most_likely_token_each_time(pair):
         assert rollout.token_ids.tolist() == best.tolist()
 
 
+def test_tokens_are_told_while_no_sample_has_ended(served, monkeypatch):
+    _, pool = served["tied"]
+    asked, sampling = requests(3, 2), Sampling(1.0, 24)
+    whole = by_sample(list(pool.generate(asked, sampling)))
+    monkeypatch.setattr("depo.rollout.vllm_pool.LOOK_SECONDS", 0.0)  # a look at every step
+    told: list[int] = []
+    monkeypatch.setattr(pool, "heartbeat", told.append)
+    ended: list[int] = []
+    for rollout in pool.generate(asked, sampling):
+        ended.append(len(rollout.token_ids))
+        assert len(told) >= max(ended) - 1, "each step before the one that gave its last token"
+        np.testing.assert_array_equal(rollout.token_ids, whole[rollout.key, rollout.index].token_ids)
+    assert sum(told) == sum(ended)
+    assert max(told) <= 6, "one token a step for each of the six"
+    monkeypatch.setattr("depo.rollout.vllm_pool.LOOK_SECONDS", 1e9)
+    told.clear()
+    list(pool.generate(asked, sampling))
+    assert sum(told) == sum(ended), "the rest is told at the end"
+    assert len([tokens for tokens in told if tokens]) == 1
+
+
 def test_an_abandoned_stream_leaves_nothing_behind(served):
     _, pool = served["moe"]
     next(pool.generate(requests(6, 8), Sampling(1.0, 64)))

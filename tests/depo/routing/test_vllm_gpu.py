@@ -56,8 +56,8 @@ def test_vllms_record_means_what_transformers_record_means(
     requests = [Request(Prompt("0", "", prompt, ""), (11, 12, 13, 14))]
     rollouts = [
         rollout
-        for handful in VllmWorker(options).generate(requests, Sampling(1.0, 40, routes=True))
-        for rollout in handful
+        for look in VllmWorker(options).generate(requests, Sampling(1.0, 40, routes=True))
+        for rollout in look.finished
     ]
     model.cuda()
     same = []
