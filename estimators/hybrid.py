@@ -38,7 +38,7 @@ from estimators.base import Candidate, Context, Estimates, Observation, State
 from estimators.contest import Contest
 from estimators.counts import tally
 from estimators.known_answers import KnownAnswers, recalled_of
-from estimators.logit_grid import LogitGrid, normalised
+from estimators.logit_grid import SPACING, LogitGrid, normalised
 from estimators.moments import mixed_probability, require_group_size
 from estimators.movement import Movement
 from estimators.nested_state import joined, part
@@ -56,6 +56,7 @@ POPULATION_WINDOW = 1024  # first visits
 NEVER = 0.05  # what the prior gives to prompts out of reach, as odds
 TREND_GAIN = 0.1  # share of a correction of D that changes its pace
 TREND_STEPS = 10  # a trend is not drawn out further than this
+FAR = 3.0  # logits of ability, beyond which the grid is moved
 
 
 class HybridEstimator:
@@ -87,7 +88,8 @@ class HybridEstimator:
         self.movement = Movement(self.grid, memory)
         self.view = PolicyView(memory)
         self.known = KnownAnswers(self.grid, memory)
-        self.ability = 0.0
+        self.ability = 0.0  # as the grid counts it …
+        self.origin = 0.0  # … from this much since the start
         self.trend = 0.0  # of ability, logits per policy step
         self._ability_moved_at = 0
         self._row: dict[str, int] = {}
@@ -184,9 +186,10 @@ class HybridEstimator:
         if first:
             seen = [first_of[key] for key in first]
             self._learn_from_first_visits(seen, np.array([counts[key] for key in first]), context.step)
+        self._recentre()
         return {
             "prompts_visited": float(len(self._row)),
-            "ability": self.ability,
+            "ability": self.origin + self.ability,
             "walk_variance": self.movement.variance,
             "escape_rate": self.movement.escape,
             "never": float(self.population.histogram_M[0]),
@@ -266,6 +269,18 @@ class HybridEstimator:
             self.ability += float(np.clip(slope / (information + 1.0 / variance), -0.5, 0.5))
         self.trend += TREND_GAIN * (self.ability - before) / elapsed
 
+    def _recentre(self) -> None:
+        """Keep the grid where the pass rates are: ability that has grown beyond `FAR` becomes part of what
+        prompts are like. No pass rate changes by that, but for those at the grid's ends."""
+        if abs(self.ability) < FAR:
+            return
+        points = round(self.ability / SPACING)
+        self.ability -= points * SPACING
+        self.origin += points * SPACING
+        self.population.recentre(self.grid, points)
+        self.movement.recentre(points)
+        self._belief_VM = self.grid.moved(self._belief_VM, points)
+
     def _learn_from_first_visits(
         self, observations: list[Observation], counts_N2: np.ndarray, step: int
     ) -> None:
@@ -330,6 +345,7 @@ class HybridEstimator:
             values={
                 "keys": list(self._row),
                 "ability": self.ability,
+                "origin": self.origin,
                 "trend": self.trend,
                 "ability_moved_at": self._ability_moved_at,
             },
@@ -361,6 +377,7 @@ class HybridEstimator:
         self._visited_at_V = np.array(state.arrays["visited_at"], dtype=np.int64)
         self._revisited_V = np.array(state.arrays["revisited"], dtype=bool)
         self.ability = float(str(state.values["ability"]))
+        self.origin = float(str(state.values["origin"]))
         self.trend = float(str(state.values["trend"]))
         self._ability_moved_at = int(str(state.values["ability_moved_at"]))
         self.population.load_state_dict(part(state, "population"))

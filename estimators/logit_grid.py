@@ -78,6 +78,21 @@ class LogitGrid:
         log_NM = np.outer(successes_N, np.log(rate_M)) + np.outer(trials_N - successes_N, np.log1p(-rate_M))
         return np.exp(log_NM - log_NM.max(axis=1, keepdims=True))
 
+    def moved(self, weights_NM: np.ndarray, points: int) -> np.ndarray:
+        """Beliefs (N, M) with every grid point's weight ``points`` further up (down where negative); what
+        would leave the grid stays at its end. *Never* stays."""
+        moved_NM = np.zeros_like(weights_NM)
+        moved_NM[:, 0] = weights_NM[:, 0]
+        to_L = 1 + np.clip(np.arange(len(self.points_L)) + points, 0, len(self.points_L) - 1)
+        np.add.at(moved_NM, (slice(None), to_L), weights_NM[:, 1:])
+        return moved_NM
+
+    def seen_from(self, values_NM: np.ndarray, points: int) -> np.ndarray:
+        """Functions of the state (N, M), such as likelihoods, as they read once every prompt's place is
+        ``points`` further up; beyond the ends they go on as at the end."""
+        from_L = 1 + np.clip(np.arange(len(self.points_L)) - points, 0, len(self.points_L) - 1)
+        return np.concatenate([values_NM[:, :1], values_NM[:, from_L]], axis=1)
+
     def cells(self, rate_NR: np.ndarray, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Where success rates (N, R) lie among the states: the state below, (N, R) int, and the share of the
         way to the next one, (N, R). *Never* counts as the point before the first; what lies beyond the ends

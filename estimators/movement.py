@@ -56,6 +56,11 @@ class Movement:
         kept_U = np.exp(-np.outer(elapsed_U, ESCAPES)) @ weights_VE.sum(axis=0)
         return self.grid.spread(belief_NM, decay_UL[index_N], kept_U[index_N], shift)
 
+    def recentre(self, points: int) -> None:
+        """Place every prompt of the panel ``points`` grid points further up."""
+        flat_NM = self._belief_RPM.reshape(-1, len(self.grid))
+        self._belief_RPM = self.grid.moved(flat_NM, points).reshape(self._belief_RPM.shape)
+
     def first_visit(self, keys: Sequence[str], belief_NM: np.ndarray, step: int) -> None:
         """Take prompts into the panel, with what is believed after their first visit, while there is room."""
         room = PANEL - len(self._row)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from estimators.base import State
-from estimators.logit_grid import normalised
+from estimators.logit_grid import LogitGrid, normalised
 
 SCHEMA_VERSION = 1
 EM_ROUNDS = 20
@@ -53,6 +53,12 @@ class Population:
             responsibility_M = normalised(prior_WM * likelihood_WM).sum(axis=0)
             sampled_M = (tilt_WM / prior_WM.sum(axis=1, keepdims=True)).sum(axis=0)
             self.histogram_M = normalised((self.base_M + responsibility_M) / (self.weight + sampled_M))
+
+    def recentre(self, grid: LogitGrid, points: int) -> None:
+        """Place every prompt ``points`` grid points further up."""
+        self.histogram_M = grid.moved(self.histogram_M[None], points)[0]
+        self._likelihood_WM = grid.seen_from(self._likelihood_WM, points)
+        self._tilt_WM = grid.seen_from(self._tilt_WM, points)
 
     def posteriors(self) -> np.ndarray:
         """What is believed about the remembered prompts after their first visit, in the light of today's

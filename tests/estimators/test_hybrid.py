@@ -179,6 +179,45 @@ def test_ability_follows_a_policy_that_improves_and_lifts_prompts_not_visited_si
     assert error["still"] > 2 * error["drifting"]
 
 
+def test_prompts_hard_for_a_policy_that_has_come_far_are_believed_hard():
+    """After ten logits of progress a grid that stayed where it was would end at a rate of 0.5."""
+    rng = np.random.default_rng(7)
+    start = rng.uniform(-13.0, 1.0, 400)
+    estimator = plain(ability_step=0.1)
+    for step in range(1, 161):
+        logit = start + 0.075 * step
+        picked = rng.choice(np.flatnonzero(np.abs(logit) < 2.5), 32, replace=False)
+        k = rng.binomial(8, 1 / (1 + np.exp(-logit)))
+        metrics = estimator.observe([seen(str(i), int(k[i])) for i in picked], at(step))
+    assert metrics["ability"] == pytest.approx(12.0, abs=2.0)
+    late = [f"late {i}" for i in range(40)]
+    for step in range(161, 167):
+        estimator.observe([seen(key, int(rng.binomial(8, 0.04))) for key in late], at(step))
+    estimates = estimator.predict([candidate(key) for key in late], at(167))
+    assert estimates.mean.mean() == pytest.approx(0.04, abs=0.02)
+
+
+def test_where_the_grid_is_placed_changes_no_prediction(monkeypatch):
+    rng = np.random.default_rng(8)
+    start = rng.normal(-1.0, 1.0, 80)
+    often, never = plain(), plain()
+    for step in range(1, 61):
+        k = rng.binomial(8, 1 / (1 + np.exp(-(start + 0.04 * step))))
+        groups = [seen(str(i), int(k[i])) for i in range(80)]
+        for estimator, far in ((often, 0.5), (never, np.inf)):
+            monkeypatch.setattr("estimators.hybrid.FAR", far)
+            metrics = estimator.observe(groups, at(step))
+            assert metrics["ability"] == pytest.approx(estimator.origin + estimator.ability)
+    assert never.origin == 0 < often.origin
+    asked = [candidate(str(i)) for i in range(90)]
+    for name in ("mean", "p_mixed", "sd"):
+        np.testing.assert_allclose(
+            getattr(often.predict(asked, at(61)), name),
+            getattr(never.predict(asked, at(61)), name),
+            atol=0.01,
+        )
+
+
 def test_text_tells_prompts_apart_before_their_first_visit():
     rng = np.random.default_rng(2)
     words = {True: "triangle area", False: "prove the conjecture"}
