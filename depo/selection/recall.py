@@ -1,9 +1,9 @@
 """What the policy answered before, and how likely it finds that today.
 
 An answer given once can be weighed again, under any later policy, by one prefill: no rollout is spent, and
-what it says is true of today's policy. Only answers are kept that the policy was not unlikely to give when it
-gave them (`LEAST_PROBABILITY`): together they make up a share of all it might answer that is worth knowing.
-Long chains of thought fall below that, are not kept, and cost nothing.
+what it says is true of today's policy. Answers are kept as long as the policy is not unlikely to give them
+(`LEAST_PROBABILITY`): together they make up a share of all it might answer that is worth knowing. Long chains
+of thought fall below that at once, are not kept, and cost nothing.
 
 An answer is its tokens; ended and truncated ones differ, so that the probabilities of different answers add
 up to at most 1.
@@ -50,16 +50,20 @@ class Recall:
                 del answers[tokens]
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Recalled | None]:
-        """What is remembered of each prompt, as today's policy sees it; None where nothing is."""
+        """What is remembered of each prompt, as today's policy sees it; None where nothing is. Answers that
+        have become unlikely count this once, and are forgotten."""
         known = [(prompt, self._answers.get(prompt.key) or {}) for prompt in prompts]
         sequences = [(prompt.token_ids, tokens) for prompt, answers in known for tokens in answers]
         scores = iter(self.score(sequences) if sequences else [])
         recalled: list[Recalled | None] = []
         for _, answers in known:
             given = {True: 0.0, False: 0.0}
-            for right in answers.values():
-                given[right] += math.exp(float(next(scores).sum(dtype=np.float64)))
-            recalled.append(Recalled(given[True], given[False]) if answers else None)
+            for tokens, right in list(answers.items()):
+                probability = math.exp(float(next(scores).sum(dtype=np.float64)))
+                given[right] += probability
+                if probability < LEAST_PROBABILITY:
+                    del answers[tokens]
+            recalled.append(Recalled(given[True], given[False]) if sum(given.values()) > 0.0 else None)
         return recalled
 
     def state_dict(self) -> dict[str, Any]:

@@ -86,6 +86,16 @@ def test_the_latest_answers_are_kept() -> None:
     assert (found.right, found.wrong) == pytest.approx((0.15, 0.2)), "(5, 0) was given longest ago"
 
 
+def test_what_has_become_unlikely_counts_once_more_and_is_forgotten() -> None:
+    policy = Policy(NOW | {(4, 0): 0.0009})
+    recall = Recall(16, policy)
+    recall.remember([group(PROMPTS[0], [(4, 0), (5, 0)])])
+    first, second = recall(PROMPTS[:1])[0], recall(PROMPTS[:1])[0]
+    assert (first.right, first.wrong) == pytest.approx((0.6, 0.0009))
+    assert (second.right, second.wrong) == pytest.approx((0.6, 0.0))
+    assert [tokens for _, tokens in policy.asked] == [(4, 0), (5, 0), (5, 0)]
+
+
 def test_memory_survives_a_checkpoint() -> None:
     recall, restored = Recall(16, Policy(NOW)), Recall(16, Policy(NOW))
     recall.remember([group(PROMPTS[0], [(4, 0), (5, 0)]), group(PROMPTS[2], [(7, 7, 7)])])
