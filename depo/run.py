@@ -116,10 +116,14 @@ class Run:
     def evaluate(self, step: int) -> dict[str, float]:
         result = self.evaluator.run()
         self.ledger.book_evaluation(result.rollouts, result.tokens)
-        self.best.consider(step, result.scalars())
+        scalars = result.scalars()
+        self.best.consider(step, scalars)
+        measure = self.recipe.evaluation.best or "all"
+        if f"eval/{measure}" in scalars:
+            self.console.say(f"evaluation after step {step}: {measure} {scalars[f'eval/{measure}']:.3f}")
         if self.best.run_out:
             self.console.say(f"early stopping after step {step}: {self.best}")
-        return result.scalars()
+        return scalars
 
     def log_step(
         self,

@@ -11,6 +11,7 @@ from pathlib import Path
 import estimators
 from depo.cluster import gpus_in_cluster
 from depo.config import Recipe, RewardSpec, TinyMoePolicy
+from depo.config.estimator import built_with
 from depo.console import Console
 from depo.data import LoadedData, PromptPool, load_data, load_prompts, load_saved, save_prompts
 from depo.errors import UserError
@@ -237,9 +238,8 @@ def benchmarks(
 
 
 def build_estimator(recipe: Recipe) -> Estimator:
-    # Whether the policy is asked is the loop's business: an estimator takes what it shows where it is.
     with user_errors("estimator"):
-        return estimators.build(recipe.estimator.model_dump(exclude={"features", "recall"}))
+        return estimators.build(built_with(recipe.estimator))
 
 
 def policy_look(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Look | None:

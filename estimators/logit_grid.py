@@ -84,7 +84,7 @@ class LogitGrid:
         moved_NM = np.zeros_like(weights_NM)
         moved_NM[:, 0] = weights_NM[:, 0]
         to_L = 1 + np.clip(np.arange(len(self.points_L)) + points, 0, len(self.points_L) - 1)
-        np.add.at(moved_NM, (slice(None), to_L), weights_NM[:, 1:])
+        np.add.at(moved_NM.T, to_L, weights_NM[:, 1:].T)
         return moved_NM
 
     def seen_from(self, values_NM: np.ndarray, points: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -188,6 +189,17 @@ class PluginEstimator(Block):
     type: Literal["plugin"] = "plugin"
     name: str
     options: dict[str, Any] = {}
+
+
+def built_with(spec: Block) -> Mapping[str, Any]:
+    """What an estimator itself is built with. Whether the policy is asked about prompts is the loop's
+    business: an estimator takes what it shows where it is."""
+    return spec.model_dump(exclude={"features", "recall"})
+
+
+def asks_policy(spec: Block) -> bool:
+    """Whether the estimator is shown in training what the policy makes of a prompt."""
+    return getattr(spec, "features", "none") != "none" or getattr(spec, "recall", 0) > 0
 
 
 EstimatorSpec = Annotated[

@@ -30,9 +30,10 @@ class EarlyStopping(Block):
     """End a run that no longer improves by ``evaluation.best``."""
 
     patience: PositiveInt
-    """Evaluations in a row without a new best."""
+    """Evaluations in a row without an improvement by more than ``min_delta``."""
     min_delta: NonNegativeFloat = 0.0
-    """How far above the best so far a value must lie to count as a new best."""
+    """What counts as an improvement over the value from which patience began. The best policy is kept
+    however small its lead."""
 
 
 class Evaluation(Block):

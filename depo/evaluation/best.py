@@ -28,8 +28,10 @@ class BestPolicy:
         self.export = export
         self.value: float | None = None
         self.step = 0
+        self.mark: float | None = None
+        """What has to be exceeded, by ``min_delta``, for patience to begin anew."""
         self.since = 0
-        """Evaluations since the best one."""
+        """Evaluations since that was set."""
         self.evaluated = -1
         """Step of the newest evaluation: a policy that is evaluated twice counts once."""
 
@@ -47,12 +49,15 @@ class BestPolicy:
         if step == self.evaluated:
             return False
         self.evaluated = step
-        stopping = self.config.early_stopping
+        value, stopping = scalars[name], self.config.early_stopping
         margin = 0.0 if stopping is None else stopping.min_delta
-        if self.value is not None and not scalars[name] > self.value + margin:
+        if self.mark is None or value > self.mark + margin:
+            self.mark, self.since = value, 0
+        else:
             self.since += 1
+        if self.value is not None and not value > self.value:
             return False
-        self.value, self.step, self.since = scalars[name], step, 0
+        self.value, self.step = value, step
         self.keep()
         return True
 
@@ -69,7 +74,7 @@ class BestPolicy:
     def __str__(self) -> str:
         if self.value is None:
             return "no best policy yet"
-        return f"best {self.config.best} {self.value:.3f} at step {self.step}, {self.since} evaluations ago"
+        return f"best {self.config.best} {self.value:.3f} at step {self.step}"
 
     @property
     def run_out(self) -> bool:
@@ -87,10 +92,11 @@ class BestPolicy:
         return {
             "value": self.value,
             "step": self.step,
+            "mark": self.mark,
             "since": self.since,
             "evaluated": self.evaluated,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.value, self.step = state["value"], state["step"]
-        self.since, self.evaluated = state["since"], state["evaluated"]
+        self.mark, self.since, self.evaluated = state["mark"], state["since"], state["evaluated"]

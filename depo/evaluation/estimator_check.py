@@ -1,7 +1,8 @@
 """How well the difficulty estimator of a training run predicts the pass rates that an evaluation measured.
 
 The estimator was trained beside the policy on other problems, so this is its transfer: it has the problem's
-text and nothing else to go by. N problems.
+text and nothing else to go by, not even what the policy itself makes of it, if it was shown that in training.
+N problems.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import estimators
 from depo.checkpoint import load_state, read_json
 from depo.config import Recipe
+from depo.config.estimator import asks_policy, built_with
 from depo.errors import UserError
 from depo.estimator_metrics import reliability, spearman
 from depo.evaluation.problems import LoadedBenchmark
@@ -56,6 +58,7 @@ def check_estimator(
     return {
         "type": recipe.estimator.type,
         "why_not": "",
+        "without": unseen(recipe),
         **everywhere,
         "by_benchmark": {name: figures(predicted[name], measured[name]) for name in predicted},
     }
@@ -65,9 +68,12 @@ def cannot_ask(recipe: Recipe) -> str:
     kind = recipe.estimator.type
     if kind in ("uniform", "oracle"):
         return f"estimator {kind} predicts nothing about a text"
-    if getattr(recipe.estimator, "features", "none") == "policy":
-        return "the estimator reads the policy's own view of a prompt, which an evaluation does not compute"
     return ""
+
+
+def unseen(recipe: Recipe) -> str:
+    """What the estimator had in training and has to do without here."""
+    return "the policy's own view of a problem" if asks_policy(recipe.estimator) else ""
 
 
 def predictions(
@@ -75,7 +81,7 @@ def predictions(
 ) -> dict[str, np.ndarray]:
     """Mean pass rate (N,) that the run's estimator expects of each problem, by benchmark."""
     assert target.checkpoint is not None
-    estimator = estimators.build(recipe.estimator.model_dump(exclude={"features"}))
+    estimator = estimators.build(built_with(recipe.estimator))
     estimator.load_state_dict(load_state(target.checkpoint / "estimator"))
     state = read_json(target.checkpoint / "run.json")
     context = Context(n, state["step"] + 1, state["kl_travelled"])

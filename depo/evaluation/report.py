@@ -145,9 +145,10 @@ def estimator_lines(document: Document) -> list[str]:
     if found["why_not"]:
         return [f"Difficulty estimator: not asked; {found['why_not']}.", ""]
     order = "–" if found["spearman"] is None else f"{found['spearman']:.3f}"
+    without = f" It did without {found['without']}, which it had in training." if found["without"] else ""
     return [
         f"Difficulty estimator ({found['type']}) on these problems: mean absolute error of the predicted "
-        f"pass rate {found['mae']:.3f}, bias {found['bias']:+.3f}, rank correlation {order}.",
+        f"pass rate {found['mae']:.3f}, bias {found['bias']:+.3f}, rank correlation {order}.{without}",
         "",
     ]
 

@@ -31,9 +31,9 @@ def route_command(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     predicted = predicted_pass_rates(run, places[0], small["suite"]["sampling"]["n"])
     benchmarks = joined(small, large, predicted, (price.small, price.large))
     assert run.run is not None
-    kind = load_recipe(run.run / "recipe.yaml").estimator.type
+    recipe = load_recipe(run.run / "recipe.yaml")
     names = told_apart([side["model"]["name"] for side in (small, large)], sides, SIDES)
-    document = route_document(small, large, names, run, kind, benchmarks, options.tau, price, arguments)
+    document = route_document(small, large, names, run, recipe, benchmarks, options.tau, price, arguments)
     show_route(document)
     directory = directory or new_directory(f"route-{small['suite']['name']}")
     for path in write_result(document, directory / "route.json"):

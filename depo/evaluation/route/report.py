@@ -66,11 +66,12 @@ def cost_line(document: Document) -> str:
 
 def notes(document: Document) -> list[str]:
     estimator, samples = document["estimator"], document["samples"]
+    without = f", without {estimator['without']}, which it had in training" if estimator["without"] else ""
     lines = [
         cost_line(document),
         f"Pass rates predicted by estimator {estimator['type']} of {estimator['run']}, "
-        f"{estimator['checkpoint']}. Above random: accuracy above that of a router sending the same share of "
-        "questions at random.",
+        f"{estimator['checkpoint']}{without}. Above random: accuracy above that of a router sending the "
+        "same share of questions at random.",
         "The oracle knows the pass rates measured on the small model's own samples "
         f"({samples['small']} a problem), by which it is judged too: with few it flatters itself.",
     ]

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from depo.bench.provenance import provenance
+from depo.config import Recipe
 from depo.evaluation.comparison import unlike
+from depo.evaluation.estimator_check import unseen
 from depo.evaluation.measures.intervals import limits, resample_weights, with_equals
 from depo.evaluation.measures.routing import Point, Questions, curve, figures, random_line, routed
 from depo.evaluation.measures.routing_equals import FIGURES, distances_of_equals
@@ -34,13 +36,13 @@ def route_document(
     large: Document,
     names: tuple[str, str],
     run: Target,
-    estimator: str,
+    recipe: Recipe,
     benchmarks: Sequence[RoutedBenchmark],
     taus: Sequence[float],
     price: Price,
     arguments: Sequence[str],
 ) -> dict[str, Any]:
-    """``names`` are what the small and the large model are called in the report."""
+    """``names`` are what the small and the large model are called in the report, ``recipe`` the run's."""
     seed, resamples = small["suite"]["seed"], small["suite"]["resamples"]
     assert run.checkpoint is not None
     return {
@@ -48,7 +50,12 @@ def route_document(
         "schema_version": 1,
         "small": {**small["model"], "shown": names[0]},
         "large": {**large["model"], "shown": names[1]},
-        "estimator": {"run": run.name, "checkpoint": run.checkpoint.name, "type": estimator},
+        "estimator": {
+            "run": run.name,
+            "checkpoint": run.checkpoint.name,
+            "type": recipe.estimator.type,
+            "without": unseen(recipe),
+        },
         "suite": small["suite"]["name"],
         "samples": {"small": small["suite"]["sampling"]["n"], "large": large["suite"]["sampling"]["n"]},
         "resamples": resamples,

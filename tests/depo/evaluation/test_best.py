@@ -54,6 +54,17 @@ def test_patience_counts_evaluations_without_a_new_best(tmp_path):
     assert best.value == 0.36
     feed(best, now, 0.4, 0.4)
     assert best.run_out, "0.4 does not lie 0.05 above 0.36"
+    assert (best.value, best.step) == (0.4, 4), "the best is kept however small its lead"
+    assert (tmp_path / "best/policy/weights").read_text() == "0.4"
+
+
+def test_many_small_gains_are_an_improvement_once_they_add_up(tmp_path):
+    best, now = watcher(tmp_path, patience=3, min_delta=0.05)
+    feed(best, now, 0.30, 0.32, 0.34, 0.36, 0.38, 0.40)
+    assert not best.run_out
+    feed(best, now, 0.405)
+    assert best.run_out, "0.36 began the wait"
+    assert best.value == 0.405
 
 
 def test_a_resumed_run_waits_no_longer_than_an_undisturbed_one(tmp_path):

@@ -28,17 +28,22 @@ def test_a_suite_decides_which_policy_is_best_and_when_to_stop(workdir, monkeypa
     (workdir / "sums.yaml").write_text(SUITE)
     command = ["train", "tiny.yaml", "--run-dir", "run", "steps=6", "evaluation.suite=sums.yaml"]
     watch = ["evaluation.every=1", "evaluation.best=sums/first/avg", "evaluation.early_stopping.patience=2"]
-    # So much is never gained: the policy before training stays the best, and two evaluations are enough.
-    assert main([*command, *watch, "evaluation.early_stopping.min_delta=1.0"]) == 0
-    assert "early stopping after step 2" in capsys.readouterr().out
+    # So much is never gained: two evaluations are enough, whichever of the policies is the best.
+    shown = ["estimator.features=policy", "estimator.recall=2"]
+    assert main([*command, *watch, *shown, "evaluation.early_stopping.min_delta=1.0"]) == 0
+    said = capsys.readouterr().out
+    assert "early stopping after step 2" in said
     summary = json.loads((workdir / "run/summary.json").read_text())
     assert summary["steps"] == 2
     before, after = summary["eval"]["before"]["suite"], summary["eval"]["after"]["suite"]
-    assert summary["best"] == {"measure": "sums/first/avg", "value": before["sums/first/avg"], "step": 0}
     assert before.keys() >= {"sums/avg", "sums/pass@4", "sums/first/avg", "sums/exact/pass@2"}
     assert after["sums/avg"] == pytest.approx((after["sums/first/avg"] + after["sums/exact/avg"]) / 2)
     rows = [json.loads(line) for line in (workdir / "run/metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["eval/sums/first/avg"] == after["sums/first/avg"], "the same policy, the same samples"
+    values = [before["sums/first/avg"], *(row["eval/sums/first/avg"] for row in rows)]
+    best = {"measure": "sums/first/avg", "value": max(values), "step": values.index(max(values))}
+    assert summary["best"] == best
+    assert f"evaluation after step 1: sums/first/avg {values[1]:.3f}" in said
     assert summary["evaluation"]["rollouts"] >= 4 * 40 * 4, "before, two steps, after: booked"
 
     # The finished run by the harness: the same prompts, seeds and policy give the same figures.
@@ -49,6 +54,8 @@ def test_a_suite_decides_which_policy_is_best_and_when_to_stop(workdir, monkeypa
     # The estimator trained beside the policy is asked about the same problems.
     estimator = document["estimator"]
     assert estimator["why_not"] == ""
+    assert estimator["without"] == "the policy's own view of a problem"
+    assert "It did without the policy's own view of a problem" in (workdir / "out/results.md").read_text()
     assert estimator["problems"] == 40
     for suffix, begins in ((".png", b"\x89PNG"), (".svg", b"<?xml")):
         assert (workdir / f"out/results_reliability{suffix}").read_bytes().startswith(begins)
@@ -57,10 +64,10 @@ def test_a_suite_decides_which_policy_is_best_and_when_to_stop(workdir, monkeypa
     )
     assert sum(row["observed"] * row["groups"] for row in estimator["bins"]) / 40 == pytest.approx(measured)
 
-    # The best policy is a model like any other: here, the one before training.
+    # The best policy is a model like any other.
     assert main(["eval", "run/best/policy", "--suite", "sums.yaml", "--run-dir", "best", "--quiet"]) == 0
-    best = json.loads((workdir / "best/results.json").read_text())
-    assert best["benchmarks"]["first"]["avg"][0] == pytest.approx(before["sums/first/avg"])
+    found = json.loads((workdir / "best/results.json").read_text())
+    assert found["benchmarks"]["first"]["avg"][0] == pytest.approx(best["value"])
 
 
 def test_a_recipe_with_a_wrong_suite_or_measure_is_told_in_one_line(workdir, monkeypatch, capsys):
