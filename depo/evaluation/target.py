@@ -40,6 +40,9 @@ def find_target(text: str) -> Target:
     if path.is_dir():
         if (path / "recipe.yaml").is_file():
             return run_target(path)
+        if (path / "suite.yaml").is_file():
+            goes_on = f"depo eval MODEL --run-dir {text} --resume"
+            raise UserError(f"{text}: an evaluation that has not finished; go on with {goes_on}")
         if problem := directory_problem(path):
             raise UserError(f"{text}: neither a model nor a training run: {problem.removeprefix(f'{path} ')}")
         return model_target(path)

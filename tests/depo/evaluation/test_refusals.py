@@ -44,3 +44,14 @@ def test_refused_late_or_early_the_corrected_command_runs_in_the_same_directory(
         assert error.count("\n") == 1
         assert not (cheap / "out").exists()
     assert main([*good, "--n", "1"]) == 0
+
+
+def test_an_evaluation_that_was_cut_off_is_told_from_a_directory_that_is_no_model(cheap, tiny_policy, capsys):
+    assert main(["eval", str(tiny_policy), "--suite", "cheap.yaml", "--run-dir", "half", "--quiet"]) == 0
+    (cheap / "half/results.json").unlink()
+    capsys.readouterr()
+    assert main(["eval", str(tiny_policy), "--vs", "half", "--suite", "cheap.yaml", "--run-dir", "out"]) == 2
+    assert (
+        "half: an evaluation that has not finished; go on with depo eval MODEL --run-dir half --resume"
+        in (capsys.readouterr().err)
+    )
