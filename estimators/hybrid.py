@@ -47,7 +47,7 @@ from estimators.population import Population
 from estimators.prepared import Prepared
 from estimators.prompt_prior import PromptPrior, text_head
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 PRIOR_WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
 TILT_LOGITS = 4.0  # beyond, a prior says no more than "very easy" or "very hard"
