@@ -41,7 +41,7 @@ class HybridEstimator(Block):
     few times ``batch.prompts``."""
     recall: NonNegativeInt = 0
     """Answers to remember of each prompt. At each wave those of the candidates are weighed anew under today's
-    policy, by one prefill each. Kept are only such as it gave with a probability of 1/1000 or more: long
+    policy, by one prefill each. Kept are only such as it gives with a probability of 1/1000 or more: long
     answers are neither kept nor paid for. 0: none."""
     history: bool = True
     """Remember each prompt's outcomes. Off: only what is known before a first visit (an ablation)."""

@@ -281,6 +281,6 @@ class Selector:
         self._recent.extend((rule, bool(mixed)) for rule, mixed in state["recent"])
         self.visits.load_state_dict(state["visits"])
         if self.recall is not None:
-            self.recall.load_state_dict(state["recall"])
+            self.recall.load_state_dict(state["recall"] or {})  # null: resumed from a run without
         self._step = int(state["step"])
         self._waves, self._order, self._sights = 0, {}, {}

@@ -104,6 +104,14 @@ def test_memory_survives_a_checkpoint() -> None:
     assert restored.state_dict() == recall.state_dict()
 
 
+def test_a_run_resumed_with_recall_begins_with_nothing_remembered() -> None:
+    settings, batch = UniformSelection(refill=False), Batch(prompts=3, group_size=G)
+    before, after = Selector(settings, batch, 0), Selector(settings, batch, 0, recall=Recall(4, Policy(NOW)))
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    assert after.recall is not None
+    assert after.recall(PROMPTS) == [None, None, None]
+
+
 def test_the_selector_remembers_shows_and_saves() -> None:
     """From the second visit on, an observation carries what was recalled when its prompt was picked."""
 
