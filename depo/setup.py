@@ -256,7 +256,7 @@ def policy_recall(recipe: Recipe, learner: RemoteLearner) -> Recall | None:
     limit = getattr(recipe.estimator, "recall", 0)
     if not limit:
         return None
-    return Recall(limit, partial(learner.score, temperature=recipe.rollout.temperature))
+    return Recall(limit, partial(learner.answer_logprobs, temperature=recipe.rollout.temperature))
 
 
 def verifier(key: str, reward: RewardSpec, recipe: Recipe, stack: ExitStack) -> VerifierPool:

@@ -145,6 +145,9 @@ class LearnerActor:
     def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
         return self.learner.score(sequences, temperature)
 
+    def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
+        return self.learner.answer_logprobs(sequences, temperature)
+
     def prompt_features(self, prompts: list[tuple[int, ...]]) -> np.ndarray:
         return self.learner.prompt_features(prompts)
 
@@ -201,6 +204,10 @@ class RemoteLearner:
     def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
         """Log-probabilities of each (prompt ids, completion ids): (T,) each, in nats."""
         return ray.get(self.actor.score.remote(sequences, temperature))
+
+    def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
+        """Log-probability of each whole answer, (prompt ids, answer ids): (N,), in nats."""
+        return ray.get(self.actor.answer_logprobs.remote(sequences, temperature))
 
     def prompt_features(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """(N, F) float32, from one prefill of each prompt: see ``depo.learner.prompt_features``."""

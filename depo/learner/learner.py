@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from depo import config
+from depo.learner.answer_logprobs import answer_logprobs
 from depo.learner.balance import LoadBalancing
 from depo.learner.dropout import silence_dropout
 from depo.learner.export import export_policy
@@ -266,6 +267,20 @@ class PolicyLearner:
         none = np.zeros(len(sequences), dtype=np.float32)
         batch = TrainingBatch(prompts, completions, [], none, np.arange(len(sequences)))
         return self.logprobs(self.model, batch, self.cut_rows(batch, np.arange(len(batch))), temperature)
+
+    def answer_logprobs(
+        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float
+    ) -> np.ndarray:
+        """Log-probability of each whole answer, (prompt ids, answer ids): (N,), in nats. Quicker than
+        ``score`` where many are to one prompt."""
+        with self.inference():
+            return answer_logprobs(
+                self.model,
+                sequences,
+                temperature=temperature,
+                tokens_per_batch=self.settings.tokens_per_microbatch,
+                pad_token_id=self.pad_token_id,
+            )
 
     def prompt_features(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         """The policy's view of N prompts, (N, F) float32: see ``depo.learner.prompt_features``."""

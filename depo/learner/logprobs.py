@@ -27,10 +27,24 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (B, T) of each completion token and entropy (B, T, detached) of the distribution it was
     drawn from, both in nats, float32, at the given temperature; 0 on padding."""
-    hidden_MH, targets_M = predicting_states(model, batch)
+    hidden_MH, targets_M = predicting(decoder_states(model, batch.tokens_BS), batch)
     head = base_model(model).get_output_embeddings()
-    vocabulary = head.weight.shape[0]
-    chunk = max(1, chunk_logits // vocabulary)
+    logprobs_M, entropy_M = chunked_logprobs(head, hidden_MH, targets_M, temperature, chunk_logits)
+    zeros_BT = torch.zeros(batch.mask_BT.shape, dtype=torch.float32, device=logprobs_M.device)
+    return zeros_BT.masked_scatter(batch.mask_BT, logprobs_M), zeros_BT.masked_scatter(
+        batch.mask_BT, entropy_M
+    )
+
+
+def chunked_logprobs(
+    head: nn.Module,
+    hidden_MH: Tensor,
+    targets_M: Tensor,
+    temperature: float,
+    chunk_logits: int = CHUNK_LOGITS,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies, (M,) each, of tokens from the hidden states that predict them."""
+    chunk = max(1, chunk_logits // head.weight.shape[0])
     pieces = []
     for hidden, targets in zip(hidden_MH.split(chunk), targets_M.split(chunk), strict=True):
         if torch.is_grad_enabled() and len(targets_M) > chunk:
@@ -47,17 +61,11 @@ def token_logprobs(
         else:
             piece = head_logprobs(head, hidden, targets, temperature)
         pieces.append(piece)
-    logprobs_M = torch.cat([logprobs for logprobs, _ in pieces])
-    entropy_M = torch.cat([entropy for _, entropy in pieces])
-    zeros_BT = torch.zeros(batch.mask_BT.shape, dtype=torch.float32, device=logprobs_M.device)
-    return zeros_BT.masked_scatter(batch.mask_BT, logprobs_M), zeros_BT.masked_scatter(
-        batch.mask_BT, entropy_M
-    )
+    return torch.cat([logprobs for logprobs, _ in pieces]), torch.cat([entropy for _, entropy in pieces])
 
 
-def predicting_states(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+def predicting(hidden_BSH: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     """Hidden states (M, H) of the positions that predict a completion token, and those tokens (M,)."""
-    hidden_BSH = decoder_states(model, batch.tokens_BS)
     rows_M, offsets_M = batch.mask_BT.nonzero(as_tuple=True)
     positions_M = batch.prompt_lengths_B[rows_M] + offsets_M
     return hidden_BSH[rows_M, positions_M - 1], batch.tokens_BS[rows_M, positions_M]

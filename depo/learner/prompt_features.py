@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from depo.learner.logprobs import decoder_states, head_logprobs
+from depo.learner.logprobs import chunked_logprobs, decoder_states, head_logprobs, predicting
 from depo.learner.microbatches import collate, split_by_tokens
 from depo.policy.precision import base_model
 
@@ -39,19 +39,14 @@ def prompt_features(
         micro = collate(rows, first, rest, pad_token_id, device)
         hidden_BSH = decoder_states(model, micro.tokens_BS)
         last_BH = hidden_BSH[torch.arange(len(rows)), torch.from_numpy(lengths_N[rows] - 1)]
-        _, entropy_B = head_logprobs(
-            head, last_BH, torch.zeros(len(rows), dtype=torch.long, device=device), 1.0
-        )
-        for b, row in enumerate(rows):
-            length = int(lengths_N[row])
-            surprise = 0.0
-            if length > 1:
-                logprobs_T, _ = head_logprobs(
-                    head, hidden_BSH[b, : length - 1], micro.tokens_BS[b, 1:length], 1.0
-                )
-                surprise = -float(logprobs_T.mean())
-            features[row] = np.concatenate(
-                [[surprise, float(entropy_B[b])], last_BH[b].float().cpu().numpy()]
-            )
+        nowhere_B = torch.zeros(len(rows), dtype=torch.long, device=device)
+        _, entropy_B = head_logprobs(head, last_BH, nowhere_B, 1.0)
+        logprobs_M, _ = chunked_logprobs(head, *predicting(hidden_BSH, micro), 1.0)
+        zeros_BT = torch.zeros(micro.mask_BT.shape, device=device)
+        logprobs_BT = zeros_BT.masked_scatter(micro.mask_BT, logprobs_M)
+        surprise_B = -logprobs_BT.sum(1) / micro.mask_BT.sum(1).clamp(min=1)
+        found_BF = torch.cat([torch.stack([surprise_B, entropy_B], dim=1), last_BH.float()], dim=1)
+        for row, found_F in zip(rows, found_BF.cpu().numpy(), strict=True):
+            features[row] = found_F
     width = 2 + head.weight.shape[1]
     return np.array(features, dtype=np.float32).reshape(len(arrays), width)

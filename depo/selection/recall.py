@@ -23,9 +23,9 @@ from estimators.base import Recalled
 LEAST_PROBABILITY = 1e-3
 WRONG_RIGHT = ("wrong", "right")
 
-Score = Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], Sequence[np.ndarray]]
-"""(prompt ids, completion ids) of each sequence → log-probabilities (T,) of each completion's tokens under
-today's policy, as it is sampled from."""
+Score = Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], np.ndarray]
+"""(prompt ids, completion ids) of N sequences → log-probability (N,) of each completion under today's policy,
+as it is sampled from."""
 
 
 class Recall:
@@ -59,7 +59,7 @@ class Recall:
         for _, answers in known:
             given = {True: 0.0, False: 0.0}
             for tokens, right in list(answers.items()):
-                probability = math.exp(float(next(scores).sum(dtype=np.float64)))
+                probability = math.exp(next(scores))
                 given[right] += probability
                 if probability < LEAST_PROBABILITY:
                     del answers[tokens]

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from depo.selection.picks import REVISIT, UNIFORM, as_candidates, beliefs, descr
 from depo.selection.recall import Recall
 from depo.selection.reserved import Pool, audited, overdue
 from depo.selection.rules import RULES, View, top
-from depo.selection.sight import Sight, Sights
+from depo.selection.sight import Sight
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Outcome, Pick, Prompt
 from estimators.base import Candidate, Context, Estimator
@@ -36,6 +37,22 @@ LOWEST_YIELD = 1 / 8  # a refill wave is at most this many times larger than wha
 
 Look = Callable[[Sequence[Prompt]], np.ndarray]
 """N prompts → the policy's view of them, (N, F)."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a wave may be made of: places given away beforehand, then the rule's choice of ``candidates``,
+    with ``rng`` for its draws. ``used``: keys of all prompts that are not open to choice any more."""
+
+    audit: list[Prompt]
+    overdue: list[Prompt]
+    candidates: list[Prompt]
+    used: Set[str]
+    rng: np.random.Generator
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return [*self.audit, *self.overdue, *self.candidates]
 
 
 class Selector:
@@ -91,14 +108,15 @@ class Selector:
         origin = Origin.REFILL if done else Origin.SELECTED
         if self.rule == UNIFORM:
             prompts = next_unused(pool, n, used)
+            self._look_at(prompts)
             picks = self._described(prompts, estimator, context, origin, UNIFORM, 1 / len(pool))
         else:
-            audit, late = ([], []) if done else self._reserved(pool, n, context.step)
+            offer = self._offer(pool, n, context.step, used, reserve=not done)
+            self._look_at(offer.prompts)
             propensity = self.selection.audit / len(pool)
-            picks = self._described(audit, estimator, context, Origin.AUDIT, UNIFORM, propensity)
-            picks += self._described(late, estimator, context, origin, REVISIT, math.nan)
-            used |= {prompt.key for prompt in [*audit, *late]}
-            picks += self._chosen(pool, n - len(picks), estimator, context, used, origin)
+            picks = self._described(offer.audit, estimator, context, Origin.AUDIT, UNIFORM, propensity)
+            picks += self._described(offer.overdue, estimator, context, origin, REVISIT, math.nan)
+            picks += self._chosen(offer, pool, n - len(picks), estimator, context, origin)
         for pick in picks:
             self._order[pick.prompt.key] = len(self._order)
         return picks
@@ -111,10 +129,7 @@ class Selector:
         n = min(self.batch.prompts, len(pool))
         if self.rule_at(step) == UNIFORM:
             return as_candidates(pool.peek(n))
-        audit, late = self._reserved(pool, n, step)
-        used = {prompt.key for prompt in [*audit, *late]}
-        considered = self._considered(pool, used, step, self._rule_rng(step, used))
-        return as_candidates([*audit, *late, *considered])
+        return as_candidates(self._offer(pool, n, step, used=set(), reserve=True).prompts)
 
     def _wave_size(self, done: Sequence[Group]) -> int:
         """B at first. Then what is missing by the yield to expect of whoever picks now; at most B, so that
@@ -131,20 +146,25 @@ class Selector:
         mixed = [was_mixed for rule, was_mixed in [*self._recent, *yields(done)] if rule == self.rule]
         return max(sum(mixed) / len(mixed), LOWEST_YIELD) if mixed else 1.0
 
-    def _reserved(self, pool: Pool, wave: int, step: int) -> tuple[list[Prompt], list[Prompt]]:
-        """(audit slice, overdue prompts) of a first wave."""
+    def _offer(self, pool: Pool, wave: int, step: int, used: Set[str], reserve: bool) -> Offer:
+        """What a wave of the rule may be made of, ``used`` apart. ``reserve``: audit and overdue as well."""
         assert isinstance(self.selection, config.RuleSelection)
-        audit = audited(self.selection, pool, wave, self.seed, step)
-        late = overdue(self.selection, self.batch, pool, self.visits, wave, self.seed, step, audit)
-        return audit, late[: wave - len(audit)]
+        audit: list[Prompt] = []
+        late: list[Prompt] = []
+        if reserve:
+            audit = audited(self.selection, pool, wave, self.seed, step)
+            late = overdue(self.selection, self.batch, pool, self.visits, wave, self.seed, step, audit)
+            late = late[: wave - len(audit)]
+        used = used | {prompt.key for prompt in [*audit, *late]}
+        rng = generator(self.seed, "select", step, index=len(used))
+        return Offer(audit, late, self._considered(pool, used, step, rng), used, rng)
 
     def _chosen(
-        self, pool: Pool, n: int, estimator: Estimator, context: Context, used: set[str], origin: Origin
+        self, offer: Offer, pool: Pool, n: int, estimator: Estimator, context: Context, origin: Origin
     ) -> list[Pick]:
         """The n candidates that the rule scores highest, those on cooldown last."""
-        rng = self._rule_rng(context.step, used)
-        candidates = self._considered(pool, used, context.step, rng)
-        estimates = beliefs(estimator, candidates, context, self._looked_at(candidates))
+        candidates, rng = offer.candidates, offer.rng
+        estimates = beliefs(estimator, candidates, context, self._sights)
         view = View(
             estimates, context.group_size, self.visits.tokens(candidates), self.visits.counts(candidates)
         )
@@ -154,7 +174,9 @@ class Selector:
         rows = top(scores_N, n, rng, cooling_N)
         if self.selection.type == "skip":
             enough = bool((scores_N[rows] > 1).all())  # of the candidates kept; else all had their turn
-            self._pass_over(pool, used, candidates[: rows.max(initial=-1) + 1] if enough else candidates)
+            self._pass_over(
+                pool, offer.used, candidates[: rows.max(initial=-1) + 1] if enough else candidates
+            )
         return described(candidates, estimates, origin, self.selection.type, math.nan, rows, self._sights)
 
     def _described(
@@ -167,23 +189,18 @@ class Selector:
         propensity: float,
     ) -> list[Pick]:
         """All of these prompts as picks, with what is believed about them."""
-        sights = self._looked_at(prompts)
-        estimates = beliefs(estimator, prompts, context, sights)
-        return described(prompts, estimates, origin, selector, propensity, sights=sights)
+        estimates = beliefs(estimator, prompts, context, self._sights)
+        return described(prompts, estimates, origin, selector, propensity, sights=self._sights)
 
-    def _looked_at(self, prompts: Sequence[Prompt]) -> Sights:
-        """What the policy shows of this step's candidates, these included."""
+    def _look_at(self, prompts: Sequence[Prompt]) -> None:
+        """See what the policy shows of these, where that has not been seen in this step."""
         new = [prompt for prompt in prompts if prompt.key not in self._sights]
         if new and not (self.look is None and self.recall is None):
             features = [None] * len(new) if self.look is None else self.look(new)
             recalled = [None] * len(new) if self.recall is None else self.recall(new)
             self._sights |= zip([prompt.key for prompt in new], map(Sight, features, recalled), strict=True)
-        return self._sights
 
-    def _rule_rng(self, step: int, used: set[str]) -> np.random.Generator:
-        return generator(self.seed, "select", step, index=len(used))
-
-    def _considered(self, pool: Pool, used: set[str], step: int, rng: np.random.Generator) -> list[Prompt]:
+    def _considered(self, pool: Pool, used: Set[str], step: int, rng: np.random.Generator) -> list[Prompt]:
         """The candidates of a wave. ``skip`` takes the next ones in the pool's order, the others a uniform
         draw. More are drawn for those that the step has already, and for those on cooldown."""
         assert isinstance(self.selection, config.RuleSelection)
@@ -196,7 +213,7 @@ class Selector:
         assert isinstance(self.selection, config.RuleSelection)
         return self.visits.since(step - self.selection.cooldown) if self.selection.cooldown else set()
 
-    def _pass_over(self, pool: Pool, used: set[str], passed: list[Prompt]) -> None:
+    def _pass_over(self, pool: Pool, used: Set[str], passed: list[Prompt]) -> None:
         """Move the pool on past these: what ``skip`` skipped has had its turn, as in one of GRESO's epochs,
         and so have prompts in between that this step had already."""
         if passed:

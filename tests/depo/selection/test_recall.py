@@ -31,9 +31,9 @@ class Policy:
         self.probabilities = probabilities
         self.asked: list[tuple[Sequence[int], Sequence[int]]] = []
 
-    def __call__(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+    def __call__(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> np.ndarray:
         self.asked += sequences
-        return [logprobs(tuple(tokens), self.probabilities) for _, tokens in sequences]
+        return np.log([self.probabilities[tuple(tokens)] for _, tokens in sequences])
 
 
 def logprobs(tokens: tuple[int, ...], probabilities: dict[tuple[int, ...], float]) -> np.ndarray:
