@@ -42,13 +42,12 @@ from estimators.logit_grid import SPACING, LogitGrid, normalised
 from estimators.moments import mixed_probability, require_group_size
 from estimators.movement import Movement
 from estimators.nested_state import joined, part
-from estimators.outcomes import outcome_of, outcome_probabilities
 from estimators.policy_view import PolicyView, features_of
 from estimators.population import Population
 from estimators.prepared import Prepared
 from estimators.prompt_prior import PromptPrior, text_head
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 4
 
 PRIOR_WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
 TILT_LOGITS = 4.0  # beyond, a prior says no more than "very easy" or "very hard"
@@ -141,9 +140,7 @@ class HybridEstimator:
         if not has_N.any():
             return belief_NM
         viewed_NM = belief_NM.copy()
-        viewed_NM[has_N] = self.view.updated(
-            belief_NM[has_N], outcome_probabilities(self.grid.rates(self.ability), group_size), features_NF
-        )
+        viewed_NM[has_N] = self.view.updated(belief_NM[has_N], self._outcomes(group_size), features_NF)
         return viewed_NM
 
     def _estimates(self, belief_NM: np.ndarray, group_size: int) -> Estimates:
@@ -201,6 +198,12 @@ class HybridEstimator:
             "known_trust": self.known.trust.mean,
         }
 
+    def _outcomes(self, group_size: int) -> np.ndarray:
+        """P(all wrong, mixed, all right | state), (M, 3), for groups of ``group_size``."""
+        rate_M = self.grid.rates(self.ability)
+        wrong_M, right_M = (1.0 - rate_M) ** group_size, rate_M**group_size
+        return np.column_stack([wrong_M, mixed_probability(rate_M, group_size), right_M])
+
     def _learn_from_today(
         self, observations: Sequence[Observation], counts: dict[str, tuple[int, int]], context: Context
     ) -> None:
@@ -217,13 +220,14 @@ class HybridEstimator:
         successes_N, trials_N = np.array([counts[one.key] for one in whole]).T
         self.known.observe(viewed_NM, recalled_N2, self.ability, successes_N, trials_N)
         if has_N.any():
+            outcome_N = np.where(successes_N == 0, 0, np.where(successes_N == trials_N, 2, 1))
             likelihood_NM = self.grid.likelihood(successes_N, trials_N, self.ability)
             self.view.observe(
                 belief_NM[has_N],
-                outcome_probabilities(self.grid.rates(self.ability), group_size),
+                self._outcomes(group_size),
                 features_NF,
                 likelihood_NM[has_N],
-                outcome_of(successes_N, trials_N)[has_N],
+                outcome_N[has_N],
             )
 
     def _learn_from_revisits(self, keys: list[str], counts_N2: np.ndarray, step: int) -> None:

@@ -1,20 +1,21 @@
 """What the policy itself expects of a prompt, as evidence about the outcome of a group.
 
 A prefill of the prompt by today's policy (its perplexity, the entropy of the first token to come,
-the last hidden state) is out of date for no prompt, whenever that was visited last. A logistic
-regression on the latest groups predicts from it how likely each outcome of a group is (`outcomes`:
-from all wrong to all right). What was believed before is among its inputs, as log-odds, so that it says what
-is known in all, not what the view adds: nothing is counted twice.
+the last hidden state) is out of date for no prompt, whenever that was visited last. Two regressions
+with slow forgetting predict from it how likely a group is to come out mixed and all right. What was
+believed before is one of their inputs, so that they say what is known in all, not what the view
+adds: nothing is counted twice.
 
 A belief over states z takes this in by Jeffrey's rule (*The Logic of Decision*, ch. 11): with c the
-outcome, P(c | z) binomial, b_c what the belief gives to c and v_c the view's answer,
+outcome of a group (all wrong, mixed, all right), P(c | z) binomial, b_c what the belief gives to c
+and v_c the view's answer,
 
     belief(z) ← belief(z) · Σ_c P(c | z) · (v_c / b_c)^w
 
 moves the outcome's probabilities from b towards v and leaves alone what is believed given the
 outcome. How far to go, w, is inferred (`Contest`).
 
-Shapes: N prompts, F features, M states, C outcomes.
+Shapes: N prompts, F features, M states, 3 outcomes.
 """
 
 from __future__ import annotations
@@ -26,76 +27,74 @@ import numpy as np
 from estimators.base import Candidate, Observation, State
 from estimators.contest import Contest
 from estimators.nested_state import joined, part
-from estimators.online_logistic import OnlineLogistic
-from estimators.outcomes import OUTCOMES
+from estimators.online_ridge import OnlineRidge
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 1
 TRUST = (0.0, 0.25, 0.5, 0.75, 1.0)
-PENALTY = 1.0
-LEAST = 0.01  # no outcome is ruled out by a regression
-LEAST_BELIEF = 1e-4  # as its input
+RIDGE_PENALTY = 20.0  # rows of an average prompt
+LEAST = 0.01  # no outcome is ruled out by a linear regression
 
 
 class PolicyView:
     """``memory``: groups over which it learns."""
 
     def __init__(self, memory: float) -> None:
-        self.regression = OnlineLogistic(OUTCOMES, penalty=PENALTY, memory=round(memory))
+        self.mixed = OnlineRidge(RIDGE_PENALTY, memory)
+        self.right = OnlineRidge(RIDGE_PENALTY, memory)
         self.trust = Contest(TRUST, memory)
 
-    def updated(self, belief_NM: np.ndarray, outcome_MC: np.ndarray, features_NF: np.ndarray) -> np.ndarray:
-        """Beliefs (N, M) with the view taken in; ``outcome_MC`` is P(c | z). The same as before while nothing
+    def updated(self, belief_NM: np.ndarray, outcome_M3: np.ndarray, features_NF: np.ndarray) -> np.ndarray:
+        """Beliefs (N, M) with the view taken in; ``outcome_M3`` is P(c | z). The same as before while nothing
         has been learned.
 
         Raises ValueError for another number of features than those learned from.
         """
-        if not self.regression.rows:
+        if not self.mixed.rows:
             return belief_NM
-        factor_NC = self._factors(belief_NM @ outcome_MC, features_NF)
-        return self._moved(belief_NM, outcome_MC, factor_NC, self.trust.mean)
+        factor_N3 = self._factors(belief_NM @ outcome_M3, features_NF)
+        return self._moved(belief_NM, outcome_M3, factor_N3, self.trust.mean)
 
     def observe(
         self,
         belief_NM: np.ndarray,
-        outcome_MC: np.ndarray,
+        outcome_M3: np.ndarray,
         features_NF: np.ndarray,
         likelihood_NM: np.ndarray,
         outcome_N: np.ndarray,
     ) -> None:
         """Learn from N groups: what was believed before the view, the view, the likelihood of the counts in
-        each state, and the outcome, in 0 … C − 1."""
-        before_NC = belief_NM @ outcome_MC
-        if self.regression.rows:
-            factor_NC = self._factors(before_NC, features_NF)
-            moved = [self._moved(belief_NM, outcome_MC, factor_NC, trust) for trust in self.trust.values_S]
+        each state, and the outcome (0: all wrong, 1: mixed, 2: all right)."""
+        before_N3 = belief_NM @ outcome_M3
+        if self.mixed.rows:
+            factor_N3 = self._factors(before_N3, features_NF)
+            moved = [self._moved(belief_NM, outcome_M3, factor_N3, trust) for trust in self.trust.values_S]
             self.trust.score(np.column_stack([(m_NM * likelihood_NM).sum(axis=1) for m_NM in moved]))
-        self.regression.fit(self._inputs(before_NC, features_NF), outcome_N)
+        inputs_NK = np.column_stack([before_N3[:, 1:], features_NF])
+        self.mixed.fit(inputs_NK, (outcome_N == 1).astype(np.float64))
+        self.right.fit(inputs_NK, (outcome_N == 2).astype(np.float64))
 
-    def _factors(self, before_NC: np.ndarray, features_NF: np.ndarray) -> np.ndarray:
-        """v_c / b_c, (N, C)."""
-        told_NC = self.regression.predict(self._inputs(before_NC, features_NF)).clip(LEAST, 1.0)
-        told_NC /= told_NC.sum(axis=1, keepdims=True)
-        return told_NC / before_NC.clip(LEAST, 1.0)
-
-    @staticmethod
-    def _inputs(before_NC: np.ndarray, features_NF: np.ndarray) -> np.ndarray:
-        """Log-odds of all other outcomes against all wrong, and the features: (N, C − 1 + F)."""
-        log_NC = np.log(before_NC.clip(LEAST_BELIEF, 1.0))
-        return np.column_stack([log_NC[:, 1:] - log_NC[:, :1], features_NF])
+    def _factors(self, before_N3: np.ndarray, features_NF: np.ndarray) -> np.ndarray:
+        """v_c / b_c, (N, 3)."""
+        inputs_NK = np.column_stack([before_N3[:, 1:], features_NF])
+        mixed_N, right_N = self.mixed.predict(inputs_NK), self.right.predict(inputs_NK)
+        told_N3 = np.column_stack([1.0 - mixed_N - right_N, mixed_N, right_N]).clip(LEAST, 1.0)
+        told_N3 /= told_N3.sum(axis=1, keepdims=True)
+        return told_N3 / before_N3.clip(LEAST, 1.0)
 
     @staticmethod
     def _moved(
-        belief_NM: np.ndarray, outcome_MC: np.ndarray, factor_NC: np.ndarray, trust: float
+        belief_NM: np.ndarray, outcome_M3: np.ndarray, factor_N3: np.ndarray, trust: float
     ) -> np.ndarray:
-        moved_NM = belief_NM * (factor_NC**trust @ outcome_MC.T)
+        moved_NM = belief_NM * (factor_N3**trust @ outcome_M3.T)
         return moved_NM / moved_NM.sum(axis=1, keepdims=True)
 
     def state_dict(self) -> State:
-        parts = {"regression": self.regression.state_dict(), "trust": self.trust.state_dict()}
-        return joined(State(SCHEMA_VERSION), parts)
+        arrays = {"mixed": self.mixed.moments_KK.copy(), "right": self.right.moments_KK.copy()}
+        return joined(State(SCHEMA_VERSION, arrays=arrays), {"trust": self.trust.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
-        self.regression.load_state_dict(part(state, "regression"))
+        self.mixed.set_moments(np.array(state.arrays["mixed"], dtype=np.float64))
+        self.right.set_moments(np.array(state.arrays["right"], dtype=np.float64))
         self.trust.load_state_dict(part(state, "trust"))
 
 
