@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,3 +28,8 @@ def check_place(path: Path, option: str) -> None:
         raise UserError(f"{option} {path}: {there.name} is a file, so nothing can lie below it")
     if not os.access(there, os.W_OK):
         raise UserError(f"{option} {path}: no permission to write to {there}")
+    if there.is_dir():
+        try:  # some directories only look as if they could be written: those of /proc, for one
+            os.rmdir(tempfile.mkdtemp(dir=there))
+        except OSError as error:
+            raise UserError(f"{option} {path}: nothing can be made in {there} ({error.strerror})") from None

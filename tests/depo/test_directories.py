@@ -31,3 +31,9 @@ def test_a_directory_that_may_not_be_written_to_is_told(tmp_path: Path, monkeypa
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(UserError, match=f"no permission to write to {tmp_path}$"):
         check_place(tmp_path / "new/out.json", "--json")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc: this is not Linux")
+def test_a_directory_that_only_looks_writable_is_told():
+    with pytest.raises(UserError, match=r"--run-dir /proc/x: (nothing can be made in|no permission)"):
+        check_place(Path("/proc/x"), "--run-dir")
