@@ -205,8 +205,12 @@ class Selector:
         draw. More are drawn for those that the step has already, and for those on cooldown."""
         assert isinstance(self.selection, config.RuleSelection)
         size = min(self.selection.candidates + len(used | self._cooling(step)), len(pool))
-        drawn = pool.peek(size) if self.selection.type == "skip" else pool.candidates(size, rng)
-        return [prompt for prompt in drawn if prompt.key not in used]
+        if self.selection.type == "skip":
+            return [prompt for prompt in pool.peek(size) if prompt.key not in used]
+        drawn = [prompt for prompt in pool.candidates(size, rng) if prompt.key not in used]
+        cooling = self._cooling(step)
+        drawn.sort(key=lambda prompt: prompt.key in cooling)  # stable: those on cooldown only fill up
+        return drawn[: self.selection.candidates]
 
     def _cooling(self, step: int) -> set[str]:
         """Keys of the prompts visited within the last ``cooldown`` steps."""

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from synthetic_pool import G, Oracle, group, keys, pool_of, run_step, selector_of
 
+from depo import config
 from depo.data import PromptPool
 from depo.selection import RULES, Selector
-from depo.types import Group, Origin, Pick
+from depo.types import Group, Origin, Pick, Prompt
 from estimators.base import Candidate, Context, Estimates, Estimator
 from estimators.beta import BetaEstimator
 from estimators.hmm import HmmEstimator
@@ -168,6 +169,25 @@ def test_without_cooldown_greedy_returns_to_the_same_prompts() -> None:
         visited[cooldown] = len(set(picked))
     assert visited[0] < 15
     assert visited[3] >= 40
+
+
+def test_cooldown_asks_the_policy_for_no_more_prompts_than_without() -> None:
+    """What is seen of a candidate takes a prefill: those passed over on cooldown are not to be paid for."""
+    seen: list[set[str]] = []
+
+    def look(prompts: Sequence[Prompt]) -> np.ndarray:
+        seen[-1] |= {prompt.key for prompt in prompts}
+        return np.zeros((len(prompts), 1))
+
+    settings = config.GreedySelection(candidates=20, audit=0, min_window=0, revisit_after=None, cooldown=4)
+    selector, pool = Selector(settings, config.Batch(prompts=5, group_size=G), 0, look=look), pool_of(100)
+    recent: list[set[str]] = []
+    for step in range(1, 12):
+        seen.append(set())
+        picks = first_picks(selector, pool, Oracle(pool), step)
+        assert len(seen[-1]) == 20
+        assert not seen[-1] & set().union(*recent[-4:])
+        recent.append(set(keys(picks)))
 
 
 def test_cooldown_gives_way_when_candidates_run_out() -> None:
