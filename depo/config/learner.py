@@ -125,6 +125,8 @@ class Learner(Block):
     """Optimizer steps per pass."""
     tokens_per_microbatch: PositiveInt = 16_384
     """Padded tokens of one forward and backward pass, at most."""
+    share_prompts: bool = True
+    """Compute a prompt once for all of its completions, where they are short and the model can."""
     kl_coef: NonNegativeFloat = 0.0
     """Weight of the k3 KL penalty to the initial policy; 0 needs no reference policy."""
     routing_replay: Literal["none", "r2", "r3"] = "none"

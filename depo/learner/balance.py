@@ -58,6 +58,8 @@ class LoadBalancing:
         lengths_B = micro.prompt_lengths_B + micro.mask_BT.sum(1)
         positions_S = torch.arange(micro.tokens_BS.shape[1], device=lengths_B.device)
         real_BS = positions_S < lengths_B.unsqueeze(1)
+        if micro.shared is not None:
+            logits = [layer[micro.shared.place_N] for layer in logits]
         assert self.function is not None
         value = self.function(
             tuple(layer.float() for layer in logits),

@@ -27,7 +27,6 @@ from depo.learner.microbatches import (
     MicroBatch,
     collate,
     pad_values,
-    padding_share,
     split_by_tokens,
     split_groups,
     unpad_values,
@@ -36,6 +35,7 @@ from depo.learner.optimizer_state import load_state, save_state
 from depo.learner.perturbation import perturb, restore
 from depo.learner.prompt_features import prompt_features
 from depo.learner.schedule import lr_factor
+from depo.learner.shared_prompts import SHARED_TOKENS, can_share, packed_length, packs
 from depo.learner.update_metrics import Tally, mismatch
 from depo.policy.experts import keep_casts
 from depo.policy.precision import autocast, base_model
@@ -83,6 +83,10 @@ class PolicyLearner:
             check_head(model)
         self.has_dropout = silence_dropout(model)
         with self.inference():
+            # Tokens of a row in which a prompt is computed once for several completions.
+            shares = settings.share_prompts and self.can_share()
+            self.share = min(SHARED_TOKENS, settings.tokens_per_microbatch) if shares else 0
+        with self.inference():
             self.routing = Routing(model, settings)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
@@ -92,6 +96,11 @@ class PolicyLearner:
         self.frozen = copy.deepcopy(model).requires_grad_(False) if needs_copy else None
         self.updates = 0  # position in the learning-rate schedule
         self.perturbed_from: dict[str, Tensor] | None = None
+
+    def can_share(self) -> bool:
+        """Whether a prompt may be computed once for all of its completions."""
+        device = next(self.model.parameters()).device
+        return can_share(base_model(self.model).get_decoder(), self.pad_token_id, device)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -188,20 +197,16 @@ class PolicyLearner:
                         current[row] = values
             self.optimizer_step(tally)
         self.model.eval()
-        total_N = lengths_N + np.array([len(p) for p in batch.prompt_ids])
         metrics = tally.means() | {
             "tokens": float(lengths_N.sum()),
-            "padding_share": padding_share(first_pass, total_N),
+            "padding_share": self.padding(batch, first_pass),
         }
         return (current if old is None else old), metrics
 
     def cut(self, batch: TrainingBatch, epoch: int) -> list[list[Rows]]:
         """Mini-batches of one pass, each a list of micro-batches."""
-        total_N = np.array(
-            [len(p) + len(c) for p, c in zip(batch.prompt_ids, batch.completion_ids, strict=True)]
-        )
         parts = split_groups(batch.group, self.settings.minibatches, self.seed, self.updates, epoch)
-        return [split_by_tokens(rows, total_N, self.settings.tokens_per_microbatch) for rows in parts]
+        return [self.cut_rows(batch, rows) for rows in parts]
 
     def weights(self, minibatch: list[Rows], lengths_N: np.ndarray) -> Tensor:
         """Token weights of a mini-batch, placed at its rows of (N,)."""
@@ -326,15 +331,28 @@ class PolicyLearner:
         return float(k3(torch.from_numpy(difference).double()).mean())
 
     def cut_rows(self, batch: TrainingBatch, rows: Rows) -> list[Rows]:
-        total_N = np.array(
-            [len(p) + len(c) for p, c in zip(batch.prompt_ids, batch.completion_ids, strict=True)]
-        )
-        return split_by_tokens(rows, total_N, self.settings.tokens_per_microbatch)
+        """Micro-batches; rows that share a prompt's computation are not parted."""
+        together, lengths_K = self.packed(batch, rows)
+        parts = split_by_tokens(np.arange(len(together)), lengths_K, self.settings.tokens_per_microbatch)
+        return [np.concatenate([together[k] for k in part]) for part in parts]
+
+    def packed(self, batch: TrainingBatch, rows: Rows) -> tuple[list[Rows], np.ndarray]:
+        """Which of these rows are computed together, and the tokens (K,) that each such pack takes."""
+        together = [np.array([row]) for row in rows]
+        if self.share:
+            together = packs(rows, batch.prompt_ids, batch.completion_ids, self.share)
+        lengths = [packed_length(pack, batch.prompt_ids, batch.completion_ids) for pack in together]
+        return together, np.array(lengths, dtype=np.int64)
+
+    def padding(self, batch: TrainingBatch, parts: Sequence[Rows]) -> float:
+        """Share of the tokens computed for these micro-batches that is padding."""
+        lengths = [self.packed(batch, rows)[1] for rows in parts]
+        return 1.0 - sum(int(k.sum()) for k in lengths) / sum(len(k) * int(k.max()) for k in lengths)
 
     def collate(
         self, rows: Rows, prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray]
     ) -> MicroBatch:
-        return collate(rows, prompt_ids, completion_ids, self.pad_token_id, self.device)
+        return collate(rows, prompt_ids, completion_ids, self.pad_token_id, self.device, self.share)
 
     @contextmanager
     def dropout_stream(self) -> Iterator[None]:

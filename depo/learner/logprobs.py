@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from depo.learner.microbatches import MicroBatch
+from depo.learner.shared_prompts import shared_states
 from depo.policy.precision import base_model
 
 # Logits that may exist at once: 64 MiB in float32, small beside any model with a large vocabulary.
@@ -27,7 +28,7 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (B, T) of each completion token and entropy (B, T, detached) of the distribution it was
     drawn from, both in nats, float32, at the given temperature; 0 on padding."""
-    hidden_MH, targets_M = predicting(decoder_states(model, batch.tokens_BS), batch)
+    hidden_MH, targets_M = predicting(micro_states(model, batch), batch)
     head = base_model(model).get_output_embeddings()
     logprobs_M, entropy_M = chunked_logprobs(head, hidden_MH, targets_M, temperature, chunk_logits)
     zeros_BT = torch.zeros(batch.mask_BT.shape, dtype=torch.float32, device=logprobs_M.device)
@@ -69,6 +70,13 @@ def predicting(hidden_BSH: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     rows_M, offsets_M = batch.mask_BT.nonzero(as_tuple=True)
     positions_M = batch.prompt_lengths_B[rows_M] + offsets_M
     return hidden_BSH[rows_M, positions_M - 1], batch.tokens_BS[rows_M, positions_M]
+
+
+def micro_states(model: nn.Module, batch: MicroBatch) -> Tensor:
+    """(B, S, H), each prompt computed once where the micro-batch is laid out so."""
+    if batch.shared is None:
+        return decoder_states(model, batch.tokens_BS)
+    return shared_states(base_model(model).get_decoder(), batch.shared, len(batch.tokens_BS))
 
 
 def decoder_states(model: nn.Module, tokens_BS: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 
 Shapes: N sequences of the batch, B of a micro-batch, S tokens of a whole sequence, T completion tokens. Rows
 are right padded. Under causal attention no token sees the padding behind it, so no attention mask is needed.
+What a pass computes may be laid out otherwise, with each prompt once: see ``depo.learner.shared_prompts``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from depo.learner.shared_prompts import SharedPrompts, share_prompts
 from depo.rng import generator
 
 # What a forward and backward pass costs beyond its tokens, expressed in tokens. For a 1.4 M-parameter MoE on
@@ -24,12 +26,19 @@ PASS_TOKENS = 128
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """``rows`` (B,) index the batch. ``tokens_BS`` are prompt and completion; ``prompt_lengths_B`` says where
-    the completion starts; ``mask_BT`` (bool) is True on completion tokens."""
+    the completion starts; ``mask_BT`` (bool) is True on completion tokens. ``shared``: the same with each
+    prompt once, where passes are to compute that."""
 
     rows: np.ndarray
     tokens_BS: Tensor
     prompt_lengths_B: Tensor
     mask_BT: Tensor
+    shared: SharedPrompts | None = None
+
+    @property
+    def computed(self) -> int:
+        """Tokens that a pass computes, padding included."""
+        return (self.tokens_BS if self.shared is None else self.shared.tokens_RW).numel()
 
 
 def split_groups(group_N: np.ndarray, count: int, run_seed: int, step: int, epoch: int) -> list[np.ndarray]:
@@ -62,20 +71,16 @@ def split_by_tokens(rows: np.ndarray, lengths_N: np.ndarray, budget: int) -> lis
     return [*parts, order[start:]] if len(order) else []
 
 
-def padding_share(parts: Sequence[np.ndarray], lengths_N: np.ndarray) -> float:
-    """Share of the padded tokens of these micro-batches that is padding."""
-    padded = sum(len(rows) * int(lengths_N[rows].max()) for rows in parts)
-    return 1.0 - sum(int(lengths_N[rows].sum()) for rows in parts) / padded
-
-
 def collate(
     rows: np.ndarray,
     prompt_ids: Sequence[np.ndarray],
     completion_ids: Sequence[np.ndarray],
     pad_token_id: int,
     device: torch.device,
+    share: int = 0,
 ) -> MicroBatch:
-    """Pad the given rows of the batch and put them on the device."""
+    """Pad the given rows of the batch and put them on the device; ``share``: with each
+    prompt once, in rows of at most so many tokens."""
     prompt_lengths = [len(prompt_ids[row]) for row in rows]
     completion_lengths = [len(completion_ids[row]) for row in rows]
     longest = max(p + c for p, c in zip(prompt_lengths, completion_lengths, strict=True))
@@ -86,11 +91,15 @@ def collate(
         tokens_BS[b, : prompt_lengths[b]] = prompt_ids[row]
         tokens_BS[b, prompt_lengths[b] : end] = completion_ids[row]
         mask_BT[b, : completion_lengths[b]] = True
+    shared = None
+    if share:
+        shared = share_prompts(rows, prompt_ids, completion_ids, share, longest, pad_token_id, device)
     return MicroBatch(
         rows=rows,
         tokens_BS=torch.from_numpy(tokens_BS).to(device),
         prompt_lengths_B=torch.tensor(prompt_lengths, device=device),
         mask_BT=torch.from_numpy(mask_BT).to(device),
+        shared=shared,
     )
 
 

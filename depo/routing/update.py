@@ -109,7 +109,7 @@ class UpdateRouting:
         if forced is None and observe is None:
             yield
             return
-        with tapped(self.routers, forced, observe):
+        with tapped(self.routers, *as_computed(micro, forced, observe)):
             yield
         if recorder is not None:
             self.keep(recorder, micro)
@@ -183,6 +183,27 @@ class UpdateRouting:
         metrics |= scalars(layers) | {"routing/collapsing": float(len(collapsing))}
         by_layer = {"layer": [router.layer for router in self.routers]}
         return metrics, by_layer | {name: values.tolist() for name, values in layers.items()}
+
+
+def as_computed(
+    micro: MicroBatch, forced: ForcedRoutes | None, observe: Observe | None
+) -> tuple[ForcedRoutes | None, Observe | None]:
+    """The same for the layout that the pass computes: with shared prompts, tokens stand elsewhere, those of a
+    prompt for all of its completions."""
+    if micro.shared is None:
+        return forced, observe
+    place_N = micro.shared.place_N
+    if forced is not None:
+        at_M = place_N[forced.mask_N1.squeeze(1)]
+        layers, _, top_k = forced.chosen_LNK.shape
+        chosen_LNK = forced.chosen_LNK.new_zeros(layers, micro.computed, top_k)
+        chosen_LNK[:, at_M] = forced.chosen_LNK[:, forced.mask_N1.squeeze(1)]
+        mask_N1 = forced.mask_N1.new_zeros(micro.computed, 1)
+        mask_N1[at_M] = True
+        forced = ForcedRoutes(chosen_LNK, mask_N1)
+    if observe is None:
+        return forced, None
+    return forced, lambda index, logits, native: observe(index, logits[place_N], native[place_N])
 
 
 def predicting_positions(micro: MicroBatch) -> Tensor:

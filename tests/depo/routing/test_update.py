@@ -141,7 +141,10 @@ def test_r2_forces_the_old_passes_experts_after_the_router_has_moved(moe: MakeMo
         assert len(trained) == len(parts)
         shares = []
         for old, new, rows in zip(whole, trained, parts, strict=False):
-            width = max(len(batch.prompt_ids[r]) + len(batch.completion_ids[r]) for r in rows)
+            micro = learner.collate(rows, batch.prompt_ids, batch.completion_ids)
+            assert micro.shared is not None
+            old, new = old[micro.shared.place_N.numpy()], new[micro.shared.place_N.numpy()]
+            width = micro.tokens_BS.shape[1]
             for b, row in enumerate(rows):  # padding and the last token are nobody's
                 real = slice(
                     b * width, b * width + len(batch.prompt_ids[row]) + len(batch.completion_ids[row]) - 1

@@ -1,0 +1,143 @@
+"""Each prompt once: the layout by hand, and everything computed in it against the plain layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from depo.learner.logprobs import token_logprobs
+from depo.learner.shared_prompts import SHARED_TOKENS, can_share, packs, share_prompts
+
+CPU = torch.device("cpu")
+
+
+def ids(*tokens: int) -> np.ndarray:
+    return np.array(tokens, dtype=np.int32)
+
+
+def test_the_layout_of_two_prompts_by_hand():
+    prompts = [ids(5, 6), ids(7), ids(5, 6), ids(7)]
+    completions = [ids(8), ids(2, 3, 4), ids(9, 1), ids(2)]
+    shared = share_prompts(np.array([0, 1, 2, 3]), prompts, completions, 100, 4, 0, CPU)
+    assert shared is not None
+    assert shared.tokens_RW.tolist() == [[5, 6, 8, 9, 1], [7, 2, 3, 4, 2]]
+    assert shared.positions_RW.tolist() == [[0, 1, 2, 2, 3], [0, 1, 2, 3, 1]]
+    sees_WW = (shared.hidden_R1WW[0, 0] == 0).int().tolist()
+    assert sees_WW == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 0, 1, 0],  # the second completion sees the prompt and itself, not the first
+        [1, 1, 0, 1, 1],
+    ]
+    # (sequence, position of the plain layout) → which of the 10 tokens; padding: any
+    place_BS = shared.place_N.view(4, 4).tolist()
+    assert place_BS[0][:3] == [0, 1, 2]
+    assert place_BS[1] == [5, 6, 7, 8]
+    assert place_BS[2] == [0, 1, 3, 4]
+    assert place_BS[3][:2] == [5, 9]
+
+
+def test_rows_are_kept_short_and_a_long_sequence_shares_with_none():
+    prompt, other = np.arange(10), np.arange(10, 20)
+    prompts = [prompt, prompt, other, prompt, prompt]
+    completions = [np.arange(40), np.arange(30), np.arange(5), np.arange(60), np.arange(200)]
+    together = packs(np.arange(5), prompts, completions, 100)
+    assert [pack.tolist() for pack in together] == [[0, 1], [3], [4], [2]]
+    assert share_prompts(np.arange(2, 5), prompts, completions, 60, 210, 0, CPU) is None
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "llama_tied"])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_logprobs_entropies_and_gradients_are_those_of_the_plain_layout(
+    make_model, make_learner, make_batch, architecture, lora
+):
+    batch, found = make_batch(groups=4), {}
+    for share in (True, False):
+        model = make_model(architecture)
+        if lora:
+            from peft import LoraConfig, get_peft_model
+
+            torch.manual_seed(0)
+            model = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"]))
+        learner = make_learner(model, share_prompts=share, tokens_per_microbatch=1000)
+        (rows,) = learner.cut_rows(batch, np.arange(len(batch)))
+        micro = learner.collate(rows, batch.prompt_ids, batch.completion_ids)
+        assert (micro.shared is not None) == share
+        logprobs_BT, entropy_BT = token_logprobs(learner.model, micro, 0.8)
+        weight_B = torch.linspace(-1, 1, len(batch))[torch.from_numpy(rows)]
+        (logprobs_BT * weight_B[:, None]).sum().backward()
+        order = np.argsort(rows)
+        found[share] = (
+            [logprobs_BT[b][micro.mask_BT[b]].detach() for b in order],
+            [entropy_BT[b][micro.mask_BT[b]] for b in order],
+            {name: p.grad for name, p in learner.parameters.items()},
+            micro.computed,
+        )
+    for which in (0, 1):
+        for shared_T, plain_T in zip(found[True][which], found[False][which], strict=True):
+            torch.testing.assert_close(shared_T, plain_T, rtol=1e-4, atol=1e-5)
+    for name, gradient in found[False][2].items():
+        torch.testing.assert_close(found[True][2][name], gradient, rtol=1e-3, atol=1e-5)
+    assert found[True][3] < found[False][3]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"minibatches": 3, "epochs": 2, "loss": {"type": "gspo"}},
+        {"kl_coef": 0.1, "loss": {"type": "dr_grpo"}},
+        {"load_balancing_coef": 0.5},
+        {"minibatches": 3, "routing_replay": "r2"},
+    ],
+    ids=["plain", "gspo", "reference", "load balancing", "r2"],
+)
+def test_an_update_ends_at_the_same_weights_with_the_same_metrics(
+    make_model, make_learner, make_batch, settings
+):
+    batch, found = make_batch(groups=6), {}
+    for share in (True, False):
+        learner = make_learner(
+            make_model("qwen3_moe"), lr=1e-3, share_prompts=share, tokens_per_microbatch=1000, **settings
+        )
+        result = learner.update(batch)
+        found[share] = (result, {name: p.detach().clone() for name, p in learner.parameters.items()})
+    (shared, shared_weights), (plain, plain_weights) = found[True], found[False]
+    for one, other in zip(shared.old_logprobs, plain.old_logprobs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    for name in plain.metrics.keys() - {"seconds", "padding_share"}:
+        assert shared.metrics[name] == pytest.approx(plain.metrics[name], rel=2e-2, abs=1e-4), name
+    moved = [(shared_weights[name] - plain_weights[name]).abs().max() for name in plain_weights]
+    assert max(moved) < 0.2e-3  # Adam's first steps have the length of the learning rate, 1e-3
+
+
+def test_completions_that_are_long_are_left_as_they_are(make_model, make_learner):
+    learner = make_learner(make_model("llama"), tokens_per_microbatch=10_000)
+    prompts, completions = [ids(3, 4)] * 2, [np.full(SHARED_TOKENS // 2, 7)] * 2
+    micro = learner.collate(np.arange(2), prompts, completions)
+    assert micro.shared is None
+
+
+class Deaf(torch.nn.Module):
+    """A decoder that does not listen to who sees whom, as linear attention does not."""
+
+    def __init__(self, decoder: torch.nn.Module, refuses: bool) -> None:
+        super().__init__()
+        self.decoder, self.refuses = decoder, refuses
+
+    def forward(self, attention_mask=None, **inputs):
+        if self.refuses and attention_mask is not None:
+            raise ValueError("masks of four dimensions are not supported")
+        return self.decoder(**inputs)
+
+
+def test_a_model_is_asked_whether_it_can(make_model, make_learner):
+    for architecture in ("qwen3_moe", "llama"):
+        decoder = make_model(architecture).get_decoder()
+        with torch.no_grad():
+            assert can_share(decoder, 0, CPU)
+            assert not can_share(Deaf(decoder, refuses=False), 0, CPU)
+            assert not can_share(Deaf(decoder, refuses=True), 0, CPU)
+    assert make_learner(make_model("llama"), share_prompts=False).share == 0
