@@ -21,6 +21,7 @@ from depo.rollout.transformers_engine import Row, TransformersEngine
 from depo.routing.routers import find_routers
 from depo.routing.routes import force, unpad
 from depo.routing.tap import Recorder, tapped
+from depo.routing.update import as_computed
 from depo.types import TrainingBatch
 
 TOP = 0.01
@@ -69,7 +70,7 @@ def logprobs_under(
             width = micro.tokens_BS.shape[1]
             recorder = Recorder(routers)
             forced = force([routes[row] for row in rows], lengths, width, learner.device)
-            with tapped(routers, forced, recorder):
+            with tapped(routers, *as_computed(micro, forced, recorder)):
                 logprobs_BT, _ = token_logprobs(learner.model, micro, learner.temperature)
             found = unpad_values(logprobs_BT, micro.mask_BT), unpad(recorder.routes(), lengths, width)
             for row, row_values, row_chosen in zip(rows, *found, strict=True):
