@@ -138,7 +138,7 @@ def can_share(decoder: nn.Module, pad_token_id: int, device: torch.device) -> bo
     assert shared is not None
     try:
         found_BSH = shared_states(decoder, shared, len(completions))
-    except (ValueError, TypeError, RuntimeError, NotImplementedError):
+    except (ValueError, TypeError, RuntimeError):
         return False
     for found_SH, completion in zip(found_BSH, completions, strict=True):
         tokens = torch.from_numpy(np.concatenate([prompt, completion]))[None].to(device)
