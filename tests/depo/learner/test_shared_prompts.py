@@ -125,7 +125,7 @@ class Deaf(torch.nn.Module):
 
     def __init__(self, decoder: torch.nn.Module, refuses: bool) -> None:
         super().__init__()
-        self.decoder, self.refuses = decoder, refuses
+        self.decoder, self.refuses, self.config = decoder, refuses, decoder.config
 
     def forward(self, attention_mask=None, **inputs):
         if self.refuses and attention_mask is not None:
@@ -141,3 +141,15 @@ def test_a_model_is_asked_whether_it_can(make_model, make_learner):
             assert not can_share(Deaf(decoder, refuses=False), 0, CPU)
             assert not can_share(Deaf(decoder, refuses=True), 0, CPU)
     assert make_learner(make_model("llama"), share_prompts=False).share == 0
+
+
+def test_kernels_without_masks_are_not_even_tried(make_model):
+    decoder = make_model("llama").get_decoder()
+    decoder.config._attn_implementation = "flash_attention_2"
+    decoder.forward = None
+    assert not can_share(decoder, 0, CPU)
+
+
+def test_in_bfloat16_too(make_model):
+    with torch.no_grad():
+        assert can_share(make_model("llama").to(torch.bfloat16).get_decoder(), 0, CPU)
