@@ -168,7 +168,8 @@ class Group:
     @property
     def has_signal(self) -> bool:
         """Mixed outcome: decided on correctness by exact equality, never on a shaped reward's noise."""
-        return 0 < self.successes < self.trials
+        verdicts = {score.correct for score in self.scores}
+        return True in verdicts and False in verdicts
 
     def outcome_of(self, index: int) -> Outcome:
         """Outcome of one rollout: the group's, except that an unscorable rollout stays unscorable."""

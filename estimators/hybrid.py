@@ -110,26 +110,32 @@ class HybridEstimator:
     def prepare(self, candidates: Sequence[Candidate], step: int) -> None:
         """Work out beforehand what is believed of these at ``step``; kept until something new is learned."""
         self._prepared = None
-        self._prepared = Prepared(candidates, self._beliefs(candidates, step), step)
+        if candidates:
+            self._prepared = Prepared(candidates, self._worked_out(candidates, step), step)
 
     def _beliefs(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
-        """(N, M), without the policy's view: prepared, else a prompt's history, else the population tilted by
-        what is known of it."""
+        """(N, M), without the policy's view: prepared where that was done for this step, else worked out."""
+        prepared = self._prepared
+        if prepared is None or prepared.step != step:
+            return self._worked_out(candidates, step)
+        row_N = prepared.rows([candidate.key for candidate in candidates])
+        belief_NM = prepared.belief_NM[row_N]
+        missing = np.flatnonzero(row_N < 0)
+        if len(missing):
+            belief_NM[missing] = self._worked_out([candidates[i] for i in missing], step)
+        return belief_NM
+
+    def _worked_out(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
+        """(N, M): a prompt's history, else the population tilted by what is known of the prompt."""
         belief_NM = np.empty((len(candidates), len(self.grid)))
         row_N = np.array([self._row.get(candidate.key, -1) for candidate in candidates], dtype=np.int64)
-        visited_N = row_N >= 0
-        new_N = np.ones(len(candidates), dtype=bool)
-        if self._prepared is not None:
-            prepared_N = self._prepared.rows([candidate.key for candidate in candidates], step)
-            new_N = prepared_N < 0
-            belief_NM[~new_N] = self._prepared.belief_NM[prepared_N[~new_N]]
-        again_N, first_N = new_N & visited_N, new_N & ~visited_N
+        again_N = row_N >= 0
         if again_N.any():
             belief_NM[again_N] = self._belief_now(row_N[again_N], step)
-        if first_N.any():
-            strangers = [candidates[i] for i in np.flatnonzero(first_N)]
+        if not again_N.all():
+            strangers = [candidates[i] for i in np.flatnonzero(~again_N)]
             tilt_NM = self._tilt(self.prior.pass_rate(strangers), self.worth.mean)
-            belief_NM[first_N] = normalised(self.population.histogram_M * tilt_NM)
+            belief_NM[~again_N] = normalised(self.population.histogram_M * tilt_NM)
         return belief_NM
 
     def _viewed(
@@ -145,14 +151,14 @@ class HybridEstimator:
 
     def _estimates(self, belief_NM: np.ndarray, group_size: int) -> Estimates:
         rate_M = self.grid.rates(self.ability)
-        mean_N = belief_NM @ rate_M
-        variance_N = belief_NM @ rate_M**2 - mean_N**2
+        functions_M5 = np.column_stack([rate_M, rate_M**2, self._outcomes(group_size)])
+        mean_N, square_N, wrong_N, mixed_N, right_N = (belief_NM @ functions_M5).T
         return Estimates(
             mean=np.clip(mean_N, 0.0, 1.0),
-            sd=np.sqrt(np.maximum(variance_N, 0.0)),
-            p_mixed=np.clip(belief_NM @ mixed_probability(rate_M, group_size), 0.0, 1.0),
-            p_all_wrong=np.clip(belief_NM @ (1.0 - rate_M) ** group_size, 0.0, 1.0),
-            p_all_right=np.clip(belief_NM @ rate_M**group_size, 0.0, 1.0),
+            sd=np.sqrt(np.maximum(square_N - mean_N**2, 0.0)),
+            p_mixed=np.clip(mixed_N, 0.0, 1.0),
+            p_all_wrong=np.clip(wrong_N, 0.0, 1.0),
+            p_all_right=np.clip(right_N, 0.0, 1.0),
             sample=lambda rng: self.grid.draw(belief_NM, rng, self.ability),
         )
 

@@ -51,8 +51,10 @@ class KnownAnswers:
 
     def updated(self, belief_NM: np.ndarray, known_N2: np.ndarray, ability: float) -> np.ndarray:
         """Beliefs (N, M) with (a, b) taken in; unchanged where hardly anything is known."""
-        updated_NM = belief_NM.copy()
         rows = np.flatnonzero(known_N2.sum(axis=1) >= LEAST)
+        if not len(rows):
+            return belief_NM
+        updated_NM = belief_NM.copy()
         rate_NR = rates(known_N2[rows])
         weight_NR = self._weights(belief_NM[rows], known_N2[rows], rate_NR, ability, self.trust.mean)
         below_NR, share_NR = self.grid.cells(rate_NR, ability)
@@ -132,5 +134,8 @@ def binomial(successes_N: np.ndarray, trials_N: np.ndarray, rate_NR: np.ndarray,
 
 def recalled_of(prompts: Sequence[Candidate | Observation]) -> np.ndarray:
     """(a, b) of each prompt, (N, 2); zeros where nothing is known."""
-    known = [(0.0, 0.0) if p.recalled is None else (p.recalled.right, p.recalled.wrong) for p in prompts]
-    return np.array(known, dtype=np.float64).reshape(len(prompts), 2)
+    known_N2 = np.zeros((len(prompts), 2))
+    for row, prompt in enumerate(prompts):
+        if prompt.recalled is not None:
+            known_N2[row] = prompt.recalled.right, prompt.recalled.wrong
+    return known_N2

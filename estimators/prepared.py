@@ -10,15 +10,13 @@ from estimators.base import Candidate
 
 
 class Prepared:
-    """Rows (N, M) for candidates at ``step``."""
+    """Rows (N, M), N ≥ 1, for candidates at ``step``."""
 
     def __init__(self, candidates: Sequence[Candidate], belief_NM: np.ndarray, step: int) -> None:
         self.step = step
         self.belief_NM = belief_NM
         self.row = {candidate.key: row for row, candidate in enumerate(candidates)}
 
-    def rows(self, keys: Sequence[str], step: int) -> np.ndarray:
-        """Row of each key (N,), −1 where nothing was prepared for it at this step."""
-        if step != self.step:
-            return np.full(len(keys), -1)
+    def rows(self, keys: Sequence[str]) -> np.ndarray:
+        """Row of each key (K,), −1 where nothing was prepared for it."""
         return np.array([self.row.get(key, -1) for key in keys], dtype=np.int64)

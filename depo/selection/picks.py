@@ -7,67 +7,73 @@ from collections.abc import Sequence
 import numpy as np
 
 from depo.selection.reserved import Pool
-from depo.selection.sight import NOTHING, Sights
 from depo.types import Group, Origin, Pick, Prompt
-from estimators.base import Candidate, Context, Estimates, Estimator
+from estimators.base import Candidate, Context, Estimates, Estimator, Recalled
 
 UNIFORM = "uniform"
 REVISIT = "revisit"
 
 
-def as_candidates(prompts: Sequence[Prompt], sights: Sights | None = None) -> list[Candidate]:
-    """Prompts as an estimator sees them."""
-    candidates = []
-    for prompt in prompts:
-        sight = (sights or {}).get(prompt.key, NOTHING)
-        candidates.append(Candidate(prompt.key, prompt.text, prompt.prior, sight.features, sight.recalled))
-    return candidates
+def as_candidates(
+    prompts: Sequence[Prompt],
+    features: Sequence[np.ndarray] | np.ndarray | None = None,
+    recalled: Sequence[Recalled | None] | None = None,
+) -> list[Candidate]:
+    """N prompts as an estimator sees them: with the policy's view of each, (N, F), and with what the policy
+    makes of the earlier answers to each, where these are at hand."""
+    if features is None and recalled is None:
+        return [Candidate(prompt.key, prompt.text, prompt.prior) for prompt in prompts]
+    nothing = [None] * len(prompts)
+    return [
+        Candidate(prompt.key, prompt.text, prompt.prior, *seen)
+        for prompt, *seen in zip(
+            prompts,
+            nothing if features is None else features,
+            nothing if recalled is None else recalled,
+            strict=True,
+        )
+    ]
 
 
-def beliefs(
-    estimator: Estimator, prompts: Sequence[Prompt], context: Context, sights: Sights | None = None
-) -> Estimates:
-    """The estimator's word on these prompts. Raises ValueError when it is not made of probabilities."""
-    estimates = estimator.predict(as_candidates(prompts, sights), context)
+def beliefs(estimator: Estimator, candidates: Sequence[Candidate], context: Context) -> Estimates:
+    """The estimator's word on these. Raises ValueError when it is not made of probabilities."""
+    estimates = estimator.predict(candidates, context)
     for name in ("mean", "p_mixed"):
         values_N = np.asarray(getattr(estimates, name))
         wrong = int(np.count_nonzero(~((values_N >= 0) & (values_N <= 1))))  # NaN included
-        if values_N.shape != (len(prompts),) or wrong:
+        if values_N.shape != (len(candidates),) or wrong:
             raise ValueError(
-                f"{type(estimator).__name__}: {name} must be ({len(prompts)},) probabilities, found shape "
-                f"{values_N.shape} with {wrong} outside [0, 1]"
+                f"{type(estimator).__name__}: {name} must be ({len(candidates)},) probabilities, found "
+                f"shape {values_N.shape} with {wrong} outside [0, 1]"
             )
     return estimates
 
 
 def described(
     prompts: Sequence[Prompt],
+    candidates: Sequence[Candidate],
     estimates: Estimates,
     origin: Origin,
     selector: str,
     propensity: float,
     rows: Sequence[int] | np.ndarray | None = None,
-    sights: Sights | None = None,
 ) -> list[Pick]:
-    """Picks of the given rows (all when None), with what is believed about them now. Whatever the selector
-    "uniform" picked counts as a uniform draw."""
-    picks = []
-    for row in range(len(prompts)) if rows is None else rows:
-        sight = (sights or {}).get(prompts[row].key, NOTHING)
-        picks.append(
-            Pick(
-                prompt=prompts[row],
-                origin=origin,
-                selector=selector,
-                uniform=selector == UNIFORM,
-                propensity=propensity,
-                predicted_mean=float(estimates.mean[row]),
-                predicted_mixed=float(estimates.p_mixed[row]),
-                features=sight.features,
-                recalled=sight.recalled,
-            )
+    """Picks of the given rows (all when None), with what was seen of them and is believed about them now.
+    Whatever the selector "uniform" picked counts as a uniform draw."""
+    return [
+        Pick(
+            prompt=prompts[row],
+            origin=origin,
+            selector=selector,
+            uniform=selector == UNIFORM,
+            propensity=propensity,
+            predicted_mean=float(estimates.mean[row]),
+            predicted_mixed=float(estimates.p_mixed[row]),
+            features=candidates[row].features,
+            recalled=candidates[row].recalled,
         )
-    return picks
+        for row in (range(len(prompts)) if rows is None else rows)
+    ]
 
 
 def next_unused(pool: Pool, n: int, used: set[str]) -> list[Prompt]:

@@ -19,13 +19,13 @@ from estimators.moments import mixed_probability
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a rule sees of N candidates: beliefs, the group size G, the completion tokens (N,) that one
-    rollout of each is expected to take, and how often (N,) each was visited."""
+    """What a rule sees of N candidates: beliefs and the group size G; on asking, the completion tokens (N,)
+    that one rollout of each is expected to take, and how often (N,) each was visited."""
 
     estimates: Estimates
     group_size: int
-    tokens_N: np.ndarray
-    visits_N: np.ndarray
+    tokens: Callable[[], np.ndarray]
+    visits: Callable[[], np.ndarray]
 
 
 Rule = Callable[[View, Any, np.random.Generator], np.ndarray]
@@ -47,7 +47,7 @@ def optimistic(view: View, settings: config.OptimisticSelection, rng: np.random.
     ``draws`` draws, as in optimistic Bayesian sampling (May et al., JMLR 13, 2012): what little is known of
     a prompt must not be held against it."""
     drawn_DN = _drawn(view, settings.draws, rng)
-    unsure_N = view.visits_N < settings.sure_after
+    unsure_N = view.visits() < settings.sure_after
     return np.where(unsure_N, drawn_DN.max(axis=0, initial=0.0), view.estimates.p_mixed)
 
 
@@ -82,7 +82,7 @@ def gumbel(view: View, settings: config.GumbelSelection, rng: np.random.Generato
     mixed group weighs the same (its squared advantages add up to G), and the ledger counts it as one.
     """
     signal_N = np.maximum(view.estimates.p_mixed, np.finfo(np.float64).tiny)  # log 0 would be all alike
-    return np.log(signal_N / view.tokens_N) / settings.temperature + rng.gumbel(size=len(signal_N))
+    return np.log(signal_N / view.tokens()) / settings.temperature + rng.gumbel(size=len(signal_N))
 
 
 def greedy(view: View, settings: config.GreedySelection, rng: np.random.Generator) -> np.ndarray:

@@ -26,7 +26,6 @@ from depo.selection.picks import REVISIT, UNIFORM, as_candidates, beliefs, descr
 from depo.selection.recall import Recall
 from depo.selection.reserved import Pool, audited, overdue
 from depo.selection.rules import RULES, View, top
-from depo.selection.sight import Sight
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Outcome, Pick, Prompt
 from estimators.base import Candidate, Context, Estimator
@@ -76,7 +75,7 @@ class Selector:
         self.visits = Visits()
         self.look = look
         self.recall = recall
-        self._sights: dict[str, Sight] = {}  # of this step's candidates
+        self._candidates: dict[str, Candidate] = {}  # as the policy saw them in this step
         self._order: dict[str, int] = {}  # prompt key → position among this step's picks
         self._waves = 0
         self._step = 0
@@ -98,7 +97,7 @@ class Selector:
         Raises ValueError when the estimator's beliefs are not probabilities.
         """
         if not done:
-            self._waves, self._order, self._sights = 0, {}, {}
+            self._waves, self._order, self._candidates = 0, {}, {}
         self._step = context.step
         used = self._order.keys() | {group.pick.prompt.key for group in done}
         n = min(self._wave_size(done), len(pool) - len(used))
@@ -108,11 +107,10 @@ class Selector:
         origin = Origin.REFILL if done else Origin.SELECTED
         if self.rule == UNIFORM:
             prompts = next_unused(pool, n, used)
-            self._look_at(prompts)
             picks = self._described(prompts, estimator, context, origin, UNIFORM, 1 / len(pool))
         else:
             offer = self._offer(pool, n, context.step, used, reserve=not done)
-            self._look_at(offer.prompts)
+            self._look_at(offer.prompts)  # at all of them in one call
             propensity = self.selection.audit / len(pool)
             picks = self._described(offer.audit, estimator, context, Origin.AUDIT, UNIFORM, propensity)
             picks += self._described(offer.overdue, estimator, context, origin, REVISIT, math.nan)
@@ -143,7 +141,8 @@ class Selector:
 
     def expected_yield(self, done: Sequence[Group] = ()) -> float:
         """Share of mixed groups among the current rule's recent picks, this step's included; in [1/8, 1]."""
-        mixed = [was_mixed for rule, was_mixed in [*self._recent, *yields(done)] if rule == self.rule]
+        now = self.rule
+        mixed = [was_mixed for rule, was_mixed in [*self._recent, *yields(done)] if rule == now]
         return max(sum(mixed) / len(mixed), LOWEST_YIELD) if mixed else 1.0
 
     def _offer(self, pool: Pool, wave: int, step: int, used: Set[str], reserve: bool) -> Offer:
@@ -163,21 +162,23 @@ class Selector:
         self, offer: Offer, pool: Pool, n: int, estimator: Estimator, context: Context, origin: Origin
     ) -> list[Pick]:
         """The n candidates that the rule scores highest, those on cooldown last."""
-        candidates, rng = offer.candidates, offer.rng
-        estimates = beliefs(estimator, candidates, context, self._sights)
+        prompts, rng = offer.candidates, offer.rng
+        candidates = self._look_at(prompts)
+        estimates = beliefs(estimator, candidates, context)
         view = View(
-            estimates, context.group_size, self.visits.tokens(candidates), self.visits.counts(candidates)
+            estimates,
+            context.group_size,
+            tokens=lambda: self.visits.tokens(prompts),
+            visits=lambda: self.visits.counts(prompts),
         )
         scores_N = RULES[self.selection.type](view, self.selection, rng)
         cooling = self._cooling(context.step)
-        cooling_N = np.array([prompt.key in cooling for prompt in candidates], dtype=bool)
-        rows = top(scores_N, n, rng, cooling_N)
+        last_N = np.array([prompt.key in cooling for prompt in prompts], dtype=bool) if cooling else None
+        rows = top(scores_N, n, rng, last_N)
         if self.selection.type == "skip":
             enough = bool((scores_N[rows] > 1).all())  # of the candidates kept; else all had their turn
-            self._pass_over(
-                pool, offer.used, candidates[: rows.max(initial=-1) + 1] if enough else candidates
-            )
-        return described(candidates, estimates, origin, self.selection.type, math.nan, rows, self._sights)
+            self._pass_over(pool, offer.used, prompts[: rows.max(initial=-1) + 1] if enough else prompts)
+        return described(prompts, candidates, estimates, origin, self.selection.type, math.nan, rows)
 
     def _described(
         self,
@@ -189,27 +190,31 @@ class Selector:
         propensity: float,
     ) -> list[Pick]:
         """All of these prompts as picks, with what is believed about them."""
-        estimates = beliefs(estimator, prompts, context, self._sights)
-        return described(prompts, estimates, origin, selector, propensity, sights=self._sights)
+        candidates = self._look_at(prompts)
+        estimates = beliefs(estimator, candidates, context)
+        return described(prompts, candidates, estimates, origin, selector, propensity)
 
-    def _look_at(self, prompts: Sequence[Prompt]) -> None:
-        """See what the policy shows of these, where that has not been seen in this step."""
-        new = [prompt for prompt in prompts if prompt.key not in self._sights]
-        if new and not (self.look is None and self.recall is None):
-            features = [None] * len(new) if self.look is None else self.look(new)
-            recalled = [None] * len(new) if self.recall is None else self.recall(new)
-            self._sights |= zip([prompt.key for prompt in new], map(Sight, features, recalled), strict=True)
+    def _look_at(self, prompts: Sequence[Prompt]) -> list[Candidate]:
+        """These as the policy shows them, each looked at once a step."""
+        new = [prompt for prompt in prompts if prompt.key not in self._candidates]
+        if new:
+            features = None if self.look is None else self.look(new)
+            recalled = None if self.recall is None else self.recall(new)
+            seen = as_candidates(new, features, recalled)
+            self._candidates |= {candidate.key: candidate for candidate in seen}
+        return [self._candidates[prompt.key] for prompt in prompts]
 
     def _considered(self, pool: Pool, used: Set[str], step: int, rng: np.random.Generator) -> list[Prompt]:
         """The candidates of a wave. ``skip`` takes the next ones in the pool's order, the others a uniform
         draw. More are drawn for those that the step has already, and for those on cooldown."""
         assert isinstance(self.selection, config.RuleSelection)
-        size = min(self.selection.candidates + len(used | self._cooling(step)), len(pool))
+        cooling = self._cooling(step)
+        size = min(self.selection.candidates + len(used | cooling), len(pool))
         if self.selection.type == "skip":
             return [prompt for prompt in pool.peek(size) if prompt.key not in used]
         drawn = [prompt for prompt in pool.candidates(size, rng) if prompt.key not in used]
-        cooling = self._cooling(step)
-        drawn.sort(key=lambda prompt: prompt.key in cooling)  # stable: those on cooldown only fill up
+        if cooling:
+            drawn.sort(key=lambda prompt: prompt.key in cooling)  # stable: those on cooldown only fill up
         return drawn[: self.selection.candidates]
 
     def _cooling(self, step: int) -> set[str]:
@@ -304,4 +309,4 @@ class Selector:
         if self.recall is not None:
             self.recall.load_state_dict(state["recall"] or {})  # null: resumed from a run without
         self._step = int(state["step"])
-        self._waves, self._order, self._sights = 0, {}, {}
+        self._waves, self._order, self._candidates = 0, {}, {}

@@ -34,7 +34,7 @@ def view(
     estimates = Estimates(mean_N, np.zeros_like(mean_N), mixed_N, rest_N, rest_N, lambda rng: mean_N)
     tokens_N = np.ones(len(mixed_N)) if tokens is None else np.array(tokens, dtype=float)
     visits_N = np.zeros(len(mixed_N), dtype=int) if visits is None else np.array(visits)
-    return View(estimates, 8, tokens_N, visits_N)
+    return View(estimates, 8, lambda: tokens_N, lambda: visits_N)
 
 
 def chosen(settings: object, seen: View, n: int, seed: int) -> list[int]:
@@ -45,7 +45,7 @@ def chosen(settings: object, seen: View, n: int, seed: int) -> list[int]:
 
 def shares(settings: object, seen: View, n: int, draws: int = 2000) -> np.ndarray:
     """How often each candidate is among the n chosen (N,)."""
-    counts = np.zeros(len(seen.tokens_N))
+    counts = np.zeros(len(seen.estimates.mean))
     for seed in range(draws):
         counts[chosen(settings, seen, n, seed)] += 1
     return counts / draws
@@ -100,7 +100,7 @@ def test_skip_on_streak_beliefs_keeps_prompts_as_greso_does() -> None:
     for visit in range(3):
         estimator.observe([Observation(f"{z}", "", 0, 8, 1) for z in range(visit + 1, 4)], context)
     candidates = [Candidate(f"{z}", "") for z in range(4)]
-    seen = View(estimator.predict(candidates, context), 8, np.ones(4), np.zeros(4, dtype=int))
+    seen = View(estimator.predict(candidates, context), 8, lambda: np.ones(4), lambda: np.zeros(4, dtype=int))
     rng = np.random.default_rng(0)
     kept = np.mean([RULES["skip"](seen, SkipSelection(), rng) > 1 for _ in range(4000)], axis=0)
     np.testing.assert_allclose(kept, [1, 1 / 2, 1 / 4, 1 / 8], atol=0.03)
@@ -156,7 +156,7 @@ def torn(prompts: int, visits: list[int] | None = None) -> View:
         seen.estimates.p_all_right,
         lambda rng: np.where(rng.random(prompts) < 0.5, 0.5, 0.0),
     )
-    return View(draws, 8, seen.tokens_N, seen.visits_N)
+    return View(draws, 8, seen.tokens, seen.visits)
 
 
 def test_thompson_takes_the_mean_of_its_draws() -> None:
