@@ -64,8 +64,8 @@ def logprobs_under(
     values: list[np.ndarray] = [np.empty(0)] * len(batch)
     chosen: list[np.ndarray] = [np.empty(0)] * len(batch)
     with learner.inference():
-        for rows in learner.cut_rows(batch, np.arange(len(batch))):
-            micro = learner.collate(rows, batch.prompt_ids, batch.completion_ids)
+        for rows in learner.cutting.cut(np.arange(len(batch)), batch.prompt_ids, batch.completion_ids):
+            micro = learner.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
             lengths = [len(batch.prompt_ids[row]) + len(batch.completion_ids[row]) for row in rows]
             width = micro.tokens_BS.shape[1]
             recorder = Recorder(routers)

@@ -19,23 +19,17 @@ from torch import Tensor, nn
 from depo import config
 from depo.learner.answer_logprobs import answer_logprobs
 from depo.learner.balance import LoadBalancing
+from depo.learner.cutting import Cutting, Rows
 from depo.learner.dropout import silence_dropout
 from depo.learner.export import export_policy
 from depo.learner.logprobs import check_head, token_logprobs
 from depo.learner.loss import correction_weights, k3, token_loss, token_weights
-from depo.learner.microbatches import (
-    MicroBatch,
-    collate,
-    pad_values,
-    split_by_tokens,
-    split_groups,
-    unpad_values,
-)
+from depo.learner.microbatches import MicroBatch, pad_values, split_groups, unpad_values
 from depo.learner.optimizer_state import load_state, save_state
 from depo.learner.perturbation import perturb, restore
 from depo.learner.prompt_features import prompt_features
 from depo.learner.schedule import lr_factor
-from depo.learner.shared_prompts import SHARED_TOKENS, can_share, packed_length, packs
+from depo.learner.shared_prompts import SHARED_TOKENS, can_share
 from depo.learner.update_metrics import Tally, mismatch
 from depo.policy.experts import keep_casts
 from depo.policy.precision import autocast, base_model
@@ -45,7 +39,6 @@ from depo.types import TrainingBatch, UpdateResult
 
 POLICY_KL_ROWS = 32  # sequences on which an update's own KL is measured, a few percent of its cost
 
-Rows = np.ndarray
 Values = list[np.ndarray]  # N float32 arrays of (T,)
 
 
@@ -82,14 +75,11 @@ class PolicyLearner:
         with self.inference():
             check_head(model)
         self.has_dropout = silence_dropout(model)
-        with self.inference():
-            # Tokens of a row in which a prompt is computed once for several completions.
-            shares = settings.share_prompts and self.can_share()
-            self.share = min(SHARED_TOKENS, settings.tokens_per_microbatch) if shares else 0
-        with self.inference():
-            self.routing = Routing(model, settings)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
+        self.cutting = self.how_to_cut()
+        with self.inference():
+            self.routing = Routing(model, settings)
         self.optimizer = adamw(self.parameters, settings)
         self.is_lora = hasattr(model, "disable_adapter")
         needs_copy = settings.kl_coef > 0 and not self.is_lora
@@ -97,10 +87,13 @@ class PolicyLearner:
         self.updates = 0  # position in the learning-rate schedule
         self.perturbed_from: dict[str, Tensor] | None = None
 
-    def can_share(self) -> bool:
-        """Whether a prompt may be computed once for all of its completions."""
-        device = next(self.model.parameters()).device
-        return can_share(base_model(self.model).get_decoder(), self.pad_token_id, device)
+    def how_to_cut(self) -> Cutting:
+        """Prompts are computed once for all of their completions, if that is wanted and the model can."""
+        budget = self.settings.tokens_per_microbatch
+        with self.inference():
+            decoder = base_model(self.model).get_decoder()
+            shares = self.settings.share_prompts and can_share(decoder, self.pad_token_id, self.device)
+        return Cutting(budget, min(SHARED_TOKENS, budget) if shares else 0, self.pad_token_id, self.device)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -189,7 +182,7 @@ class PolicyLearner:
         for minibatch in (minibatch for epoch in passes for minibatch in epoch):
             weights_N = self.weights(minibatch, lengths_N)
             for rows in minibatch:
-                micro = self.collate(rows, batch.prompt_ids, batch.completion_ids)
+                micro = self.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
                 with routed(routing, "first" if one_step else "train", micro):
                     logprobs_BT = self.backward(micro, batch, weights_N, old, reference, tally)
                 if one_step:
@@ -199,14 +192,14 @@ class PolicyLearner:
         self.model.eval()
         metrics = tally.means() | {
             "tokens": float(lengths_N.sum()),
-            "padding_share": self.padding(batch, first_pass),
+            "padding_share": self.cutting.padding(first_pass, batch.prompt_ids, batch.completion_ids),
         }
         return (current if old is None else old), metrics
 
     def cut(self, batch: TrainingBatch, epoch: int) -> list[list[Rows]]:
         """Mini-batches of one pass, each a list of micro-batches."""
         parts = split_groups(batch.group, self.settings.minibatches, self.seed, self.updates, epoch)
-        return [self.cut_rows(batch, rows) for rows in parts]
+        return [self.cutting.cut(rows, batch.prompt_ids, batch.completion_ids) for rows in parts]
 
     def weights(self, minibatch: list[Rows], lengths_N: np.ndarray) -> Tensor:
         """Token weights of a mini-batch, placed at its rows of (N,)."""
@@ -271,7 +264,8 @@ class PolicyLearner:
         completions = [np.asarray(completion, dtype=np.int64) for _, completion in sequences]
         none = np.zeros(len(sequences), dtype=np.float32)
         batch = TrainingBatch(prompts, completions, [], none, np.arange(len(sequences)))
-        return self.logprobs(self.model, batch, self.cut_rows(batch, np.arange(len(batch))), temperature)
+        parts = self.cutting.cut(np.arange(len(batch)), prompts, completions)
+        return self.logprobs(self.model, batch, parts, temperature)
 
     def answer_logprobs(
         self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float
@@ -310,7 +304,7 @@ class PolicyLearner:
         values: Values = [np.empty(0, dtype=np.float32)] * len(batch)
         with self.inference():
             for rows in parts:
-                micro = self.collate(rows, batch.prompt_ids, batch.completion_ids)
+                micro = self.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
                 with routed(routing, which, micro):
                     logprobs_BT, _ = token_logprobs(model, micro, temperature)
                 for row, row_values in zip(rows, unpad_values(logprobs_BT, micro.mask_BT), strict=True):
@@ -325,34 +319,10 @@ class PolicyLearner:
     def policy_kl(
         self, batch: TrainingBatch, old: Values, rows: Rows, routing: UpdateRouting | None
     ) -> float:
-        parts = self.cut_rows(batch, rows)
+        parts = self.cutting.cut(rows, batch.prompt_ids, batch.completion_ids)
         new = self.logprobs(self.model, batch, parts, self.temperature, routing, "kl")
         difference = np.concatenate([new[row] - old[row] for row in rows])
         return float(k3(torch.from_numpy(difference).double()).mean())
-
-    def cut_rows(self, batch: TrainingBatch, rows: Rows) -> list[Rows]:
-        """Micro-batches; rows that share a prompt's computation are not parted."""
-        together, lengths_K = self.packed(batch, rows)
-        parts = split_by_tokens(np.arange(len(together)), lengths_K, self.settings.tokens_per_microbatch)
-        return [np.concatenate([together[k] for k in part]) for part in parts]
-
-    def packed(self, batch: TrainingBatch, rows: Rows) -> tuple[list[Rows], np.ndarray]:
-        """Which of these rows are computed together, and the tokens (K,) that each such pack takes."""
-        together = [np.array([row]) for row in rows]
-        if self.share:
-            together = packs(rows, batch.prompt_ids, batch.completion_ids, self.share)
-        lengths = [packed_length(pack, batch.prompt_ids, batch.completion_ids) for pack in together]
-        return together, np.array(lengths, dtype=np.int64)
-
-    def padding(self, batch: TrainingBatch, parts: Sequence[Rows]) -> float:
-        """Share of the tokens computed for these micro-batches that is padding."""
-        lengths = [self.packed(batch, rows)[1] for rows in parts]
-        return 1.0 - sum(int(k.sum()) for k in lengths) / sum(len(k) * int(k.max()) for k in lengths)
-
-    def collate(
-        self, rows: Rows, prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray]
-    ) -> MicroBatch:
-        return collate(rows, prompt_ids, completion_ids, self.pad_token_id, self.device, self.share)
 
     @contextmanager
     def dropout_stream(self) -> Iterator[None]:

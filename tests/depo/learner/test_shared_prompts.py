@@ -62,8 +62,8 @@ def test_logprobs_entropies_and_gradients_are_those_of_the_plain_layout(
             torch.manual_seed(0)
             model = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"]))
         learner = make_learner(model, share_prompts=share, tokens_per_microbatch=1000)
-        (rows,) = learner.cut_rows(batch, np.arange(len(batch)))
-        micro = learner.collate(rows, batch.prompt_ids, batch.completion_ids)
+        (rows,) = learner.cutting.cut(np.arange(len(batch)), batch.prompt_ids, batch.completion_ids)
+        micro = learner.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
         assert (micro.shared is not None) == share
         logprobs_BT, entropy_BT = token_logprobs(learner.model, micro, 0.8)
         weight_B = torch.linspace(-1, 1, len(batch))[torch.from_numpy(rows)]
@@ -116,7 +116,7 @@ def test_an_update_ends_at_the_same_weights_with_the_same_metrics(
 def test_completions_that_are_long_are_left_as_they_are(make_model, make_learner):
     learner = make_learner(make_model("llama"), tokens_per_microbatch=10_000)
     prompts, completions = [ids(3, 4)] * 2, [np.full(SHARED_TOKENS // 2, 7)] * 2
-    micro = learner.collate(np.arange(2), prompts, completions)
+    micro = learner.cutting.collate(np.arange(2), prompts, completions)
     assert micro.shared is None
 
 
@@ -140,7 +140,7 @@ def test_a_model_is_asked_whether_it_can(make_model, make_learner):
             assert can_share(decoder, 0, CPU)
             assert not can_share(Deaf(decoder, refuses=False), 0, CPU)
             assert not can_share(Deaf(decoder, refuses=True), 0, CPU)
-    assert make_learner(make_model("llama"), share_prompts=False).share == 0
+    assert make_learner(make_model("llama"), share_prompts=False).cutting.share == 0
 
 
 def test_kernels_without_masks_are_not_even_tried(make_model):

@@ -135,7 +135,7 @@ def our_gradient(
     weights = learner.weights(minibatch, np.array([len(c) for c in batch.completion_ids]))
     tally = Tally()
     for rows in minibatch:
-        micro = learner.collate(rows, batch.prompt_ids, batch.completion_ids)
+        micro = learner.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
         learner.backward(micro, batch, weights, old, reference, tally)
     tally.add_step(0.0, finite=True)
     return tally.means(), {name: p.grad for name, p in learner.model.named_parameters()}

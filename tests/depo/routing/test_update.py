@@ -141,7 +141,7 @@ def test_r2_forces_the_old_passes_experts_after_the_router_has_moved(moe: MakeMo
         assert len(trained) == len(parts)
         shares = []
         for old, new, rows in zip(whole, trained, parts, strict=False):
-            micro = learner.collate(rows, batch.prompt_ids, batch.completion_ids)
+            micro = learner.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
             assert micro.shared is not None
             old, new = old[micro.shared.place_N.numpy()], new[micro.shared.place_N.numpy()]
             width = micro.tokens_BS.shape[1]
