@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ def find_config(model: str, revision: str | None = None) -> dict[str, Any] | Non
     if not isinstance(config, dict):
         raise UserError(f"policy.model: {path} must hold a JSON object")
     return config.get("text_config", config)
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """Longest sequence, in tokens, that the model takes: ``max_position_embeddings``, or what scaled rotary
+    embeddings make of the length it was trained on, if that is more. None: the configuration does not say."""
+    found = config.get("max_position_embeddings")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    trained, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
+    if isinstance(trained, int) and isinstance(factor, int | float):
+        return max(found or 0, int(trained * factor))
+    return found if isinstance(found, int) else None
 
 
 def config_directory(model: str, revision: str | None = None) -> Path | None:

@@ -146,11 +146,6 @@ class Suite(Block):
         n = self.sampling.n
         return sorted(set([10 * n, 100 * n] if self.extrapolate is None else self.extrapolate))
 
-    @property
-    def context_length(self) -> int:
-        """Longest sequence, in tokens."""
-        return self.max_prompt_tokens + self.sampling.max_new_tokens
-
 
 def powers_of_two(n: int) -> list[int]:
     """1, 2, 4, … up to n, and n itself."""

@@ -35,14 +35,18 @@ def load_tokenizer(model: str, suite: Suite) -> PreTrainedTokenizerBase:
 
 @contextmanager
 def serving(
-    model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase, heartbeat: Callable[[int], None]
+    model: str,
+    suite: Suite,
+    tokenizer: PreTrainedTokenizerBase,
+    context_length: int,
+    heartbeat: Callable[[int], None],
 ) -> Iterator[RolloutEngine]:
-    """The suite's engine with this model, closed at the end. It tells ``heartbeat`` every few seconds how
-    many tokens it has decoded, whether or not a sample has ended. Raises UserError for a model that cannot
-    be loaded."""
+    """The suite's engine with this model, for sequences of at most ``context_length`` tokens; closed at the
+    end. It tells ``heartbeat`` every few seconds how many tokens it has decoded, whether or not a sample has
+    ended. Raises UserError for a model that cannot be loaded."""
     try:
         if suite.engine == "vllm":
-            started = vllm_engine(model, suite, tokenizer, heartbeat)
+            started = vllm_engine(model, suite, tokenizer, context_length, heartbeat)
         else:
             started = transformers_engine(model, suite, tokenizer, heartbeat)
         with started as engine:
@@ -89,7 +93,11 @@ def transformers_engine(
 
 @contextmanager
 def vllm_engine(
-    model: str, suite: Suite, tokenizer: PreTrainedTokenizerBase, heartbeat: Callable[[int], None]
+    model: str,
+    suite: Suite,
+    tokenizer: PreTrainedTokenizerBase,
+    context_length: int,
+    heartbeat: Callable[[int], None],
 ) -> Iterator[RolloutEngine]:
     """In Ray actors, as many as ``vllm.workers``."""
     from depo.cluster import gpus_in_cluster, ray_for
@@ -100,7 +108,7 @@ def vllm_engine(
             Rollouts(engine="vllm", max_new_tokens=suite.sampling.max_new_tokens, vllm=suite.vllm),
             model,
             dtype=suite.dtype,
-            context_length=suite.context_length,
+            context_length=context_length,
             eos_token_ids=configured_end_tokens(model, tokenizer),
             threads=suite.threads,
             num_gpus_per_worker=suite.vllm.tensor_parallel if gpus_in_cluster() else 0,

@@ -22,7 +22,12 @@ from depo.config.suite import Suite
 from depo.evaluation.answers import Votes
 from depo.evaluation.engines import load_tokenizer, serving
 from depo.evaluation.estimator_check import check_estimator
-from depo.evaluation.problems import LoadedBenchmark, load_suite_problems, save_suite_problems
+from depo.evaluation.problems import (
+    LoadedBenchmark,
+    context_for,
+    load_suite_problems,
+    save_suite_problems,
+)
 from depo.evaluation.progress import EvalProgress
 from depo.evaluation.results import SCHEMA_VERSION, figures, means
 from depo.evaluation.resumption import MANIFEST, SUITE, check_resumable
@@ -54,6 +59,7 @@ def evaluate(
     benchmarks = load_suite_problems(suite, tokenizer, directory / "problems")
     for one in benchmarks:
         say(f"{one.name}: {one.rows}")
+    context = context_for(target.model, suite, benchmarks)
     store = SampleStore(directory / "samples")
     n = suite.sampling.n
     requests = missing_requests(benchmarks, n, suite.seed, store.done())
@@ -69,7 +75,7 @@ def evaluate(
             progress = EvalProgress(suite.name, total, total - missing, quiet)
             sampling = Sampling(suite.sampling.temperature, suite.sampling.max_new_tokens)
             writer = SampleWriter(requests, sampling.max_new_tokens, verifiers, tokenizer, store, progress)
-            engine = stack.enter_context(serving(target.model, suite, tokenizer, writer.heartbeat))
+            engine = stack.enter_context(serving(target.model, suite, tokenizer, context, writer.heartbeat))
             begin(target, suite, directory, benchmarks)
             stack.enter_context(progress)
             started = time.perf_counter()

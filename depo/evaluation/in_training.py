@@ -17,7 +17,7 @@ from depo.config import Recipe
 from depo.config.suite import Suite
 from depo.errors import UserError
 from depo.evaluation.measures.pass_at_k import pass_at_k_each
-from depo.evaluation.problems import LoadedBenchmark, load_suite_problems
+from depo.evaluation.problems import LoadedBenchmark, load_suite_problems, longest_prompt
 from depo.evaluation.results import share
 from depo.evaluation.samples import Row
 from depo.evaluation.sampling import Verifiers, missing_requests, verified
@@ -117,7 +117,7 @@ def training_suite(
 def check_context(recipe: Recipe, suite: Suite, benchmarks: Sequence[LoadedBenchmark]) -> None:
     """vLLM's context was laid out for the training prompts: raise UserError when the suite does not fit."""
     limit = recipe.rollout.vllm.max_model_len or recipe.context_length
-    longest = max(len(prompt.token_ids) for one in benchmarks for prompt in one.prompts)
+    longest = longest_prompt(benchmarks)
     needed = longest + suite.sampling.max_new_tokens
     if needed > limit:
         raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from depo.budget.model_config import find_config, positions
 from depo.config import Data, RewardSpec
 from depo.config.suite import Benchmark, Suite
 from depo.data import load_prompts, load_saved, save_prompts
@@ -77,6 +78,27 @@ def save_suite_problems(benchmarks: Sequence[LoadedBenchmark], directory: Path) 
         if not problems_file(directory, one.name).exists():
             rows_file(directory, one.name).write_text(one.rows, encoding="utf-8")
             save_prompts(problems_file(directory, one.name), one.prompts)
+
+
+def longest_prompt(benchmarks: Sequence[LoadedBenchmark]) -> int:
+    """Tokens of the longest problem."""
+    return max(len(prompt.token_ids) for one in benchmarks for prompt in one.prompts)
+
+
+def context_for(model: str, suite: Suite, benchmarks: Sequence[LoadedBenchmark]) -> int:
+    """Tokens of the longest sequence that the suite may make. Raises UserError where ``model`` has fewer
+    positions: what comes after the last of them is noise."""
+    longest = longest_prompt(benchmarks)
+    needed = longest + suite.sampling.max_new_tokens
+    config = find_config(model)
+    limit = None if config is None else positions(config)
+    if limit is not None and needed > limit:
+        room = f"at most {limit - longest:,} fit" if longest < limit else "lower max_prompt_tokens too"
+        raise UserError(
+            f"sampling.max_new_tokens: {suite.sampling.max_new_tokens:,} and the {longest:,} tokens of the "
+            f"longest problem are more than the {limit:,} positions of {model}; {room}"
+        )
+    return needed
 
 
 def problems_file(directory: Path, benchmark: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from depo.budget.model_config import HUB_ID, find_config, is_path
+from depo.budget.model_config import HUB_ID, find_config, is_path, positions
 from depo.config import TABLE_SUFFIXES, FileSource, PretrainedPolicy, Recipe, Source
 from depo.errors import UserError
 from depo.recipe.errors import Sources
@@ -63,11 +63,11 @@ def model_problems(recipe: Recipe, policy: PretrainedPolicy) -> dict[str, str]:
     elif problem := directory_problem(Path(model)):
         return {"policy.model": problem}
     config = find_config(model, policy.revision)
-    positions = None if config is None else config.get("max_position_embeddings")
-    if isinstance(positions, int) and recipe.context_length > positions:
+    limit = None if config is None else positions(config)
+    if limit is not None and recipe.context_length > limit:
         return {
             "data.max_prompt_tokens": f"with rollout.max_new_tokens it makes {recipe.context_length} tokens, "
-            f"more than the {positions} positions of policy.model {model} (max_position_embeddings)"
+            f"more than the {limit} positions of policy.model {model} (max_position_embeddings)"
         }
     return {}
 

@@ -36,6 +36,7 @@ def test_refused_late_or_early_the_corrected_command_runs_in_the_same_directory(
         (["eval", str(unloadable), *good[2:]], "broken: Error while deserializing header"),
         ([*good, "--vs", str(endless)], "has no end-of-sequence token"),
         ([*good, "benchmarks.sums.source.columns.answer=gold"], "no column 'gold'"),
+        ([*good, "sampling.max_new_tokens=4000"], "tiny; at most 60 fit"),
         ([*good, "reward={type: function, path: 'gone:judge'}"], "no module 'gone'"),
     ):
         assert main(refused) == 2
