@@ -45,7 +45,7 @@ ARMS: dict[str, Arm] = {
         needs_encoder=True,
     ),
     "hybrid": Arm("hybrid", HYBRID, CHOICE, HYBRID_LR),
-    "greso": Arm("GRESO", {"type": "streak"}, {"type": "skip", "refill": True, **PUBLISHED}, LR),
+    "greso": Arm("GRESO", {"type": "streak"}, {"type": "skip", "refill": True, **PUBLISHED}, 2e-4),
     "mopps": Arm("MoPPS", {"type": "beta"}, {"type": "thompson", "refill": False, **PUBLISHED}, LR),
     "dps": Arm(
         "DPS",
