@@ -24,6 +24,7 @@ from depo.failures import BAD_INPUT, DONE, report_failure, say
 from depo.recipe import dump_recipe, read_recipe
 from depo.recipe.architecture import demands, unchecked
 from depo.recipe.inputs import check_inputs
+from depo.recipe.notes import notes
 from depo.recipe.suites import recipe_suite
 from depo.upcycle.options import add_upcycle
 from depo.versions import installed_version
@@ -217,9 +218,13 @@ def train(options: argparse.Namespace) -> int:
             check_architecture(recipe, sources)
         print(dump_recipe(recipe))
         print(budget_text(recipe))
+        for note in notes(recipe):
+            print(f"note: {note}")
         if missing is not None:
             print(missing)
         return DONE
+    for note in notes(recipe):
+        say(f"note: {note}")
     run_dir = options.run_dir or new_directory(recipe.name)
     try:
         from depo.run import train as run_recipe

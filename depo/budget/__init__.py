@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from depo.budget.model_config import find_config
-from depo.budget.model_shape import ModelShape, model_shape
+from depo.budget.model_shape import DENSE, MIXTURES, ModelShape, model_shape
 from depo.config import Lora, PretrainedPolicy, Recipe, TinyMoePolicy
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -88,6 +88,16 @@ def policy_shape(recipe: Recipe) -> ModelShape | None:
     return None if config is None else model_shape(config)
 
 
+def why_unknown(recipe: Recipe) -> str:
+    """Why there is no shape."""
+    policy = recipe.policy
+    assert isinstance(policy, PretrainedPolicy)
+    config = find_config(policy.model, policy.revision)
+    if config is None:
+        return "its config.json is not at hand"
+    return f"{config.get('model_type')} is not counted, only {', '.join((*DENSE, *MIXTURES))} are"
+
+
 def tiny_config(policy: TinyMoePolicy) -> dict[str, object]:
     """What config.json of the tiny policy will say."""
     return {
@@ -109,7 +119,7 @@ def policy_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
     policy = recipe.policy
     model = policy.model if isinstance(policy, PretrainedPolicy) else "built from scratch"
     if shape is None:
-        return [Row("parameters", "unknown", f"{model}: its config.json is not at hand or not understood")]
+        return [Row("parameters", "unknown", f"{model}: {why_unknown(recipe)}")]
     lora = lora_of(recipe)
     targets = [] if lora is None else [*lora.targets, *lora.target_parameters]
     whole = "all of them" if recipe.policy.router != "frozen" else "all but the routers"
@@ -156,11 +166,12 @@ def memory_sections(recipe: Recipe, shape: ModelShape | None) -> list[tuple[str,
 def learner_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
     """Weights, optimizer state and logits that the learner holds."""
     lora, settings = lora_of(recipe), recipe.learner
+    parameters = None if shape is None else shape.parameters
     trained = None if shape is None else trained_parameters(recipe, shape)
     if lora is None:
-        weights, kind = times(trained, MASTER), "float32 masters"
+        weights, kind = times(parameters, MASTER), "float32 masters"
     else:
-        frozen = None if shape is None else shape.parameters * BYTES[recipe.policy.dtype]
+        frozen = times(parameters, BYTES[recipe.policy.dtype])
         weights, kind = plus(frozen, times(trained, MASTER)), f"{recipe.policy.dtype}, adapter float32"
     logits = (
         None if shape is None else 4 * min(CHUNK_LOGITS, settings.tokens_per_microbatch * shape.vocabulary)
@@ -171,7 +182,7 @@ def learner_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
         memory("logits, one chunk", logits, "float32"),
     ]
     if settings.kl_coef > 0 and lora is None:
-        rows.append(memory("reference policy", times(trained, MASTER), "float32"))
+        rows.append(memory("reference policy", times(parameters, MASTER), "float32"))
     return rows
 
 

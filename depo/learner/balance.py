@@ -21,6 +21,8 @@ from depo.learner.microbatches import MicroBatch
 from depo.policy.precision import base_model
 from depo.policy.routers import routers
 
+ARCHITECTURES = ("qwen3_moe", "qwen2_moe", "olmoe", "mixtral")
+"""Whose routers give their logits first, as ``load_balancing_loss_func`` wants them."""
 FUNCTION = "load_balancing_loss_func"
 
 
@@ -28,14 +30,15 @@ class LoadBalancing:
     """Listens to the routers during a forward pass and turns their logits into the loss."""
 
     def __init__(self, model: nn.Module, coef: float) -> None:
-        """Raises UserError for a model whose load-balancing loss transformers does not define."""
+        """Raises UserError for other architectures."""
         self.model = base_model(model)
         self.coef = coef
         self.function = getattr(sys.modules[type(self.model).__module__], FUNCTION, None)
-        if self.function is None or not routers(self.model):
+        kind = self.model.config.model_type
+        if kind not in ARCHITECTURES or self.function is None:
             raise UserError(
-                f"learner.load_balancing_coef: {coef:g}, but transformers defines no load-balancing loss for "
-                f"{self.model.config.model_type} models (it does for qwen3_moe, qwen2_moe, olmoe and mixtral)"
+                f"learner.load_balancing_coef: {coef:g}, but there is no load-balancing loss for {kind} "
+                f"models (there is for {', '.join(ARCHITECTURES)})"
             )
 
     @contextmanager

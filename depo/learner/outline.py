@@ -48,7 +48,7 @@ def outline(policy: PretrainedPolicy) -> PreTrainedModel:
     """The model without numbers. Raises UserError for a config that this transformers cannot build."""
     try:
         config = AutoConfig.from_pretrained(directory_of(policy))
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{KEY}: cannot build {policy.model} from its config: {first_line(error)}") from error
 

@@ -38,19 +38,7 @@ def load_model(policy: PretrainedPolicy, device: torch.device | str) -> nn.Modul
     check_source(policy.model)
     device = torch.device(device)
     compute = getattr(torch, policy.dtype)
-    model, report = from_pretrained(
-        AutoModelForCausalLM,
-        policy,
-        dtype=compute if policy.lora else torch.float32,
-        attn_implementation="sdpa",
-        output_loading_info=True,
-    )
-    unfit = sorted([*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])])
-    if unfit:
-        raise UserError(
-            f"{KEY}: the weights of {policy.model} do not fill the model; "
-            f"{len(unfit)} are missing or misshapen, the first is {unfit[0]}"
-        )
+    model = load_whole(policy, dtype=compute if policy.lora else torch.float32, attn_implementation="sdpa")
     if getattr(model.config, "output_router_logits", False):
         model.config.output_router_logits = False
     if device.type == "cpu" and model._can_set_experts_implementation():
@@ -65,6 +53,48 @@ def load_model(policy: PretrainedPolicy, device: torch.device | str) -> nn.Modul
     adapted = add_lora(model, policy.lora) if policy.lora else model
     set_router_training(adapted, policy)
     return adapted
+
+
+def load_whole(policy: PretrainedPolicy, key: str = KEY, **options: Any) -> PreTrainedModel:
+    """The model, every weight of it from the checkpoint, and fit to be saved again. Raises UserError,
+    beginning with ``key``, where it is not."""
+    model, report = from_pretrained(
+        AutoModelForCausalLM,
+        policy,
+        key,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # reported below, by name
+        **options,
+    )
+    misshapen = [entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]]
+    unfit = sorted([*report["missing_keys"], *misshapen])
+    if unfit:
+        raise UserError(
+            f"{key}: the weights of {policy.model} do not fill the model of its config.json; "
+            f"{len(unfit)} missing or misshapen, the first is {unfit[0]}"
+        )
+    mend_generation_config(model, policy.model, key)
+    return model
+
+
+def mend_generation_config(model: PreTrainedModel, source: str, key: str) -> None:
+    """transformers loads a temperature that comes without ``do_sample``, as in many published models, and
+    then refuses to save it. Whoever gives one means to sample. Raises UserError for what else it would not
+    save."""
+    settings = model.generation_config
+    if settings is None:
+        return
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        settings.do_sample = True
+        try:
+            settings.validate(strict=True)
+        except ValueError as error:
+            complaint = "".join(str(error).strip().splitlines()[1:2]).lstrip("- ")  # behind a heading
+            raise UserError(
+                f"{key}: the generation_config.json of {source} is invalid: {complaint}"
+            ) from error
 
 
 def load_tokenizer(policy: PretrainedPolicy, key: str = KEY) -> PreTrainedTokenizerBase:
@@ -151,4 +181,7 @@ def from_pretrained(loader: Any, policy: PretrainedPolicy, key: str = KEY, **opt
 
 
 def first_line(error: Exception) -> str:
+    """The essence of a transformers error."""
+    if "scaled_dot_product_attention" in str(error):
+        return "transformers has no sdpa attention for this architecture, and depo uses no other"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

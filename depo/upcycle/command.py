@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -12,22 +13,23 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from depo.budget.model_shape import ModelShape, model_shape
 from depo.config import PretrainedPolicy
+from depo.directories import check_place
 from depo.errors import UserError
 from depo.failures import DONE, say
 from depo.fetch import quiet_transformers
 from depo.permissions import follow_umask
 from depo.policy.experts import use_sorted_experts
-from depo.policy.pretrained import check_source, from_pretrained, load_tokenizer
+from depo.policy.pretrained import check_source, from_pretrained, load_tokenizer, load_whole
 from depo.upcycle.architecture import moe_config
 from depo.upcycle.build import build
 from depo.upcycle.fidelity import Fidelity, fidelity
 from depo.upcycle.repair import repair
 from depo.upcycle.settings import Upcycling, upcycling
-from depo.upcycle.text import PASSAGES, encode, generate, read_passages
+from depo.upcycle.text import PASSAGES, check_room, encode, generate, read_passages
 
 KEY = "depo upcycle: DENSE"
 REPORT_FILE = "depo_upcycle.json"
@@ -51,13 +53,14 @@ def upcycle(options: argparse.Namespace) -> int:
     moe_config(from_pretrained(AutoConfig, source, KEY), settings, options.dense)  # before loading gigabytes
     with quiet_transformers():
         tokenizer = load_tokenizer(source, KEY)
-        dense = from_pretrained(AutoModelForCausalLM, source, KEY, dtype="auto")
+        if options.repair and texts is None:
+            check_room(tokenizer, options.repair_length)
+        dense = load_whole(source, KEY, dtype="auto")
     stored = dense.dtype
     dense = dense.float().eval()
     print(f"dense      {options.dense}: {described(dense)}")
     moe = build(dense, settings, options.dense)
-    if stored != torch.float32:
-        moe.to(stored).float()  # what is written is what is measured, rounding included
+    as_written(moe, stored)
     use_sorted_experts(moe)
     print(f"mixture    {experts_line(settings)}")
     print(f"           {described(moe)}")
@@ -67,32 +70,53 @@ def upcycle(options: argparse.Namespace) -> int:
         measured = encode(texts[:MEASURED], tokenizer, MEASURED_LENGTH)
     if not measured:
         raise UserError("depo upcycle: no passage to measure on has two tokens or more")
-    results = {"upcycled": fidelity(dense, moe, measured)}
+    results = {"upcycled": measure(dense, moe, measured)}
     print(f"error      {fidelity_line(results['upcycled'])}")
     if options.repair:
-        results["repaired"] = repaired(options, settings, dense, moe, tokenizer, texts, measured)
+        distil(options, settings, dense, moe, tokenizer, texts)
+        as_written(moe, stored)
+        results["repaired"] = measure(dense, moe, measured)
         print(f"repaired   {fidelity_line(results['repaired'])}")
     write(options, settings, moe.to(stored), tokenizer, results)
     print(f"written    {options.out}")
     return DONE
 
 
-def repaired(
+def as_written(moe: PreTrainedModel, stored: torch.dtype) -> None:
+    """Round the weights to the type they are written in, so that this is what is measured. Buffers (rotary
+    frequencies) are not written, and stay."""
+    for parameter in moe.parameters():
+        parameter.data = parameter.data.to(stored).float()
+
+
+def measure(dense: PreTrainedModel, moe: PreTrainedModel, passages: Sequence[Tensor]) -> Fidelity:
+    """Raises UserError for a mixture that computes no numbers."""
+    found = fidelity(dense, moe, passages)
+    if not math.isfinite(found.kl):
+        raise UserError(
+            "depo upcycle: the mixture's outputs are not finite; nothing was written. Does the dense model's "
+            "checkpoint hold NaN, or is --repair-lr too high?"
+        )
+    return found
+
+
+def distil(
     options: argparse.Namespace,
     settings: Upcycling,
     dense: PreTrainedModel,
     moe: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: list[str] | None,
-    measured: Sequence[Tensor],
-) -> Fidelity:
-    """Distil, then measure on the passages of the measurement before, which the repair has not seen."""
+) -> None:
+    """Repair ``moe`` in place, on other passages than are measured on."""
     if texts is None:
         count = options.repair * options.repair_batch
         say(f"the dense model writes {count} passages of up to {options.repair_length} tokens")
         sequences = generate(dense, tokenizer, count, options.repair_length, settings.seed)
     else:
         sequences = encode(texts[MEASURED:], tokenizer, options.repair_length)
+    if not sequences:
+        raise UserError(f"depo upcycle: --text {options.text}: no passage to train on has two tokens or more")
     repair(
         moe,
         dense,
@@ -103,12 +127,15 @@ def repaired(
         seed=settings.seed,
         say=say,
     )
-    return fidelity(dense, moe, measured)
 
 
 def check_out(out: Path) -> None:
+    """Raise UserError unless a model can be put there; asked before the work, not after it."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"depo upcycle: {out} exists and is not empty; name a new directory")
+    if out.resolve() == Path.cwd():
+        raise UserError(f"depo upcycle: {out} is the directory you are in; name a new one")
+    check_place(out, "depo upcycle:")
 
 
 def write(
@@ -132,15 +159,16 @@ def write(
         **{name: asdict(result) for name, result in results.items()},
     }
     moe.config.dtype = moe.dtype
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=f".{options.out.name}.") as aside:
+    out = options.out.resolve()  # an empty directory may be there, perhaps behind a link
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
         finished = Path(aside) / "finished"
         with quiet_transformers():
             moe.save_pretrained(finished)
             tokenizer.save_pretrained(finished)
         follow_umask(finished)
         (finished / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(finished, options.out)
+        os.replace(finished, out)
 
 
 def experts_line(settings: Upcycling) -> str:

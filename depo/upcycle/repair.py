@@ -69,7 +69,7 @@ class Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "loss" in logs:
-            self.say(f"repair step {state.global_step} of {state.max_steps}: KL {float(logs['loss']):.3f}")
+            self.say(f"repair step {state.global_step} of {state.max_steps}: KL {float(logs['loss']):.3g}")
 
 
 def repair(

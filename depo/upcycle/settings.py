@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,7 +51,7 @@ def upcycling(options: argparse.Namespace) -> Upcycling:
     router_std = options.router_std
     if router_std is None:
         router_std = 0.0 if top_k == experts else ROUTER_STD
-    require(router_std >= 0, "router-std", router_std, "0 or more")
+    require(0 <= router_std < math.inf, "router-std", router_std, "a number from 0 on")
     if router_std == 0 and top_k < experts:
         raise UserError(
             f"depo upcycle: --router-std 0 sends every token to the same {top_k} of {experts} experts; "
@@ -62,10 +63,10 @@ def upcycling(options: argparse.Namespace) -> Upcycling:
             f"multiple of --slices {options.slices}"
         )
     require(options.repair >= 0, "repair", options.repair, "0 steps or more")
-    require(options.repair_lr > 0, "repair-lr", options.repair_lr, "greater than 0")
+    require(0 < options.repair_lr < math.inf, "repair-lr", options.repair_lr, "a number greater than 0")
     require(options.repair_batch >= 1, "repair-batch", options.repair_batch, "at least 1")
     require(options.repair_length >= 8, "repair-length", options.repair_length, "at least 8 tokens")
-    return Upcycling(
+    settings = Upcycling(
         slices=options.slices,
         replicas=options.replicas,
         top_k=top_k,
@@ -75,6 +76,12 @@ def upcycling(options: argparse.Namespace) -> Upcycling:
         router_std=router_std,
         seed=options.seed,
     )
+    if options.repair and settings.is_exact:
+        raise UserError(
+            "depo upcycle: --repair has nothing to mend, for this mixture equals the dense model; leave it "
+            "out, or ask for another mixture (--top-k, --drop, --scaling marco)"
+        )
+    return settings
 
 
 def require(holds: bool, name: str, found: float, wanted: str) -> None:

@@ -58,14 +58,20 @@ def read_passages(path: Path) -> list[str]:
         raise UserError(f"depo upcycle: --text {path}: cannot be read ({error})") from error
     if path.suffix == ".jsonl":
         try:
-            texts = [json.loads(line)["text"] for line in content.splitlines() if line.strip()]
+            # Not splitlines: a JSON string may hold what Unicode calls a line separator.
+            texts = [json.loads(line)["text"] for line in content.split("\n") if line.strip()]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f'depo upcycle: --text {path}: every line must be a JSON object with the key "text" ({error})'
             ) from error
     else:
         texts = re.split(r"\n\s*\n", content)
-    passages = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    for number, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise UserError(
+                f'depo upcycle: --text {path}: the "text" of object {number} is no text: {text!r}'
+            )
+    passages = [text.strip() for text in texts if text.strip()]
     if not passages:
         raise UserError(f"depo upcycle: --text {path}: holds no text")
     return passages
@@ -76,7 +82,8 @@ def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, length: int, seed: int
 ) -> list[Tensor]:
     """``count`` answers of the model to our questions, sampled at temperature 1, questions included: token
-    ids (T,) with T ≤ ``length``. What the model says itself is the text on which to imitate it."""
+    ids (T,) with T ≤ ``length``, which has to have room for them (``check_room``). What the model says itself
+    is the text on which to imitate it."""
     prompts = [question_ids(QUESTIONS[i % len(QUESTIONS)], tokenizer) for i in range(count)]
     stops = model.generation_config.eos_token_id
     stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id} - {None}
@@ -96,13 +103,23 @@ def generate(
                 temperature=1.0,
                 top_p=1.0,
                 top_k=0,
-                max_new_tokens=max(1, length - width),
+                max_new_tokens=length - width,
                 pad_token_id=pad,
             )
         for prompt, row in zip(part, out[:, width:].tolist(), strict=True):
             end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
-            sequences.append(torch.tensor((prompt + row[:end])[:length]))
+            sequences.append(torch.tensor(prompt + row[:end]))
     return sequences
+
+
+def check_room(tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+    """Raise UserError when sequences of ``length`` tokens hold a question and nothing after it."""
+    longest = max(len(question_ids(question, tokenizer)) for question in QUESTIONS)
+    if longest >= length:
+        raise UserError(
+            f"depo upcycle: --repair-length {length} leaves no room for answers; questions take up to "
+            f"{longest} tokens"
+        )
 
 
 def question_ids(question: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -7,7 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig, PretrainedConfig, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GptOssConfig,
+    GraniteMoeConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen3MoeConfig,
+)
 
 from depo.cli import main
 from depo.errors import UserError
@@ -27,7 +34,8 @@ SIZES = {
 CONFIGS: dict[str, PretrainedConfig] = {
     "dense": LlamaConfig(**SIZES),
     "moe": Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
-    "strange": GptOssConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
+    "strange": GraniteMoeConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
+    "eager": GptOssConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
 }
 KNOWN = "known are qwen3_moe, qwen2_moe, olmoe, qwen3_next, flex_olmo, mixtral, deepseek_v2, deepseek_v3"
 FUSED = "policy.lora.target_parameters=[mlp.experts.up_proj]"
@@ -35,9 +43,15 @@ FUSED = "policy.lora.target_parameters=[mlp.experts.up_proj]"
 REFUSED = [
     ("dense", ["learner.routing_replay=r3"], ["learner.routing_replay r3: llama is a dense model", KNOWN]),
     ("dense", ["learner.routing_replay=r2"], ["learner.routing_replay r2: llama is a dense model", KNOWN]),
-    ("strange", ["learner.routing_replay=r2"], ["gpt_oss", "whose router is not known", KNOWN]),
+    ("strange", ["learner.routing_replay=r2"], ["granitemoe", "whose router is not known", KNOWN]),
     ("dense", ["policy.router=frozen"], ["policy.router: frozen, but a llama model has no router"]),
     ("dense", ["learner.load_balancing_coef=0.01"], ["no load-balancing loss for llama models"]),
+    ("strange", ["learner.load_balancing_coef=0.01"], ["no load-balancing loss for granitemoe models"]),
+    (
+        "eager",
+        ["policy.router=frozen"],
+        ["policy.model: cannot build ./eager", "no sdpa attention for this architecture"],
+    ),
     ("dense", ["policy.lora.targets=[q_proj, qkv]"], ["policy.lora.targets: qkv names no linear", "k_proj"]),
     ("moe", [FUSED], ["target_parameters: mlp.experts.up_proj names no", "mlp.experts.gate_up_proj"]),
     ("moe", ["policy.lora.targets=[q_proj]", "policy.router=trained"], ["policy.lora has no adapter on it"]),

@@ -233,7 +233,15 @@ def test_weights_that_leave_parameters_at_random_are_refused(copy_of_moe: Path) 
     settings = json.loads((copy_of_moe / "config.json").read_text())
     settings["num_hidden_layers"] = 3
     (copy_of_moe / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match=r"do not fill the model; \d+ are missing .* model\.layers\.2\."):
+    with pytest.raises(UserError, match=r"do not fill the model .*; \d+ missing .* model\.layers\.2\."):
+        load_model(PretrainedPolicy(model=str(copy_of_moe)), "cpu")
+
+
+def test_weights_of_another_shape_are_refused_by_name(copy_of_moe: Path) -> None:
+    settings = json.loads((copy_of_moe / "config.json").read_text())
+    settings["num_attention_heads"] *= 2
+    (copy_of_moe / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"misshapen, the first is model\.layers\.0\.self_attn\.[a-z]_proj"):
         load_model(PretrainedPolicy(model=str(copy_of_moe)), "cpu")
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -20,7 +23,9 @@ from transformers import (
 )
 
 from depo.cli import main
+from depo.upcycle.command import MEASURED_LENGTH
 from depo.upcycle.fidelity import fidelity
+from depo.upcycle.text import PASSAGES, encode, read_passages
 
 Save = Callable[..., Path]
 
@@ -154,7 +159,8 @@ def test_the_reported_error_is_that_of_the_logits(dense: dict[str, Path], tmp_pa
 def test_repair_brings_the_mixture_back_towards_its_parent(
     from_file: bool, dense: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--top-k", 3, "--repair", 60, "--repair-lr", 1e-2, "--repair-length", 24]
+    arguments = ["--top-k", 3, "--repair", 60, "--repair-lr", 1e-2]
+    arguments += ["--repair-length", 24 if from_file else 90]
     if from_file:
         letters = torch.randint(57, (200, 24), generator=torch.Generator().manual_seed(5)) + ord("A")
         passages = ["".join(map(chr, row)) for row in letters.tolist()]
@@ -179,6 +185,12 @@ MISTAKES = [
     (["--top-k", 4, "--router-std", 0], "--router-std 0 sends every token to the same 4 of 8 experts"),
     (["--top-k", 3, "--router", "grouped"], "--top-k 3 must be a multiple of --slices 4"),
     (["--text", "nowhere.txt"], "--text nowhere.txt: cannot be read"),
+    (["--repair", 1], "--repair has nothing to mend, for this mixture equals the dense model"),
+    (["--top-k", 4, "--router-std", "inf"], "--router-std must be a number from 0 on, found inf"),
+    (
+        ["--top-k", 3, "--repair", 1, "--repair-length", 20],
+        "--repair-length 20 leaves no room for answers; questions take up to",
+    ),
 ]
 
 
@@ -196,6 +208,88 @@ def test_bad_input_is_one_line_and_status_2(
     assert not (tmp_path / "moe").exists()
     if arguments == ["--slices", 5]:
         assert line.endswith("near it: 3, 4, 6, 8")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(
+    dense: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Path(shutil.copytree(dense["llama"], tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    assert upcycle(broken, tmp_path / "moe") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 missing or misshapen, the first is model.layers.1.mlp.up_proj.weight" in line
+
+
+def test_a_repair_is_measured_as_it_is_written(tmp_path: Path, save: Save) -> None:
+    """In bfloat16 most of a small repair is lost to rounding, and the report must say so."""
+    save(CONFIGS["llama"], tmp_path / "dense", torch.bfloat16)
+    arguments = ["--top-k", 3, "--repair", 3, "--repair-lr", 1e-3, "--repair-length", 90]
+    assert upcycle(tmp_path / "dense", tmp_path / "moe", *arguments) == 0
+    report = json.loads((tmp_path / "moe" / "depo_upcycle.json").read_text())
+    parent, moe = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32)
+        for name in ("dense", "moe")
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "dense")
+    found = fidelity(parent, moe, encode(list(PASSAGES), tokenizer, MEASURED_LENGTH))
+    assert found.kl == pytest.approx(report["repaired"]["kl"], rel=1e-5)
+    assert found.kl != pytest.approx(report["upcycled"]["kl"], rel=1e-5)
+
+
+def test_a_temperature_without_do_sample_is_taken_as_meant(dense: dict[str, Path], tmp_path: Path) -> None:
+    """transformers loads such a generation config, and would not save it."""
+    parent = Path(shutil.copytree(dense["llama"], tmp_path / "dense"))
+    settings = json.loads((parent / "generation_config.json").read_text())
+    (parent / "generation_config.json").write_text(json.dumps(settings | {"temperature": 0.6, "top_p": 0.9}))
+    assert upcycle(parent, tmp_path / "moe") == 0
+    written = GenerationConfig.from_pretrained(tmp_path / "moe")
+    assert (written.do_sample, written.temperature, written.top_p) == (True, 0.6, 0.9)
+    (parent / "generation_config.json").write_text(json.dumps(settings | {"max_new_tokens": -1}))
+    assert upcycle(parent, tmp_path / "other") == 2
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    dense: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    file = dense["llama"] / "config.json"
+    for out in (file / "moe", Path("/proc/moe"), Path(".")):
+        assert upcycle(dense["llama"], out) == 2
+        said = capsys.readouterr()
+        assert len(said.err.splitlines()) == 1
+        assert not said.out  # not even the dense model was loaded
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path)
+    assert upcycle(dense["llama"], tmp_path / "link") == 0
+    assert (tmp_path / "empty" / "config.json").is_file()
+
+
+def test_passages_that_are_no_passages(
+    dense: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "nine.txt").write_text("\n\n".join(["ABCD"] * 8 + ["A"]))
+    (tmp_path / "number.jsonl").write_text('{"text": "ABCD"}\n{"text": 5}\n')
+    for name, complaint in (
+        ("nine.txt", "no passage to train on has two tokens or more"),
+        ("number.jsonl", 'the "text" of object 2 is no text: 5'),
+    ):
+        mixture = ["--top-k", 3, "--repair", 1]
+        assert upcycle(dense["llama"], tmp_path / "moe", *mixture, "--text", tmp_path / name) == 2
+        assert complaint in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_line_separator_within_a_json_string_parts_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl"
+    passages = ["one\u2028two\x85three", "four"]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in passages]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    assert read_passages(path) == passages
 
 
 def test_a_dense_model_without_counterpart_is_refused(
