@@ -209,4 +209,4 @@ def test_the_policys_own_view_tells_prompts_apart_before_their_first_visit(workd
         seconds = json.loads((workdir / features / "metrics.jsonl").read_text().splitlines()[-1])
         assert 0 < seconds["seconds_share/estimate"] < 1
     assert np.ptp(predicted["none"]) < 1e-12
-    assert np.unique(predicted["policy"]).size > 3
+    assert np.ptp(predicted["policy"]) > 0.01  # not rounding
