@@ -59,7 +59,6 @@ def evaluate(
     benchmarks = load_suite_problems(suite, tokenizer, directory / "problems")
     for one in benchmarks:
         say(f"{one.name}: {one.rows}")
-    context = context_for(target.model, suite, benchmarks)
     store = SampleStore(directory / "samples")
     n = suite.sampling.n
     requests = missing_requests(benchmarks, n, suite.seed, store.done())
@@ -70,6 +69,7 @@ def evaluate(
     seconds = 0.0
     with ExitStack() as stack:
         if requests:
+            context = context_for(target.model, suite, benchmarks)
             verifiers = Verifiers(benchmarks, suite, stack)
             verifiers.start()
             progress = EvalProgress(suite.name, total, total - missing, quiet)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from depo import budget
 from depo.budget import Row, batch_rows, budget_text, memory_sections, policy_shape
@@ -115,6 +115,31 @@ def test_full_fine_tuning_holds_what_adamw_holds(tmp_path: Path) -> None:
     assert sizes["weights"] == sum(p.nbytes for p in model.parameters())
 
 
+def test_frozen_routers_are_not_trained_and_take_their_memory_all_the_same(tmp_path: Path) -> None:
+    config = Qwen3MoeConfig(
+        num_hidden_layers=2,
+        hidden_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        moe_intermediate_size=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        vocab_size=50,
+    )
+    model = Qwen3MoeForCausalLM(config)
+    model.config.save_pretrained(tmp_path)
+    recipe = pretrained(str(tmp_path), router="frozen")
+    recipe = recipe.model_copy(update={"learner": recipe.learner.model_copy(update={"kl_coef": 0.1})})
+    ((_, rows),) = memory_sections(recipe, policy_shape(recipe))
+    sizes = {row.name: row.size for row in rows}
+    whole = sum(p.nbytes for p in model.parameters())
+    routers = sum(p.nbytes for name, p in model.named_parameters() if name.endswith("mlp.gate.weight"))
+    assert routers > 0
+    assert (sizes["weights"], sizes["reference policy"]) == (whole, whole)
+    assert sizes["gradients and AdamW"] == 3 * (whole - routers)
+
+
 def test_lora_trains_the_adapter_only_and_keeps_the_base_in_its_own_type(tmp_path: Path) -> None:
     total = sum(p.numel() for p in save_llama(tmp_path).parameters())
     recipe = pretrained(str(tmp_path), lora={"rank": 2, "targets": ["q_proj", "v_proj"]})
@@ -169,6 +194,7 @@ def test_an_architecture_that_is_not_understood_is_unknown(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     assert policy_shape(pretrained(str(tmp_path))) is None
     assert "unknown" in budget_text(pretrained(str(tmp_path)))
+    assert "mamba is not counted, only llama, " in budget_text(pretrained(str(tmp_path)))
 
 
 def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
