@@ -69,7 +69,7 @@ class VllmPool:
             num_cpus=0,
             num_gpus=num_gpus_per_worker,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": worker_environment(threads, bool(routed_layers))},
+            runtime_env={"env_vars": worker_environment(threads)},
         )
         self.workers = {f"vLLM worker {index}": remote.remote(options) for index in range(vllm.workers)}
         self.num_gpus = num_gpus_per_worker * vllm.workers

@@ -55,7 +55,7 @@ class VllmOptions:
     routed_layers: tuple[int, ...] = ()
 
 
-def worker_environment(threads: int | None, routes: bool = False) -> dict[str, str]:
+def worker_environment(threads: int | None) -> dict[str, str]:
     """Environment variables an engine's process must start with; those the user has set win.
 
     ``threads`` are the CPU threads of one engine (None: as many as this process may use); without the
@@ -72,8 +72,6 @@ def worker_environment(threads: int | None, routes: bool = False) -> dict[str, s
         "PYTHONWARNINGS": "ignore::FutureWarning",
     }
     variables = {name: os.environ.get(name, value) for name, value in variables.items()}
-    if routes:
-        variables["VLLM_USE_V2_MODEL_RUNNER"] = "1"  # the one that returns routed experts
     variables["OMP_NUM_THREADS"] = str(threads or len(os.sched_getaffinity(0)))
     return variables
 

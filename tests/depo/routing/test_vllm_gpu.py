@@ -39,7 +39,6 @@ def test_vllms_record_means_what_transformers_record_means(
 ) -> None:
     pytest.importorskip("vllm")
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
     torch.manual_seed(0)
     model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE)).eval().to(torch.bfloat16)
     model.save_pretrained(tmp_path)

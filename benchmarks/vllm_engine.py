@@ -1,0 +1,372 @@
+"""A real vLLM engine beside the trainer: do syncs arrive, how far apart are the two, what does replay cost?
+
+1. *Sync.* The learner is perturbed, exported and loaded into the running engine, several times in a row. Both
+   score the same sequences before and after each load: how far apart they were, how far they still are.
+2. *Mismatch.* vLLM answers questions in bfloat16 and returns the experts that it chose. The same answers then
+   go through learners in bfloat16 (float32 weights under autocast, as ``policy.dtype: bfloat16`` trains) and
+   in float32, routed natively and with the engine's routes replayed (R3). Of a dense model: natively only.
+3. *Cost.* Seconds of an update on those answers, the device waited for: bare, with R3, with R2 and with
+   telemetry in turn, the order reversed every round.
+4. *Experts.* The same update with each way that transformers has to compute them.
+
+Parts 3 and 4, and routes from vLLM, need a GPU; without one the script shows that it works.
+
+    depo upcycle models/smollm2 models/moe --top-k 4 --router grouped --drop 0.25 --repair 600 --text FILE
+    python -m benchmarks.vllm_engine --model models/moe --out benchmarks/results/vllm_engine
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from depo import config
+from depo.bench.paired import ratio_interval, t_interval
+from depo.bench.provenance import provenance, provenance_lines
+from depo.bench.tables import interval, table
+from depo.config import PretrainedPolicy
+from depo.learner.learner import PolicyLearner
+from depo.policy.pretrained import load_model, load_tokenizer
+from depo.rng import generator, seed64
+from depo.rollout.engine import Sampling, WeightUpdate
+from depo.rollout.probe import choose_sequences, difference
+from depo.rollout.vllm_worker import VllmOptions, VllmWorker, worker_environment
+from depo.routing.update import Routing
+from depo.types import Prompt, Request, Rollout, TrainingBatch
+from depo.upcycle.text import QUESTIONS, question_ids
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = ("bfloat16", "float32")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "one step": {"minibatches": 1},
+    "two steps": {"minibatches": 2},
+    "R3 replay": {"minibatches": 1, "routing_replay": "r3"},
+    "telemetry": {"minibatches": 1, "routing_telemetry": True},
+    "R2 replay": {"minibatches": 2, "routing_replay": "r2"},
+}
+BARE = {"R3 replay": "one step", "telemetry": "one step", "R2 replay": "two steps"}
+EXPERTS = ("grouped_mm", "batched_mm", "eager", "depo_sorted")
+FIGURES = {
+    "mismatch_kl": ("mismatch KL (nats a token)", 6),
+    "mismatch_max": ("largest difference of log-probabilities", 3),
+    "routing/agreement_engine": ("experts in common with the engine", 4),
+}
+
+
+def learner_of(model: torch.nn.Module, pad_token_id: int, **settings: Any) -> PolicyLearner:
+    """``settings`` of a learner; its steps are too small to move anything."""
+    base = {"lr": 1e-12, "correction": {"type": "none"}, "tokens_per_microbatch": 8192}
+    return PolicyLearner(
+        model,
+        config.Learner.model_validate(base | settings),
+        temperature=1.0,
+        max_new_tokens=1024,
+        total_steps=1000,
+        pad_token_id=pad_token_id,
+    )
+
+
+def questions(directory: str) -> list[Prompt]:
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    return [
+        Prompt(str(n), text, tuple(question_ids(text, tokenizer)), "") for n, text in enumerate(QUESTIONS)
+    ]
+
+
+def answers(
+    worker: VllmWorker, prompts: list[Prompt], seed: int, samples: int, tokens: int, routes: bool
+) -> tuple[list[Rollout], float]:
+    """What the engine says, in order of prompt and sample, and how many tokens a second it said."""
+    requests = [
+        Request(prompt, tuple(seed64(seed, "sample", 0, prompt.key, g) for g in range(samples)))
+        for prompt in prompts
+    ]
+    started = time.perf_counter()
+    looks = list(worker.generate(requests, Sampling(1.0, tokens, routes=routes)))
+    seconds = time.perf_counter() - started
+    found = sorted((r for look in looks for r in look.finished), key=lambda r: (int(r.key), r.index))
+    return found, sum(len(r.token_ids) for r in found) / seconds
+
+
+def batch_of(prompts: list[Prompt], rollouts: list[Rollout], seed: int) -> TrainingBatch:
+    """Advantages are made up."""
+    return TrainingBatch(
+        prompt_ids=[np.array(prompts[int(r.key)].token_ids, dtype=np.int32) for r in rollouts],
+        completion_ids=[r.token_ids for r in rollouts],
+        engine_logprobs=[r.logprobs for r in rollouts],
+        advantages=generator(seed, "advantages").normal(size=len(rollouts)).astype(np.float32),
+        group=np.array([int(r.key) for r in rollouts]),
+        routes=[r.routes for r in rollouts],
+    )
+
+
+def syncs(
+    learner: PolicyLearner, tokenizer: Any, worker: VllmWorker, prompts: list[Prompt], times: int
+) -> list[dict]:
+    """Mean and largest |learner − engine| in nats before and after each load. The last load restores."""
+    sequences = choose_sequences(prompts, len(tokenizer), seed=0)
+    found = []
+    root = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    for number in range(times):
+        last = number == times - 1
+        if not last:
+            learner.perturb(number)
+        wanted = learner.score(sequences)
+        before = difference(wanted, worker.score(sequences))
+        with tempfile.TemporaryDirectory(dir=root) as directory:
+            started = time.perf_counter()
+            learner.export(Path(directory))
+            exported = time.perf_counter()
+            worker.load_weights(WeightUpdate(number + 1, directory))
+            loaded = time.perf_counter()
+        after = difference(wanted, worker.score(sequences))
+        found.append(
+            {
+                "what": "the real policy again" if last else f"perturbed, seed {number}",
+                "mean_before": before.mean_abs,
+                "mean_after": after.mean_abs,
+                "max_after": after.max_abs,
+                "export_seconds": exported - started,
+                "load_seconds": loaded - exported,
+            }
+        )
+        print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+        if not last:
+            learner.restore()
+    return found
+
+
+def mismatches(
+    models: dict[str, torch.nn.Module], pad: int, batch: TrainingBatch, moe: bool
+) -> dict[str, float]:
+    """Of one seed's answers, by trainer's type and replay. The same weights in all: steps move nothing."""
+    found: dict[str, float] = {"tokens": float(sum(map(len, batch.completion_ids)))}
+    for dtype, model in models.items():
+        for replay in ("none", "r3") if moe else ("none",):
+            metrics = learner_of(model, pad, routing_replay=replay).update(batch).metrics
+            found |= {f"{dtype}/{replay}/{name}": metrics[name] for name in FIGURES if name in metrics}
+        if moe:
+            found[f"{dtype}/cut"] = found[f"{dtype}/none/mismatch_kl"] / found[f"{dtype}/r3/mismatch_kl"]
+    return found
+
+
+def timed_update(learner: PolicyLearner, batch: TrainingBatch) -> float:
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    learner.update(batch)
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def cost(model: torch.nn.Module, pad: int, batch: TrainingBatch, rounds: int) -> dict[str, Any]:
+    """Seconds of an update with each of ``SETTINGS``, round by round."""
+    learner = learner_of(model, pad, routing_telemetry=False)
+    seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    base = {"lr": 1e-12, "correction": {"type": "none"}, "tokens_per_microbatch": 8192}
+    for number in range(-2, rounds):  # two rounds warm up
+        for name in list(SETTINGS) if number % 2 == 0 else list(SETTINGS)[::-1]:
+            learner.settings = config.Learner.model_validate(
+                base | {"routing_telemetry": False} | SETTINGS[name]
+            )
+            learner.routing = Routing(model, learner.settings)
+            taken = timed_update(learner, batch)
+            if number >= 0:
+                seconds[name].append(taken)
+    ratios = {
+        name: [a / b for a, b in zip(seconds[name], seconds[bare], strict=True)]
+        for name, bare in BARE.items()
+    }
+    return {
+        "rounds": rounds,
+        "sequences": len(batch),
+        "tokens": int(sum(map(len, batch.completion_ids))),
+        "seconds": seconds,
+        "ratio": {name: ratio_interval(values).to_json() for name, values in ratios.items()},
+        "median_ratio": {name: float(np.median(values)) for name, values in ratios.items()},
+    }
+
+
+def experts(model: torch.nn.Module, pad: int, batch: TrainingBatch, rounds: int) -> dict[str, Any]:
+    """Seconds of an update by how the experts are computed, or why they could not be."""
+    found: dict[str, Any] = {}
+    usual = model.config._experts_implementation
+    for name in EXPERTS:
+        try:
+            model.set_experts_implementation(name)
+            learner = learner_of(model, pad, routing_telemetry=False, tokens_per_microbatch=2048)
+            torch.cuda.reset_peak_memory_stats()
+            times = [timed_update(learner, batch) for _ in range(rounds + 1)][1:]
+            found[name] = {"seconds": times, "peak_gib": torch.cuda.max_memory_allocated() / 2**30}
+        except (RuntimeError, ValueError) as error:
+            found[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+            torch.cuda.empty_cache()
+        print(f"experts {name}: {found[name]}", file=sys.stderr, flush=True)
+    model.set_experts_implementation(usual)
+    return found
+
+
+# ---------------------------------------------------------------- report
+
+
+def markdown(document: dict[str, Any]) -> str:
+    engine = document["engine"]
+    lines = ["# A real vLLM engine beside the trainer", "", *provenance_lines(document), ""]
+    lines += [
+        f"{engine['model']}, engine in bfloat16 (vLLM {engine['vllm']}), up after {engine['seconds']:.0f} s; "
+        f"{engine['tokens_per_second']:,.0f} tokens a second. {engine['prompts']} questions, "
+        f"{engine['samples']} answers each, at most {engine['tokens']} tokens.",
+        "",
+        "## Weight sync",
+        "",
+        "Mean |difference| of log-probabilities between learner (bfloat16) and engine, nats, on "
+        "pseudo-random continuations.",
+        "",
+    ]
+    rows = [
+        [
+            one["what"],
+            f"{one['mean_before']:.3f}",
+            f"{one['mean_after']:.4f}",
+            f"{one['max_after']:.3f}",
+            f"{one['export_seconds']:.2f}",
+            f"{one['load_seconds']:.2f}",
+        ]
+        for one in document["syncs"]
+    ]
+    lines += table(["loaded", "before", "after", "largest after", "s to export", "s to load"], rows)
+    lines += ["", "## Mismatch of vLLM and the trainer", ""]
+    seeds = list(document["mismatch"].values())
+    tokens = sum(seed["tokens"] for seed in seeds)
+    lines += [f"{len(seeds)} seeds (samples), {tokens:,.0f} tokens; mean over seeds [95 %].", ""]
+    rows = []
+    for dtype in DTYPES:
+        for replay in ("none", "r3"):
+            for name, (shown, digits) in FIGURES.items():
+                key = f"{dtype}/{replay}/{name}"
+                if key in seeds[0]:
+                    values = [seed[key] for seed in seeds]
+                    how = "replayed (R3)" if replay == "r3" else "native"
+                    rows.append([dtype, how, shown, interval(t_interval(values).to_json(), digits)])
+        if f"{dtype}/cut" in seeds[0]:
+            cuts = ratio_interval([seed[f"{dtype}/cut"] for seed in seeds]).to_json()
+            rows.append([dtype, "native ÷ replayed", "KL, geometric mean", interval(cuts, 2)])
+    lines += [*table(["trainer", "routing", "", ""], rows), ""]
+    if found := document["cost"]:
+        lines += ["## Cost of replay and telemetry", ""]
+        lines += [
+            f"{found['sequences']} sequences, {found['tokens']:,} completion tokens, {found['rounds']} "
+            "rounds; seconds of an update with over without, the device waited for.",
+            "",
+        ]
+        rows = [
+            [
+                name,
+                bare,
+                interval(found["ratio"][name], 4),
+                f"{found['median_ratio'][name]:.4f}",
+                f"{np.median(found['seconds'][bare]):.3f}",
+            ]
+            for name, bare in BARE.items()
+        ]
+        heads = ["added", "to an update of", "ratio, geometric mean [95 %]", "median", "s without"]
+        lines += [*table(heads, rows), ""]
+    if found := document["experts"]:
+        lines += ["## How the experts are computed", "", "An update in micro-batches of 2,048 tokens.", ""]
+        rows = [
+            [name, f"{np.median(one['seconds']):.3f}", f"{one['peak_gib']:.1f}"]
+            if "seconds" in one
+            else [name, one["error"], ""]
+            for name, one in found.items()
+        ]
+        lines += table(["", "s, median", "peak GiB"], rows)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="directory of a chat model, dense or mixture")
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.md and OUT.json")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--samples", type=int, default=16, help="answers to each of the 12 questions")
+    parser.add_argument("--tokens", type=int, default=256, help="of an answer, at most")
+    parser.add_argument("--rounds", type=int, default=12, help="of the cost part; 0: none")
+    options = parser.parse_args()
+    os.environ.update(worker_environment(None))
+    policies = {dtype: PretrainedPolicy(model=options.model, dtype=dtype) for dtype in DTYPES}
+    models = {dtype: load_model(policy, DEVICE) for dtype, policy in policies.items()}
+    tokenizer = load_tokenizer(policies["float32"])
+    pad = tokenizer.pad_token_id
+    learner = learner_of(models["bfloat16"], pad)
+    layers = tuple(router.layer for router in learner.routing.routers) if DEVICE == "cuda" else ()
+    prompts = questions(options.model)
+    started = time.perf_counter()
+    worker = VllmWorker(
+        VllmOptions(
+            model=options.model,
+            dtype="bfloat16",
+            max_model_len=1024,
+            eos_token_ids=(tokenizer.eos_token_id,),
+            gpu_memory_utilization=0.3,
+            routed_layers=layers,
+        )
+    )
+    import vllm
+
+    engine: dict[str, Any] = {
+        "model": Path(options.model).name,
+        "vllm": vllm.__version__,
+        "seconds": time.perf_counter() - started,
+        "prompts": len(prompts),
+        "samples": options.samples,
+        "tokens": options.tokens,
+    }
+    print(json.dumps(engine), file=sys.stderr, flush=True)
+    arrived = syncs(learner, tokenizer, worker, prompts, times=5)
+    measured, speeds = {}, []
+    for seed in options.seeds:
+        found, speed = answers(worker, prompts, seed, options.samples, options.tokens, bool(layers))
+        speeds.append(speed)
+        batch = batch_of(prompts, found, seed)
+        measured[str(seed)] = mismatches(models, pad, batch, bool(layers))
+        print(f"seed {seed}: {json.dumps(measured[str(seed)])}", file=sys.stderr, flush=True)
+    engine["tokens_per_second"] = float(np.median(speeds))
+    document = {
+        "kind": "vllm_engine",
+        "provenance": provenance(sys.argv[1:], options.seeds),
+        "engine": engine,
+        "syncs": arrived,
+        "mismatch": measured,
+        "cost": None,
+        "experts": None,
+    }
+    document["provenance"]["command"] = "python -m benchmarks.vllm_engine " + " ".join(
+        part if not part.startswith("/") else Path(part).name for part in sys.argv[1:]
+    )
+    store(document, options.out)  # what follows is long
+    if options.rounds and layers:
+        document["cost"] = cost(models["bfloat16"], pad, batch, options.rounds)
+        store(document, options.out)
+        document["experts"] = experts(models["bfloat16"], pad, batch, 3)
+        store(document, options.out)
+    print(markdown(document))
+
+
+def store(document: dict[str, Any], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=1, allow_nan=False)
+    out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(markdown(document), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
