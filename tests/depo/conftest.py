@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from depo.config import TinyMoePolicy
 
@@ -33,6 +34,16 @@ def tiny_policy(tmp_path_factory) -> Path:
 def workdir(tmp_path, tiny_policy) -> Path:
     """A directory with a data set, a reward of one's own and ``tiny.yaml``; commands run there."""
     return make_workdir(tmp_path, tiny_policy)
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> torch.device:
+    """The CUDA device, where float32 products are float32's; skips where there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="module")
