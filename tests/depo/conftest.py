@@ -36,14 +36,15 @@ def workdir(tmp_path, tiny_policy) -> Path:
     return make_workdir(tmp_path, tiny_policy)
 
 
-@pytest.fixture
-def cuda(monkeypatch) -> torch.device:
+@pytest.fixture(scope="session")
+def cuda() -> Iterator[torch.device]:
     """The CUDA device, where float32 products are float32's; skips where there is none."""
     if not torch.cuda.is_available():
         pytest.skip("torch finds no CUDA device")
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    return torch.device("cuda", 0)
+    products = torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, False
+    yield torch.device("cuda", 0)
+    products.allow_tf32 = before
 
 
 @pytest.fixture(scope="module")
