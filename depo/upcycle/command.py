@@ -23,7 +23,7 @@ from depo.failures import DONE, say
 from depo.fetch import quiet_transformers
 from depo.permissions import follow_umask
 from depo.policy.device import pick_device
-from depo.policy.experts import use_sorted_experts
+from depo.policy.experts import use_grouped_experts, use_sorted_experts
 from depo.policy.pretrained import check_source, from_pretrained, load_tokenizer, load_whole
 from depo.upcycle.architecture import moe_config
 from depo.upcycle.build import build
@@ -65,8 +65,7 @@ def upcycle(options: argparse.Namespace) -> int:
     as_written(moe, stored)
     dense.to(device)
     moe.to(device)
-    if device.type == "cpu":
-        use_sorted_experts(moe)
+    (use_sorted_experts if device.type == "cpu" else use_grouped_experts)(moe)
     print(f"mixture    {experts_line(settings)}")
     print(f"           {described(moe)}")
 

@@ -24,7 +24,7 @@ from depo.types import Prompt, Request, Rollout
 pytestmark = pytest.mark.gpu
 
 QUESTIONS = ["1+1=", "12+34=", "7*8=", "123-45=", "99=", "5"]
-IMPLEMENTATIONS = ["eager", "grouped_mm", "batched_mm"]
+IMPLEMENTATIONS = ["eager", "grouped_mm", "batched_mm", "depo_grouped"]
 Generate = Callable[..., list[Rollout]]
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.gpu
 
 MakeMoe = Callable[[str], PreTrainedModel]
 EXPERTS, TOP_K = 8, 2
-IMPLEMENTATIONS = ["eager", "grouped_mm", "batched_mm"]
+IMPLEMENTATIONS = ["eager", "grouped_mm", "batched_mm", "depo_grouped"]
 
 
 def foreign_routes(routers: list[Router], n: int, device: torch.device) -> ForcedRoutes:

@@ -275,7 +275,7 @@ def test_a_router_pushed_towards_one_pair_of_experts_sets_off_the_alarm(moe: Mak
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("checkpointed", [False, True], ids=["plain", "checkpointed"])
-@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm", "depo_grouped"])
 @pytest.mark.parametrize("replay", ["r3", "r2"])
 def test_an_update_with_replay_on_a_gpu_is_that_of_the_cpu(
     replay: str, implementation: str, checkpointed: bool, cuda: torch.device, moe: MakeMoe
@@ -303,7 +303,7 @@ def test_an_update_with_replay_on_a_gpu_is_that_of_the_cpu(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm", "depo_grouped"])
 def test_r3_on_a_gpu_in_bfloat16_measures_under_the_engines_routes(
     implementation: str, cuda: torch.device, moe: MakeMoe
 ) -> None:
