@@ -49,6 +49,15 @@ class Running:
     started: float
 
 
+@dataclass(frozen=True)
+class Over:
+    """A job that has ended, with its exit status."""
+
+    job: Job
+    status: int
+    seconds: float
+
+
 def run_jobs(jobs: Sequence[Job], at_once: int, threads: int, say: Callable[[str], None]) -> list[Job]:
     """Run what is not done yet, in order, ``at_once`` at a time with ``threads`` each; returns what failed.
 
@@ -56,39 +65,49 @@ def run_jobs(jobs: Sequence[Job], at_once: int, threads: int, say: Callable[[str
     Interrupted or terminated, it ends its processes before it raises.
     """
     waiting = [job for job in jobs if not job.done]
-    total = len(waiting)
-    running: list[Running] = []
+    ended: list[Over] = []
     failed: list[Job] = []
+
+    def over(one: Over) -> None:
+        ended.append(one)
+        count = f"[{len(ended)}/{len(waiting)}]"
+        if one.status == 0 and one.job.done:
+            say(f"{count} {one.job.title}: {one.seconds:.0f} s")
+        else:
+            failed.append(one.job)
+            say(f"{count} {one.job.title}: FAILED, {one.job.log} ends with")
+            for line in last_lines(one.job.log):
+                say(f"    {line}")
+
+    return failed + run_each(waiting, at_once, threads, lambda job: None, over)
+
+
+def run_each(
+    jobs: Sequence[Job],
+    at_once: int,
+    threads: int | None,
+    begun: Callable[[Job], None],
+    over: Callable[[Over], None],
+) -> list[Job]:
+    """Run all of these jobs, in order, ``at_once`` at a time; returns those that could not begin, because
+    they need something that is not there. ``begun`` and ``over`` are told of each. ``threads`` None: as many
+    as the libraries choose. Interrupted or terminated, it ends its processes before it raises."""
+    waiting = list(jobs)
+    running: list[Running] = []
     with ending_them_all(running):
         while waiting or running:
             ready = [job for job in waiting if all(path.exists() for path in job.needs)]
             for job in ready[: at_once - len(running)]:
                 waiting.remove(job)
                 running.append(start(job, threads))
+                begun(job)
             if not running:  # what is left needs something that failed
-                failed += waiting
                 break
             time.sleep(POLL_SECONDS)
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
-                finished = total - len(waiting) - len(running)
-                seconds = time.perf_counter() - one.started
-                if one.process.returncode == 0 and one.job.done:
-                    say(f"[{finished}/{total}] {one.job.title}: {seconds:.0f} s")
-                else:
-                    failed.append(one.job)
-                    say(f"[{finished}/{total}] {one.job.title}: FAILED, {one.job.log} ends with")
-                    for line in last_lines(one.job.log):
-                        say(f"    {line}")
-    return failed
-
-
-def run_job(job: Job, threads: int | None = None) -> int:
-    """Run one job whether or not it is done; returns its exit status. Interrupted, it ends it first."""
-    running: list[Running] = []
-    with ending_them_all(running):
-        running.append(start(job, threads))
-        return running[0].process.wait()
+                over(Over(one.job, one.process.returncode, time.perf_counter() - one.started))
+    return waiting
 
 
 @contextmanager

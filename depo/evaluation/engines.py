@@ -64,7 +64,8 @@ def transformers_engine(
     import torch
     from transformers.utils import logging
 
-    from depo.learner.actor import end_tokens, pick_device
+    from depo.learner.actor import end_tokens
+    from depo.policy.device import pick_device
     from depo.policy.precision import autocast
     from depo.policy.pretrained import load_model
     from depo.rollout.transformers_engine import TransformersEngine

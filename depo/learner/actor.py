@@ -18,7 +18,6 @@ import ray
 
 from depo.cluster import gpus_in_cluster
 from depo.config import PretrainedPolicy, Recipe, TinyMoePolicy
-from depo.errors import UserError
 from depo.rollout.engine import Sampling
 from depo.types import Prompt, Request, Rollout, TrainingBatch, UpdateResult
 
@@ -86,6 +85,7 @@ class LearnerActor:
     def start(self, policy: PretrainedPolicy) -> PolicyFacts:
         """Load the policy and make the learner and its colocated engine."""
         from depo.learner.learner import PolicyLearner
+        from depo.policy.device import pick_device
         from depo.policy.pretrained import load_model, load_tokenizer
         from depo.rollout.transformers_engine import TransformersEngine
 
@@ -247,14 +247,3 @@ def end_tokens(model, tokenizer) -> tuple[int, ...]:
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return tuple(sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None}))
-
-
-def pick_device(wanted: str, key: str = "learner.device"):
-    """The device that a recipe asks for; ``key`` names it there. Raises UserError where there is none."""
-    import torch
-
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"{key}: cuda is asked for, but torch finds no CUDA device; set cpu or auto")
-    return torch.device(wanted)

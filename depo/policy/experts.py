@@ -1,6 +1,7 @@
-"""The experts of a mixture on a CPU: tokens sorted by expert once, each expert's run a plain product.
+"""The experts of a mixture, under autocast too: on a CPU tokens sorted by expert once, each expert's run a
+plain product; on a GPU transformers' grouped kernel, in the type that autocast computes in.
 
-How it differs from transformers' own loop ("eager"):
+How the first differs from transformers' own loop ("eager"):
 - weights are unbound once. Indexing them anew for each expert makes the backward pass fill and add up a
   gradient of *all* experts for each one, in every micro-batch: for a million parameters that costs as much
   as several hundred tokens;
@@ -11,6 +12,9 @@ Under bfloat16 autocast, weights are float32 masters. autocast casts those of a 
 as it lasts, but only whole parameters: each expert's slice anew in every pass, which for a decode step of a
 few tokens takes longer than its products. ``keep_casts`` does for experts what autocast does for linear
 layers.
+
+The grouped kernel knows nothing of autocast: it would multiply float32 masters in float32, without tensor
+cores and expert by expert, which is most of the work of a mixture.
 
 Shapes: N tokens, K experts of a token, M = N·K pairs, H hidden size, E experts.
 """
@@ -24,9 +28,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_experts_forward
 
 NAME = "depo_sorted"
+GROUPED = "depo_grouped"
+ALIGNED = 8  # dimensions, which in bfloat16 are the 16 bytes that the grouped kernel wants rows to begin at
 
 
 CASTS: ContextVar[dict[nn.Parameter, Tensor] | None] = ContextVar("CASTS", default=None)
@@ -92,15 +98,50 @@ def sorted_experts(experts: nn.Module, hidden_NH: Tensor, expert_NK: Tensor, wei
     return (output_NKH * weight_NK.unsqueeze(-1)).sum(1).to(hidden_NH.dtype)
 
 
+class Cast:
+    """What the grouped kernel's caller reads of the experts, with weights in another type."""
+
+    def __init__(self, experts: nn.Module, dtype: torch.dtype) -> None:
+        self.experts = experts
+        self.gate_up_proj = as_computed(experts.gate_up_proj).to(dtype)
+        self.down_proj = as_computed(experts.down_proj).to(dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.experts, name)
+
+
+def grouped_experts(experts: nn.Module, hidden_NH: Tensor, expert_NK: Tensor, weight_NK: Tensor) -> Tensor:
+    """(N, H), as ``sorted_experts``, by the grouped kernel and in autocast's type where there is autocast."""
+    device = hidden_NH.device.type
+    if not torch.is_autocast_enabled(device):
+        return grouped_mm_experts_forward(experts, hidden_NH, expert_NK, weight_NK)
+    dtype = torch.get_autocast_dtype(device)
+    cast = Cast(experts, dtype)
+    return grouped_mm_experts_forward(cast, hidden_NH.to(dtype), expert_NK, weight_NK).to(hidden_NH.dtype)
+
+
 def use_sorted_experts(model: nn.Module) -> None:
-    """Where the experts are laid out as above (gated, no biases, not transposed), compute them so; "eager"
-    otherwise."""
-    fits = all(
-        module.has_gate and not module.has_bias and not module.is_transposed
-        for module in model.modules()
-        if hasattr(module, "gate_up_proj") and hasattr(module, "has_gate")
-    )
-    model.set_experts_implementation(NAME if fits else "eager")
+    """Where the experts are laid out as above, compute them so; "eager" otherwise."""
+    model.set_experts_implementation(NAME if all(map(plain, experts_of(model))) else "eager")
 
 
+def use_grouped_experts(model: nn.Module) -> None:
+    """Where the experts are laid out as above, in rows that the kernel takes, compute them so. "eager" for
+    rows that it does not take, and the model's own implementation for other layouts."""
+    found = experts_of(model)
+    aligned = all(size % ALIGNED == 0 for module in found for size in module.down_proj.shape[1:])
+    if all(map(plain, found)):
+        model.set_experts_implementation(GROUPED if aligned else "eager")
+
+
+def experts_of(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if hasattr(m, "gate_up_proj") and hasattr(m, "has_gate")]
+
+
+def plain(experts: nn.Module) -> bool:
+    """Gated, no biases, not transposed."""
+    return experts.has_gate and not experts.has_bias and not experts.is_transposed
+
+
+ALL_EXPERTS_FUNCTIONS.register(GROUPED, grouped_experts)
 ALL_EXPERTS_FUNCTIONS.register(NAME, sorted_experts)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from depo.config import Lora, PretrainedPolicy
 from depo.errors import UserError
-from depo.policy.experts import use_sorted_experts
+from depo.policy.experts import use_grouped_experts, use_sorted_experts
 from depo.policy.precision import set_compute_dtype
 from depo.policy.routers import route_in_float32, set_router_training
 
@@ -41,9 +41,9 @@ def load_model(policy: PretrainedPolicy, device: torch.device | str) -> nn.Modul
     model = load_whole(policy, dtype=compute if policy.lora else torch.float32, attn_implementation="sdpa")
     if getattr(model.config, "output_router_logits", False):
         model.config.output_router_logits = False
-    if device.type == "cpu" and model._can_set_experts_implementation():
+    if model._can_set_experts_implementation():
         # Grouped kernels pay off on GPUs; on a CPU the loop over experts is faster for small models.
-        use_sorted_experts(model)
+        (use_sorted_experts if device.type == "cpu" else use_grouped_experts)(model)
     if policy.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.to(device)

@@ -22,7 +22,8 @@ from depo.errors import UserError
 from depo.failures import DONE, say
 from depo.fetch import quiet_transformers
 from depo.permissions import follow_umask
-from depo.policy.experts import use_sorted_experts
+from depo.policy.device import pick_device
+from depo.policy.experts import use_grouped_experts, use_sorted_experts
 from depo.policy.pretrained import check_source, from_pretrained, load_tokenizer, load_whole
 from depo.upcycle.architecture import moe_config
 from depo.upcycle.build import build
@@ -41,6 +42,7 @@ MEASURED_LENGTH = 512  # tokens of a passage, at most
 def upcycle(options: argparse.Namespace) -> int:
     """Run what ``depo upcycle`` was asked for; returns the exit status. Raises UserError for bad input."""
     settings = upcycling(options)
+    device = pick_device(options.device, "depo upcycle: --device")
     check_out(options.out)
     texts = None if options.text is None else read_passages(options.text)
     if texts is not None and options.repair and len(texts) <= MEASURED:
@@ -61,7 +63,9 @@ def upcycle(options: argparse.Namespace) -> int:
     print(f"dense      {options.dense}: {described(dense)}")
     moe = build(dense, settings, options.dense)
     as_written(moe, stored)
-    use_sorted_experts(moe)
+    dense.to(device)
+    moe.to(device)
+    (use_sorted_experts if device.type == "cpu" else use_grouped_experts)(moe)
     print(f"mixture    {experts_line(settings)}")
     print(f"           {described(moe)}")
 
@@ -77,7 +81,7 @@ def upcycle(options: argparse.Namespace) -> int:
         as_written(moe, stored)
         results["repaired"] = measure(dense, moe, measured)
         print(f"repaired   {fidelity_line(results['repaired'])}")
-    write(options, settings, moe.to(stored), tokenizer, results)
+    write(options, settings, moe.to("cpu", stored), tokenizer, results)
     print(f"written    {options.out}")
     return DONE
 

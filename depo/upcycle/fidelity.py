@@ -26,11 +26,12 @@ class Fidelity:
 
 @torch.no_grad()
 def fidelity(dense: PreTrainedModel, moe: PreTrainedModel, passages: Sequence[Tensor]) -> Fidelity:
-    """Compare the two on passages of token ids (T,), each alone."""
+    """Compare the two, which are on one device, on passages of token ids (T,), each alone."""
     errors, divergences, agreements = [], [], []
     for tokens_T in passages:
-        dense_TV = dense(input_ids=tokens_T.unsqueeze(0)).logits[0].double()
-        moe_TV = moe(input_ids=tokens_T.unsqueeze(0)).logits[0].double()
+        tokens_1T = tokens_T.unsqueeze(0).to(dense.device)
+        dense_TV = dense(input_ids=tokens_1T).logits[0].double()
+        moe_TV = moe(input_ids=tokens_1T).logits[0].double()
         errors.append((dense_TV - moe_TV).abs())
         divergences.append(kl_divergence(dense_TV, moe_TV))
         agreements.append(dense_TV.argmax(-1) == moe_TV.argmax(-1))

@@ -51,6 +51,12 @@ def add_upcycle(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
     )
     parser.add_argument("--seed", type=int, default=0, help="of routers and dropped dimensions (%(default)s)")
     parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to measure and repair; auto: cuda where there is one (%(default)s)",
+    )
+    parser.add_argument(
         "--text", type=Path, metavar="FILE", help="passages to measure on and to repair with, .txt or .jsonl"
     )
     parser.add_argument(

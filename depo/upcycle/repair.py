@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from depo.rng import seed64
 from depo.upcycle.fidelity import kl_divergence
+from depo.upcycle.text import drawn_on
 
 WARMUP = 0.1  # share of the steps
 
@@ -83,10 +84,13 @@ def repair(
     seed: int,
     say: Callable[[str], None],
 ) -> None:
-    """Train experts and routers of ``moe`` in place for ``steps`` steps of ``batch`` sequences."""
+    """Train experts and routers of ``moe`` in place for ``steps`` steps of ``batch`` sequences, where it and
+    ``parent`` are."""
+    device = moe.device
     for name, parameter in moe.named_parameters():
         parameter.requires_grad_(".mlp." in name)
-    with tempfile.TemporaryDirectory(prefix="depo-repair-") as scratch, torch.random.fork_rng(devices=[]):
+    forked = torch.random.fork_rng(devices=drawn_on(device))
+    with tempfile.TemporaryDirectory(prefix="depo-repair-") as scratch, forked:
         settings = TrainingArguments(
             output_dir=scratch,
             max_steps=steps,
@@ -95,13 +99,14 @@ def repair(
             lr_scheduler_type="cosine",
             warmup_steps=round(WARMUP * steps),
             seed=seed64(seed, "repair") % 2**32,  # numpy takes no larger one
-            use_cpu=True,
+            use_cpu=device.type == "cpu",
             dataloader_pin_memory=False,
             save_strategy="no",
             logging_steps=max(1, steps // 10),
             report_to="none",
             disable_tqdm=True,
         )
+        settings._n_gpu = min(1, settings.n_gpu)  # of several GPUs the Trainer would use all, by threads
         trainer = Distillation(
             parent,
             model=moe,

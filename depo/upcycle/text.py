@@ -92,9 +92,9 @@ def generate(
         part = prompts[start : start + GENERATED_TOGETHER]
         width = max(map(len, part))
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in part])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part])
-        with torch.random.fork_rng(devices=[]):
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in part], device=model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part], device=model.device)
+        with torch.random.fork_rng(devices=drawn_on(model.device)):
             torch.manual_seed(seed64(seed, "upcycle_text", index=start))
             out = model.generate(
                 input_ids=ids,
@@ -110,6 +110,11 @@ def generate(
             end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
             sequences.append(torch.tensor(prompt + row[:end]))
     return sequences
+
+
+def drawn_on(device: torch.device) -> list[torch.device]:
+    """What ``torch.random.fork_rng`` has to put back, beside the CPU's state, after draws there."""
+    return [device] if device.type == "cuda" else []
 
 
 def check_room(tokenizer: PreTrainedTokenizerBase, length: int) -> None:

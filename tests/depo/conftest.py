@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from depo.config import TinyMoePolicy
 
@@ -33,6 +34,17 @@ def tiny_policy(tmp_path_factory) -> Path:
 def workdir(tmp_path, tiny_policy) -> Path:
     """A directory with a data set, a reward of one's own and ``tiny.yaml``; commands run there."""
     return make_workdir(tmp_path, tiny_policy)
+
+
+@pytest.fixture(scope="session")
+def cuda() -> Iterator[torch.device]:
+    """The CUDA device, where float32 products are float32's; skips where there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    products = torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, False
+    yield torch.device("cuda", 0)
+    products.allow_tf32 = before
 
 
 @pytest.fixture(scope="module")

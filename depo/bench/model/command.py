@@ -14,7 +14,7 @@ from depo.bench.model.comparison import comparisons
 from depo.bench.model.figures import run_figures
 from depo.bench.model.forms import FORMS
 from depo.bench.model.recipes import Setting, arm_recipe
-from depo.bench.model.runs import Ended, Place, check_same_recipe, run_arm
+from depo.bench.model.runs import Ended, Place, check_same_recipe, run_arms
 from depo.bench.model.tasks import TASKS
 from depo.bench.provenance import provenance
 from depo.bench.report import write_result
@@ -27,7 +27,7 @@ from depo.recipe.inputs import check_inputs, model_problems
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """Run what is not finished yet and write the result after every arm. 1 when an arm failed.
+    """Run what is not finished yet and write the result whenever one has ended. 1 when an arm failed.
 
     Raises UserError for bad input, before anything is run.
     """
@@ -45,18 +45,25 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         "arms": {arm: without_directory(arm_blocks(arm, setting.form, setting.encoder)) for arm in arms},
         "runs": [],
     }
-    for place, recipe in planned:
-        print(
-            f"seed {place.seed}, {place.arm}: {'finished before' if place.finished else place.log}",
-            flush=True,
-        )
-        ended = run_arm(recipe, place)
-        document["runs"].append(outcome(place, ended, setting.horizon))
+    found: dict[Place, dict[str, Any]] = {}
+
+    def begun(place: Place) -> None:
+        print(f"{place.title}: {place.log}", flush=True)
+
+    def over(place: Place, ended: Ended) -> None:
+        found[place] = outcome(place, ended, setting.horizon)
+        document["runs"] = [found[place] for place, _ in planned if place in found]
         document["comparisons"] = comparisons(document["runs"])
-        written = write_result(document, options.out)
+        write_result(document, options.out)
+        if not ended.ran:
+            print(f"{place.title}: finished before", flush=True)
+        elif ended.last_lines:
+            print(f"{place.title}: exit status {ended.status}, its log ends with", flush=True)
         for line in ended.last_lines:
-            print(f"  {line}")
-    print("\n".join(map(str, written)))
+            print(f"  {line}", flush=True)
+
+    run_arms(planned, setting.jobs, begun, over)
+    print(options.out, options.out.with_suffix(".md"), sep="\n")
     return DONE if all(one["status"] == "done" for one in document["runs"]) else FAILED
 
 
@@ -78,6 +85,8 @@ def setting_of(options: argparse.Namespace) -> Setting:
     form = FORMS[options.form or ("gpu" if has_cuda() else "cpu")]
     if options.steps is not None and options.steps < 1:
         raise UserError(f"--steps {options.steps}: must be at least 1")
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: must be at least 1")
     default_engine = "vllm" if form.name == "gpu" and find_spec("vllm") else "transformers"
     engine = options.engine or default_engine
     if engine == "vllm" and find_spec("vllm") is None:
@@ -91,6 +100,7 @@ def setting_of(options: argparse.Namespace) -> Setting:
         steps=options.steps or form.steps,
         engine=engine,
         encoder=options.encoder,
+        jobs=options.jobs,
     )
 
 
@@ -145,6 +155,8 @@ def show(setting: Setting, planned: Sequence[tuple[Place, Recipe]]) -> None:
         state = "finished" if place.finished else "to continue" if place.started else "to run"
         print(f"{place.directory}: {state}; {recipe.estimator.type}, {recipe.selection.type}")
     print(f"{setting.horizon:,} rollouts each (form {setting.form.name}, engine {setting.engine})")
+    if setting.jobs > 1:
+        print(f"{setting.jobs} at a time; the budget below is that of one")
     print(budget_text(planned[0][1]))
 
 
@@ -162,6 +174,7 @@ def described(setting: Setting) -> dict[str, Any]:
         "max_new_tokens": task.max_new_tokens,
         "engine": setting.engine,
         "horizon": setting.horizon,
+        "jobs": setting.jobs,
         "form": asdict(form) | {"steps": setting.steps},
     }
 

@@ -43,6 +43,13 @@ def add_model(benchmarks: argparse._SubParsersAction) -> argparse.ArgumentParser
         "--engine", choices=("transformers", "vllm"), help="default: vllm with --form gpu, if installed"
     )
     parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time, which share cores and GPU; their times mean less then (%(default)s)",
+    )
+    parser.add_argument(
         "--runs", type=Path, metavar="DIR", help="run directories; default: runs/ and the result's name"
     )
     parser.add_argument("--dry-run", action="store_true", help="check and show what would be run, no more")

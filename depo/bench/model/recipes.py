@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ from depo.bench.model.arms import arm_blocks
 from depo.bench.model.forms import Form
 from depo.bench.model.tasks import Task
 from depo.config import Recipe
+
+ENGINES_SHARE = 0.6
+"""Of the GPU's memory, for the engines of all runs together; the rest is the learners'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,8 @@ class Setting:
     engine: str
     """``transformers`` or ``vllm``."""
     encoder: str | None = None
+    jobs: int = 1
+    """Runs at a time."""
 
     @property
     def horizon(self) -> int:
@@ -51,7 +57,7 @@ def arm_recipe(setting: Setting, arm: str, seed: int) -> Recipe:
             "max_new_tokens": task.max_new_tokens,
             "transformers": {"batch_size": form.generation_batch},
             # Learner and engine share the one GPU: a part of it for the engine's weights and cache.
-            "vllm": {"gpu_memory_utilization": 0.3},
+            "vllm": {"gpu_memory_utilization": min(0.3, round(ENGINES_SHARE / setting.jobs, 3))},
         },
         "reward": {"type": task.reward},
         "learner": {"lr": form.lr, "tokens_per_microbatch": form.tokens_per_microbatch},
@@ -64,7 +70,9 @@ def arm_recipe(setting: Setting, arm: str, seed: int) -> Recipe:
         },
         "checkpoint": {"every": form.checkpoint_every, "keep": 1},
     }
+    if setting.jobs > 1:
+        raw["resources"] = {"threads": max(1, (os.cpu_count() or 1) // setting.jobs)}
     if setting.engine == "vllm":
         # The engine reserves the GPU of Ray's count; a learner that reserves none still sees it.
-        raw["resources"] = {"learner_gpus": 0}
+        raw["resources"] = raw.get("resources", {}) | {"learner_gpus": 0}
     return Recipe.model_validate(raw | arm_blocks(arm, form, setting.encoder))

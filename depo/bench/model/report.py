@@ -32,6 +32,7 @@ def markdown(document: dict[str, Any], path: Path) -> str:
         *section("Diagnosis: estimator, coverage, mismatch", DIAGNOSIS, done),
         AUDIT_NOTE if done else "",
         *section("Seconds by phase", SECONDS, done),
+        jobs_text(document["setting"]) if done else "",
         *failure_section(failed),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -49,6 +50,17 @@ def setting_text(setting: dict[str, Any]) -> str:
         f"{form['samples']} answers each at temperature 1) and keyed randomness. A last step with refill "
         "waves ends beyond the horizon: accuracy *at the horizon* is read off the line between the two "
         "evaluations around it. No setting was tuned on these seeds."
+    )
+
+
+def jobs_text(setting: dict[str, Any]) -> str:
+    """How many ran at a time; results of earlier versions, which do not say it, were of one."""
+    jobs = setting.get("jobs", 1)
+    if jobs == 1:
+        return "One run at a time."
+    return (
+        f"{jobs} runs at a time, which shared cores and GPU: these seconds are not comparable with those of "
+        "runs alone."
     )
 
 

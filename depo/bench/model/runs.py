@@ -1,4 +1,4 @@
-"""Run one arm: ``depo train`` in a process of its own, so that Ray, threads and memory start fresh.
+"""Run arms: ``depo train`` in processes of their own, so that Ray, threads and memory start fresh.
 
 RUNS/seed_0/hybrid.yaml   the recipe
 RUNS/seed_0/hybrid.log    what the process printed
@@ -8,11 +8,11 @@ RUNS/seed_0/hybrid/       its run directory
 from __future__ import annotations
 
 import shutil
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from depo.bench.jobs import Job, beside, last_lines, run_job
+from depo.bench.jobs import Job, Over, beside, last_lines, run_each
 from depo.config import Recipe
 from depo.errors import UserError
 from depo.failures import DONE
@@ -28,6 +28,10 @@ class Place:
     root: Path
     seed: int
     arm: str
+
+    @property
+    def title(self) -> str:
+        return f"seed {self.seed}, {self.arm}"
 
     @property
     def directory(self) -> Path:
@@ -66,27 +70,44 @@ def check_same_recipe(place: Place, recipe: Recipe) -> None:
     if not place.started:
         return
     before, now = load_recipe(place.directory / "recipe.yaml").model_dump(), recipe.model_dump()
-    changed = [key for key in now if now[key] != before[key]]
+    # Threads go by how many run at a time; `depo train --resume` takes them anew.
+    changed = [key for key in now if now[key] != before[key] and key != "resources"]
     if changed:
         raise UserError(
             f"--runs: {place.directory} holds a run with another {', '.join(changed)}; name another directory"
         )
 
 
-def run_arm(recipe: Recipe, place: Place) -> Ended:
-    """Run, continue or skip; what went wrong comes back instead of being raised. Interrupted, the run ends
-    first, and its last checkpoint stays."""
-    if place.finished:
-        return Ended(DONE, ran=False)
+def run_arms(
+    planned: Sequence[tuple[Place, Recipe]],
+    at_once: int,
+    begun: Callable[[Place], None],
+    over: Callable[[Place, Ended], None],
+) -> None:
+    """Run, continue or skip, ``at_once`` at a time; what went wrong is told ``over`` instead of being raised.
+    Interrupted, the runs end first, and their last checkpoints stay."""
+    jobs: dict[Job, Place] = {}
+    for place, recipe in planned:
+        if place.finished:
+            over(place, Ended(DONE, ran=False))
+        else:
+            jobs[job_of(recipe, place)] = place
+
+    def ended(one: Over) -> None:
+        place = jobs[one.job]
+        if one.status != DONE:
+            over(place, Ended(one.status, True, one.seconds, tuple(last_lines(one.job.log))))
+            return
+        shutil.rmtree(place.directory / "checkpoints", ignore_errors=True)
+        over(place, Ended(DONE, True, one.seconds))
+
+    run_each(list(jobs), at_once, None, lambda job: begun(jobs[job]), ended)
+
+
+def job_of(recipe: Recipe, place: Place) -> Job:
+    """The process of one run, its recipe written."""
     resume = ("--resume",) if place.started else ()
     place.recipe.parent.mkdir(parents=True, exist_ok=True)
     place.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
     arguments = ("train", str(place.recipe), "--run-dir", str(place.directory), *resume)
-    job = Job(place.arm, "depo", arguments, place.directory / SUMMARY)
-    start = time.perf_counter()
-    status = run_job(job)
-    seconds = time.perf_counter() - start
-    if status != DONE:
-        return Ended(status, True, seconds, tuple(last_lines(job.log)))
-    shutil.rmtree(place.directory / "checkpoints", ignore_errors=True)
-    return Ended(status, True, seconds)
+    return Job(place.arm, "depo", arguments, place.directory / SUMMARY)

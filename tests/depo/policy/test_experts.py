@@ -11,7 +11,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen
 
 from depo import config
 from depo.learner.learner import PolicyLearner
-from depo.policy.experts import NAME, keep_casts, use_sorted_experts
+from depo.policy.experts import GROUPED, NAME, keep_casts, use_grouped_experts, use_sorted_experts
 from depo.policy.precision import autocast, set_compute_dtype
 
 
@@ -36,12 +36,13 @@ def model(experts: int) -> Qwen3MoeForCausalLM:
 @pytest.mark.parametrize(
     ("experts", "tokens"), [(4, 24), (16, 2)]
 )  # the second leaves experts without tokens
-def test_logits_and_gradients_equal_the_loop_over_experts(experts: int, tokens: int) -> None:
+@pytest.mark.parametrize("use", [use_sorted_experts, use_grouped_experts])
+def test_logits_and_gradients_equal_the_loop_over_experts(experts: int, tokens: int, use) -> None:
     ours = model(experts)
     loop = copy.deepcopy(ours)
     loop.set_experts_implementation("eager")
-    use_sorted_experts(ours)
-    assert ours.config._experts_implementation == NAME
+    use(ours)
+    assert ours.config._experts_implementation == (NAME if use is use_sorted_experts else GROUPED)
     input_ids = torch.arange(tokens).unsqueeze(0) % 30
     weights = torch.randn(1, tokens, 30, generator=torch.Generator().manual_seed(1))
     logits = {}
@@ -136,3 +137,50 @@ def test_an_upcycled_llama_s_experts_are_computed_so_too() -> None:
     input_ids = torch.arange(24).unsqueeze(0)
     ours, theirs = mixtral(input_ids=input_ids).logits, loop(input_ids=input_ids).logits
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def grouped_against_the_loop(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = model(4).to(device)
+    loop = copy.deepcopy(ours)
+    loop.set_experts_implementation("eager")
+    use_grouped_experts(ours)
+    types: list[torch.dtype] = []
+    kernel = torch.nn.functional.grouped_mm
+
+    def noted(left: torch.Tensor, right: torch.Tensor, **options) -> torch.Tensor:
+        types.extend((left.dtype, right.dtype))
+        return kernel(left, right, **options)
+
+    monkeypatch.setattr("torch.nn.functional.grouped_mm", noted)
+    input_ids = torch.arange(24, device=device).unsqueeze(0)
+    slopes, logits = [], []
+    for each in (ours, loop):
+        set_compute_dtype(each, torch.bfloat16)
+        with autocast(each):
+            logits.append(each(input_ids=input_ids).logits.float())
+        logits[-1].log_softmax(-1)[..., 3].sum().backward()
+        experts = [layer.mlp.experts for layer in each.model.layers]
+        slopes.append(torch.cat([e.gate_up_proj.grad.flatten() for e in experts]))
+    assert types == [torch.bfloat16] * 8, "two layers, two products, two factors"
+    assert slopes[0].dtype == torch.float32
+    assert torch.allclose(logits[0], logits[1], atol=0.1)
+    assert torch.cosine_similarity(*slopes, dim=0) > 0.99
+
+
+def test_grouped_experts_compute_in_autocasts_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped_against_the_loop(torch.device("cpu"), monkeypatch)
+
+
+@pytest.mark.gpu
+def test_grouped_experts_compute_in_autocasts_type_on_a_gpu(
+    cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped_against_the_loop(cuda, monkeypatch)
+
+
+def test_rows_that_the_grouped_kernel_does_not_take_go_through_the_loop() -> None:
+    sizes = {"vocab_size": 30, "hidden_size": 32, "intermediate_size": 12, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    mixtral = MixtralForCausalLM(MixtralConfig(**sizes, **heads))
+    use_grouped_experts(mixtral)
+    assert mixtral.config._experts_implementation == "eager"

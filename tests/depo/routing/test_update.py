@@ -18,6 +18,8 @@ from transformers import PreTrainedModel
 
 from depo import config
 from depo.learner.learner import PolicyLearner
+from depo.policy.precision import set_compute_dtype
+from depo.policy.routers import route_in_float32
 from depo.routing.routers import find_routers
 from depo.routing.routes import ForcedRoutes
 from depo.routing.tap import Recorder, tapped
@@ -269,3 +271,50 @@ def test_a_router_pushed_towards_one_pair_of_experts_sets_off_the_alarm(moe: Mak
         gate[1] = -gate[0]
     counts += [learner.update(make_batch()).metrics["routing/collapsing"] for _ in range(3)]
     assert counts == [0, 0, 0, 0, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm", "depo_grouped"])
+@pytest.mark.parametrize("replay", ["r3", "r2"])
+def test_an_update_with_replay_on_a_gpu_is_that_of_the_cpu(
+    replay: str, implementation: str, checkpointed: bool, cuda: torch.device, moe: MakeMoe
+) -> None:
+    results, weights = [], []
+    for device in (torch.device("cpu"), cuda):
+        model = moe("qwen3_moe")
+        if device is cuda:
+            model.set_experts_implementation(implementation)
+            if checkpointed:
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        learner = make_learner(model.to(device), lr=1e-3, routing_replay=replay, minibatches=3)
+        results.append(learner.update(make_batch(routes=True)))
+        weights.append(torch.cat([w.flatten().cpu() for w in weights_of(learner)]))
+    expected, found = results
+    for name in expected.metrics.keys() - {"seconds"}:
+        assert found.metrics[name] == pytest.approx(expected.metrics[name], rel=2e-2, abs=1e-3), name
+    for one, other in zip(found.old_logprobs, expected.old_logprobs, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+    assert found.layers.keys() == expected.layers.keys()
+    assert 0.5 < found.metrics["routing/replayed"] <= 1
+    start = torch.cat([p.detach().flatten() for p in moe("qwen3_moe").parameters()])
+    # Not each weight: Adam's steps have the sign of a gradient that may be next to nothing.
+    assert torch.cosine_similarity(weights[1] - start, weights[0] - start, dim=0) > 0.995
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm", "depo_grouped"])
+def test_r3_on_a_gpu_in_bfloat16_measures_under_the_engines_routes(
+    implementation: str, cuda: torch.device, moe: MakeMoe
+) -> None:
+    batch = make_batch(routes=True)
+    expected = [alone(moe("qwen3_moe"), batch, row, forced=True)[0] for row in range(len(batch))]
+    native = [alone(moe("qwen3_moe"), batch, row, forced=False)[0] for row in range(len(batch))]
+    model = moe("qwen3_moe").to(cuda)
+    model.set_experts_implementation(implementation)
+    set_compute_dtype(model, torch.bfloat16)
+    route_in_float32(model)
+    result = make_learner(model, routing_replay="r3").update(replace(batch, engine_logprobs=expected))
+    assert all(np.isfinite(value) for value in result.metrics.values())
+    off = np.abs(np.concatenate(result.old_logprobs) - np.concatenate(expected)).mean()
+    assert off < 0.3 * np.abs(np.concatenate(native) - np.concatenate(expected)).mean()

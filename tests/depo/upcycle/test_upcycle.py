@@ -25,6 +25,7 @@ from transformers import (
 from depo.cli import main
 from depo.upcycle.command import MEASURED_LENGTH
 from depo.upcycle.fidelity import fidelity
+from depo.upcycle.repair import repair
 from depo.upcycle.text import PASSAGES, encode, read_passages
 
 Save = Callable[..., Path]
@@ -175,6 +176,55 @@ def test_repair_brings_the_mixture_back_towards_its_parent(
     )
     untouched = [name for name in before if ".mlp." not in name]
     assert all(torch.equal(before[name], after[name]) for name in untouched)
+
+
+def test_a_device_that_is_not_there_is_refused_before_the_work(
+    dense: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert upcycle(dense["llama"], tmp_path / "moe", "--device", "cuda") == 2
+    said = capsys.readouterr()
+    assert said.err == (
+        "error: depo upcycle: --device: cuda is asked for, but torch finds no CUDA device; set cpu or auto\n"
+    )
+    assert not said.out  # not even the dense model was loaded
+    for device in ("auto", "cpu"):
+        assert upcycle(dense["llama"], tmp_path / device, "--device", device) == 0
+
+
+@pytest.mark.gpu
+def test_a_gpu_measures_what_a_cpu_measures_and_repairs_there(
+    dense: dict[str, Path], tmp_path: Path, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+
+    def noted(moe, *arguments, **options) -> None:
+        repair(moe, *arguments, **options)
+        used.append(moe.device.type)
+
+    monkeypatch.setattr("depo.upcycle.command.repair", noted)
+    state = torch.get_rng_state(), torch.cuda.get_rng_state() if cuda.type == "cuda" else torch.empty(0)
+    arguments = ["--top-k", 3, "--repair", 60, "--repair-lr", 1e-2, "--repair-length", 90]
+    for name, device in (("here", cuda.type), ("there", "cpu")):
+        assert upcycle(dense["qwen3"], tmp_path / name, *arguments, "--device", device) == 0
+    assert used == [cuda.type, "cpu"]
+    here, there = (
+        json.loads((tmp_path / name / "depo_upcycle.json").read_text()) for name in ("here", "there")
+    )
+    assert here["upcycled"]["kl"] == pytest.approx(there["upcycled"]["kl"], rel=1e-3)
+    assert here["repaired"]["kl"] < 0.8 * here["upcycled"]["kl"]
+    # What was written computes on a CPU what was measured there, and nobody's randomness was touched.
+    moe = AutoModelForCausalLM.from_pretrained(tmp_path / "here")
+    tokenizer = AutoTokenizer.from_pretrained(dense["qwen3"])
+    parent = AutoModelForCausalLM.from_pretrained(dense["qwen3"])
+    found = fidelity(parent, moe, encode(list(PASSAGES), tokenizer, MEASURED_LENGTH))
+    assert found.kl == pytest.approx(here["repaired"]["kl"], rel=1e-3)
+    if cuda.type == "cuda":
+        assert torch.equal(torch.cuda.get_rng_state(), state[1])
+    assert torch.equal(torch.get_rng_state(), state[0])
 
 
 MISTAKES = [

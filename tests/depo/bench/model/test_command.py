@@ -10,6 +10,7 @@ import pytest
 from depo.bench.model.forms import CPU
 from depo.bench.model.recipes import Setting, arm_recipe
 from depo.bench.model.tasks import SUMS
+from depo.bench.report import write_result
 from depo.cli import main
 from depo.failures import BAD_INPUT, DONE, FAILED
 from depo.recipe import dump_recipe
@@ -56,6 +57,69 @@ def test_a_failed_arm_does_not_lose_the_others(finished, monkeypatch) -> None:
     assert [run["status"] for run in document["runs"]] == ["done", "failed"]
 
 
+DEPO = """
+import sys, time
+from pathlib import Path
+
+place = Path(sys.argv[sys.argv.index("--run-dir") + 1])
+began = time.time()
+# Ends first what was planned last, and only when another one runs beside it.
+others = [place.parent / f"{arm}.began" for arm in ("grpo", "dapo", "hybrid") if arm != place.name]
+place.with_suffix(".began").touch()
+until = time.monotonic() + 30
+while {wait} and not any(path.exists() for path in others):
+    assert time.monotonic() < until, "nothing else runs"
+    time.sleep(0.02)
+time.sleep(2 if place.name == "grpo" else 0)
+if place.name == "dapo":
+    sys.exit("the reason")
+import shutil
+shutil.copytree(Path("recorded"), place, dirs_exist_ok=True)
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_jobs_run_side_by_side_and_results_are_kept_as_they_end_in_planned_order(
+    jobs: int, tmp_path: Path, record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`python -m depo` is a script here that waits for its neighbours, fails, or leaves a recorded run."""
+    (tmp_path / "depo.py").write_text(DEPO.replace("{wait}", str(jobs > 1)))
+    record(tmp_path / "recorded")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    written: list[list[str]] = []
+
+    def noted(document, path):
+        written.append([run["arm"] for run in document["runs"]])
+        return write_result(document, path)
+
+    monkeypatch.setattr("depo.bench.model.command.write_result", noted)
+    arms = [word for arm in ("grpo", "dapo", "hybrid") for word in ("--arm", arm)]
+    assert bench(*options(tmp_path, *arms, "--jobs", str(jobs))) == FAILED
+    assert [len(arms) for arms in written] == [1, 2, 3], "after every run"
+    assert written[-1] == ["grpo", "dapo", "hybrid"], "in planned order"
+    assert (written[0] == ["grpo"]) == (jobs == 1), "and not in the order of the plan only"
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert [run["status"] for run in document["runs"]] == ["done", "failed", "done"]
+    assert document["setting"]["jobs"] == jobs
+    assert document["comparisons"][0]["differences"] == [0.0]
+    text = (tmp_path / "r.md").read_text()
+    assert ("3 runs at a time" if jobs == 3 else "One run at a time") in text
+    assert "the reason" in text
+    said = capsys.readouterr().out
+    assert "seed 0, dapo: exit status 1, its log ends with\n  the reason\n" in said
+
+
+def test_jobs_share_cores_and_the_engines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    shares = {}
+    for jobs in (1, 2, 4):
+        recipe = arm_recipe(Setting(MODEL, SUMS, CPU, 4, "vllm", jobs=jobs), "grpo", 0)
+        assert recipe.resources.learner_gpus == 0
+        shares[jobs] = (recipe.resources.threads, recipe.rollout.vllm.gpu_memory_utilization)
+    assert shares == {1: (None, 0.3), 2: (8, 0.3), 4: (4, 0.15)}
+
+
 def test_a_dry_run_writes_nothing(finished, capsys) -> None:
     before = sorted(finished.rglob("*"))
     assert bench(*options(finished, "--dry-run")) == DONE
@@ -81,6 +145,7 @@ def test_result_does_not_say_where_things_lay(finished) -> None:
         (["--seeds", "1,1"], "error: --seeds 1,1: must be different numbers"),
         (["--steps", "0"], "error: --steps 0: must be at least 1"),
         (["--steps", "5", "--arm", "grpo"], "holds a run with another steps, max_rollouts, evaluation"),
+        (["--jobs", "0"], "error: --jobs 0: must be at least 1"),
         (["--out", "here"], "error: --out here: must end in .json"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

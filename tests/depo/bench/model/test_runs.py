@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_run import depo_command
 
-from depo.bench.model.runs import Place, check_same_recipe, run_arm
+from depo.bench.model.runs import Ended, Place, check_same_recipe, run_arms
 from depo.config import Recipe
 from depo.errors import UserError
 from depo.failures import BAD_INPUT, DONE
@@ -31,6 +31,14 @@ def here(workdir, monkeypatch) -> Path:
 
 def tiny(workdir: Path, *overrides: str) -> Recipe:
     return load_recipe(workdir / "tiny.yaml", overrides)
+
+
+def run_arm(recipe: Recipe, place: Place) -> Ended:
+    """One run alone."""
+    ended: list[Ended] = []
+    run_arms([(place, recipe)], 1, lambda place: None, lambda place, how: ended.append(how))
+    (one,) = ended
+    return one
 
 
 def test_a_killed_run_is_continued_and_a_finished_one_is_not_repeated(here) -> None:
