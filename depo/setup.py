@@ -206,7 +206,7 @@ def make_engine(
     )
     probe = ParityProbe(
         choose_sequences(pool.prompts, facts.vocab_size, recipe.seed),
-        vllm.parity_tolerance or default_tolerance(policy.dtype),
+        vllm.parity_tolerance or default_tolerance(policy.dtype, mixture=bool(facts.routed_layers)),
     )
     return engine, DirectorySync(learner, engine, probe, vllm.sync_dir, recipe.seed)
 

@@ -156,8 +156,8 @@ class LearnerActor:
         self.learner.export(directory)
         self.tokenizer.save_pretrained(directory)
 
-    def perturb(self, seed: int) -> None:
-        self.learner.perturb(seed)
+    def perturb(self, seed: int, scale: float) -> None:
+        self.learner.perturb(seed, scale)
 
     def restore(self) -> None:
         self.learner.restore()
@@ -216,8 +216,8 @@ class RemoteLearner:
     def export(self, directory: Path) -> None:
         ray.get(self.actor.export.remote(directory))
 
-    def perturb(self, seed: int) -> None:
-        ray.get(self.actor.perturb.remote(seed))
+    def perturb(self, seed: int, scale: float) -> None:
+        ray.get(self.actor.perturb.remote(seed, scale))
 
     def restore(self) -> None:
         ray.get(self.actor.restore.remote())

@@ -340,11 +340,11 @@ class PolicyLearner:
         """The policy in Hugging Face format, LoRA merged; the weights in memory are not touched."""
         export_policy(self.model, Path(directory))
 
-    def perturb(self, seed: int) -> None:
+    def perturb(self, seed: int, scale: float = 1.0) -> None:
         """Move the policy visibly until ``restore``."""
         if self.perturbed_from is not None:
             raise RuntimeError("the policy is perturbed already: restore() it first")
-        self.perturbed_from = perturb(self.parameters, seed)
+        self.perturbed_from = perturb(self.parameters, seed, scale)
 
     def restore(self) -> None:
         """Undo ``perturb``, bit by bit."""

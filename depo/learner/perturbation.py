@@ -15,8 +15,9 @@ LORA_B = 0.05  # absolute, about the spread of a freshly initialised weight: B s
 
 
 @torch.no_grad()
-def perturb(parameters: Mapping[str, nn.Parameter], seed: int) -> dict[str, Tensor]:
-    """Add noise keyed by (seed, parameter name) to the trainable parameters; returns what they were.
+def perturb(parameters: Mapping[str, nn.Parameter], seed: int, scale: float = 1.0) -> dict[str, Tensor]:
+    """Add noise keyed by (seed, parameter name) to the trainable parameters, ``scale`` times the usual;
+    returns what they were.
 
     An adapter moves by its B matrices alone: they are zero at first and small later, so that noise
     relative to them would do nothing.
@@ -28,8 +29,8 @@ def perturb(parameters: Mapping[str, nn.Parameter], seed: int) -> dict[str, Tens
             continue
         stream = torch.Generator().manual_seed(seed64(seed, "perturb", key=name))
         noise = torch.randn(parameter.shape, generator=stream).to(parameter.device)
-        scale = LORA_B if is_lora else RELATIVE * parameter.float().pow(2).mean().sqrt()
-        parameter.add_((noise * scale).to(parameter.dtype))
+        spread = LORA_B if is_lora else RELATIVE * parameter.float().pow(2).mean().sqrt()
+        parameter.add_((noise * scale * spread).to(parameter.dtype))
     return saved
 
 

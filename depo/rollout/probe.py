@@ -28,9 +28,15 @@ Scores = Sequence[np.ndarray]  # S arrays of (T,)
 # SmolLM2-135M and 0.02 on a tiny qwen3_moe.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
 
-# By how many tolerances the perturbed policy must differ from the real one at start-up. Noise of a
-# twentieth of each weight moves such scores by 0.6 to 0.8 nats (same two models).
-MARGIN = 3.0
+# The same of mixtures of experts: in bfloat16 both sides route some tokens apart. Measured, vLLM 0.24 on one
+# H200: 0.25 to 0.43 over five syncs of the mixture made from SmolLM2-135M (30 layers, 4 of 8 experts).
+MIXTURE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.6}
+
+# By how many tolerances the perturbed policy must differ from the real one at start-up: an engine that stayed
+# behind is then off by one tolerance at least, noise and all. Noise of a twentieth of each weight moves such
+# scores by 0.6 to 1.5 nats (the models above).
+MARGIN = 2.0
+SCALES = (1.0, 2.0, 4.0, 8.0)  # of the perturbation, until it shows
 
 
 class Learner(Protocol):
@@ -38,7 +44,7 @@ class Learner(Protocol):
 
     def score(self, sequences: Sequences) -> Scores: ...
 
-    def perturb(self, seed: int) -> object: ...
+    def perturb(self, seed: int, scale: float) -> object: ...
 
     def restore(self) -> object: ...
 
@@ -57,11 +63,12 @@ class ProbeResult:
     max_abs: float
 
 
-def default_tolerance(dtype: str) -> float:
-    """Accepted mean |difference| in nats for engines computing in ``dtype``."""
-    if dtype not in TOLERANCE:
-        raise ValueError(f"no parity tolerance for dtype {dtype!r}; known: {', '.join(TOLERANCE)}")
-    return TOLERANCE[dtype]
+def default_tolerance(dtype: str, mixture: bool = False) -> float:
+    """Accepted mean |difference| in nats for engines computing in ``dtype``; ``mixture``: of experts."""
+    known = MIXTURE_TOLERANCE if mixture else TOLERANCE
+    if dtype not in known:
+        raise ValueError(f"no parity tolerance for dtype {dtype!r}; known: {', '.join(known)}")
+    return known[dtype]
 
 
 def choose_sequences(
@@ -127,14 +134,12 @@ class ParityProbe:
     ) -> ProbeResult:
         """Prove that ``sync`` (export, then load into all engines) carries weights over.
 
-        Perturbs the learner, syncs, and compares; then restores it, syncs, and compares again. The
-        engines end up with the learner's real weights, and so does the learner, whatever happens.
+        Perturbs the learner until it shows, syncs, and compares; then restores it, syncs, and compares again.
+        The engines end up with the learner's real weights, and so does the learner, whatever happens.
         """
         real = learner.score(self.sequences)
-        learner.perturb(seed)
         try:
-            perturbed = learner.score(self.sequences)
-            self.require_visible(difference(perturbed, real))
+            perturbed = self.perturbed(learner, real, seed)
             sync()
             self.check_each(perturbed, engine, "at start-up, with a perturbed policy")
         finally:
@@ -143,6 +148,18 @@ class ParityProbe:
         self.check(real, restored, "the learner, after its perturbation was taken back,")
         sync()
         return self.check_each(restored, engine, "at start-up")
+
+    def perturbed(self, learner: Learner, real: Scores, seed: int) -> Scores:
+        """Perturb the learner until that shows; its scores then. WeightSyncError if it never does."""
+        for scale in SCALES:
+            if scale > SCALES[0]:
+                learner.restore()
+            learner.perturb(seed, scale)
+            scores = learner.score(self.sequences)
+            if difference(scores, real).mean_abs >= MARGIN * self.tolerance:
+                break
+        self.require_visible(difference(scores, real))
+        return scores
 
     def check_each(self, learner_scores: Scores, engine: Engine, what: str) -> ProbeResult:
         """Check every engine of ``engine``; returns the worst result."""

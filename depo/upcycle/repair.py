@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from depo.rng import seed64
 from depo.upcycle.fidelity import kl_divergence
-from depo.upcycle.text import drawn_on
+from depo.upcycle.text import seeded
 
 WARMUP = 0.1  # share of the steps
 
@@ -89,7 +89,7 @@ def repair(
     device = moe.device
     for name, parameter in moe.named_parameters():
         parameter.requires_grad_(".mlp." in name)
-    forked = torch.random.fork_rng(devices=drawn_on(device))
+    forked = torch.random.fork_rng(devices=seeded())
     with tempfile.TemporaryDirectory(prefix="depo-repair-") as scratch, forked:
         settings = TrainingArguments(
             output_dir=scratch,

@@ -94,7 +94,7 @@ def generate(
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in part], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part], device=model.device)
-        with torch.random.fork_rng(devices=drawn_on(model.device)):
+        with torch.random.fork_rng(devices=seeded()):
             torch.manual_seed(seed64(seed, "upcycle_text", index=start))
             out = model.generate(
                 input_ids=ids,
@@ -112,9 +112,10 @@ def generate(
     return sequences
 
 
-def drawn_on(device: torch.device) -> list[torch.device]:
-    """What ``torch.random.fork_rng`` has to put back, beside the CPU's state, after draws there."""
-    return [device] if device.type == "cuda" else []
+def seeded() -> list[int]:
+    """Devices whose state ``torch.random.fork_rng`` has to put back, beside the CPU's: ``torch.manual_seed``
+    sets them all, wherever is drawn."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
 
 
 def check_room(tokenizer: PreTrainedTokenizerBase, length: int) -> None:

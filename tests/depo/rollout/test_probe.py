@@ -22,8 +22,8 @@ class ArrayPolicy:
     def score(self, sequences):
         return [np.arange(len(completion)) * -0.5 - 1 + self.offset for _, completion in sequences]
 
-    def perturb(self, seed: int) -> None:
-        self.offset = self.size
+    def perturb(self, seed: int, scale: float) -> None:
+        self.offset = self.size * scale
 
     def restore(self) -> None:
         self.offset = 0.0
@@ -110,9 +110,20 @@ def test_startup_catches_a_sync_that_works_only_once():
         probe().verify_startup(learner, engines, first_time_only)
 
 
+def test_startup_perturbs_until_it_shows():
+    learner, engines = ArrayPolicy(size=6e-4), ArrayEngines()  # times 4 is the first above two tolerances
+    probe().verify_startup(learner, engines, lambda: engines.load(learner))
+    assert learner.offset == 0
+    moved: list[float] = []
+    with pytest.raises(WeightSyncError, match=r"engine 0 .*perturbed.*0\.0024 nats on average"):
+        probe().verify_startup(learner, engines, lambda: moved.append(learner.offset))
+    assert moved == [pytest.approx(2.4e-3)]
+    assert learner.offset == 0
+
+
 def test_startup_refuses_a_perturbation_that_the_tolerance_hides():
-    learner, engines = ArrayPolicy(size=2e-3), ArrayEngines()
-    with pytest.raises(WeightSyncError, match=r"moved the learner by 0\.002 nats"):
+    learner, engines = ArrayPolicy(size=2e-4), ArrayEngines()
+    with pytest.raises(WeightSyncError, match=r"moved the learner by 0\.0016 nats"):
         probe().verify_startup(learner, engines, lambda: engines.load(learner))
     assert learner.offset == 0
 
@@ -155,5 +166,6 @@ def test_fewer_prompts_than_asked_for_are_all_used():
 
 def test_tolerance_depends_on_dtype_and_unknown_dtypes_are_named():
     assert default_tolerance("float32") < default_tolerance("bfloat16")
+    assert default_tolerance("bfloat16") < default_tolerance("bfloat16", mixture=True)
     with pytest.raises(ValueError, match="float16"):
         default_tolerance("float16")

@@ -95,7 +95,7 @@ class TransformersLearner:
         return scores
 
     @torch.no_grad()
-    def perturb(self, seed: int) -> None:
+    def perturb(self, seed: int, scale: float = 1.0) -> None:
         self.kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         torch.manual_seed(seed)
         for weight in self.model.parameters():

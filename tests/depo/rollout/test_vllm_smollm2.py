@@ -36,7 +36,7 @@ class Learner:
         return scores
 
     @torch.no_grad()
-    def perturb(self, seed: int) -> None:
+    def perturb(self, seed: int, scale: float = 1.0) -> None:
         self.kept = {name: value.clone() for name, value in self.model.named_parameters()}
         torch.manual_seed(seed)
         for weight in self.model.parameters():
