@@ -341,7 +341,6 @@ def main() -> None:
         print(f"seed {seed}: {json.dumps(measured[str(seed)])}", file=sys.stderr, flush=True)
     engine["tokens_per_second"] = float(np.median(speeds))
     document = {
-        "kind": "vllm_engine",
         "provenance": provenance(sys.argv[1:], options.seeds),
         "engine": engine,
         "syncs": arrived,

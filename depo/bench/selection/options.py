@@ -12,8 +12,8 @@ def add_selection(benchmarks: argparse._SubParsersAction) -> argparse.ArgumentPa
         help="rollouts to the same accuracy, live RL on a small policy, paired seeds",
         description="How many rollouts does each way of choosing prompts need? Live RL on a small policy, "
         "without a GPU. What is finished in OUT is not run again: stop it at any time and start it again. "
-        "By default 20 runs of 320,000 rollouts, 4 to 15 minutes each on one core, after 5 warm starts of 3 "
-        "to 8 minutes: about two hours on 2 cores with --jobs 2.",
+        "By default 20 runs of 320,000 rollouts, 4 to 12 minutes each on one core, after 5 warm starts of 3 "
+        "to 8 minutes: less than two hours on 2 cores.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="for the runs and the result")
     size = parser.add_mutually_exclusive_group()
