@@ -7,11 +7,12 @@
    in float32, routed natively and with the engine's routes replayed (R3). Of a dense model: natively only.
 3. *Cost.* Seconds of an update on those answers, the device waited for: bare, with R3, with R2 and with
    telemetry in turn, the order reversed every round.
-4. *Experts.* The same update with each way that transformers has to compute them.
+4. *Experts.* The same update with each way to compute them: transformers', and depo's own.
 
 Parts 3 and 4, and routes from vLLM, need a GPU; without one the script shows that it works.
 
-    depo upcycle models/smollm2 models/moe --top-k 4 --router grouped --drop 0.25 --repair 600 --text FILE
+    depo upcycle models/smollm2 models/moe --top-k 4 --router grouped --drop 0.1 \\
+        --repair 300 --repair-batch 16 --text FILE
     python -m benchmarks.vllm_engine --model models/moe --out benchmarks/results/vllm_engine
 """
 
@@ -36,6 +37,8 @@ from depo.bench.provenance import provenance, provenance_lines
 from depo.bench.tables import interval, table
 from depo.config import PretrainedPolicy
 from depo.learner.learner import PolicyLearner
+from depo.policy.experts import GROUPED
+from depo.policy.experts import NAME as SORTED
 from depo.policy.pretrained import load_model, load_tokenizer
 from depo.rng import generator, seed64
 from depo.rollout.engine import Sampling, WeightUpdate
@@ -55,7 +58,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "R2 replay": {"minibatches": 2, "routing_replay": "r2"},
 }
 BARE = {"R3 replay": "one step", "telemetry": "one step", "R2 replay": "two steps"}
-EXPERTS = ("grouped_mm", "batched_mm", "eager", "depo_sorted")
+EXPERTS = (GROUPED, "grouped_mm", "batched_mm", "eager", SORTED)
+STILL = {"lr": 1e-12, "correction": {"type": "none"}, "tokens_per_microbatch": 8192}
+"""A learner's settings whose steps are too small to move anything."""
 FIGURES = {
     "mismatch_kl": ("mismatch KL (nats a token)", 6),
     "mismatch_max": ("largest difference of log-probabilities", 3),
@@ -64,11 +69,10 @@ FIGURES = {
 
 
 def learner_of(model: torch.nn.Module, pad_token_id: int, **settings: Any) -> PolicyLearner:
-    """``settings`` of a learner; its steps are too small to move anything."""
-    base = {"lr": 1e-12, "correction": {"type": "none"}, "tokens_per_microbatch": 8192}
+    """One that stays where it is, with ``settings``."""
     return PolicyLearner(
         model,
-        config.Learner.model_validate(base | settings),
+        config.Learner.model_validate(STILL | settings),
         temperature=1.0,
         max_new_tokens=1024,
         total_steps=1000,
@@ -172,11 +176,10 @@ def cost(model: torch.nn.Module, pad: int, batch: TrainingBatch, rounds: int) ->
     """Seconds of an update with each of ``SETTINGS``, round by round."""
     learner = learner_of(model, pad, routing_telemetry=False)
     seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
-    base = {"lr": 1e-12, "correction": {"type": "none"}, "tokens_per_microbatch": 8192}
     for number in range(-2, rounds):  # two rounds warm up
         for name in list(SETTINGS) if number % 2 == 0 else list(SETTINGS)[::-1]:
             learner.settings = config.Learner.model_validate(
-                base | {"routing_telemetry": False} | SETTINGS[name]
+                STILL | {"routing_telemetry": False} | SETTINGS[name]
             )
             learner.routing = Routing(model, learner.settings)
             taken = timed_update(learner, batch)

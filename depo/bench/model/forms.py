@@ -1,7 +1,7 @@
 """Two sizes of the same benchmark: one GPU in about ten minutes, and 20 steps on two CPU cores.
 
-One code path, other numbers. Nothing here is tuned on what is reported: the learning rate is that of
-recipes/math_cpu.yaml on a CPU and four times as high on a GPU, the same for every arm.
+One code path, other numbers. The learning rate is that of recipes/math_cpu.yaml on a CPU and four
+times as high on a GPU, the same for every arm.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ GPU = Form(
     prompts=64,
     group_size=8,
     dtype="bfloat16",
-    lr=2e-5,  # so that thirty steps show something; set before any run of this form was seen
+    lr=2e-5,  # so that thirty steps show something; how it came about: docs/benchmarks.md
     pool=420,
     heldout=72,
     samples=16,
