@@ -156,6 +156,10 @@ class LearnerActor:
         self.learner.export(directory)
         self.tokenizer.save_pretrained(directory)
 
+    def export_trained(self, directory: Path) -> None:
+        """What an engine lacks that was started from the same checkpoint."""
+        self.learner.export(directory, trained_only=True)
+
     def perturb(self, seed: int, scale: float) -> None:
         self.learner.perturb(seed, scale)
 
@@ -215,6 +219,9 @@ class RemoteLearner:
 
     def export(self, directory: Path) -> None:
         ray.get(self.actor.export.remote(directory))
+
+    def export_trained(self, directory: Path) -> None:
+        ray.get(self.actor.export_trained.remote(directory))
 
     def perturb(self, seed: int, scale: float) -> None:
         ray.get(self.actor.perturb.remote(seed, scale))

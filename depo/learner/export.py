@@ -7,6 +7,8 @@ taking it out again would leave rounding errors in the base weights at every exp
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Container
 from pathlib import Path
 
 import torch
@@ -18,16 +20,22 @@ from depo.policy.precision import base_model, compute_dtype
 
 BASE_LAYER = ".base_layer"
 
+BLOCK = re.compile(r".*?\.\d+\.[^.]+")
+"""Of a weight's name, what leads to the block of its decoder layer: ``model.layers.3.self_attn``."""
 
-def export_policy(model: nn.Module, directory: Path) -> None:
+
+def export_policy(model: nn.Module, directory: Path, trained_only: bool = False) -> None:
     """Write config.json, generation_config.json and safetensors in the policy's compute type.
 
     ``save_pretrained`` writes the fused experts of a MoE one by one, as published checkpoints have them.
+    ``trained_only`` leaves out every block in which nothing is trained: what an engine that was started from
+    the same checkpoint has already.
     """
     inner = base_model(model)
     dtype = compute_dtype(model)
     config = copy.deepcopy(inner.config)
-    inner.save_pretrained(directory, state_dict=merged_state(inner, dtype))
+    wanted = trained_blocks(inner) if trained_only else None
+    inner.save_pretrained(directory, state_dict=merged_state(inner, dtype, wanted))
     # save_pretrained records the type of the weights in memory, which may be float32 master weights
     inner.config.dtype = config.dtype
     config.architectures = inner.config.architectures
@@ -36,9 +44,29 @@ def export_policy(model: nn.Module, directory: Path) -> None:
     follow_umask(directory)
 
 
+def trained_blocks(inner: nn.Module) -> set[str]:
+    """The blocks (``block_of``) that hold something trained."""
+    return {block_of(name) for name, weight in inner.named_parameters() if weight.requires_grad}
+
+
+def block_of(name: str) -> str:
+    """What is sent together: attention or feed-forward part of a decoder layer; outside of the layers, a module.
+
+    An engine fuses weights within a block (queries, keys and values; gate and up; all experts), and reloads a
+    fused weight from all of its parts or not at all.
+    """
+    if found := BLOCK.match(name):
+        return found.group()
+    module, of_adapter, _ = name.replace(BASE_LAYER, "").partition(".lora_")
+    return module if of_adapter else module.rpartition(".")[0]
+
+
 @torch.no_grad()
-def merged_state(inner: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """State dictionary of the transformers model as if it never had an adapter. Tied weights stay tied."""
+def merged_state(
+    inner: nn.Module, dtype: torch.dtype, blocks: Container[str] | None = None
+) -> dict[str, Tensor]:
+    """State dictionary of the transformers model as if it never had an adapter; of ``blocks`` only, if given.
+    Tied weights stay tied."""
     adapted: dict[str, LoraLayer] = {}
     for name, module in inner.named_modules():
         if isinstance(module, LoraLayer) and module.active_adapters:
@@ -47,19 +75,26 @@ def merged_state(inner: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     cast: dict[tuple[int, torch.Size], Tensor] = {}
     state: dict[str, Tensor] = {}
     for name, tensor in inner.state_dict().items():
-        if ".lora_" in name:
+        if ".lora_" in name or (blocks is not None and block_of(name) not in blocks):
             continue
         name = name.replace(BASE_LAYER, "")
         if name in adapted:
             layer = adapted[name]
             merged = tensor.float() + sum(delta(layer, adapter) for adapter in layer.active_adapters)
-            state[name] = merged.to(dtype)
+            state[name] = rounded(merged, dtype)
             continue
         key = (tensor.data_ptr(), tensor.shape)
         if key not in cast:
-            cast[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            cast[key] = rounded(tensor, dtype)
         state[name] = cast[key]
     return state
+
+
+def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In ``dtype``. What that changes goes to the host: a second copy of the policy may not fit its device."""
+    if tensor.dtype == dtype or not tensor.is_floating_point():
+        return tensor
+    return tensor.to("cpu", dtype)
 
 
 def delta(layer: LoraLayer, adapter: str) -> Tensor:

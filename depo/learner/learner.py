@@ -336,9 +336,10 @@ class PolicyLearner:
 
     # ------------------------------------------------------------ weights
 
-    def export(self, directory: Path) -> None:
-        """The policy in Hugging Face format, LoRA merged; the weights in memory are not touched."""
-        export_policy(self.model, Path(directory))
+    def export(self, directory: Path, trained_only: bool = False) -> None:
+        """The policy in Hugging Face format, LoRA merged; the weights in memory are not touched. See
+        ``depo.learner.export``."""
+        export_policy(self.model, Path(directory), trained_only)
 
     def perturb(self, seed: int, scale: float = 1.0) -> None:
         """Move the policy visibly until ``restore``."""

@@ -48,7 +48,10 @@ class SharedWeights:
 
 
 class DirectorySync:
-    """Weights go through a directory on a memory file system; every sync ends with the parity probe."""
+    """Weights go through a directory on a memory file system; every sync ends with the parity probe.
+
+    The engines were started from the learner's checkpoint: only blocks in which something is trained are sent.
+    """
 
     def __init__(
         self, learner: RemoteLearner, engine: VllmPool, probe: ParityProbe, root: Path | None, seed: int
@@ -78,7 +81,7 @@ class DirectorySync:
     def _send(self, version: int) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
-        self.learner.export(self.directory)
+        self.learner.export_trained(self.directory)
         served = self.engine.load_weights(WeightUpdate(version, str(self.directory)))
         if served != version:
             raise WeightSyncError(f"the engine serves policy version {served}, expected {version}")

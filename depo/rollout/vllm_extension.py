@@ -5,7 +5,7 @@ it there. Two things that vLLM packs at start-up do not follow a reload on CPUs,
 reports success:
 
 - an expert kernel that exists already counts as up to date and keeps the weights it was packed with, so
-  it is dropped first and the reload builds it anew;
+  it is dropped first and the reload builds it anew, unless no experts came: then it is put back;
 - a tied ``lm_head`` shares its parameter with the embedding and is therefore skipped when layers are
   processed again, so its packed copy is made anew afterwards.
 
@@ -13,10 +13,15 @@ On GPUs neither is packed apart from its parameters: kernels read the parameters
 them would break captured CUDA graphs. There this is ``reload_weights`` alone: measured with vLLM 0.24 on an
 H200, compiled and with CUDA graphs, five different policies in a row (benchmarks/results/vllm_engine.md). The
 parity probe after each sync (``depo.rollout.probe``) is what protects a run elsewhere.
+
+A directory may hold whole blocks of the policy alone (``depo.learner.export``): vLLM's layers keep what they
+had where nothing comes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # What vLLM calls the module that owns the experts' weights: by class name, because its home has moved
@@ -32,20 +37,27 @@ class WeightSyncExtension:
 
     def depo_load_directory(self, directory: str) -> None:
         """Serve the policy that ``save_pretrained`` wrote to ``directory``; raises what vLLM raises."""
-        on_cpu = self.device.type == "cpu"
+        if self.device.type != "cpu":
+            self.model_runner.reload_weights(weights_path=directory)
+            return
         model = self.model_runner.get_model()
-        if on_cpu:
-            forget_packed_experts(model)
-        self.model_runner.reload_weights(weights_path=directory)
-        if on_cpu:
-            repack_output_head(model)
+        with packed_anew(model):
+            self.model_runner.reload_weights(weights_path=directory)
+        repack_output_head(model)
 
 
-def forget_packed_experts(model: Any) -> None:
-    """Drop the expert kernels, which hold packed copies, so that the reload packs the new weights."""
-    for module in model.modules():
-        if type(module).__name__ == EXPERTS_CLASS:
-            module.quant_method.moe_kernel = None
+@contextmanager
+def packed_anew(model: Any) -> Iterator[None]:
+    """Drop the expert kernels, which hold packed copies, so that a reload inside packs the new weights; those
+    of layers that got none come back."""
+    methods = [module.quant_method for module in model.modules() if type(module).__name__ == EXPERTS_CLASS]
+    kernels = [method.moe_kernel for method in methods]
+    for method in methods:
+        method.moe_kernel = None
+    yield
+    for method, kernel in zip(methods, kernels, strict=True):
+        if method.moe_kernel is None:
+            method.moe_kernel = kernel
 
 
 def repack_output_head(model: Any) -> None:

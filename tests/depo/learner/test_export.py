@@ -143,3 +143,54 @@ def test_float32_master_weights_are_written_in_the_compute_type(
     expected = model.model.layers[1].mlp.experts.down_proj.to(torch.bfloat16)
     assert torch.equal(loaded.model.layers[1].mlp.experts.down_proj, expected)
     assert model.dtype == torch.float32
+
+
+# ------------------------------------------------------------------- what an engine lacks
+
+
+def written(directory: Path) -> dict[str, torch.Tensor]:
+    with safe_open(directory / "model.safetensors", "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+
+
+def adapted(model: PreTrainedModel, **targets: list[str]) -> nn.Module:
+    torch.manual_seed(3)
+    return get_peft_model(model, LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, **targets)).eval()
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ({"target_modules": ["q_proj"]}, ["model.layers.0.self_attn", "model.layers.1.self_attn"]),
+        ({"target_parameters": EXPERTS[:1]}, ["model.layers.0.mlp", "model.layers.1.mlp"]),
+        ({"target_modules": ["layers.1.self_attn.o_proj", "lm_head"]}, ["lm_head", "model.layers.1.self_attn"]),
+    ],
+)
+def test_whole_blocks_are_sent_and_only_those_with_an_adapter(
+    targets: dict[str, list[str]], expected: list[str], tmp_path: Path, make_model: MakeModel
+) -> None:
+    model = adapted(make_model("qwen3_moe"), **targets)
+    export_policy(model, tmp_path / "whole")
+    export_policy(model, tmp_path / "part", trained_only=True)
+    whole, part = written(tmp_path / "whole"), written(tmp_path / "part")
+    assert set(part) == {name for name in whole if name.startswith(tuple(f"{block}." for block in expected))}
+    assert all(torch.equal(weight, whole[name]) for name, weight in part.items())
+    # and nothing that was left out is other than in the checkpoint
+    export_policy(make_model("qwen3_moe"), tmp_path / "checkpoint")
+    checkpoint = written(tmp_path / "checkpoint")
+    assert all(torch.equal(whole[name], checkpoint[name]) for name in whole.keys() - part.keys())
+    assert not all(torch.equal(part[name], checkpoint[name]) for name in part)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "llama_tied"])
+def test_of_full_fine_tuning_everything_is_sent(
+    architecture: str, tmp_path: Path, make_model: MakeModel
+) -> None:
+    model = make_model(architecture)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("mlp.gate." not in name)  # a frozen router shares its block with its experts
+    export_policy(model, tmp_path / "whole")
+    export_policy(model, tmp_path / "part", trained_only=True)
+    whole, part = written(tmp_path / "whole"), written(tmp_path / "part")
+    assert part.keys() == whole.keys()
+    assert all(torch.equal(weight, whole[name]) for name, weight in part.items())

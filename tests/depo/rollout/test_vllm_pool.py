@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("vllm")
 import ray
 import torch
+from safetensors import safe_open
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from depo.config import Rollouts
+from depo.learner.export import export_policy
 from depo.rollout.engine import Sampling, WeightSyncError, WeightUpdate
 from depo.rollout.probe import ParityProbe, default_tolerance
 from depo.rollout.vllm_pool import VllmPool
@@ -343,6 +345,27 @@ def test_successive_syncs_keep_parity_in_scores_and_in_samples(pair):
         rollouts = list(pool.generate(asked, Sampling(1.0, 8)))
         assert {rollout.policy_version for rollout in rollouts} == {version}
         assert largest_gap(learner, asked, rollouts, 1.0) < 1e-4
+
+
+@pytest.mark.parametrize("moves", [("self_attn", "mlp", "self_attn"), ("mlp", "self_attn", "mlp")])
+def test_blocks_that_are_not_sent_keep_what_they_had(pair, moves, tmp_path):
+    """vLLM fuses queries, keys and values, gate and up, all experts: each block goes over whole or not at all."""
+    learner, pool = pair
+    learner.sync_into(pool)
+    for seed, block in enumerate(moves):
+        torch.manual_seed(seed)
+        for name, weight in learner.model.named_parameters():
+            weight.requires_grad_(f".{block}." in name and "layers.1" in name)
+            if weight.requires_grad:
+                weight.data.add_(torch.randn_like(weight) * 0.05)
+        assert score_gap(learner, pool) > 0.05  # not synced yet
+        export_policy(learner.model, tmp_path / str(seed), trained_only=True)
+        with safe_open(tmp_path / str(seed) / "model.safetensors", "pt") as file:
+            assert {".".join(name.split(".")[:4]) for name in file.keys()} == {f"model.layers.1.{block}"}  # noqa: SIM118
+        learner.version += 1
+        pool.load_weights(WeightUpdate(learner.version, str(tmp_path / str(seed))))
+        assert score_gap(learner, pool) < 1e-4
+    learner.model.requires_grad_(True)
 
 
 def startup_probe(learner, pool, sync) -> None:
