@@ -246,8 +246,7 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
         if checkpoint is not None:
             run.load_checkpoint(checkpoint)
             console.say(f"resuming after step {run.step} from {checkpoint}")
-        run.weight_sync.start()
-        run.sync(version=run.step)
+        run.weight_sync.start(version=run.step)
         if checkpoint is None:
             run.metrics_log.truncate_after(0)
             run.routing_log.truncate_after(0)

@@ -97,7 +97,7 @@ def assemble(
         f"pool: {len(train):,} prompts; held out: {len(heldout):,}"
     )
     pool = PromptPool(train, recipe.seed)
-    engine, weight_sync = make_engine(recipe, policy.model, facts, pool, learner)
+    engine, weight_sync = make_engine(recipe, policy.model, facts, pool, learner, console)
     stack.callback(engine.close)
     stack.callback(weight_sync.close)
 
@@ -182,7 +182,12 @@ def store_prompts(
 
 
 def make_engine(
-    recipe: Recipe, model: str, facts: PolicyFacts, pool: PromptPool, learner: RemoteLearner
+    recipe: Recipe,
+    model: str,
+    facts: PolicyFacts,
+    pool: PromptPool,
+    learner: RemoteLearner,
+    console: Console,
 ) -> tuple[RolloutEngine, WeightSync]:
     """The recipe's rollout engine and the way weights get there."""
     if recipe.rollout.engine == "transformers":
@@ -208,7 +213,7 @@ def make_engine(
         choose_sequences(pool.prompts, facts.vocab_size, recipe.seed),
         vllm.parity_tolerance or default_tolerance(policy.dtype, mixture=bool(facts.routed_layers)),
     )
-    return engine, DirectorySync(learner, engine, probe, vllm.sync_dir, recipe.seed)
+    return engine, DirectorySync(learner, engine, probe, vllm.sync_dir, recipe.seed, console.say)
 
 
 def check_routes_are_returned(recipe: Recipe) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -17,8 +19,8 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 class WeightSync(Protocol):
-    def start(self) -> dict[str, float]:
-        """Prove once, with a perturbed policy, that weights arrive; then serve the real one."""
+    def start(self, version: int) -> None:
+        """Prove once, with a perturbed policy, that weights arrive; then serve the real one as ``version``."""
         ...
 
     def __call__(self, version: int) -> dict[str, float]:
@@ -34,8 +36,8 @@ class SharedWeights:
     def __init__(self, engine: RolloutEngine) -> None:
         self.engine = engine
 
-    def start(self) -> dict[str, float]:
-        return {}
+    def start(self, version: int) -> None:
+        self(version)
 
     def __call__(self, version: int) -> dict[str, float]:
         served = self.engine.load_weights(WeightUpdate(version))
@@ -54,7 +56,13 @@ class DirectorySync:
     """
 
     def __init__(
-        self, learner: RemoteLearner, engine: VllmPool, probe: ParityProbe, root: Path | None, seed: int
+        self,
+        learner: RemoteLearner,
+        engine: VllmPool,
+        probe: ParityProbe,
+        root: Path | None,
+        seed: int,
+        say: Callable[[str], None],
     ) -> None:
         base = root or (
             SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp"))
@@ -64,11 +72,20 @@ class DirectorySync:
         self.engine = engine
         self.probe = probe
         self.seed = seed
+        self.say = say
 
-    def start(self) -> dict[str, float]:
+    def start(self, version: int) -> None:
+        many = len(self.engine.workers)
+        self.say(f"vLLM: waiting for {many} engine{'s' if many > 1 else ''} to load the policy")
+        started = time.perf_counter()
         self.engine.ready()
-        result = self.probe.verify_startup(self.learner, self.engine, lambda: self._send(0), self.seed)
-        return {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
+        self.say(f"vLLM: up after {time.perf_counter() - started:.0f} s; now proving that weights arrive")
+        started = time.perf_counter()
+        result = self.probe.verify_startup(self.learner, self.engine, lambda: self._send(version), self.seed)
+        self.say(
+            f"vLLM: weights arrive ({time.perf_counter() - started:.1f} s for two syncs); learner and "
+            f"engines {result.mean_abs:.1g} nats a token apart, {self.probe.tolerance:g} allowed"
+        )
 
     def __call__(self, version: int) -> dict[str, float]:
         self._send(version)

@@ -26,3 +26,21 @@ def test_vllm_generates_with_the_weights_of_each_step(workdir):
     assert all(row["parity/mean_abs"] < 1e-4 for row in rows)
     rollouts = pd.concat(pd.read_parquet(path) for path in (workdir / "run" / "rollouts").glob("*.parquet"))
     assert sorted(rollouts["policy_version"].unique()) == [0, 1, 2]
+
+
+def test_of_lora_only_the_adapted_blocks_travel_and_a_resumed_run_still_agrees(workdir):
+    """The engines keep the rest from the checkpoint that they were started from, also after a resume."""
+    settings = ("rollout.engine=vllm", "rollout.vllm.max_num_seqs=32", "learner.lr=3e-2")
+    settings += ("policy.lora.rank=8", "policy.lora.targets=[q_proj, o_proj]", "policy.router=frozen")
+    first = run_depo("train", "tiny.yaml", *settings, "steps=2", "--run-dir", "run", cwd=workdir, timeout=400)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "vLLM: waiting for 1 engine to load the policy" in first.stdout
+    assert "vLLM: weights arrive" in first.stdout
+    resume = ("train", "tiny.yaml", *settings, "steps=4", "--run-dir", "run", "--resume")
+    second = run_depo(*resume, cwd=workdir, timeout=400)
+    assert second.returncode == 0, second.stdout + second.stderr
+    rows = [json.loads(line) for line in (workdir / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["policy_kl"] > 1e-4 for row in rows)
+    assert all(row["mismatch_kl"] < 1e-8 for row in rows)
+    assert all(row["parity/mean_abs"] < 1e-4 for row in rows)
