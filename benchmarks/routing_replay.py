@@ -11,12 +11,13 @@
    policy that the quickstart warm-started (runs/NAME/initial_policy) instead, on sums of two digits, or, with
    ``--task copy``, one with long answers that `benchmarks.copy_policy` made.
 2. *Cost.* Updates of a Mixtral-style model of the size that SmolLM2-135M has after upcycling (8 experts of
-   384, 4 of them active; ``--model`` takes a real one), bare, with replay and with telemetry in turn, order
+   384, 4 of them active; ``--model`` takes a real one), bare and with replay or telemetry in turn, order
    changed every round. The routes replayed are the model's own, so that both sides do the same matrix
-   products. Processor time, which other processes on the machine disturb less than wall time; and, since
-   that still varies by more than what is looked for, the time inside the added code.
+   products. Processor time, which other processes on the machine disturb less than wall time, and the time
+   inside the added code: two updates alike differ by some per cent, so that the ratio takes many rounds.
 
     python -m benchmarks.routing_replay --out benchmarks/results/routing_replay
+    python -m benchmarks.routing_replay --seeds --added telemetry --rounds 180 --rows 4 --out OUT
     python -m benchmarks.routing_replay --policy DIR --task copy --tokens 40 --rounds 0 --out OUT
 """
 
@@ -25,8 +26,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,45 +251,49 @@ def made_up_batch(model: PreTrainedModel, rows: int, tokens: int) -> TrainingBat
     )
 
 
-def cost(model: PreTrainedModel, rows: int, tokens: int, rounds: int) -> dict[str, Any]:
-    """Seconds of processor time an update takes, bare and with each addition, round by round."""
+def cost(model: PreTrainedModel, rows: int, tokens: int, rounds: int, arms: Sequence[str]) -> dict[str, Any]:
+    """Seconds of processor time an update takes, bare and with each addition: bare, with, with, bare, and so
+    on, so that each follows either equally often; what ran last leaves its mark on caches and memory."""
     batch = made_up_batch(model, rows, tokens)
     off = {"lr": 1e-9, "routing_telemetry": False, "tokens_per_microbatch": 4 * tokens}
-    settings = {name: off | bare for name, bare in BARE.items()}
-    settings |= {name: off | BARE[to] | added for name, (to, added) in ARMS.items()}
-    learner = make_learner(model, **settings["one step"])
-    seconds: dict[str, list[float]] = {name: [] for name in settings}
-    added: dict[str, list[float]] = {name: [] for name in ARMS}
-    for number in range(-1, rounds):  # the first round warms up
-        order = list(settings) if number % 2 == 0 else list(settings)[::-1]
-        for name in order:
-            # One learner for all: the optimizer's state is the larger part of the memory.
-            learner.settings = config.Learner.model_validate(
-                {"correction": {"type": "none"}} | settings[name]
-            )
-            learner.routing = Routing(model, learner.settings)
-            with added_time() as own:
-                started = time.process_time()
-                learner.update(batch)
-                taken = time.process_time() - started
-            if number >= 0:
-                seconds[name].append(taken)
-                if name in ARMS:
-                    added[name].append(own.seconds / taken)
-        print(f"round {number + 1}/{rounds}", file=sys.stderr, flush=True)
-    overhead = {
-        name: [with_it / bare for with_it, bare in zip(seconds[name], seconds[to], strict=True)]
-        for name, (to, _) in ARMS.items()
+    # One learner for all: the optimizer's state is the larger part of the memory.
+    learner = make_learner(model, **off)
+
+    def update(settings: dict[str, Any]) -> tuple[float, float]:
+        learner.settings = config.Learner.model_validate({"correction": {"type": "none"}} | off | settings)
+        learner.routing = Routing(model, learner.settings)
+        with added_time() as own:
+            started = time.process_time()
+            learner.update(batch)
+            taken = time.process_time() - started
+        return taken, own.seconds / taken
+
+    found: dict[str, Any] = {"bare": {}, "with": {}, "share": {}}
+    for name in arms:
+        to, added = ARMS[name]
+        pair = {"bare": BARE[to], "with": BARE[to] | added}
+        series: dict[str, list[tuple[float, float]]] = {"bare": [], "with": []}
+        for number in range(-2, rounds):  # two rounds warm up
+            for side in ("bare", "with") if number % 2 == 0 else ("with", "bare"):
+                one = update(pair[side])
+                if number >= 0:
+                    series[side].append(one)
+            print(f"{name}: round {number + 1}/{rounds}", file=sys.stderr, flush=True)
+        found["bare"][name] = [taken for taken, _ in series["bare"]]
+        found["with"][name] = [taken for taken, _ in series["with"]]
+        found["share"][name] = [share for _, share in series["with"]]
+    ratios = {
+        name: [a / b for a, b in zip(found["with"][name], found["bare"][name], strict=True)] for name in arms
     }
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "rows": rows,
         "tokens": tokens,
         "rounds": rounds,
-        "seconds": seconds,
-        "ratio": {name: ratio_interval(ratios).to_json() for name, ratios in overhead.items()},
-        "added_share": {name: t_interval(shares).to_json() for name, shares in added.items()},
-        "median_ratio": {name: float(np.median(ratios)) for name, ratios in overhead.items()},
+        "seconds": found,
+        "ratio": {name: ratio_interval(values).to_json() for name, values in ratios.items()},
+        "added_share": {name: t_interval(shares).to_json() for name, shares in found["share"].items()},
+        "median_ratio": {name: float(np.median(values)) for name, values in ratios.items()},
     }
 
 
@@ -309,7 +316,7 @@ def markdown(document: dict[str, Any]) -> str:
         lines += ["## Cost", ""]
         lines += [
             f"{found['parameters'] / 1e6:.0f} M parameters, {found['rows']} sequences of {found['tokens']} "
-            f"tokens, {found['rounds']} rounds. Processor time of an update with over without, and the share "
+            f"tokens, {found['rounds']} pairs. Processor time of an update with over without, and the share "
             "of it that was spent inside the added code (`benchmarks.added_time`).",
             "",
         ]
@@ -322,6 +329,7 @@ def markdown(document: dict[str, Any]) -> str:
                 interval(found["added_share"][name], 4),
             ]
             for name, (to, _) in ARMS.items()
+            if name in found["ratio"]
         ]
         heads = ["added", "to an update of", "ratio, geometric mean [95 %]", "median", "share inside [95 %]"]
         lines += table(heads, rows)
@@ -335,7 +343,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="completion tokens of the mismatch part")
     parser.add_argument("--policy", help="directory of a tiny policy taught --task; else random weights")
     parser.add_argument("--task", choices=tuple(TRAINED), default="sums", help="what --policy was taught")
-    parser.add_argument("--rounds", type=int, default=8, help="of the cost part; 0: none")
+    parser.add_argument("--rounds", type=int, default=24, help="of the cost part; 0: none")
+    parser.add_argument("--added", nargs="+", choices=tuple(ARMS), default=list(ARMS), help="take the cost of")
     parser.add_argument("--rows", type=int, default=8, help="sequences of an update of the cost part")
     parser.add_argument("--length", type=int, default=128, help="their tokens")
     parser.add_argument("--model", help="directory of a mixture to take the cost of; else made up")
@@ -358,11 +367,11 @@ def main() -> None:
         "cost": None,
     }
     document["provenance"]["command"] = "python -m benchmarks.routing_replay " + " ".join(
-        part if not part.startswith("/") else Path(part).name for part in sys.argv[1:]
+        shlex.quote(part if not part.startswith("/") else Path(part).name) for part in sys.argv[1:]
     )
     if options.rounds:
         model = upcycled_size(options.model)
-        document["cost"] = cost(model, options.rows, options.length, options.rounds)
+        document["cost"] = cost(model, options.rows, options.length, options.rounds, options.added)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=1, allow_nan=False)
     options.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
