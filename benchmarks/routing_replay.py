@@ -344,7 +344,7 @@ def main() -> None:
     parser.add_argument("--policy", help="directory of a tiny policy taught --task; else random weights")
     parser.add_argument("--task", choices=tuple(TRAINED), default="sums", help="what --policy was taught")
     parser.add_argument("--rounds", type=int, default=24, help="of the cost part; 0: none")
-    parser.add_argument("--added", nargs="+", choices=tuple(ARMS), default=list(ARMS), help="take the cost of")
+    parser.add_argument("--added", nargs="+", choices=tuple(ARMS), default=list(ARMS), help="cost of what")
     parser.add_argument("--rows", type=int, default=8, help="sequences of an update of the cost part")
     parser.add_argument("--length", type=int, default=128, help="their tokens")
     parser.add_argument("--model", help="directory of a mixture to take the cost of; else made up")

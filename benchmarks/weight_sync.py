@@ -1,9 +1,9 @@
-"""How long it takes to bring an update of a mixture of experts to a vLLM engine: all of it, or what is trained.
+"""How long it takes to bring a mixture of experts to a vLLM engine: all of it, or the trained blocks alone.
 
-A model of Marco-Nano's shape (232 experts of 384 dimensions in each layer, 8 of them at work), fewer layers and
-random weights, with LoRA on attention as in ``recipes/math.yaml``. In turn, round by round: the whole policy
-is written and loaded, and only the blocks that hold an adapter are (what ``depo train`` does). Before each the
-learner is perturbed; after it both sides score the same sequences.
+A model of Marco-Nano's shape (232 experts of 384 dimensions in each layer, 8 of them at work), with fewer
+layers and random weights, and with LoRA on attention as in ``recipes/math.yaml``. In turn, round by round:
+the whole policy is written and loaded, or only the blocks that hold an adapter (what ``depo train`` does).
+Before each sync the learner is perturbed; after it both sides score the same sequences.
 
     python -m benchmarks.weight_sync --out benchmarks/results/weight_sync
 """

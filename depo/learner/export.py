@@ -50,7 +50,7 @@ def trained_blocks(inner: nn.Module) -> set[str]:
 
 
 def block_of(name: str) -> str:
-    """What is sent together: attention or feed-forward part of a decoder layer; outside of the layers, a module.
+    """What is sent together: attention or feed-forward part of a decoder layer; outside of layers, a module.
 
     An engine fuses weights within a block (queries, keys and values; gate and up; all experts), and reloads a
     fused weight from all of its parts or not at all.
@@ -91,7 +91,7 @@ def merged_state(
 
 
 def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """In ``dtype``. What that changes goes to the host: a second copy of the policy may not fit its device."""
+    """In ``dtype``. What that changes goes to the host: the device may have no room for a second policy."""
     if tensor.dtype == dtype or not tensor.is_floating_point():
         return tensor
     return tensor.to("cpu", dtype)

@@ -20,7 +20,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 class WeightSync(Protocol):
     def start(self, version: int) -> None:
-        """Prove once, with a perturbed policy, that weights arrive; then serve the real one as ``version``."""
+        """Prove with a perturbed policy that weights arrive; then serve the real one as ``version``."""
         ...
 
     def __call__(self, version: int) -> dict[str, float]:
@@ -52,7 +52,7 @@ class SharedWeights:
 class DirectorySync:
     """Weights go through a directory on a memory file system; every sync ends with the parity probe.
 
-    The engines were started from the learner's checkpoint: only blocks in which something is trained are sent.
+    The engines were started from the learner's checkpoint: they are sent the blocks that are trained.
     """
 
     def __init__(

@@ -163,7 +163,10 @@ def adapted(model: PreTrainedModel, **targets: list[str]) -> nn.Module:
     [
         ({"target_modules": ["q_proj"]}, ["model.layers.0.self_attn", "model.layers.1.self_attn"]),
         ({"target_parameters": EXPERTS[:1]}, ["model.layers.0.mlp", "model.layers.1.mlp"]),
-        ({"target_modules": ["layers.1.self_attn.o_proj", "lm_head"]}, ["lm_head", "model.layers.1.self_attn"]),
+        (
+            {"target_modules": ["layers.1.self_attn.o_proj", "lm_head"]},
+            ["lm_head", "model.layers.1.self_attn"],
+        ),
     ],
 )
 def test_whole_blocks_are_sent_and_only_those_with_an_adapter(

@@ -349,7 +349,7 @@ def test_successive_syncs_keep_parity_in_scores_and_in_samples(pair):
 
 @pytest.mark.parametrize("moves", [("self_attn", "mlp", "self_attn"), ("mlp", "self_attn", "mlp")])
 def test_blocks_that_are_not_sent_keep_what_they_had(pair, moves, tmp_path):
-    """vLLM fuses queries, keys and values, gate and up, all experts: each block goes over whole or not at all."""
+    """vLLM fuses queries, keys and values; gate and up; all experts: a block goes whole or not at all."""
     learner, pool = pair
     learner.sync_into(pool)
     for seed, block in enumerate(moves):
