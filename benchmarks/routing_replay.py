@@ -290,7 +290,7 @@ def cost(model: PreTrainedModel, rows: int, tokens: int, rounds: int, arms: Sequ
         "rows": rows,
         "tokens": tokens,
         "rounds": rounds,
-        "seconds": found,
+        "pairs": found,
         "ratio": {name: ratio_interval(values).to_json() for name, values in ratios.items()},
         "added_share": {name: t_interval(shares).to_json() for name, shares in found["share"].items()},
         "median_ratio": {name: float(np.median(values)) for name, values in ratios.items()},

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -155,7 +156,9 @@ def main() -> None:
         "parameters": parameters,
         "syncs": syncs,
     }
-    document["provenance"]["command"] = "python -m benchmarks.weight_sync " + " ".join(sys.argv[1:])
+    document["provenance"]["command"] = "python -m benchmarks.weight_sync " + " ".join(
+        shlex.quote(part if not part.startswith("/") else Path(part).name) for part in sys.argv[1:]
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=1, allow_nan=False)
     options.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")

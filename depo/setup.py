@@ -196,6 +196,7 @@ def make_engine(
     from depo.rollout.vllm_pool import VllmPool
 
     vllm, policy = recipe.rollout.vllm, pretrained_view(recipe.policy, Path(model))
+    context = vllm.max_model_len or recipe.context_length
     engine = VllmPool(
         recipe.rollout,
         model,
@@ -210,7 +211,7 @@ def make_engine(
         routed_layers=facts.routed_layers if recipe.learner.routing_replay == "r3" else (),
     )
     probe = ParityProbe(
-        choose_sequences(pool.prompts, facts.vocab_size, recipe.seed),
+        choose_sequences(pool.prompts, facts.vocab_size, recipe.seed, longest=context - 1),
         vllm.parity_tolerance or default_tolerance(policy.dtype, mixture=bool(facts.routed_layers)),
     )
     return engine, DirectorySync(learner, engine, probe, vllm.sync_dir, recipe.seed, console.say)

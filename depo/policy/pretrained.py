@@ -119,7 +119,7 @@ def load_tokenizer(policy: PretrainedPolicy, key: str = KEY) -> PreTrainedTokeni
 
 def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
     """Wrap the model with an adapter on the named linear modules and parameters. Raises UserError for a name
-    that binds to nothing: `peft` accepts it as long as another one binds."""
+    that binds to nothing (`peft` accepts it as long as another one binds) and for one of a tied pair."""
     kind = model.config.model_type
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     parameters = [name for name, parameter in model.named_parameters() if parameter.ndim in (2, 3)]
@@ -128,6 +128,7 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
     check_targets(
         "target_parameters", lora.target_parameters, parameters, f"parameter of {kind}", shown=others
     )
+    refuse_tied(model, [*lora.targets, *lora.target_parameters])
     adapter = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -140,6 +141,22 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
         return get_peft_model(model, adapter)  # the adapter's weights are float32 (autocast_adapter_dtype)
     except ValueError as error:
         raise UserError(f"policy.lora: {first_line(error)}") from error
+
+
+def refuse_tied(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Raise UserError for an adapter on output head or embedding where the two are one weight: it would part
+    them, and whoever loads the policy ties them again."""
+    if not model.config.get_text_config().tie_word_embeddings:
+        return
+    pair = (model.get_input_embeddings(), model.get_output_embeddings())
+    tied = [name for name, module in model.named_modules() if module in pair]
+    names = [*tied, *(f"{name}.weight" for name in tied)]
+    parted = [t for t in targets if any(name == t or name.endswith(f".{t}") for name in names)]
+    if parted:
+        raise UserError(
+            f"policy.lora: {', '.join(parted)}: output head and embedding of this model are one weight "
+            "(tie_word_embeddings), which an adapter on one of them would part; leave it out"
+        )
 
 
 def check_targets(

@@ -14,7 +14,8 @@ from depo.types import Request, Rollout
 @dataclass(frozen=True, slots=True)
 class WeightUpdate:
     """A policy to be served: version number and, unless weights are shared in place, the directory
-    (on a memory file system) to which the learner wrote it in Hugging Face format."""
+    (on a memory file system) to which the learner wrote it in Hugging Face format: all of it, or the blocks
+    that differ from the checkpoint which the engine was started from."""
 
     version: int
     directory: str | None = None

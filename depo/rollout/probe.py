@@ -79,14 +79,18 @@ def choose_sequences(
     count: int = 4,
     prompt_tokens: int = 64,
     completion_tokens: int = 16,
+    longest: int | None = None,
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """A few prompts of the pool, each continued by pseudo-random tokens; the same for the same seed.
 
-    Prompts are cut to ``prompt_tokens``. Random continuations touch rows of the embedding and experts
-    that the policy's own samples would not.
+    Prompts are cut to ``prompt_tokens``, and both so that a sequence has at most ``longest`` tokens. Random
+    continuations touch rows of the embedding and experts that the policy's own samples would not.
     """
     if not prompts:
         raise ValueError("the parity probe needs at least one prompt")
+    if longest is not None:
+        completion_tokens = min(completion_tokens, max(longest // 2, 1))
+        prompt_tokens = min(prompt_tokens, longest - completion_tokens)
     rng = generator(seed, "probe")
     rows = rng.choice(len(prompts), size=min(count, len(prompts)), replace=False)
     return [

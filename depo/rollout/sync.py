@@ -73,6 +73,7 @@ class DirectorySync:
         self.probe = probe
         self.seed = seed
         self.say = say
+        self.seconds = 0.0  # that the last policy took to arrive
 
     def start(self, version: int) -> None:
         many = len(self.engine.workers)
@@ -80,11 +81,10 @@ class DirectorySync:
         started = time.perf_counter()
         self.engine.ready()
         self.say(f"vLLM: up after {time.perf_counter() - started:.0f} s; now proving that weights arrive")
-        started = time.perf_counter()
         result = self.probe.verify_startup(self.learner, self.engine, lambda: self._send(version), self.seed)
         self.say(
-            f"vLLM: weights arrive ({time.perf_counter() - started:.1f} s for two syncs); learner and "
-            f"engines {result.mean_abs:.1g} nats a token apart, {self.probe.tolerance:g} allowed"
+            f"vLLM: weights arrive, the last in {self.seconds:.2g} s; learner and engines are "
+            f"{result.mean_abs:.1g} nats a token apart, {self.probe.tolerance:g} allowed"
         )
 
     def __call__(self, version: int) -> dict[str, float]:
@@ -96,10 +96,12 @@ class DirectorySync:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _send(self, version: int) -> None:
+        started = time.perf_counter()
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         self.learner.export_trained(self.directory)
         served = self.engine.load_weights(WeightUpdate(version, str(self.directory)))
         if served != version:
             raise WeightSyncError(f"the engine serves policy version {served}, expected {version}")
+        self.seconds = time.perf_counter() - started
         shutil.rmtree(self.directory, ignore_errors=True)

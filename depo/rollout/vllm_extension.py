@@ -11,11 +11,12 @@ reports success:
 
 On GPUs neither is packed apart from its parameters: kernels read the parameters in place, and dropping
 them would break captured CUDA graphs. There this is ``reload_weights`` alone: measured with vLLM 0.24 on an
-H200, compiled and with CUDA graphs, five different policies in a row (benchmarks/results/vllm_engine.md). The
-parity probe after each sync (``depo.rollout.probe``) is what protects a run elsewhere.
+H200, compiled and with CUDA graphs, five different policies in a row (benchmarks/results/vllm_engine.md).
 
 A directory may hold whole blocks of the policy alone (``depo.learner.export``): vLLM's layers keep what they
-had where nothing comes.
+had where nothing comes. That is measured with its CPU build 0.31; of 0.24 it has been read, not run.
+
+The parity probe after each sync (``depo.rollout.probe``) is what protects a run elsewhere.
 """
 
 from __future__ import annotations
@@ -54,10 +55,12 @@ def packed_anew(model: Any) -> Iterator[None]:
     kernels = [method.moe_kernel for method in methods]
     for method in methods:
         method.moe_kernel = None
-    yield
-    for method, kernel in zip(methods, kernels, strict=True):
-        if method.moe_kernel is None:
-            method.moe_kernel = kernel
+    try:
+        yield
+    finally:
+        for method, kernel in zip(methods, kernels, strict=True):
+            if method.moe_kernel is None:
+                method.moe_kernel = kernel
 
 
 def repack_output_head(model: Any) -> None:

@@ -179,7 +179,11 @@ def experts_line(settings: Upcycling) -> str:
     parts = [
         f"{settings.slices} slices x {settings.replicas} replicas = {settings.experts} experts, "
         f"top-{settings.top_k}, {settings.scaling} scaling, "
-        f"{settings.router} router of std {settings.router_std:g}"
+        + (
+            f"{settings.router} router of std {settings.router_std:g}"
+            if settings.router_std
+            else "zero router"
+        )
     ]
     if settings.drop:
         parts.append(f"{settings.drop:.0%} of the dimensions drawn anew")

@@ -52,13 +52,15 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Pool:
-    """``prompts`` in the pool; ``grading``: overrides of ``data.grade``; ``warm_start``: of
-    ``policy.warm_start``; ``hidden``: estimators read a number instead of the problem; ``once``: no prompt is
-    chosen twice as long as there are others."""
+    """``prompts`` in the pool; ``candidates``: how many times the family's it takes to find them, for their
+    number; ``grading``: overrides of ``data.grade``; ``warm_start``: of ``policy.warm_start``; ``hidden``:
+    estimators read a number instead of the problem; ``once``: no prompt is chosen twice as long as there are
+    others."""
 
     about: str
     grading: Mapping[str, Any]
     prompts: int = 4_000
+    candidates: float = 1.0
     warm_start: Mapping[str, Any] = field(default_factory=dict)
     hidden: bool = False
     once: bool = False
@@ -75,7 +77,7 @@ def shares(mastered: float, learnable: float, impossible: float) -> dict[str, An
 
 POOLS: dict[str, Pool] = {
     "mixed": Pool("a quarter mastered, a quarter learnable, half impossible", shares(0.25, 0.25, 0.5)),
-    "impossible_25": Pool("a quarter impossible", shares(0.375, 0.375, 0.25)),
+    "impossible_25": Pool("a quarter impossible", shares(0.375, 0.375, 0.25), candidates=1.75),
     "impossible_75": Pool("three quarters impossible", shares(0.125, 0.125, 0.75)),
     "medium": Pool(
         "mostly medium: nothing should help, nothing may hurt",

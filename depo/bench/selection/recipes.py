@@ -69,7 +69,7 @@ def base(pool: Pool, family: str, seed: int) -> dict[str, Any]:
                 "type": "arithmetic",
                 "operations": ["+", "*"],
                 "digits": [chosen.digits],
-                "size": chosen.candidates * max(pool.prompts // USUAL_PROMPTS, 1),
+                "size": round(chosen.candidates * pool.candidates * max(pool.prompts / USUAL_PROMPTS, 1)),
                 "seed": seed,
             },
             "grade": {"pool": pool.prompts, "heldout": HELDOUT, **pool.grading},

@@ -33,6 +33,7 @@ SIZES = {
 }
 CONFIGS: dict[str, PretrainedConfig] = {
     "dense": LlamaConfig(**SIZES),
+    "tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
     "moe": Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
     "strange": GraniteMoeConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
     "eager": GptOssConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
@@ -53,13 +54,20 @@ REFUSED = [
         ["policy.model: cannot build ./eager", "no sdpa attention for this architecture"],
     ),
     ("dense", ["policy.lora.targets=[q_proj, qkv]"], ["policy.lora.targets: qkv names no linear", "k_proj"]),
+    ("tied", ["policy.lora.targets=[q_proj, lm_head]"], ["policy.lora: lm_head: ", "tie_word_embeddings"]),
+    (
+        "tied",
+        ["policy.lora.target_parameters=[embed_tokens.weight]"],
+        ["policy.lora: embed_tokens.weight: ", "one weight"],
+    ),
     ("moe", [FUSED], ["target_parameters: mlp.experts.up_proj names no", "mlp.experts.gate_up_proj"]),
     ("moe", ["policy.lora.targets=[q_proj]", "policy.router=trained"], ["policy.lora has no adapter on it"]),
 ]
 ACCEPTED = [
     ("moe", ["learner.routing_replay=r3", "policy.router=frozen", "learner.load_balancing_coef=0.01"]),
     ("moe", ["policy.lora.target_parameters=[mlp.experts.down_proj]", "learner.routing_replay=r2"]),
-    ("dense", ["policy.lora.targets=[q_proj, down_proj]"]),
+    ("dense", ["policy.lora.targets=[q_proj, down_proj, lm_head]"]),
+    ("tied", ["policy.lora.targets=[q_proj, down_proj]"]),
 ]
 
 

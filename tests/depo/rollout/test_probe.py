@@ -158,6 +158,12 @@ def test_sequences_are_pool_prompts_with_continuations_inside_the_vocabulary():
     assert len(set(tokens)) > 40
 
 
+@pytest.mark.parametrize(("longest", "lengths"), [(20, (10, 10)), (50, (34, 16)), (500, (64, 16))])
+def test_sequences_fit_into_the_context(longest, lengths):
+    chosen = choose_sequences(prompts(20), 50, seed=1, longest=longest)
+    assert {(len(prompt), len(completion)) for prompt, completion in chosen} == {lengths}
+
+
 def test_fewer_prompts_than_asked_for_are_all_used():
     assert len(choose_sequences(prompts(2), 50, seed=1)) == 2
     with pytest.raises(ValueError, match="at least one prompt"):
