@@ -37,7 +37,10 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     else:
         family = REPORTED
         cells = [
-            Cell(pool, seed, name, ARMS[name], horizon) for pool in pools for seed in seeds for name in arms
+            Cell(pool, seed, name, ARMS[name], round(horizon * POOLS[pool].horizon))
+            for pool in pools
+            for seed in seeds
+            for name in arms
         ]
     jobs, where = plan(options.out, family, cells, encoder_for(arms, options.encoder, options.out))
     threads = max((os.cpu_count() or 1) // options.jobs, 1) if options.threads is None else options.threads
@@ -66,7 +69,7 @@ def result(
         "about": ABOUT.format(passes=passes, horizon=horizon),
         "horizon": horizon,
         "arms": {name: asdict(ARMS[name]) for name in arms},
-        "pools": {pool: pool_document(pool, runs, arms, horizon) for pool, runs in finished.items()},
+        "pools": {pool: pool_document(pool, runs, arms) for pool, runs in finished.items()},
     }
 
 
@@ -78,15 +81,14 @@ ABOUT = (
 )
 
 
-def pool_document(
-    pool: str, finished: Sequence[tuple[Cell, Path]], arms: Sequence[str], horizon: int
-) -> dict[str, Any]:
+def pool_document(pool: str, finished: Sequence[tuple[Cell, Path]], arms: Sequence[str]) -> dict[str, Any]:
+    horizon = finished[0][0].horizon
     seeds: dict[str, dict[str, Any]] = {}
     compositions: dict[str, Any] = {}
     for cell, path in finished:
         seeds.setdefault(str(cell.seed), {})[cell.name] = read_run(path)
         compositions[str(cell.seed)] = read_json(path.parent / COMPOSITION)
-    found = {"about": POOLS[pool].about, "compositions": compositions, "seeds": seeds}
+    found = {"about": POOLS[pool].about, "horizon": horizon, "compositions": compositions, "seeds": seeds}
     run_here = [name for name in arms if any(name in runs for runs in seeds.values())]
     return found | {"comparison": compare(curves_of(found), run_here, horizon)}
 

@@ -55,7 +55,7 @@ class Pool:
     """``prompts`` in the pool; ``candidates``: how many times the family's it takes to find them, for their
     number; ``grading``: overrides of ``data.grade``; ``warm_start``: of ``policy.warm_start``; ``hidden``:
     estimators read a number instead of the problem; ``once``: no prompt is chosen twice as long as there are
-    others."""
+    others; ``horizon``: share of the usual one."""
 
     about: str
     grading: Mapping[str, Any]
@@ -64,6 +64,7 @@ class Pool:
     warm_start: Mapping[str, Any] = field(default_factory=dict)
     hidden: bool = False
     once: bool = False
+    horizon: float = 1.0
 
     def policy(self, family: str) -> str:
         """Name of the policy it starts from: pools whose warm start is the same share it."""
@@ -85,10 +86,13 @@ POOLS: dict[str, Pool] = {
         warm_start={"forgotten_carries": 0.5, "band": (0.4, 0.6)},
     ),
     "hidden": Pool("as mixed, but the wording says nothing", shares(0.25, 0.25, 0.5), hidden=True),
+    # A quarter of the horizon visits a quarter of the prompts. To its end every arm would have rolled out each
+    # of them, and choosing could only change the order: the good ones first, nothing to learn from after.
     "single_pass": Pool(
-        "as mixed, ten times as many prompts, none chosen twice",
+        "as mixed, ten times as many prompts, none chosen twice; a quarter of the horizon",
         shares(0.25, 0.25, 0.5),
         prompts=40_000,
         once=True,
+        horizon=0.25,
     ),
 }

@@ -24,7 +24,7 @@ def markdown(document: dict[str, Any], path: Path) -> str:
     lines += targets(document)
     for name, pool in document["pools"].items():
         picture = path.with_name(f"{path.name}_{name}.png")
-        draw_pool(curves_of(pool), document["arms"], document["horizon"], f"pool {name}", picture)
+        draw_pool(curves_of(pool), document["arms"], horizon_in(pool, document), f"pool {name}", picture)
         lines += ["", f"## Pool `{name}`: {pool['about']}", "", f"![{name}]({picture.name})", ""]
         lines += pool_tables(pool, document)
     arms = [
@@ -44,9 +44,14 @@ def inline(block: Mapping[str, Any]) -> str:
     return "{" + ", ".join(f"{key}: {value}" for key, value in block.items()) + "}"
 
 
+def horizon_in(pool: Mapping[str, Any], document: Mapping[str, Any]) -> int:
+    """Rollouts of a run on this pool; results of earlier versions have one horizon for all pools."""
+    return pool.get("horizon", document["horizon"])
+
+
 def pool_tables(pool: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
     """Composition, final accuracy and the ratios of one pool."""
-    comparison, horizon = pool["comparison"], document["horizon"]
+    comparison, horizon = pool["comparison"], horizon_in(pool, document)
     arms = [name for name in document["arms"] if any(name in runs for runs in pool["seeds"].values())]
     lines = []
     for seed, composition in pool["compositions"].items():

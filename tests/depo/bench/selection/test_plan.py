@@ -54,9 +54,12 @@ def test_whatever_finds_the_mastered_problems_of_mixed_finds_those_of_other_pool
 
 def test_no_prompt_is_chosen_twice_on_a_single_pass():
     pool = POOLS["single_pass"]
-    recipe = recipe_of("hybrid", "single_pass")
-    groups = 320_000 // recipe.batch.group_size
-    assert pool.prompts >= groups
+    horizon = round(320_000 * pool.horizon)
+    recipe = arm_recipe(pool, REPORTED, 0, "hybrid", ARMS["hybrid"], horizon, None)
+    groups = horizon // recipe.batch.group_size
+    assert (
+        pool.prompts * pool.grading["learnable"] >= groups
+    )  # nobody runs out of what there is to learn from
     assert recipe.selection.cooldown >= groups
 
 

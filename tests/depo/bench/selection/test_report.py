@@ -77,6 +77,17 @@ def test_ratios_and_differences_are_those_of_the_curves(document):
     assert updates == pytest.approx([0.5, 0.5, 0.5])
 
 
+def test_a_pool_with_a_horizon_of_its_own_is_compared_over_that(tmp_path):
+    cells = [Cell("single_pass", 0, name, ARMS[name], HORIZON // 4) for name in ("grpo", "dapo")]
+    for cell, speed in zip(cells, (0.1, 0.2), strict=True):
+        write_run(tmp_path / cell.name, speed)
+    found = result(cells, [tmp_path / cell.name for cell in cells], ["grpo", "dapo"], 10, HORIZON)
+    final = found["pools"]["single_pass"]["comparison"]["final"]
+    assert final["dapo"]["accuracy"][0] == pytest.approx(0.2 + 0.2 / 4)
+    _, report = write_result({"kind": "selection", "provenance": MADE} | found, tmp_path / "selection.json")
+    assert f"After {HORIZON // 4:,} rollouts" in report.read_text()
+
+
 def test_the_report_says_what_was_reached_and_what_was_missed(document, tmp_path):
     path, report = write_result(document, tmp_path / "selection.json")
     text = report.read_text()
