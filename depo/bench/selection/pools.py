@@ -86,7 +86,7 @@ POOLS: dict[str, Pool] = {
         warm_start={"forgotten_carries": 0.5, "band": (0.4, 0.6)},
     ),
     "hidden": Pool("as mixed, but the wording says nothing", shares(0.25, 0.25, 0.5), hidden=True),
-    # A quarter of the horizon visits a quarter of the prompts. To its end every arm would have rolled out each
+    # A quarter of the horizon visits a quarter of the prompts. To its end every arm would have rolled out all
     # of them, and choosing could only change the order: the good ones first, nothing to learn from after.
     "single_pass": Pool(
         "as mixed, ten times as many prompts, none chosen twice; a quarter of the horizon",
