@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -40,6 +39,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, Pre
 from benchmarks.added_time import added_time
 from benchmarks.copy_policy import DIGITS, question
 from benchmarks.prompt_routes import PromptRecordingEngine, causes
+from benchmarks.storing import store
 from depo import config
 from depo.bench.paired import ratio_interval, t_interval
 from depo.bench.provenance import provenance, provenance_lines
@@ -53,6 +53,7 @@ from depo.routing.tap import Recorder, tapped
 from depo.routing.update import Routing
 from depo.types import Prompt, Request, TrainingBatch
 
+PROGRAM = "python -m benchmarks.routing_replay"
 VOCABULARY, PAD, END = 64, 0, 1
 TINY = {
     "vocab_size": VOCABULARY,
@@ -356,7 +357,7 @@ def main() -> None:
         measured[str(seed)] = mismatch(seed, options.tokens, options.policy, options.task)
         print(f"seed {seed}: {json.dumps(measured[str(seed)])}", file=sys.stderr, flush=True)
     document = {
-        "provenance": provenance(sys.argv[1:], options.seeds),
+        "provenance": provenance(sys.argv[1:], options.seeds, PROGRAM),
         "settings": {
             "policy": RANDOM if options.policy is None else TRAINED[options.task],
             "tiny": TINY,
@@ -366,16 +367,10 @@ def main() -> None:
         "mismatch": measured,
         "cost": None,
     }
-    document["provenance"]["command"] = "python -m benchmarks.routing_replay " + " ".join(
-        shlex.quote(part if not part.startswith("/") else Path(part).name) for part in sys.argv[1:]
-    )
     if options.rounds:
         model = upcycled_size(options.model)
         document["cost"] = cost(model, options.rows, options.length, options.rounds, options.added)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=1, allow_nan=False)
-    options.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    options.out.with_suffix(".md").write_text(markdown(document), encoding="utf-8")
+    store(document, markdown(document), options.out)
     print(markdown(document))
 
 

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks.storing import store
 from depo import config
 from depo.bench.paired import ratio_interval, t_interval
 from depo.bench.provenance import provenance, provenance_lines
@@ -48,6 +49,7 @@ from depo.routing.update import Routing
 from depo.types import Prompt, Request, Rollout, TrainingBatch
 from depo.upcycle.text import QUESTIONS, question_ids
 
+PROGRAM = "python -m benchmarks.vllm_engine"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = ("bfloat16", "float32")
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -344,30 +346,20 @@ def main() -> None:
         print(f"seed {seed}: {json.dumps(measured[str(seed)])}", file=sys.stderr, flush=True)
     engine["tokens_per_second"] = float(np.median(speeds))
     document = {
-        "provenance": provenance(sys.argv[1:], options.seeds),
+        "provenance": provenance(sys.argv[1:], options.seeds, PROGRAM),
         "engine": engine,
         "syncs": arrived,
         "mismatch": measured,
         "cost": None,
         "experts": None,
     }
-    document["provenance"]["command"] = "python -m benchmarks.vllm_engine " + " ".join(
-        part if not part.startswith("/") else Path(part).name for part in sys.argv[1:]
-    )
-    store(document, options.out)  # what follows is long
+    store(document, markdown(document), options.out)  # what follows is long
     if options.rounds and layers:
         document["cost"] = cost(models["bfloat16"], pad, batch, options.rounds)
-        store(document, options.out)
+        store(document, markdown(document), options.out)
         document["experts"] = experts(models["bfloat16"], pad, batch, 3)
-        store(document, options.out)
+        store(document, markdown(document), options.out)
     print(markdown(document))
-
-
-def store(document: dict[str, Any], out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=1, allow_nan=False)
-    out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    out.with_suffix(".md").write_text(markdown(document), encoding="utf-8")
 
 
 if __name__ == "__main__":

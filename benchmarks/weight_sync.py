@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from benchmarks.storing import store
 from benchmarks.vllm_engine import DEVICE, learner_of
 from depo.bench.provenance import provenance, provenance_lines
 from depo.bench.tables import table
@@ -34,6 +34,7 @@ from depo.rollout.engine import WeightUpdate
 from depo.rollout.probe import difference
 from depo.rollout.vllm_worker import VllmOptions, VllmWorker, worker_environment
 
+PROGRAM = "python -m benchmarks.weight_sync"
 MARCO_NANO = {
     "vocab_size": 151936,
     "hidden_size": 1024,
@@ -149,20 +150,14 @@ def main() -> None:
     with torch.device("meta"):
         parameters = random_model(options.layers, seed=0).num_parameters()
     document = {
-        "provenance": provenance(sys.argv[1:], [0]),
+        "provenance": provenance(sys.argv[1:], [0], PROGRAM),
         "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU",
         "layers": options.layers,
         "rounds": options.rounds,
         "parameters": parameters,
         "syncs": syncs,
     }
-    document["provenance"]["command"] = "python -m benchmarks.weight_sync " + " ".join(
-        shlex.quote(part if not part.startswith("/") else Path(part).name) for part in sys.argv[1:]
-    )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=1, allow_nan=False)
-    options.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    options.out.with_suffix(".md").write_text(markdown(document), encoding="utf-8")
+    store(document, markdown(document), options.out)
     print(markdown(document))
 
 

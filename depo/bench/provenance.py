@@ -15,10 +15,10 @@ from depo.versions import package_versions, source_commit
 GIB = 2**30
 
 
-def provenance(arguments: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
-    """``arguments``: of the command line, without the program's name; paths are shown by their last part."""
+def provenance(arguments: Sequence[str], seeds: Sequence[int], program: str = "depo") -> dict[str, Any]:
+    """``arguments``: of the command line, without the ``program``; paths are shown by their last part."""
     return {
-        "command": shlex.join(["depo", *map(without_directories, arguments)]),
+        "command": " ".join([program, shlex.join(map(without_directories, arguments))]),
         "seeds": list(seeds),
         "machine": machine(),
         "versions": package_versions(),

@@ -28,7 +28,7 @@ def test_vllm_generates_with_the_weights_of_each_step(workdir):
     assert sorted(rollouts["policy_version"].unique()) == [0, 1, 2]
 
 
-def test_of_lora_only_the_adapted_blocks_travel_and_a_resumed_run_still_agrees(workdir):
+def test_with_lora_the_engine_agrees_after_every_sync_and_after_a_resume(workdir):
     """The engines keep the rest from the checkpoint that they were started from, also after a resume."""
     settings = ("rollout.engine=vllm", "rollout.vllm.max_num_seqs=32", "learner.lr=3e-2")
     settings += ("policy.lora.rank=8", "policy.lora.targets=[q_proj, o_proj]", "policy.router=frozen")

@@ -1,0 +1,51 @@
+"""What a sync hands over. A real learner's actor in this process; the engine only notes what it is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from depo.config import PretrainedPolicy, Recipe
+from depo.learner.actor import LearnerActor
+from depo.rollout.engine import WeightUpdate
+from depo.rollout.probe import ParityProbe
+from depo.rollout.sync import DirectorySync
+
+
+class Notes:
+    """Serves whatever it is told to: it answers with the learner's own scores."""
+
+    def __init__(self, learner: LearnerActor) -> None:
+        self.learner = learner
+        self.names: set[str] = set()
+
+    def load_weights(self, update: WeightUpdate) -> int:
+        assert update.directory is not None
+        for path in Path(update.directory).glob("*.safetensors"):
+            with safe_open(path, "pt") as file:
+                self.names |= set(file.keys())
+        return update.version
+
+    def score_each(self, sequences):
+        return {"engine": self.learner.score(sequences)}
+
+
+@pytest.mark.parametrize("lora", [{"rank": 2, "targets": ["q_proj"]}, None])
+def test_with_lora_only_adapted_blocks_are_handed_over_and_without_it_everything(
+    lora: dict | None, tiny_policy: Path, tmp_path: Path
+) -> None:
+    policy = {"type": "pretrained", "model": str(tiny_policy), "dtype": "float32", "lora": lora}
+    recipe = {"name": "tiny", "steps": 1, "policy": policy, "data": {"train": "sums.jsonl"}}
+    learner = LearnerActor(Recipe.model_validate(recipe | {"learner": {"device": "cpu"}}))
+    learner.start(PretrainedPolicy.model_validate(policy))
+    engine = Notes(learner)
+    probe = ParityProbe([((2, 3), (4, 5))], 1e-3)
+    sync = DirectorySync(learner, engine, probe, tmp_path, seed=0, say=print)
+    assert sync(1)["parity/mean_abs"] == 0
+    sync.close()
+    with safe_open(tiny_policy / "model.safetensors", "pt") as file:
+        everything = set(file.keys())
+    assert engine.names == {name for name in everything if lora is None or ".self_attn." in name}
+    assert list(tmp_path.iterdir()) == []
