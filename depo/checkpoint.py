@@ -25,12 +25,12 @@ def write_checkpoint(root: Path, step: int, write: Callable[[Path], None]) -> Pa
     """``write(directory)`` fills a directory that becomes ``root/step_NNNNNN`` only when all is on disk."""
     final = root / step_name(step)
     aside = root / f".{final.name}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
+    for abandoned in root.glob(".step_*.partial"):  # of this step or, after a kill, of another
+        shutil.rmtree(abandoned, ignore_errors=True)
     aside.mkdir(parents=True)
     write(aside)
     follow_umask(aside)
-    for path in [*aside.rglob("*"), aside]:
-        _fsync(path)
+    on_disk(aside)
     if final.exists():
         shutil.rmtree(final)
     aside.rename(final)
@@ -75,6 +75,12 @@ def load_state(directory: Path) -> State:
     except (OSError, ValueError) as error:
         raise UserError(f"{directory}: not a readable estimator state ({error})") from error
     return State(schema_version=meta["schema_version"], values=meta["values"], arrays=arrays)
+
+
+def on_disk(directory: Path) -> None:
+    """Wait until a directory with all that is in it would survive a power cut."""
+    for path in [*directory.rglob("*"), directory]:
+        _fsync(path)
 
 
 def _complete(root: Path) -> list[Path]:

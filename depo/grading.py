@@ -12,7 +12,7 @@ N is the number of problems.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,9 +146,12 @@ def solvable_accuracy(rates_N: np.ndarray, grading: Grading, count: int) -> floa
     return float(rates_N[chosen][[level != IMPOSSIBLE for level in levels]].mean())
 
 
-def grade(recipe: Recipe, directory: Path, report: Callable[[str], None]) -> Graded:
+def grade(
+    recipe: Recipe, directory: Path, report: Callable[[str], None], known: Collection[Problem] = ()
+) -> Graded:
     """Measure the policy in ``directory`` on all candidates, compose both sets and report their shares.
 
+    Neither set has a problem of ``known``: for a policy that was taught with other candidates in mind.
     Raises UserError when a level has too few candidates.
     """
     source, grading = arithmetic_parts(recipe)
@@ -161,6 +164,7 @@ def grade(recipe: Recipe, directory: Path, report: Callable[[str], None]) -> Gra
         ("pool", both.train, grading.pool),
         ("heldout", both.heldout, grading.heldout),
     ):
+        problems = [problem for problem in problems if problem not in known]
         rates_N = pass_rates(model, tokenizer, problems, source.phrasing)
         try:
             chosen, levels = compose(rates_N, grading, count)

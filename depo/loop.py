@@ -75,7 +75,7 @@ def train(run: Run) -> None:
 
         # Account for every rollout, log, and make it durable.
         run.ledger.book(groups)
-        run.kl_travelled += update.metrics.get("policy_kl", 0.0)
+        run.kl_travelled += update.policy_kl
         run.step = step
         metrics = step_metrics(step, groups, trained, run.selector, run.ledger, clock)
         metrics |= {f"estimator/{name}": value for name, value in learned.items()} | update.metrics | parity

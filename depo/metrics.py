@@ -23,7 +23,9 @@ def step_metrics(
     """Reward, accuracy and signal of this step's rollouts; estimator calibration; savings; seconds.
 
     ``reward`` and ``accuracy`` are means over scorable rollouts; with a selector at work they describe the
-    chosen prompts, not the pool. ``zero_variance_share`` is the share of groups without mixed outcome.
+    chosen prompts, not the pool. ``zero_variance_share`` is the share of groups without mixed outcome among
+    those with two verdicts or more. Each is NaN where there was nothing to judge by: no verdict is not a
+    wrong answer.
     ``generated/``: rollouts and tokens for training since the start of the run. ``tokens_per_second``
     is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens per effective group
     since the start. ``seconds_share/select``: share of the step spent on choosing prompts;
@@ -32,16 +34,17 @@ def step_metrics(
     scores = [score for group in groups for score in group.scores]
     values = [score.value for score in scores if score.correct is not None]
     tokens = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
-    effective = sum(group.has_signal for group in groups)
+    judged = [group for group in groups if group.trials > 1]
+    effective = sum(group.has_signal for group in judged)
     n_rollouts = max(len(scores), 1)
     metrics = {
         "step": step,
         "reward": float(np.mean(values)) if values else float("nan"),
-        "accuracy": sum(group.successes for group in groups) / max(sum(group.trials for group in groups), 1),
+        "accuracy": share(sum(group.successes for group in groups), sum(group.trials for group in groups)),
         "groups": len(groups),
         "effective_groups": effective,
         "trained_groups": len(trained),
-        "zero_variance_share": 1 - effective / max(len(groups), 1),
+        "zero_variance_share": 1 - share(effective, len(judged)),
         "unparseable_share": sum(score.unparseable for score in scores) / n_rollouts,
         "unscorable_share": sum(score.correct is None for score in scores) / n_rollouts,
         "truncated_share": sum(
@@ -60,3 +63,8 @@ def step_metrics(
     for phase in ("select", "estimate"):
         seconds[f"seconds_share/{phase}"] = clock.seconds.get(phase, 0.0) / clock.total
     return metrics | cost | selector.metrics() | seconds
+
+
+def share(part: int, whole: int) -> float:
+    """NaN of nothing."""
+    return part / whole if whole else float("nan")

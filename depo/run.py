@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from depo.alarms import Alarms
 from depo.checkpoint import (
     latest_checkpoint,
     load_state,
@@ -26,11 +27,14 @@ from depo.cluster import ray_cluster
 from depo.config import Recipe
 from depo.console import Console
 from depo.data import PromptPool
+from depo.errors import UserError
 from depo.evaluation.best import BestPolicy
 from depo.evaluation.heldout import EvalResult, Evaluator
 from depo.learner.actor import RemoteLearner
 from depo.ledger import Ledger
 from depo.loop import train as run_loop
+from depo.recipe import write_resolved
+from depo.resume import changes_on_resume, claimed
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.sync import WeightSync
 from depo.selection import Selector
@@ -42,10 +46,6 @@ from estimators.base import Estimator, Prepares
 from reward.base import Reward
 
 CHECKPOINT_SCHEMA = 1
-COLLAPSE = (
-    "warning: routing collapses: some layers have lost half of the experts they used in the first steps "
-    "(routing/experts_in_use in metrics.jsonl, by layer in routing.jsonl; see docs/moe.md)"
-)
 
 
 @dataclass
@@ -66,6 +66,7 @@ class Run:
     best: BestPolicy
     tokenizer: Any
     console: Console
+    alarms: Alarms
     metrics_log: MetricsLog
     routing_log: MetricsLog
     rollout_log: RolloutLog | None
@@ -75,7 +76,6 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     before: EvalResult | None = None
     last_metrics: dict[str, float] = field(default_factory=dict)
-    alarmed: bool = False
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -145,10 +145,8 @@ class Run:
         if self.tensorboard is not None:
             self.tensorboard.write(step, metrics)
         self.console.step(metrics)
-        if metrics.get("routing/collapsing") and not self.alarmed:
-            self.console.say(COLLAPSE, always=True)
-            self.alarmed = True
         self.last_metrics = metrics
+        self.alarms.step(step, groups, metrics)
 
     def checkpoint_due(self, step: int) -> bool:
         return self.spent or crossed(step, 1, self.recipe.checkpoint.every)
@@ -159,6 +157,7 @@ class Run:
         def write(directory: Path) -> None:
             self.learner.save(directory / "learner")
             self.learner.export(directory / "policy")
+            check_seen(directory / "policy" / "config.json")
             save_state(directory / "estimator", self.estimator.state_dict())
             write_json(
                 directory / "run.json",
@@ -167,6 +166,7 @@ class Run:
                     "step": step,
                     "kl_travelled": self.kl_travelled,
                     "seconds": self.seconds | {"wall": self.wall_seconds},
+                    "yardstick": self.recipe.evaluation.yardstick,
                     "before": None if self.before is None else vars_of(self.before),
                     "pool": self.pool.state_dict(),
                     "selector": self.selector.state_dict(),
@@ -196,17 +196,21 @@ class Run:
         self.pool.load_state_dict(state["pool"])
         self.selector.load_state_dict(state["selector"])
         self.ledger.load_state_dict(state["ledger"])
-        if "best" in state:  # checkpoints of earlier versions have none
-            self.best.load_state_dict(state["best"])
         self.step = state["step"]
         self.kl_travelled = state["kl_travelled"]
         self.seconds = state["seconds"]
         self.started -= self.seconds.pop("wall")
-        self.before = None if state["before"] is None else EvalResult(**state["before"])
+        yardstick = self.recipe.evaluation.yardstick
+        if state.get("yardstick", yardstick) == yardstick:  # earlier versions kept none
+            self.before = None if state["before"] is None else EvalResult(**state["before"])
+            self.best.load_state_dict(state.get("best", {}))
+        else:
+            self.console.say(
+                "evaluation: measured otherwise than before the resume, so that nothing is compared"
+            )
         self.metrics_log.truncate_after(self.step)
         self.routing_log.truncate_after(self.step)
-        if self.rollout_log is not None:
-            self.rollout_log.truncate_after(self.step)
+        RolloutLog(self.directory / "rollouts").truncate_after(self.step)
         # As before the interruption: summed in another order, beliefs would differ in their last bit.
         self.look_ahead(self.step + 1)
 
@@ -221,6 +225,16 @@ def crossed(count: int, new: int, every: int) -> bool:
     return bool(every) and count // every > (count - new) // every
 
 
+def check_seen(file: Path) -> None:
+    """Raise UserError unless what the learner's process wrote is here too: a checkpoint without weights would
+    only be found out when it is needed."""
+    if not file.is_file():
+        raise UserError(
+            f"--run-dir: the learner wrote {file.absolute()}, but it is not there for the driver; name a "
+            "directory that all machines of the Ray cluster share"
+        )
+
+
 def vars_of(result: EvalResult) -> dict[str, object]:
     return {name: getattr(result, name) for name in EvalResult.__slots__}
 
@@ -230,12 +244,15 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
 
     Raises UserError for bad input, WeightSyncError when an engine does not serve the learner's weights.
     """
-    from depo.setup import assemble, build_estimator, prepare_directory, verifier
+    from depo.setup import assemble, build_estimator, verifier
     from depo.summary import finish
 
     started = time.perf_counter()
-    prepare_directory(recipe, run_dir, resume)
+    changes = changes_on_resume(recipe, run_dir) if resume else []
     with ExitStack() as stack:
+        stack.enter_context(claimed(run_dir))
+        if not resume:
+            write_resolved(recipe, run_dir / "recipe.yaml")
         console = stack.enter_context(Console(recipe.steps, quiet, recipe.name))
         estimator = build_estimator(recipe)
         reward = verifier("reward", recipe.reward, recipe, stack)
@@ -246,6 +263,10 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
         if checkpoint is not None:
             run.load_checkpoint(checkpoint)
             console.say(f"resuming after step {run.step} from {checkpoint}")
+        if changes:  # only now: a recipe that cannot go on does not replace the one that could
+            write_resolved(recipe, run_dir / "recipe.yaml")
+            for change in changes:
+                console.say(change)
         run.weight_sync.start(version=run.step)
         if checkpoint is None:
             run.metrics_log.truncate_after(0)

@@ -1,4 +1,4 @@
-"""Assemble a run: directory, policy, prompts, estimator, engines, in the order they need each other."""
+"""Assemble a run: policy, prompts, estimator, engines, in the order they need each other."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from functools import partial
 from pathlib import Path
 
 import estimators
+from depo.alarms import Alarms
 from depo.cluster import gpus_in_cluster
 from depo.config import Recipe, RewardSpec, TinyMoePolicy
 from depo.config.estimator import built_with
 from depo.console import Console
 from depo.data import LoadedData, PromptPool, load_data, load_prompts, load_saved, save_prompts
 from depo.errors import UserError
-from depo.evaluation.best import BestPolicy
+from depo.evaluation.best import BestPolicy, check_measure
 from depo.evaluation.exact import exact_pass_rates
 from depo.evaluation.heldout import EvalSetData, Evaluator
 from depo.evaluation.in_training import training_suite
 from depo.learner.actor import PolicyFacts, RemoteLearner, pretrained_view
 from depo.ledger import Ledger
 from depo.policy.pretrained import load_tokenizer
-from depo.recipe import load_recipe, write_resolved
 from depo.rollout.colocated import ColocatedEngine
 from depo.rollout.engine import RolloutEngine
 from depo.rollout.probe import ParityProbe, choose_sequences, default_tolerance
@@ -37,34 +37,6 @@ from depo.tracking.tensorboard_log import TensorBoardLog
 from depo.types import Prompt
 from estimators.base import Estimator
 from reward import VerifierPool
-
-RESUME_MAY_CHANGE = {
-    "steps",
-    "max_rollouts",
-    "checkpoint",
-    "evaluation",
-    "tracking",
-    "resources",
-    "verification",
-}
-"""Recipe blocks that a resumed run may set anew: none of them changes what a step computes."""
-
-
-def prepare_directory(recipe: Recipe, run_dir: Path, resume: bool) -> None:
-    """Write the resolved recipe of a new run, or check that a resumed run is still the same one."""
-    stored = run_dir / "recipe.yaml"
-    if resume:
-        if not stored.exists():
-            raise UserError(f"--run-dir {run_dir}: no run to resume here (recipe.yaml is missing)")
-        before, now = load_recipe(stored).model_dump(), recipe.model_dump()
-        changed = [key for key in now if now[key] != before[key] and key not in RESUME_MAY_CHANGE]
-        if changed:
-            raise UserError(
-                f"--resume: {', '.join(changed)} differ from {stored}; a resumed run may only change "
-                f"{', '.join(sorted(RESUME_MAY_CHANGE))}"
-            )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_resolved(recipe, stored)
 
 
 def assemble(
@@ -97,7 +69,7 @@ def assemble(
         f"pool: {len(train):,} prompts; held out: {len(heldout):,}"
     )
     pool = PromptPool(train, recipe.seed)
-    engine, weight_sync = make_engine(recipe, policy.model, facts, pool, learner, console)
+    engine, weight_sync = make_engine(recipe, run_dir, policy.model, facts, pool, learner, console)
     stack.callback(engine.close)
     stack.callback(weight_sync.close)
 
@@ -112,6 +84,7 @@ def assemble(
         seed=recipe.seed,
         suite=training_suite(recipe, engine, tokenizer, console.say, stack),
     )
+    check_measure(recipe.evaluation, evaluator.measures)
     tensorboard = TensorBoardLog(run_dir / "tensorboard") if recipe.tracking.tensorboard else None
     if tensorboard is not None:
         stack.callback(tensorboard.close)
@@ -136,6 +109,7 @@ def assemble(
         best=BestPolicy(recipe.evaluation, run_dir / "best", learner.export),
         tokenizer=tokenizer,
         console=console,
+        alarms=Alarms(partial(console.say, always=True)),
         metrics_log=MetricsLog(run_dir / "metrics.jsonl"),
         routing_log=MetricsLog(run_dir / "routing.jsonl"),
         rollout_log=RolloutLog(run_dir / "rollouts") if recipe.tracking.rollouts else None,
@@ -183,6 +157,7 @@ def store_prompts(
 
 def make_engine(
     recipe: Recipe,
+    run_dir: Path,
     model: str,
     facts: PolicyFacts,
     pool: PromptPool,
@@ -214,7 +189,7 @@ def make_engine(
         choose_sequences(pool.prompts, facts.vocab_size, recipe.seed, longest=context - 1),
         vllm.parity_tolerance or default_tolerance(policy.dtype, mixture=bool(facts.routed_layers)),
     )
-    return engine, DirectorySync(learner, engine, probe, vllm.sync_dir, recipe.seed, console.say)
+    return engine, DirectorySync(learner, engine, probe, vllm.sync_dir, run_dir, recipe.seed, console.say)
 
 
 def check_routes_are_returned(recipe: Recipe) -> None:

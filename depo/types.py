@@ -6,6 +6,7 @@ Plain dataclasses, no torch: they travel between Ray actors and are written to P
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -217,3 +218,10 @@ class UpdateResult:
     metrics: dict[str, float] = field(default_factory=dict)
     old_logprobs: Sequence[np.ndarray] = ()
     layers: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def policy_kl(self) -> float:
+        """Nats a token from the policy before to the one after; 0 where that is unknown: not measured, or not
+        finite, as in a step that was skipped for it."""
+        measured = self.metrics.get("policy_kl", 0.0)
+        return measured if math.isfinite(measured) else 0.0

@@ -13,7 +13,13 @@ DETAIL_LENGTH = 200  # characters; a detail is a few words for a log line, not a
 def describe(error: BaseException) -> str:
     """An exception on one line: "TypeName: message"."""
     message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}"[:DETAIL_LENGTH] if message else type(error).__name__
+    return as_detail(f"{type(error).__name__}: {message}" if message else type(error).__name__)
+
+
+def as_detail(text: object) -> str:
+    """Text that fits a log line and can be stored: a message that quotes a completion may hold half of a
+    surrogate pair, which UTF-8 has no bytes for."""
+    return str(text or "")[:DETAIL_LENGTH].encode("utf-8", "replace").decode("utf-8")
 
 
 def checked(score: object) -> Score:
@@ -21,14 +27,15 @@ def checked(score: object) -> Score:
     if not isinstance(score, Score):
         return unscorable(f"returned {type(score).__name__}; expected a Score")
     if score.correct is None:
-        return unscorable(score.detail[:DETAIL_LENGTH] or "no reason given")
+        return unscorable(as_detail(score.detail) or "no reason given")
     value = float(score.value)
     if not math.isfinite(value):
         return unscorable(f"returned the value {value}")
-    if type(score.value) is float and type(score.correct) is bool and not score.components:
+    plain = type(score.value) is float and type(score.correct) is bool and type(score.unparseable) is bool
+    if plain and score.detail == "" and not score.components:
         return score  # as our own cheap rewards make them
-    components = {str(name): float(part) for name, part in score.components.items()}
-    return Score(value, bool(score.correct), bool(score.unparseable), components, str(score.detail))
+    components = {as_detail(name): float(part) for name, part in score.components.items()}
+    return Score(value, bool(score.correct), bool(score.unparseable), components, as_detail(score.detail))
 
 
 def score_all(reward: Reward, samples: Sequence[Sample]) -> list[Score]:

@@ -112,14 +112,18 @@ def run_each(
 
 @contextmanager
 def ending_them_all(running: Sequence[Running]) -> Iterator[None]:
-    """However this is left, by SIGTERM too, none of these processes outlives it."""
-    before = signal.signal(signal.SIGTERM, interrupt)
+    """However this is left, by SIGTERM or a closed terminal too, none of these processes outlives it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup leaves it: meant to outlive the terminal
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
         for one in running:
             end(one.process)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -66,6 +66,12 @@ class Evaluation(Block):
     """Also after the step in which training has generated so many more rollouts; 0: never. Compares runs that
     spend different numbers of rollouts on a step."""
 
+    @property
+    def yardstick(self) -> dict[str, Any]:
+        """All that decides what an evaluation measures; two that differ here cannot be compared."""
+        when_and_why = {"best", "early_stopping", "at_start", "at_end", "every", "every_rollouts"}
+        return self.model_dump(mode="json", exclude=when_and_why)
+
     @model_validator(mode="after")
     def stopping_has_a_measure(self) -> Self:
         if self.early_stopping is not None:

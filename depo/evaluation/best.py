@@ -9,13 +9,20 @@ The state is part of every checkpoint: a resumed run remembers what the best was
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from depo.checkpoint import write_json
+from depo.checkpoint import on_disk, read_json, write_json
 from depo.config import Evaluation
 from depo.errors import UserError
+
+
+def check_measure(config: Evaluation, measures: Sequence[str]) -> None:
+    """Raise UserError unless evaluations will have the measure to watch."""
+    if config.best is not None and config.best not in measures:
+        there_are = ", ".join(measures) or "none"
+        raise UserError(f"evaluation.best: no measure {config.best!r}; this run has {there_are}")
 
 
 class BestPolicy:
@@ -37,16 +44,9 @@ class BestPolicy:
 
     def consider(self, step: int, scalars: Mapping[str, float]) -> bool:
         """Take note of an evaluation after ``step``; keeps the policy and returns True when it is a new best.
-
-        Raises UserError when the evaluation does not have the measure.
-        """
-        if self.config.best is None:
-            return False
+        One that came to no verdict, and so to no value, does not count."""
         name = f"eval/{self.config.best}"
-        if name not in scalars:
-            there_are = ", ".join(key.removeprefix("eval/") for key in scalars) or "none"
-            raise UserError(f"evaluation.best: no measure {self.config.best!r}; this run has {there_are}")
-        if step == self.evaluated:
+        if self.config.best is None or name not in scalars or step == self.evaluated:
             return False
         self.evaluated = step
         value, stopping = scalars[name], self.config.early_stopping
@@ -68,6 +68,7 @@ class BestPolicy:
         aside.mkdir(parents=True)
         self.export(aside / "policy")
         write_json(aside / "best.json", self.summary() or {})
+        on_disk(aside)
         shutil.rmtree(self.directory, ignore_errors=True)
         aside.rename(self.directory)
 
@@ -90,6 +91,7 @@ class BestPolicy:
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "measure": self.config.best,
             "value": self.value,
             "step": self.step,
             "mark": self.mark,
@@ -98,5 +100,14 @@ class BestPolicy:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a checkpoint's memory, unless it is of another measure. A better policy that was kept
+        between the checkpoint and a kill stays the best: the resumed run need not come to its value again."""
+        if not state or state.get("measure", self.config.best) != self.config.best:
+            return
         self.value, self.step = state["value"], state["step"]
         self.mark, self.since, self.evaluated = state["mark"], state["since"], state["evaluated"]
+        kept = self.directory / "best.json"
+        if self.value is not None and kept.is_file():
+            found = read_json(kept)
+            if found.get("measure") == self.config.best and found["value"] > self.value:
+                self.value, self.step = found["value"], found["step"]

@@ -87,6 +87,16 @@ class Evaluator:
         self.seed = seed
         self.suite = suite
 
+    @property
+    def measures(self) -> list[str]:
+        """Names of all that an evaluation can come to."""
+        names = [benchmark.name for benchmark in self.sets]
+        if any(prompt.level in SOLVABLE_LEVELS for prompt in self.heldout.prompts):
+            names.insert(0, "solvable")
+        if names or self.heldout.prompts:
+            names.insert(0, "all")
+        return names + ([] if self.suite is None else self.suite.measures)
+
     def run(self) -> EvalResult:
         """Evaluate all sets. The same seeds every time, so that two evaluations are paired."""
         result = EvalResult()

@@ -53,6 +53,13 @@ class TrainingSuite:
         self.tokenizer = tokenizer
         self.requests = missing_requests(benchmarks, suite.sampling.n, suite.seed, {})
 
+    @property
+    def measures(self) -> list[str]:
+        """Names of all figures it can come to, those over all benchmarks first."""
+        kinds = ["avg", *(f"pass@{k}" for k in self.suite.ks)]
+        places = [self.suite.name, *(f"{self.suite.name}/{one.name}" for one in self.benchmarks)]
+        return [f"{place}/{kind}" for place in places for kind in kinds]
+
     def run(self) -> SuiteRun:
         """Draw and verify all samples of the policy being served. The same seeds every time."""
         sampling = Sampling(self.suite.sampling.temperature, self.suite.sampling.max_new_tokens)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from depo.budget.model_config import HUB_ID, find_config
 from depo.budget.model_shape import model_shape
-from depo.checkpoint import latest_checkpoint
+from depo.checkpoint import latest_checkpoint, read_json, step_name
 from depo.errors import UserError
 from depo.recipe.inputs import directory_problem
 
 RESULTS = "results.json"
+SUMMARY = "summary.json"
 EDGE_BYTES = 2**20
 """Hashed at both ends of a weight file: training changes all weights, and whole files take minutes."""
 
@@ -54,16 +55,26 @@ def find_target(text: str) -> Target:
 
 
 def run_target(run: Path) -> Target:
-    """The final policy of a training run, or that of its newest checkpoint when it has not finished."""
+    """The final policy of a training run, or that of its newest checkpoint when it has not finished, for
+    the first time or since it was extended."""
     checkpoint = latest_checkpoint(run / "checkpoints")
     policy = run / "policy"
-    if not (policy / "config.json").is_file():
+    if not (policy / "config.json").is_file() or not belongs(run, checkpoint):
         if checkpoint is None:
             raise UserError(f"{run}: a training run without policy/ or checkpoints/: nothing to evaluate yet")
         policy = checkpoint / "policy"
     if problem := directory_problem(policy):
         raise UserError(problem)
     return Target(run.name or run.resolve().name, str(policy), run, checkpoint)
+
+
+def belongs(run: Path, checkpoint: Path | None) -> bool:
+    """Whether ``policy/`` of a run is of its newest checkpoint's step, as far as can be told. It is of an
+    earlier one where a finished run is being extended."""
+    summary = run / SUMMARY
+    if checkpoint is None or not summary.is_file():
+        return True
+    return checkpoint.name == step_name(read_json(summary)["steps"])
 
 
 def model_target(directory: Path) -> Target:
@@ -75,7 +86,8 @@ def model_target(directory: Path) -> Target:
         if re.fullmatch(r"step_\d+", step.name) and (step.parents[1] / "recipe.yaml").is_file():
             return Target(f"{step.parents[1].name}-{step.name}", str(directory), step.parents[1], step)
         if (step / "recipe.yaml").is_file():
-            return Target(step.name, str(directory), step, latest_checkpoint(step / "checkpoints"))
+            checkpoint = latest_checkpoint(step / "checkpoints")
+            return Target(step.name, str(directory), step, checkpoint if belongs(step, checkpoint) else None)
         name = f"{step.name}-policy"
     return Target(name, str(directory))
 

@@ -174,7 +174,10 @@ class LearnerActor:
 
 
 class RemoteLearner:
-    """The driver's side of a LearnerActor: the same methods, waiting for their results."""
+    """The driver's side of a LearnerActor: the same methods, waiting for their results.
+
+    Directories go there as absolute paths: the actor's working directory is its cluster's, not the driver's.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         wanted = recipe.resources.learner_gpus
@@ -184,7 +187,7 @@ class RemoteLearner:
         self.actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus).remote(recipe)
 
     def build(self, directory: Path, say: Callable[[str], None]) -> Graded:
-        for item in stream(self.actor.build, directory):
+        for item in stream(self.actor.build, directory.absolute()):
             if not isinstance(item, str):
                 return item
             say(item)
@@ -218,10 +221,10 @@ class RemoteLearner:
         return ray.get(self.actor.prompt_features.remote([prompt.token_ids for prompt in prompts]))
 
     def export(self, directory: Path) -> None:
-        ray.get(self.actor.export.remote(directory))
+        ray.get(self.actor.export.remote(directory.absolute()))
 
     def export_trained(self, directory: Path) -> None:
-        ray.get(self.actor.export_trained.remote(directory))
+        ray.get(self.actor.export_trained.remote(directory.absolute()))
 
     def perturb(self, seed: int, scale: float) -> None:
         ray.get(self.actor.perturb.remote(seed, scale))
@@ -230,10 +233,10 @@ class RemoteLearner:
         ray.get(self.actor.restore.remote())
 
     def save(self, directory: Path) -> None:
-        ray.get(self.actor.save.remote(directory))
+        ray.get(self.actor.save.remote(directory.absolute()))
 
     def load(self, directory: Path) -> None:
-        ray.get(self.actor.load.remote(directory))
+        ray.get(self.actor.load.remote(directory.absolute()))
 
 
 def stream(method, *args) -> Iterator:
@@ -243,10 +246,11 @@ def stream(method, *args) -> Iterator:
 
 
 def pretrained_view(policy: TinyMoePolicy | PretrainedPolicy, built: Path) -> PretrainedPolicy:
-    """The policy as something to load: a tiny one was built into ``built``."""
+    """The policy as something to load, from wherever an actor works: a tiny one was built into ``built``."""
     if isinstance(policy, PretrainedPolicy):
-        return policy
-    return PretrainedPolicy(model=str(built), dtype=policy.dtype, router=policy.router)
+        local = Path(policy.model)
+        return policy.model_copy(update={"model": str(local.absolute())}) if local.is_dir() else policy
+    return PretrainedPolicy(model=str(built.absolute()), dtype=policy.dtype, router=policy.router)
 
 
 def end_tokens(model, tokenizer) -> tuple[int, ...]:

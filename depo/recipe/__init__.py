@@ -80,4 +80,6 @@ def write_resolved(recipe: Recipe, path: Path) -> None:
     header = (
         f"# Resolved recipe. Run it again: depo train {path}\n# commit: {commit}\n# versions:\n{versions}\n"
     )
-    path.write_text(header + dump_recipe(recipe), encoding="utf-8")
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(header + dump_recipe(recipe), encoding="utf-8")
+    aside.replace(path)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -61,13 +61,16 @@ class DirectorySync:
         engine: VllmPool,
         probe: ParityProbe,
         root: Path | None,
+        run_dir: Path,
         seed: int,
         say: Callable[[str], None],
     ) -> None:
         base = root or (
             SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp"))
         )
-        self.directory = base / f"depo-weights-{uuid.uuid4().hex[:12]}"
+        # Named after the run: what a kill left there, gigabytes of memory, goes with a resume's first sync.
+        run = hashlib.sha256(str(run_dir.absolute()).encode()).hexdigest()[:12]
+        self.directory = base.absolute() / f"depo-weights-{run}"
         self.learner = learner
         self.engine = engine
         self.probe = probe

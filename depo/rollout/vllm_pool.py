@@ -18,6 +18,9 @@ from depo.rollout.engine import LOOK_SECONDS, Sampling, WeightSyncError, WeightU
 from depo.rollout.vllm_worker import Dtype, VllmOptions, actor_class, worker_environment
 from depo.types import Request, Rollout
 
+SILENT_SECONDS = 1800.0
+"""Without a look from any engine at work: none is compiling that long, so it hangs."""
+
 
 class VllmPool:
     """A ``RolloutEngine`` over ``rollout.vllm.workers`` vLLM engines.
@@ -100,7 +103,13 @@ class VllmPool:
                 generate = worker.generate.options(num_returns="streaming")
                 streams[generate.remote(share, sampling, LOOK_SECONDS)] = name
         while streams:
-            done, _ = ray.wait(list(streams), num_returns=1)
+            done, _ = ray.wait(list(streams), num_returns=1, timeout=SILENT_SECONDS)
+            if not done:
+                silent = " and ".join(streams.values())
+                raise RuntimeError(
+                    f"{silent}: not a word for {SILENT_SECONDS:g} s while generating, where one comes every "
+                    f"{LOOK_SECONDS:g} s; ended, to go on with --resume"
+                )
             stream: Any = done[0]
             try:
                 reference = next(stream)

@@ -59,6 +59,12 @@ def test_a_process_killed_while_writing_leaves_the_old_checkpoint_as_the_latest(
     assert (tmp_path / "step_000020" / "a").read_text() == "whole"
 
 
+def test_what_a_kill_left_of_another_step_goes_with_the_next_checkpoint(tmp_path):
+    (tmp_path / ".step_000150.partial" / "policy").mkdir(parents=True)
+    write_checkpoint(tmp_path, 160, lambda d: (d / "a").write_text("x"))
+    assert os.listdir(tmp_path) == ["step_000160"]
+
+
 def test_prune_keeps_the_newest(tmp_path):
     for step in (0, 5, 10, 100, 2000):
         write_checkpoint(tmp_path, step, lambda d: (d / "a").write_text("x"))

@@ -184,6 +184,11 @@ def test_grading_composes_both_sets_by_what_it_measures(model, tokenizer, tmp_pa
     assert "mastered 25%" in lines[0]
     assert "impossible 50%" in lines[0]
 
+    taken = {prompt.text for prompt in [*graded.train, *graded.heldout]}
+    others = grade(graded_recipe, tmp_path, lines.append, known={problems[text] for text in taken})
+    assert others.shares == graded.shares
+    assert not taken & {prompt.text for prompt in [*others.train, *others.heldout]}
+
 
 def test_an_untrained_policy_cannot_be_graded_and_the_message_says_what_to_change(tiny_policy):
     with pytest.raises(

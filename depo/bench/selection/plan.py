@@ -1,6 +1,6 @@
 """Which jobs a benchmark consists of, and where they leave what.
 
-OUT/FAMILY/policies/NAME/seed_0/            warm-started policy, shared by the pools that start from it
+OUT/FAMILY/policies/NAME/seed_0/            warm-started policy of the pools that start there, with its recipe
 OUT/FAMILY/POOL/seed_0/                     prompts.parquet, heldout.parquet, composition.json
 OUT/FAMILY/POOL/seed_0/ARM/                 a run directory, its recipe beside it
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from depo.bench.jobs import Job, beside
 from depo.bench.selection.arms import Arm
-from depo.bench.selection.pools import POOLS
+from depo.bench.selection.pools import POOLS, maker
 from depo.bench.selection.recipes import arm_recipe, warm_recipe
 from depo.bench.selection.work import COMPOSITION, SUMMARY
 from depo.config import Recipe
@@ -43,7 +43,8 @@ def plan(out: Path, family: str, cells: Sequence[Cell], encoder: Path | None) ->
         policy = out / family / "policies" / pool.policy(family) / f"seed_{cell.seed}"
         prompts = out / family / cell.pool / f"seed_{cell.seed}"
         run = prompts / cell.name
-        warm = stored(warm_recipe(pool, family, cell.seed), beside(prompts, ".yaml"))
+        warm = stored(warm_recipe(maker(pool, family), family, cell.seed), beside(policy, ".yaml"))
+        composed = stored(warm_recipe(pool, family, cell.seed), beside(prompts, ".yaml"))
         label = f"{cell.pool}, seed {cell.seed}"
         compose = "compose_hidden" if pool.hidden else "compose"
         recipe = stored(
@@ -60,7 +61,7 @@ def plan(out: Path, family: str, cells: Sequence[Cell], encoder: Path | None) ->
             Job(
                 f"{label}: pool",
                 WORK,
-                (compose, warm, str(policy), str(prompts)),
+                (compose, composed, warm, str(policy), str(prompts)),
                 prompts / COMPOSITION,
                 (policy / "config.json",),
             ),

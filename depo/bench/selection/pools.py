@@ -67,7 +67,7 @@ class Pool:
     horizon: float = 1.0
 
     def policy(self, family: str) -> str:
-        """Name of the policy it starts from: pools whose warm start is the same share it."""
+        """Name of the policy it starts from: pools whose warm start is the same share it (``maker``)."""
         forgotten = self.warm_start.get("forgotten_carries")
         return family if forgotten is None else f"{family}-careless-{forgotten:g}"
 
@@ -96,3 +96,9 @@ POOLS: dict[str, Pool] = {
         horizon=0.25,
     ),
 }
+
+
+def maker(pool: Pool, family: str) -> Pool:
+    """The pool whose candidates a policy is warm-started for: the first in the table that starts from it, so
+    that the policy does not depend on which pool is run first."""
+    return next(other for other in POOLS.values() if other.policy(family) == pool.policy(family))

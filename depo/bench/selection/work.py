@@ -38,13 +38,16 @@ def warm_up(recipe: Recipe, policy: Path) -> None:
     aside.rename(policy)
 
 
-def compose(recipe: Recipe, policy: Path, directory: Path, hidden: bool) -> None:
-    """Measure the policy and compose pool and held-out set in ``directory``."""
+def compose(recipe: Recipe, lessons: Path, policy: Path, directory: Path, hidden: bool) -> None:
+    """Measure the policy and compose pool and held-out set in ``directory``; ``lessons``, the recipe that the
+    policy was warm-started by, tells which problems it has been shown the answer of: none of them is in."""
     from depo import grading
+    from depo.policy.warm_start import worked_examples
     from depo.setup import store_prompts
 
     said: list[str] = []
-    graded = grading.grade(recipe, policy, said.append)
+    shown = {problem for problem, _ in worked_examples(load_recipe(lessons))}
+    graded = grading.grade(recipe, policy, said.append, known=shown)
     train = hide(graded.train, recipe.seed) if hidden else graded.train
     directory.mkdir(parents=True, exist_ok=True)
     store_prompts(directory, train, graded.heldout)

@@ -77,7 +77,7 @@ def test_jobs_run_side_by_side(module):
     assert max(a_start, b_start) < min(a_end, b_end)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopping_the_benchmark_leaves_no_process_behind(module, how):
     (module / "main.py").write_text(MAIN.format(target=str(module / "a" / "x")))
     process = subprocess.Popen([sys.executable, str(module / "main.py")], stdout=subprocess.PIPE, text=True)

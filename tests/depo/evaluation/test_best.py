@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from depo.config import EarlyStopping, Evaluation
 from depo.errors import UserError
-from depo.evaluation.best import BestPolicy
+from depo.evaluation.best import BestPolicy, check_measure
 
 
 def watcher(directory: Path, **stopping) -> tuple[BestPolicy, list[float]]:
@@ -84,10 +84,41 @@ def test_a_policy_that_is_evaluated_twice_counts_once(tmp_path):
     assert best.since == 1
 
 
-def test_a_measure_that_nobody_takes_is_told(tmp_path):
-    best, _ = watcher(tmp_path)
+def test_a_measure_that_nobody_takes_is_told():
+    config = Evaluation(best="math/avg")
+    check_measure(config, ["all", "math/avg"])
     with pytest.raises(UserError, match=r"no measure 'math/avg'; this run has all, sums/avg"):
-        best.consider(1, {"eval/all": 0.1, "eval/sums/avg": 0.2})
+        check_measure(config, ["all", "sums/avg"])
+
+
+def test_an_evaluation_without_a_verdict_is_not_a_bad_one(tmp_path):
+    best, now = watcher(tmp_path, patience=1)
+    feed(best, now, 0.5)
+    assert not best.consider(2, {"eval/all": 0.1})
+    assert not best.run_out
+
+
+def test_another_measure_on_resume_is_looked_for_afresh(tmp_path):
+    best, now = watcher(tmp_path, patience=1)
+    feed(best, now, 0.7, 0.6)
+    config = Evaluation(best="all", early_stopping=EarlyStopping(patience=1), every=1)
+    resumed = BestPolicy(config, tmp_path / "best", lambda target: target.mkdir())
+    resumed.load_state_dict(best.state_dict())
+    assert not resumed.run_out
+    assert resumed.consider(3, {"eval/all": 0.3})
+    assert resumed.summary() == {"measure": "all", "value": 0.3, "step": 3}
+
+
+def test_a_policy_kept_after_the_checkpoint_outlives_a_resume_that_does_worse(tmp_path):
+    best, now = watcher(tmp_path)
+    feed(best, now, 0.5)
+    checkpoint = best.state_dict()
+    feed(best, now, 0.6)  # then a kill; the second time round, that step comes to 0.55
+    resumed, later = watcher(tmp_path)
+    resumed.load_state_dict(checkpoint)
+    assert feed(resumed, later, 0.5, 0.55) == [False, False]
+    assert resumed.summary() == {"measure": "math/avg", "value": 0.6, "step": 2}
+    assert (tmp_path / "best/policy/weights").read_text() == "0.6"
 
 
 def test_early_stopping_needs_something_to_watch():

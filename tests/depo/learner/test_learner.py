@@ -184,6 +184,23 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_keeps_the_weights(
     assert not same(before, weights_of(learner))
 
 
+def test_a_forward_pass_that_is_not_finite_leaves_nothing_behind_either(
+    make_model: MakeModel, make_learner: MakeLearner, make_batch: MakeBatch
+) -> None:
+    model = make_model("llama")
+    learner = make_learner(model)
+    before = weights_of(learner)
+    hook = model.lm_head.register_forward_hook(lambda module, given, logits: logits * float("nan"))
+    result = learner.update(make_batch())
+    hook.remove()
+    assert result.metrics["skipped_steps"] == 1
+    assert math.isnan(result.metrics["policy_kl"])
+    assert result.policy_kl == 0, "the run adds this up, and its checkpoints hold no NaN"
+    assert same(before, weights_of(learner))
+    after = learner.update(make_batch())
+    assert after.policy_kl == after.metrics["policy_kl"] > 0
+
+
 def test_an_empty_batch_trains_nothing_but_the_schedule_advances(
     make_model: MakeModel, make_learner: MakeLearner, make_batch: MakeBatch
 ) -> None:

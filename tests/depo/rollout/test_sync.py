@@ -42,10 +42,14 @@ def test_with_lora_only_adapted_blocks_are_handed_over_and_without_it_everything
     learner.start(PretrainedPolicy.model_validate(policy))
     engine = Notes(learner)
     probe = ParityProbe([((2, 3), (4, 5))], 1e-3)
-    sync = DirectorySync(learner, engine, probe, tmp_path, seed=0, say=print)
+    shared, run_dir = tmp_path / "shared", tmp_path / "run"
+    sync = DirectorySync(learner, engine, probe, shared, run_dir, seed=0, say=print)
+    # What an earlier process of this run left when it was killed within a sync.
+    left = DirectorySync(learner, engine, probe, shared, run_dir, seed=0, say=print).directory
+    (left / "deeper").mkdir(parents=True)
     assert sync(1)["parity/mean_abs"] == 0
     sync.close()
     with safe_open(tiny_policy / "model.safetensors", "pt") as file:
         everything = set(file.keys())
     assert engine.names == {name for name in everything if lora is None or ".self_attn." in name}
-    assert list(tmp_path.iterdir()) == []
+    assert list(shared.iterdir()) == []

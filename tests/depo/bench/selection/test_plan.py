@@ -10,6 +10,9 @@ from depo.bench.selection.pools import POOLS, REPORTED, TUNING
 from depo.bench.selection.recipes import arm_recipe, warm_recipe
 from depo.bench.selection.work import hide
 from depo.errors import UserError
+from depo.grading import candidates
+from depo.policy.warm_start import worked_examples
+from depo.recipe import load_recipe
 from depo.types import Prompt
 
 CHANGED = {"name", "estimator", "selection", "learner", "batch"}
@@ -71,6 +74,28 @@ def test_a_plan_warms_up_once_for_all_arms_of_a_seed_and_leaves_out_what_is_done
     where[0].mkdir(parents=True)
     (where[0] / "summary.json").write_text("{}")
     assert [job.done for job in jobs].count(True) == 1
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_policy_is_the_same_whichever_pool_comes_first_and_pools_know_what_it_was_taught(tmp_path, pool):
+    jobs, _ = plan(tmp_path, REPORTED, [Cell(pool, 0, "grpo", ARMS["grpo"], 1000)], None)
+    lessons, policy = jobs[0].arguments[1:]
+    same = [one for one in POOLS.values() if one.policy(REPORTED) == POOLS[pool].policy(REPORTED)]
+    assert load_recipe(lessons) == warm_recipe(same[0], REPORTED, 0)
+    compose = next(job for job in jobs if job.arguments[0].startswith("compose"))
+    assert load_recipe(compose.arguments[1]) == warm_recipe(POOLS[pool], REPORTED, 0)
+    assert compose.arguments[2:4] == (lessons, policy)
+    everything = [Cell(name, 0, "grpo", ARMS["grpo"], 1000) for name in POOLS]
+    together, _ = plan(tmp_path, REPORTED, everything[::-1], None)
+    assert jobs[0] in together
+
+
+def test_no_problem_of_a_pool_was_shown_to_its_policy():
+    """The policy that `mixed` makes has seen some of the further candidates of larger pools."""
+    shown = {problem for problem, _ in worked_examples(warm_recipe(POOLS["mixed"], REPORTED, 0))}
+    usual, larger = (candidates(warm_recipe(POOLS[name], REPORTED, 0)) for name in ("mixed", "impossible_25"))
+    assert not shown & {*usual.train, *usual.heldout}
+    assert shown & {*larger.train, *larger.heldout}
 
 
 def test_results_of_other_settings_are_not_mixed_with_todays(tmp_path):

@@ -1,0 +1,76 @@
+"""A run directory: one recipe, one process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from depo.config import Recipe
+from depo.errors import UserError
+from depo.recipe import write_resolved
+from depo.resume import changes_on_resume, claimed
+
+BASE = {
+    "name": "tiny",
+    "steps": 200,
+    "policy": {"type": "pretrained", "model": "./none"},
+    "data": {"train": "sums.jsonl"},
+}
+
+
+def begun(directory: Path, **blocks: object) -> Path:
+    write_resolved(Recipe.model_validate(BASE | blocks), directory / "recipe.yaml")
+    return directory
+
+
+def test_an_unchanged_recipe_changes_nothing(tmp_path: Path) -> None:
+    assert changes_on_resume(Recipe.model_validate(BASE), begun(tmp_path)) == []
+
+
+def test_what_may_change_is_told_with_old_and_new_value(tmp_path: Path) -> None:
+    now = Recipe.model_validate(BASE | {"steps": 400, "evaluation": {"n": 4, "best": "all"}})
+    assert changes_on_resume(now, begun(tmp_path)) == [
+        "changed on resume: steps 200 → 400",
+        "changed on resume: evaluation.n 1 → 4",
+        "changed on resume: evaluation.best null → all",
+    ]
+
+
+def test_a_schedule_that_spans_the_steps_is_warned_of(tmp_path: Path) -> None:
+    cosine = {"learner": {"schedule": "cosine"}}
+    now = Recipe.model_validate(BASE | cosine | {"steps": 400})
+    assert "the cosine learning rate spans all steps" in changes_on_resume(now, begun(tmp_path, **cosine))[-1]
+
+
+def test_what_would_make_another_run_of_it_is_refused_by_key_and_values(tmp_path: Path) -> None:
+    now = Recipe.model_validate(BASE | {"learner": {"lr": 1e-2}, "batch": {"prompts": 8}})
+    with pytest.raises(UserError, match=r"--resume: batch\.prompts \d+ → 8, learner\.lr .* → 0\.01 \(in "):
+        changes_on_resume(now, begun(tmp_path))
+
+
+def test_without_a_recipe_there_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no run to resume here"):
+        changes_on_resume(Recipe.model_validate(BASE), tmp_path)
+
+
+def test_a_second_process_is_kept_out_until_the_first_has_died(tmp_path: Path) -> None:
+    holds = f"""
+import sys, time
+from pathlib import Path
+from depo.resume import claimed
+with claimed(Path({str(tmp_path / "run")!r})):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+    other = subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(UserError, match="another process is at work on this run"), claimed(tmp_path / "run"):
+        pass
+    other.kill()
+    other.wait()
+    with claimed(tmp_path / "run"):
+        pass
