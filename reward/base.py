@@ -54,8 +54,9 @@ def unscorable(reason: str) -> Score:
 class Reward(Protocol):
     """Judges samples. Order is kept: one score a sample. Never raises for what a sample contains.
 
-    Two optional members: ``inline = True`` promises that scoring cannot hang, so that `VerifierPool` scores
-    in the calling process; ``prepare()`` runs once per worker before anything is timed (slow imports).
+    Three optional members: ``inline = True`` promises that scoring cannot hang, so that `VerifierPool` scores
+    in the calling process; ``prepare()`` runs once per worker before anything is timed (slow imports);
+    ``version`` is a text that differs when the code that judges does, so that workers are known to be alike.
     """
 
     def score(self, samples: Sequence[Sample]) -> list[Score]: ...

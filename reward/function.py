@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 from reward.base import Sample, Score, unscorable
@@ -24,6 +26,7 @@ class FunctionReward:
 
     def __init__(self, path: str, correct_at: float = 1.0) -> None:
         self._function = import_function(path)
+        self.version = source_of(path)
         self._correct_at = correct_at
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
@@ -44,6 +47,15 @@ class FunctionReward:
         if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], SupportsFloat):
             return checked(Score(float(result[0]), correct=bool(result[1])))
         return unscorable(f"returned {type(result).__name__}; expected a float, (float, bool) or Score")
+
+
+def source_of(path: str) -> str:
+    """SHA-256 (hex) of the file that an imported function's module came from; empty where there is none."""
+    file = getattr(sys.modules[path.partition(":")[0]], "__file__", None)
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    except OSError:  # inside of an archive
+        return ""
 
 
 def import_function(path: str) -> Callable[[Sample], Any]:

@@ -60,7 +60,8 @@ class VerifierPool:
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """One score a sample, in order. A timeout or crash makes that sample unscorable and no other.
 
-        Raises ``RuntimeError`` when workers cannot start at all, or after `close`.
+        Raises ``RuntimeError`` when workers cannot start at all, when a user's function has been edited
+        meanwhile, or after `close`.
         """
         if self._inline:
             return score_all(self._reward, samples)
@@ -126,9 +127,8 @@ class VerifierPool:
                 answer = worker.connection.recv()
                 if worker.ready:
                     scores[worker.pending.popleft()] = answer
-                elif answer is not None:
-                    self._remove(worker)
-                    raise ValueError(answer)
+                else:
+                    self._check_start(worker, *answer)
                 worker.ready = True
                 self._failed_starts = 0
                 worker.restart_clock()
@@ -137,6 +137,19 @@ class VerifierPool:
         else:
             if worker.waited_for and worker.deadline <= time.monotonic():
                 self._give_up(worker, scores, waiting, overran=True)
+
+    def _check_start(self, worker: WorkerProcess, problem: str | None, version: str) -> None:
+        """Raise unless a worker that has started judges as this process would: a file that is edited while
+        workers are at work would otherwise count for those that start later, and for them only."""
+        if problem is not None:
+            self._remove(worker)
+            raise ValueError(problem)
+        if version != getattr(self._reward, "version", ""):
+            self._remove(worker)
+            raise RuntimeError(
+                f"the source of reward {self._spec} has changed since this pool was made: a worker "
+                "that starts now would judge by another one than those before it"
+            )
 
     def _give_up(
         self, worker: WorkerProcess, scores: dict[int, Score], waiting: deque[list[int]], overran: bool

@@ -41,6 +41,7 @@ class WeightedReward:
             seen[name] += 1
             label = name if seen[name] == 1 else f"{name}_{seen[name]}"
             self._parts.append((label, float(part.get("weight", 1.0)), reward))
+        self.version = " ".join(str(getattr(reward, "version", "")) for _, _, reward in self._parts)
         self.inline = all(getattr(reward, "inline", False) for _, _, reward in self._parts)
 
     def prepare(self) -> None:

@@ -1,8 +1,8 @@
 """The child's side of a verifier worker: build the reward, then score chunk after chunk until the pipe ends.
 
-Protocol, over one socket: the parent sends (spec, timeout); the worker answers ``None`` when it is ready, or
-the text of what is wrong with the spec. Then, for each list of samples, it sends one Score a sample, each as
-soon as it is known, so that the parent sees which sample a worker got stuck at.
+Protocol, over one socket: the parent sends (spec, timeout); the worker answers (``None``, the reward's
+version) when it is ready, or (what is wrong with the spec, ""). Then, for each list of samples, it sends one
+Score a sample, each as soon as it is known, so that the parent sees which sample a worker got stuck at.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def _serve(connection: Connection) -> None:
     try:
         reward = build(spec)
     except ValueError as error:
-        connection.send(str(error))
+        connection.send((str(error), ""))
         return
     prepare = getattr(reward, "prepare", None)
     if prepare is not None:
         prepare()
-    connection.send(None)
+    connection.send((None, getattr(reward, "version", "")))
     # An alarm without a handler ends the process, by the kernel, even inside an endless C call. The parent is
     # quicker, unless it was killed: then a stuck worker, which cannot notice the closed pipe, ends here.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -239,6 +239,22 @@ def test_a_worker_that_cannot_start_says_so_and_the_pool_does_not_try_for_ever(
         pool.score([sample("x")])
 
 
+def test_a_function_that_is_edited_while_workers_judge_by_it_ends_the_call(
+    tmp_path, monkeypatch, sample
+) -> None:
+    module = tmp_path / "edited_by_a_user.py"
+    judge = "import os\ndef f(sample):\n    return os._exit(3) if sample.completion == 'exit' else 1.0\n"
+    module.write_text(judge)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = {"type": "function", "path": "edited_by_a_user:f"}
+    with reward.VerifierPool({"type": "weighted", "parts": [{"reward": spec}]}, workers=1) as pool:
+        assert pool.score([sample("x")])[0].value == 1.0
+        module.write_text(judge.replace("1.0", "0.25"))
+        assert pool.score([sample("x")])[0].value == 1.0, "the worker at hand judges as before"
+        with pytest.raises(RuntimeError, match=r"edited_by_a_user:f.* has changed since this pool was made"):
+            pool.score([sample("exit"), sample("x")])
+
+
 # ---------------------------------------------------------------- the calling process
 
 DRIVER = """

@@ -31,6 +31,11 @@ class Curve:
         """The nearest curve that never falls (least squares)."""
         return isotonic_regression(self.accuracy_K).x
 
+    @property
+    def last(self) -> float:
+        """Accuracy at the end as it was measured."""
+        return float(self.accuracy_K[-1])
+
     def at(self, cost: float, unit: str = "rollouts") -> float:
         """Smoothed accuracy after ``cost``, linear between evaluations; the last one beyond its end."""
         return float(np.interp(cost, self.cost_K[unit], self.smooth_K))

@@ -12,7 +12,7 @@ def add_selection(benchmarks: argparse._SubParsersAction) -> argparse.ArgumentPa
         help="rollouts to the same accuracy, live RL on a small policy, paired seeds",
         description="How many rollouts does each way of choosing prompts need? Live RL on a small policy, "
         "without a GPU. What is finished in OUT is not run again: stop it at any time and start it again. "
-        "By default 20 runs of 320,000 rollouts, 4 to 12 minutes each on one core, after 5 warm starts of 3 "
+        "By default 20 runs of 320,000 rollouts, 4 to 16 minutes each on one core, after 5 warm starts of 3 "
         "to 8 minutes: less than two hours on 2 cores.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="for the runs and the result")
@@ -20,7 +20,7 @@ def add_selection(benchmarks: argparse._SubParsersAction) -> argparse.ArgumentPa
     size.add_argument(
         "--quick", action="store_true", help="one seed, a short horizon; sized for 10 minutes on 2 cores"
     )
-    size.add_argument("--full", action="store_true", help="every arm on every pool: a day on 2 cores")
+    size.add_argument("--full", action="store_true", help="every arm on every pool: two days on 2 cores")
     size.add_argument(
         "--tune", action="store_true", help="learning rates of the arms, on a family of its own"
     )

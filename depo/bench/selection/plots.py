@@ -1,4 +1,5 @@
-"""Accuracy over rollouts, one line an arm: mean over seeds of the smoothed curves, each seed behind it."""
+"""Accuracy over rollouts, one line an arm: mean over seeds of the smoothed curves, each seed behind it;
+dotted, the mean of what was measured."""
 
 from __future__ import annotations
 
@@ -21,16 +22,17 @@ def draw_pool(curves: Curves, arms: Iterable[str], horizon: int, title: str, pat
     axes = figure.add_subplot()
     grid = np.linspace(0, horizon, POINTS)
     for number, name in enumerate(arms):
-        smoothed = [
-            np.interp(grid, by_arm[name].cost_K["rollouts"], by_arm[name].smooth_K)
-            for by_arm in curves.values()
-            if name in by_arm
-        ]
-        if not smoothed:
+        runs = [by_arm[name] for by_arm in curves.values() if name in by_arm]
+        if not runs:
             continue
+        smoothed, measured = (
+            [np.interp(grid, run.cost_K["rollouts"], values(run)) for run in runs]
+            for values in (lambda run: run.smooth_K, lambda run: run.accuracy_K)
+        )
         colour = f"C{number % 10}"
         for line in smoothed:
             axes.plot(grid, line, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(grid, np.mean(measured, axis=0), ":", color=colour, linewidth=0.9)
         style = "-" if number < 10 else "--"
         axes.plot(grid, np.mean(smoothed, axis=0), style, color=colour, label=name)
     axes.set(xlabel="rollouts", ylabel="held-out accuracy (exact)", title=title)

@@ -6,14 +6,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from depo.bench.paired import t_interval
 from depo.bench.provenance import provenance_lines
-from depo.bench.selection.document import HEADLINE, SHARES, SUBJECT, YARDSTICK, curves_of
+from depo.bench.selection.document import HEADLINE, SHARES, SUBJECT, YARDSTICK, Curves, curves_of
 from depo.bench.tables import Row, interval, mean, table
 
 GOALS = {YARDSTICK: 0.35, "grpo": 0.40, "depo": 0.70}
 """Rollouts to A, as a share of what a rival needs."""
 LEAST_GAIN, MOST_HARM = 0.02, 0.01
-HEAD = ["arm", "final", "− GRPO", "− DAPO", "effective groups", "AUROC", "ECE", "starvation", "s a run"]
+HEAD = [
+    "arm",
+    "final, smoothed",
+    "as measured",
+    "− GRPO",
+    "− DAPO",
+    "effective groups",
+    "AUROC",
+    "ECE",
+    "starvation",
+    "s a run",
+]
 
 
 def markdown(document: dict[str, Any], path: Path) -> str:
@@ -60,7 +72,8 @@ def pool_tables(pool: Mapping[str, Any], document: Mapping[str, Any]) -> list[st
     commits = sorted({run["commit"] or "unknown" for runs in pool["seeds"].values() for run in runs.values()})
     lines.append(f"- runs made at commit {', '.join(commits)}")
     lines += ["", f"After {horizon:,} rollouts, {len(pool['seeds'])} seeds [95 % t interval]:", ""]
-    lines += table(HEAD, [final_row(name, pool, comparison["final"][name]) for name in arms])
+    curves = curves_of(pool)
+    lines += table(HEAD, [final_row(name, pool, comparison["final"][name], curves) for name in arms])
     for key, ratios in comparison["ratios"].items():
         unit, share = key.split("@")
         main = float(share) == HEADLINE
@@ -75,11 +88,14 @@ def pool_tables(pool: Mapping[str, Any], document: Mapping[str, Any]) -> list[st
     return lines
 
 
-def final_row(name: str, pool: Mapping[str, Any], final: Mapping[str, Any]) -> Row:
+def final_row(name: str, pool: Mapping[str, Any], final: Mapping[str, Any], curves: Curves) -> Row:
     runs = [runs[name] for runs in pool["seeds"].values() if name in runs]
     return [
         f"`{name}`",
         interval(final["accuracy"], 4),
+        interval(
+            t_interval([by_arm[name].last for by_arm in curves.values() if name in by_arm]).to_json(), 4
+        ),
         interval(final.get("minus_grpo"), 4),
         interval(final.get("minus_dapo"), 4),
         mean([run["effective_ratio"] for run in runs], 2),
@@ -116,7 +132,8 @@ def headline(mixed: Mapping[str, Any] | None) -> Iterator[Row]:
     if gain:
         reached = gain[0] > LEAST_GAIN and gain[1] is not None and gain[1] > 0
         what = f"final accuracy, {SUBJECT} − {YARDSTICK}, mixed"
-        yield [what, f"> {LEAST_GAIN}, interval above 0", interval(gain, 4), met(reached)]
+        shown = interval(gain, 4) + unsmoothed(mixed, YARDSTICK)
+        yield [what, f"> {LEAST_GAIN}, interval above 0", shown, met(reached)]
 
 
 def harmless(pools: Mapping[str, Any]) -> Iterator[Row]:
@@ -126,7 +143,16 @@ def harmless(pools: Mapping[str, Any]) -> Iterator[Row]:
         if gain:
             reached = gain[1] is not None and gain[1] > -MOST_HARM
             what = f"final accuracy, {SUBJECT} − grpo, {name}"
-            yield [what, f"lower bound > −{MOST_HARM}", interval(gain, 4), met(reached)]
+            shown = interval(gain, 4) + unsmoothed(pools[name], "grpo")
+            yield [what, f"lower bound > −{MOST_HARM}", shown, met(reached)]
+
+
+def unsmoothed(pool: Mapping[str, Any], other: str) -> str:
+    """The subject's lead over another arm by the last evaluation alone, which a fall late in the run lowers
+    and smoothing does not show."""
+    both = [by_arm for by_arm in curves_of(pool).values() if {SUBJECT, other} <= by_arm.keys()]
+    leads = [by_arm[SUBJECT].last - by_arm[other].last for by_arm in both]
+    return f"; as measured {interval(t_interval(leads).to_json(), 4)}"
 
 
 def met(reached: bool) -> str:

@@ -103,6 +103,14 @@ def test_the_report_says_what_was_reached_and_what_was_missed(document, tmp_path
     assert render(json.loads(path.read_text()), path).read_text() == text
 
 
+def test_a_fall_at_the_end_that_smoothing_averages_away_is_shown_beside_it(document, tmp_path):
+    for runs in document["pools"]["mixed"]["seeds"].values():
+        runs["hybrid"]["curve"]["accuracy"][-1] -= 0.15  # 0.05 below DAPO, where it led by 0.1
+    _, report = write_result(document, tmp_path / "selection.json")
+    row = next(line for line in report.read_text().splitlines() if "final accuracy, hybrid − dapo" in line)
+    assert "as measured -0.0500 [-0.0500, -0.0500]" in row
+
+
 def test_reports_of_a_directory_are_rendered_again(document, tmp_path, capsys):
     _, report = write_result(document, tmp_path / "selection.json")
     before = report.read_text()
