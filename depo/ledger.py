@@ -81,7 +81,7 @@ class Ledger:
         self.groups["generated"] += 1
         self.groups["mixed"] += group.has_signal
         self.groups["effective"] += group.has_signal and group.outcome == Outcome.TRAINED
-        if group.pick.uniform and group.trials >= 2:
+        if group.pick.uniform:  # without verdicts as well: uniform sampling would have paid for it, too
             self.groups["uniform"] += 1
             self.groups["uniform_mixed"] += group.has_signal
 
@@ -133,7 +133,7 @@ class Ledger:
 
     def saved(self) -> Saved:
         """What uniform sampling would have needed for as many effective groups, at the rate of mixed groups
-        among the uniformly drawn ones, minus what was generated:
+        among all uniformly drawn ones, minus what was generated:
 
             saved = G · effective / rate − generated
 

@@ -132,11 +132,15 @@ class HmmEstimator:
         """Belief one transition before ``step`` (N, 3) and the matrix of that transition (N, 3, 3).
 
         Between visits, transition d = 0, 1, … uses counts decayed d times. Once these are negligible the
-        matrix is the prior's, whose equal cells leave nothing of the belief in a single transition.
+        matrix is the prior's, whose equal cells leave nothing of the belief in a single transition. Without
+        decay all transitions are one matrix.
         """
         elapsed_N = np.maximum((step - self._step_V[row_N]) // self.steps_per_transition, 1)
         belief_N3 = self._belief_V3[row_N].copy()
         counts_N33 = self._counts_V33[row_N]
+        if self.discount == 1.0:
+            matrix_N33 = self._matrix(counts_N33)
+            return moved(belief_N3, matrix_N33, elapsed_N - 1), matrix_N33
         active_N = np.arange(len(row_N))
         largest = float(counts_N33.max(initial=0.0))
         done = 0
@@ -243,3 +247,16 @@ class HmmEstimator:
         self._counts_V33 = np.array(state.arrays["counts"], dtype=np.float64)
         self._step_V = np.array(state.arrays["step"], dtype=np.int64)
         self._rates_32 = np.array(state.arrays["rates"], dtype=np.float64)
+
+
+def moved(belief_N3: np.ndarray, matrix_N33: np.ndarray, times_N: np.ndarray) -> np.ndarray:
+    """Beliefs (N, 3) after so many (N,) transitions by matrices (N, 3, 3), by repeated squaring: a long gap
+    takes as many products as its number of binary digits."""
+    times_N, power_N33 = times_N.copy(), matrix_N33
+    while times_N.any():
+        odd_N = times_N % 2 == 1
+        belief_N3[odd_N] = np.einsum("ni,nij->nj", belief_N3[odd_N], power_N33[odd_N])
+        times_N //= 2
+        power_N33 = power_N33 @ power_N33
+        power_N33 /= power_N33.sum(axis=2, keepdims=True)  # rounding would double with each square
+    return belief_N3

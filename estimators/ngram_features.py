@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from bisect import bisect_left
+from itertools import islice
 
 import numpy as np
 
@@ -58,26 +60,27 @@ def _in_space(space: int, values: np.ndarray) -> np.ndarray:
 class FeatureRows:
     """The features of many prompts in one growing array, by key: R rows, E entries in all.
 
-    Past ``limit`` entries everything is dropped and featurised anew when asked for: a bound on memory, never
-    on what can be asked.
+    Past ``limit`` entries the oldest rows are dropped at the next call, and featurised anew when asked for: a
+    bound on memory between calls, never on what can be asked.
     """
 
     def __init__(self, bits: int, limit: int = 64_000_000) -> None:
         self.bits = bits
         self.limit = limit
-        self._row: dict[str, int] = {}
+        self._row: dict[str, int] = {}  # oldest first; numbers go on where rows were dropped
+        self._dropped = 0
         self._entries = np.zeros(1024, dtype=np.uint32)  # (E,), with room to grow
         self._ends = [0]  # (R + 1,)
 
     def rows(self, texts: list[str], keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Buckets of these N prompts, one after the other, (Σ F,) uint32; how many each has, (N,) int64."""
         if self._ends[-1] > self.limit:
-            self._row.clear()
-            self._ends = [0]
+            self._drop_oldest()
         for text, key in zip(texts, keys, strict=True):
             if key not in self._row:
                 self._add(key, hashed_ngrams(text, self.bits))
         row_N = np.fromiter((self._row[key] for key in keys), dtype=np.int64, count=len(keys))
+        row_N -= self._dropped
         ends = np.array(self._ends, dtype=np.int64)
         starts_N, counts_N = ends[row_N], ends[row_N + 1] - ends[row_N]
         # Position of each entry: its row's start, plus how far into the row it is.
@@ -92,5 +95,15 @@ class FeatureRows:
             grown[:start] = self._entries[:start]
             self._entries = grown
         self._entries[start:end] = buckets_F
-        self._row[key] = len(self._ends) - 1
+        self._row[key] = self._dropped + len(self._ends) - 1
         self._ends.append(end)
+
+    def _drop_oldest(self) -> None:
+        """As few of the oldest rows as leave at most ``limit`` entries."""
+        rows = bisect_left(self._ends, self._ends[-1] - self.limit)
+        start, end = self._ends[rows], self._ends[-1]
+        self._entries[: end - start] = self._entries[start:end]
+        self._ends = [until - start for until in self._ends[rows:]]
+        for key in list(islice(self._row, rows)):
+            del self._row[key]
+        self._dropped += rows

@@ -9,8 +9,9 @@ probabilities move by Δ: down when the step's share of groups of that kind reac
 
 From the paper and its public code: both start at 1/2, Δ = 0.01, bounds 0.05 and 0.95, a target share of 25 %
 zero-variance groups, and no adjustment during the first epoch. That the target is split 1:2, into 1/12 easy
-and 1/6 hard, could not be traced to a line of either. Ours: a run that changes sides starts again at 1, and
-"first epoch" reads "no prompt of the step had been visited before", since an estimator knows no epochs.
+and 1/6 hard, is the code's (``RayPPOTrainer.__init__`` in verl/trainer/ppo/ray_trainer.py): more is to be
+explored among the hard prompts. Ours: a run that changes sides starts again at 1, and "first epoch" reads "no
+prompt of the step had been visited before", since an estimator knows no epochs.
 
 **These are keep probabilities and no calibrated chances of a mixed group**: ``p_mixed`` is the keep
 probability, so that the selection rule ``skip`` is GRESO's, and the rest goes to the side last seen.

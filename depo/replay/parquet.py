@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from depo.data.text import plain_text, problem_text
 from depo.errors import UserError
 from depo.replay.trace import Trace
 from depo.rng import generator
@@ -42,9 +44,7 @@ def read_parquet(
     1 for a count file); ``seed`` keys what is drawn. Raises UserError for whatever does not fit.
     """
     table = filtered(read_table(path), path, where)
-    if pa.types.is_list(table.schema.field("k_correct").type) or pa.types.is_large_list(
-        table.schema.field("k_correct").type
-    ):
+    if is_list(table.schema.field("k_correct").type):
         return training_trace(table, path, group_size, prior, visits, seed)
     return count_trace(table, path, group_size or 8, prior, visits or 1, seed)
 
@@ -69,10 +69,12 @@ def training_trace(
         raise UserError(f"--visits {visits}: {path} has {shortest} visits of every prompt")
     if steps < 1:
         raise UserError(f"{path}: k_correct holds a prompt without visits")
-    k_NT = np.array([counts[row][:steps] for row in first], dtype=np.int64)
-    n_N = np.array(table["n"].to_pylist(), dtype=np.int64)[first]
+    k_NT = whole([counts[row][:steps] for row in first], path, "k_correct", 2)
+    n_N = whole(table["n"].to_pylist(), path, "n", 1)[first]
     check_counts(path, k_NT, n_N[:, None])
     size = group_size or int(n_N.min())
+    if size < 2:
+        raise UserError(f"{path}: n is {size}; a group needs at least 2 rollouts to be mixed")
     if size > n_N.min():
         raise UserError(f"--group-size {size}: {path} recorded {n_N.min()} rollouts a visit")
     prompts = prompts_of(table, path, first, prior)
@@ -102,11 +104,13 @@ def count_trace(
         if repeated:
             notes.append(f"{len(repeated)} prompts with repeated counts (rep > 0) dropped")
     rows = [row for row, key in enumerate(keys) if key not in repeated]
+    if not rows:
+        raise UserError(f"{path}: no prompts left")
     require_unique(table.take(rows), path)
-    k_N = np.array(table["k_correct"].to_pylist(), dtype=np.int64)[rows]
-    n_N = np.array(table["n"].to_pylist(), dtype=np.int64)[rows]
+    k_N = whole(table["k_correct"].to_pylist(), path, "k_correct", 1)[rows]
+    n_N = whole(table["n"].to_pylist(), path, "n", 1)[rows]
     check_counts(path, k_N, n_N)
-    if n_N.size and n_N.min() < group_size:
+    if n_N.min() < group_size:
         notes.append(
             f"pass rates come from as few as {n_N.min()} rollouts: groups of {group_size} drawn from such a "
             "rate are mixed less often than real ones"
@@ -134,8 +138,6 @@ def offered(
     notes: Sequence[str],
 ) -> Trace:
     """A trace in which every prompt has an outcome at every step."""
-    if not prompts:
-        raise UserError(f"{path}: no prompts")
     return Trace(
         source=str(path),
         kind=kind,  # type: ignore[arg-type]
@@ -154,7 +156,8 @@ def offered(
 
 
 def read_table(path: Path) -> pa.Table:
-    """Raises UserError when there is no such file, it is not Parquet, or a column is missing."""
+    """The file's rows, ``prompt_id`` as text. Raises UserError when there is no such file, it is not Parquet,
+    it has no rows, or a column or a value is missing."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -167,10 +170,45 @@ def read_table(path: Path) -> pa.Table:
             f"{path}: column {missing[0]!r} is missing; a trace has {', '.join(NEEDED)}, "
             f"found {', '.join(table.schema.names)}"
         )
+    if not table.num_rows:
+        raise UserError(f"{path}: no rows")
     for name in NEEDED:
-        if table[name].null_count:
-            raise UserError(f"{path}: column {name!r} has {table[name].null_count} empty values")
+        values = pc.list_flatten(table[name]) if is_list(table[name].type) else table[name]
+        nulls = table[name].null_count or values.null_count
+        if nulls:
+            raise UserError(f"{path}: column {name!r} has {nulls} empty values")
+    return with_text_ids(table, path)
+
+
+def with_text_ids(table: pa.Table, path: Path) -> pa.Table:
+    """Whole numbers in ``prompt_id`` as text. Raises UserError for anything else that is no text."""
+    kind = table["prompt_id"].type
+    if pa.types.is_integer(kind):
+        column = table.schema.get_field_index("prompt_id")
+        return table.set_column(column, "prompt_id", table["prompt_id"].cast(pa.string()))
+    if not isinstance(table["prompt_id"][0].as_py(), str):
+        raise UserError(f"{path}: column 'prompt_id' holds {kind}; text or whole numbers are expected")
     return table
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def whole(values: Sequence[object], path: Path, name: str, dimensions: int) -> np.ndarray:
+    """Counts as int64, with so many dimensions. Raises UserError for what is no whole number."""
+    try:
+        found = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {name} holds values that are no counts: {error}") from error
+    if found.ndim != dimensions:
+        raise UserError(f"{path}: {name} holds lists; one number a prompt is expected")
+    wrong = found[~(np.isfinite(found) & (found == np.floor(found)))]
+    if len(wrong):
+        raise UserError(
+            f"{path}: {name} holds {wrong[0]:g}; counts are expected, for pass rates multiply by n"
+        )
+    return found.astype(np.int64)
 
 
 def filtered(table: pa.Table, path: Path, where: Mapping[str, str]) -> pa.Table:
@@ -224,9 +262,18 @@ def check_counts(path: Path, k: np.ndarray, n: np.ndarray) -> None:
 def prompts_of(table: pa.Table, path: Path, rows: Sequence[int], prior: str | None) -> list[Prompt]:
     """Prompts of the given rows: text from ``question`` where there is one, prior as asked for."""
     keys = table["prompt_id"].to_pylist()
-    texts = table["question"].to_pylist() if "question" in table.schema.names else [""] * len(keys)
+    questions = table["question"].to_pylist() if "question" in table.schema.names else [None] * len(keys)
     priors = prior_column(table, path, prior) if prior else [None] * len(keys)
-    return [Prompt(keys[row], texts[row] or "", (), "", prior=priors[row]) for row in rows]
+    return [Prompt(keys[row], question_text(questions[row], path), (), "", prior=priors[row]) for row in rows]
+
+
+def question_text(question: object, path: Path) -> str:
+    """Text, or the contents of chat messages; empty where there is none. Raises UserError for others."""
+    try:
+        problem = problem_text(question)
+    except UserError as error:
+        raise UserError(f"{path}: column 'question': {error}") from error
+    return "" if problem is None else plain_text(problem)
 
 
 def prior_column(table: pa.Table, path: Path, prior: str) -> list[float | None]:

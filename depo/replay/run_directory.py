@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from depo.data import load_saved
 from depo.errors import UserError
+from depo.recipe.yaml_text import parse_yaml
 from depo.replay.trace import MISSING, Trace
 from depo.tracking.metrics_log import read_metrics
 from depo.types import Origin, Prompt
@@ -24,6 +26,8 @@ COLUMNS = ("step", "prompt_key", "prompt", "origin", "propensity", "selector", "
 LOGPROBS = "engine_logprobs"
 UNIFORM = "uniform"  # the selector's name in the log wherever a prompt was drawn uniformly
 TRAINING = (Origin.SELECTED, Origin.AUDIT, Origin.REFILL)
+CELL_BYTES = 41  # of a prompt at a step, over all matrices of a run's trace
+LARGEST_TRACE = 8 * 2**30  # bytes
 
 
 @dataclass(slots=True)
@@ -85,9 +89,12 @@ def add_rollouts(groups: dict[tuple[int, str], Recorded], table: pa.Table) -> No
 
 
 def trace_of(path: Path, groups: Mapping[tuple[int, str], Recorded]) -> Trace:
-    """Groups by (step, prompt key) as matrices; a prompt is picked at most once in a step."""
+    """Groups by (step, prompt key) as matrices; a prompt is picked at most once in a step. Raises UserError
+    when they would not fit into memory."""
     steps = sorted({step for step, _ in groups})
     texts = {key: group.prompt for (_, key), group in groups.items()}
+    require_fitting(path, len(texts), len(steps))
+    priors, notes = priors_of(path)
     column = {step: t for t, step in enumerate(steps)}
     row = {key: i for i, key in enumerate(texts)}
     shape = (len(row), len(steps))
@@ -107,7 +114,7 @@ def trace_of(path: Path, groups: Mapping[tuple[int, str], Recorded]) -> Trace:
     return Trace(
         source=str(path),
         kind="run",
-        prompts=tuple(Prompt(key, text, (), "") for key, text in texts.items()),
+        prompts=tuple(Prompt(key, text, (), "", prior=priors.get(key)) for key, text in texts.items()),
         successes_NT=successes_NT,
         trials_NT=trials_NT,
         graded_NT=graded_NT,
@@ -119,8 +126,47 @@ def trace_of(path: Path, groups: Mapping[tuple[int, str], Recorded]) -> Trace:
         notes=(
             f"graded on the {int(graded_NT.sum())} of {len(groups)} groups that the run drew uniformly",
             "censored replay left out: a run shows only what it picked, not what another selector would have",
+            *notes,
+            *policy_notes(path),
         ),
     )
+
+
+def require_fitting(path: Path, prompts: int, steps: int) -> None:
+    needed = prompts * steps * CELL_BYTES
+    if needed > LARGEST_TRACE:
+        raise UserError(
+            f"{path}: {prompts:,} prompts at {steps:,} steps take {needed / 2**30:,.1f} GiB to replay, more "
+            f"than {LARGEST_TRACE // 2**30}; replay a copy with fewer of its rollouts/step_*.parquet"
+        )
+
+
+def priors_of(path: Path) -> tuple[dict[str, float | None], list[str]]:
+    """The pass rates that the run's estimator was given with the prompts, by key, and a note where the run
+    directory does not say."""
+    stored = path / "prompts.parquet"
+    if not stored.is_file():
+        return {}, [
+            "prompts.parquet is missing: estimators see no pass rates that the data set brought along"
+        ]
+    return {prompt.key: prompt.prior for prompt in load_saved(stored)}, []
+
+
+def policy_notes(path: Path) -> list[str]:
+    """A note where the run's estimator was shown the policy, which the rollout log does not hold. The recipe
+    is not validated: a run of an earlier version may have other keys."""
+    stored = path / "recipe.yaml"
+    recipe = parse_yaml(stored.read_text(encoding="utf-8"), str(stored)) if stored.is_file() else None
+    estimator = recipe.get("estimator") if isinstance(recipe, dict) else None
+    shown = estimator if isinstance(estimator, dict) else {}
+    values = {name: shown.get(name) for name in ("features", "recall")}
+    asked = [f"{name}: {value}" for name, value in values.items() if value not in (None, "none", 0)]
+    if not asked:
+        return []
+    return [
+        f"the run's estimator was also shown the policy's side ({', '.join(asked)}): that is not in the "
+        "rollout log, so that it knows less here than it did in the run"
+    ]
 
 
 def kl_before(path: Path, steps: list[int]) -> np.ndarray:
@@ -129,4 +175,6 @@ def kl_before(path: Path, steps: list[int]) -> np.ndarray:
     if not log.is_file():
         return np.zeros(len(steps))
     kl_of = {int(row["step"] or 0): float(row.get("policy_kl") or 0.0) for row in read_metrics(log)}
-    return np.array([sum(kl for other, kl in kl_of.items() if other < step) for step in steps])
+    logged = sorted(kl_of)
+    travelled = np.cumsum([0.0, *(kl_of[step] for step in logged)])
+    return travelled[np.searchsorted(logged, steps)]

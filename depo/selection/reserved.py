@@ -53,7 +53,8 @@ def overdue(
     taken: Sequence[Prompt],
 ) -> list[Prompt]:
     """Prompts that have waited longer than ``revisit_after`` steps, longest first, equal ones in random
-    order: at most ``revisit_share`` of the wave, rounded as the audit slice is, and none that is taken."""
+    order: at most ``revisit_share`` of the wave, rounded as the audit slice is, none that is taken, and
+    none that rests because nothing could be verified of it."""
     limit = revisit_after(selection, batch, len(pool))
     if limit is None or step <= limit:
         return []
@@ -61,9 +62,9 @@ def overdue(
     n = whole(selection.revisit_share * wave, rng)
     waited_P = visits.waited(pool.by_key, step)
     order_P = np.lexsort((rng.random(len(waited_P)), -waited_P))
-    late = [pool.by_key[row] for row in order_P[: n + len(taken)] if waited_P[row] > limit]
-    taken_keys = {prompt.key for prompt in taken}
-    return [prompt for prompt in late if prompt.key not in taken_keys][:n]
+    closed = {prompt.key for prompt in taken} | visits.resting(step)
+    late = [pool.by_key[row] for row in order_P[: n + len(closed)] if waited_P[row] > limit]
+    return [prompt for prompt in late if prompt.key not in closed][:n]
 
 
 def revisit_after(selection: config.RuleSelection, batch: config.Batch, pool_size: int) -> int | None:

@@ -161,7 +161,7 @@ class Selector:
     def _chosen(
         self, offer: Offer, pool: Pool, n: int, estimator: Estimator, context: Context, origin: Origin
     ) -> list[Pick]:
-        """The n candidates that the rule scores highest, those on cooldown last."""
+        """The n candidates that the rule scores highest, those that rest last."""
         prompts, rng = offer.candidates, offer.rng
         candidates = self._look_at(prompts)
         estimates = beliefs(estimator, candidates, context)
@@ -172,8 +172,8 @@ class Selector:
             visits=lambda: self.visits.counts(prompts),
         )
         scores_N = RULES[self.selection.type](view, self.selection, rng)
-        cooling = self._cooling(context.step)
-        last_N = np.array([prompt.key in cooling for prompt in prompts], dtype=bool) if cooling else None
+        resting = self._resting(context.step)
+        last_N = np.array([prompt.key in resting for prompt in prompts], dtype=bool) if resting else None
         rows = top(scores_N, n, rng, last_N)
         if self.selection.type == "skip":
             enough = bool((scores_N[rows] > 1).all())  # of the candidates kept; else all had their turn
@@ -206,21 +206,25 @@ class Selector:
 
     def _considered(self, pool: Pool, used: Set[str], step: int, rng: np.random.Generator) -> list[Prompt]:
         """The candidates of a wave. ``skip`` takes the next ones in the pool's order, the others a uniform
-        draw. More are drawn for those that the step has already, and for those on cooldown."""
+        draw. More are drawn for those that the step has already, and for those that rest."""
         assert isinstance(self.selection, config.RuleSelection)
-        cooling = self._cooling(step)
-        size = min(self.selection.candidates + len(used | cooling), len(pool))
+        resting = self._resting(step)
+        size = min(self.selection.candidates + len(used | resting), len(pool))
         if self.selection.type == "skip":
             return [prompt for prompt in pool.peek(size) if prompt.key not in used]
         drawn = [prompt for prompt in pool.candidates(size, rng) if prompt.key not in used]
-        if cooling:
-            drawn.sort(key=lambda prompt: prompt.key in cooling)  # stable: those on cooldown only fill up
+        if resting:
+            drawn.sort(key=lambda prompt: prompt.key in resting)  # stable: those that rest only fill up
         return drawn[: self.selection.candidates]
 
-    def _cooling(self, step: int) -> set[str]:
-        """Keys of the prompts visited within the last ``cooldown`` steps."""
+    def _resting(self, step: int) -> set[str]:
+        """Keys of the prompts to pass over while there are others: those visited within the last ``cooldown``
+        steps, and those of which nothing could be verified."""
         assert isinstance(self.selection, config.RuleSelection)
-        return self.visits.since(step - self.selection.cooldown) if self.selection.cooldown else set()
+        resting = self.visits.resting(step)
+        if self.selection.cooldown:
+            resting |= self.visits.since(step - self.selection.cooldown)
+        return resting
 
     def _pass_over(self, pool: Pool, used: Set[str], passed: list[Prompt]) -> None:
         """Move the pool on past these: what ``skip`` skipped has had its turn, as in one of GRESO's epochs,
@@ -276,12 +280,14 @@ class Selector:
         return sorted(groups, key=lambda group: self._order[group.pick.prompt.key])
 
     def metrics(self) -> dict[str, float]:
-        """``selection/active`` is 1 while the rule chooses and 0 while selection is uniform. For
+        """``selection/active`` is 1 while the rule chooses and 0 while selection is uniform;
+        ``selection/resting`` counts the prompts that a rule passes over for want of verdicts. For
         ``calibration/`` see ``Calibration.metrics``, for ``coverage/`` ``Visits.coverage``."""
         calibration = {f"calibration/{name}": value for name, value in self.calibration.metrics().items()}
         return {
             "selection/active": float(self.rule != UNIFORM),
             "selection/expected_yield": self.expected_yield(),
+            "selection/resting": float(len(self.visits.resting(self._step))),
             **calibration,
             **{f"coverage/{name}": value for name, value in self.visits.coverage(self._step).items()},
         }

@@ -24,17 +24,25 @@ NEWEST = 0.5
 FEW_VISITS = 3
 """A prompt that was visited less often than this counts as starved once it is informative."""
 PERCENTILES = (50, 90, 99)
+REST_AFTER = 2
+"""Groups in a row with fewer than two verdicts after which a prompt rests."""
 
 
 @dataclass(slots=True)
 class Visited:
-    """One prompt: last step, expected tokens of a completion, number of visits, and whether the latest group
-    with at least two verdicts was mixed (None: there was none)."""
+    """One prompt: last step, expected tokens of a completion, number of visits, whether the latest group with
+    at least two verdicts was mixed (None: there was none), and how many groups without came after it."""
 
     step: int
     tokens: float
     count: int
     informative: bool | None = None
+    unscorable: int = 0
+
+    def rests_at(self, step: int) -> bool:
+        """k groups in a row without two verdicts: 2^k steps of rest after the latest, from ``REST_AFTER`` on.
+        A few of them may be bad luck; a prompt that cannot be verified is tried ever less often."""
+        return self.unscorable >= REST_AFTER and step - self.step <= 2**self.unscorable
 
 
 class Visits:
@@ -63,6 +71,9 @@ class Visits:
             visited.count += 1
             if group.trials >= 2:
                 visited.informative = group.has_signal
+                visited.unscorable = 0
+            else:
+                visited.unscorable += 1
 
     def count(self, key: str) -> int:
         """Visits of this prompt so far."""
@@ -88,6 +99,10 @@ class Visits:
         """Keys of the prompts visited in ``step`` or later."""
         return {key for key, one in self._visited.items() if one.step >= step}
 
+    def resting(self, step: int) -> set[str]:
+        """Keys of the prompts that rest at ``step`` because nothing could be verified of them."""
+        return {key for key, one in self._visited.items() if one.rests_at(step)}
+
     def coverage(self, step: int) -> dict[str, float]:
         """Figures after ``step``; {} before the first visit.
 
@@ -108,7 +123,8 @@ class Visits:
         return figures | since_visit(step - np.array([one.step for one in self._visited.values()]))
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON: per key [last step, expected tokens, visits, informative or null]."""
+        """JSON: per key [last step, expected tokens, visits, informative or null, unscorable groups since].
+        States without the last are read as well."""
         return {key: list(astuple(one)) for key, one in self._visited.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -195,6 +195,19 @@ def test_uniform_sampling_saves_nothing_against_itself() -> None:
     assert saved.low < 0 < saved.high
 
 
+def test_uniform_sampling_saves_nothing_against_itself_where_verdicts_are_missing() -> None:
+    """40 groups with verdicts and 10 without: uniform sampling would have paid for these as well. Rate 10/50,
+    so that 10 effective groups take 50, which is what was generated."""
+    ledger = booked(10, 30, 0, 0)
+    ledger.book([group(f"u{i}", [None, True], Outcome.UNSCORABLE, uniform=True) for i in range(10)])
+    saved = ledger.saved()
+    assert saved.rollouts == 0
+    low_rate, high_rate = wilson_interval(10, 50)
+    assert saved.low == pytest.approx(2 * 10 / high_rate - 100)
+    assert saved.high == pytest.approx(2 * 10 / low_rate - 100)
+    assert ledger.summary()["groups"]["uniform"] == {"drawn": 50, "mixed": 10, "rate": 0.2}
+
+
 def test_surplus_groups_are_not_counted_as_gain() -> None:
     ledger = booked(10, 30, 0, 0)
     ledger.book([group("s", [True, False], Outcome.SURPLUS, uniform=False)])

@@ -58,6 +58,21 @@ def test_belief_moves_by_the_matrix_once_a_step_while_the_prompt_is_not_visited(
     assert outcomes(estimator, "a", 7) == pytest.approx(np.linalg.matrix_power(matrix, 5)[1])
 
 
+def test_without_decay_a_gap_of_a_million_steps_is_a_matrix_power_and_takes_no_longer_than_a_few() -> None:
+    estimator = HmmEstimator(**AS_PUBLISHED)
+    for step, k in ((1, 3), (2, 5)):
+        observe(estimator, step, a=k)
+    counts = np.array([[1, 4 / 3, 1], [1, 7 / 3, 1], [1, 4 / 3, 1]])
+    matrix = counts / counts.sum(axis=1, keepdims=True)
+    for ahead in (2, 3, 10, 31, 64):
+        expected = np.linalg.matrix_power(matrix, ahead)[1]
+        assert outcomes(estimator, "a", 2 + ahead) == pytest.approx(expected, rel=1e-12)
+    start = time.perf_counter()
+    found = outcomes(estimator, "a", 1_000_000)
+    assert time.perf_counter() - start < 3.0
+    assert found == pytest.approx(np.linalg.matrix_power(matrix, 100)[1], rel=1e-12), "where it settles"
+
+
 def test_learned_counts_decay_towards_the_prior_at_each_transition() -> None:
     """λ = 1/2. First visit as above. Two steps on, mixed again. The belief makes one transition by rows
     (1, 4/3, 1) to (0.3, 0.4, 0.3); by then the counts have decayed to (1, 7/6, 1) in each row. Into "mixed"

@@ -88,6 +88,21 @@ def test_dropping_the_cache_changes_nothing():
                 np.testing.assert_array_equal(left, right)
 
 
+def test_past_the_limit_only_the_oldest_prompts_are_featurised_again():
+    """20 prompts, room for about half of them. A text that has changed shows which were read again."""
+    keys = [str(i) for i in range(20)]
+    texts, others = [f"{'prompt ' * 5}{i:02d}" for i in range(20)], ["another text"] * 20
+    rows = FeatureRows(16, limit=10 * len(hashed_ngrams(texts[0], 16)))
+    rows.rows(texts, keys)
+    buckets, counts_N = rows.rows(others, keys)
+    found = np.split(buckets, np.cumsum(counts_N)[:-1])
+    kept = [np.array_equal(one, hashed_ngrams(text, 16)) for one, text in zip(found, texts, strict=True)]
+    read_again = [np.array_equal(one, hashed_ngrams("another text", 16)) for one in found]
+    assert 8 <= sum(kept) <= 10
+    assert kept == sorted(kept), "the oldest were dropped"
+    assert read_again == [not one for one in kept]
+
+
 def test_before_any_group_every_rate_is_a_half():
     np.testing.assert_array_equal(rated(HashedNgramHead(), "a", "", "b c"), 0.5)
 

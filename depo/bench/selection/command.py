@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from depo.bench.selection.arms import ARMS, PRIMARY
 from depo.bench.selection.document import compare, curves_of, read_run
 from depo.bench.selection.plan import Cell, plan
 from depo.bench.selection.pools import POOLS, REPORTED, TUNING
-from depo.bench.selection.recipes import PASSES, USUAL_PROMPTS, horizon_of
+from depo.bench.selection.recipes import BATCH_PROMPTS, GROUP_SIZE, PASSES, USUAL_PROMPTS, horizon_of
 from depo.bench.selection.tune import tuning_cells, tuning_document
 from depo.bench.selection.work import COMPOSITION, SUMMARY
 from depo.checkpoint import read_json
@@ -94,7 +95,9 @@ def pool_document(pool: str, finished: Sequence[tuple[Cell, Path]], arms: Sequen
 
 
 def wanted(options: argparse.Namespace) -> tuple[list[str], list[str], list[int]]:
-    """Arms, pools and seeds asked for. Raises UserError for names that do not exist."""
+    """Arms, pools and seeds asked for. Raises UserError for names that do not exist and numbers that make no
+    sense."""
+    require_directory(options.out)
     arms = names(options.arms, ARMS, "--arms") or list(ARMS if options.full else PRIMARY)
     pools = names(options.pools, POOLS, "--pools") or (list(POOLS) if options.full else ["mixed"])
     usual = SEEDS_QUICK if options.quick else tune.SEEDS if options.tune else SEEDS
@@ -102,11 +105,30 @@ def wanted(options: argparse.Namespace) -> tuple[list[str], list[str], list[int]
     if options.passes is None:
         options.passes = PASSES_QUICK if options.quick else tune.PASSES if options.tune else PASSES
     for flag, value in (("--passes", options.passes), ("--jobs", options.jobs)):
-        if value <= 0:
+        if not (math.isfinite(value) and value > 0):
             raise UserError(f"{flag} {value:g}: expected a positive number")
+    shortest = 1.0 if options.tune else min(POOLS[pool].horizon for pool in pools)
+    step = BATCH_PROMPTS * GROUP_SIZE
+    if horizon_of(USUAL_PROMPTS, options.passes) * shortest < step:
+        least = step / shortest / horizon_of(USUAL_PROMPTS, 1)
+        raise UserError(
+            f"--passes {options.passes:g}: shorter than one step of {step} rollouts; "
+            f"expected at least {least:g}"
+        )
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds {','.join(map(str, seeds))}: a seed is given twice")
+    if min(seeds) < 0:
+        raise UserError(f"--seeds {','.join(map(str, seeds))}: expected numbers from 0 on")
     return arms, pools, seeds
+
+
+def require_directory(out: Path) -> None:
+    """Raises UserError when OUT, or what would have to hold it, is a file."""
+    for path in (out, *out.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise UserError(f"--out {out}: {path} is a file; expected a directory")
+            return
 
 
 def names(chosen: Sequence[str] | None, known: Sequence[str], flag: str) -> list[str]:

@@ -3,7 +3,7 @@
 A = what DAPO's smoothed curve has reached after 75 % of the horizon (also 50 and 90 %), seed by seed. An
 arm's cost of A is what it had generated when its own smoothed curve got there, warm-up and audit included. An
 arm that never gets there counts as if it had at the horizon, and is counted as censored: its ratio is then
-too small, and a ratio to it too large.
+too small, and a ratio to it too large. An arm that is there at the start has no ratio: the pair is left out.
 """
 
 from __future__ import annotations
@@ -119,5 +119,6 @@ def ratio(costs: Mapping[tuple[int, str], Mapping[str, Any]], one: str, other: s
     return {
         "mean": ratio_interval([a["cost"] / b["cost"] for a, b in usable]).to_json() if usable else None,
         "seeds": len(usable),
+        "left_out": len(pairs) - len(usable),
         "censored": [sum(pair[side]["censored"] for pair in usable) for side in (0, 1)],
     }

@@ -9,6 +9,7 @@ from depo.bench.selection.arms import Arm
 from depo.bench.selection.pools import FAMILIES, Pool
 from depo.config import Recipe
 
+BATCH_PROMPTS = 32
 GROUP_SIZE = 8
 USUAL_PROMPTS = 4_000
 PASSES = 10
@@ -76,7 +77,7 @@ def base(pool: Pool, family: str, seed: int) -> dict[str, Any]:
             "raw": True,
             "max_prompt_tokens": 16,
         },
-        "batch": {"prompts": 32, "group_size": GROUP_SIZE},
+        "batch": {"prompts": BATCH_PROMPTS, "group_size": GROUP_SIZE},
         "rollout": {"max_new_tokens": 8, "transformers": {"batch_size": 1024}},
         "reward": {"type": "exact"},
         "learner": {"loss": {"type": "dapo"}, "warmup_steps": WARMUP_STEPS},

@@ -78,9 +78,9 @@ def pool_tables(pool: Mapping[str, Any], document: Mapping[str, Any]) -> list[st
         unit, share = key.split("@")
         main = float(share) == HEADLINE
         rows = [
-            [pair.replace("/", " ÷ "), interval(ratio["mean"], 3), str(ratio["seeds"]), censored(ratio)]
+            [pair.replace("/", " ÷ "), shown(ratio), str(ratio["seeds"]), censored(ratio)]
             for pair, ratio in ratios.items()
-            if ratio["mean"] and (main or pair.startswith(f"{SUBJECT}/"))
+            if has_pairs(ratio) and (main or pair.startswith(f"{SUBJECT}/"))
         ]
         if rows:
             what = f"{unit.capitalize()} to DAPO's accuracy at {float(share):.0%} of the horizon"
@@ -124,10 +124,11 @@ def headline(mixed: Mapping[str, Any] | None) -> Iterator[Row]:
     ratios = mixed["comparison"]["ratios"].get(f"rollouts@{HEADLINE:g}", {})
     for other, goal in GOALS.items():
         ratio = ratios.get(f"{SUBJECT}/{other}")
-        if ratio and ratio["mean"]:
+        if ratio and has_pairs(ratio):
             note = f"; censored {censored(ratio)}" if any(ratio["censored"]) else ""
             what = f"rollouts to A, {SUBJECT} ÷ {other}, mixed"
-            yield [what, f"≤ {goal:.2f}", interval(ratio["mean"], 3) + note, met(ratio["mean"][0] <= goal)]
+            reached = met(ratio["mean"][0] <= goal) if is_known(ratio) else "–"
+            yield [what, f"≤ {goal:.2f}", shown(ratio) + note, reached]
     gain = mixed["comparison"]["final"].get(SUBJECT, {}).get(f"minus_{YARDSTICK}")
     if gain:
         reached = gain[0] > LEAST_GAIN and gain[1] is not None and gain[1] > 0
@@ -157,6 +158,28 @@ def unsmoothed(pool: Mapping[str, Any], other: str) -> str:
 
 def met(reached: bool) -> str:
     return "met" if reached else "**missed**"
+
+
+def has_pairs(ratio: Mapping[str, Any]) -> bool:
+    return ratio["seeds"] + left_out(ratio) > 0
+
+
+def is_known(ratio: Mapping[str, Any]) -> bool:
+    """False where no pair says anything: none is left, or neither side of any got there."""
+    return ratio["mean"] is not None and ratio["censored"] != [ratio["seeds"]] * 2
+
+
+def shown(ratio: Mapping[str, Any]) -> str:
+    """The ratio with its interval, and how many pairs have none."""
+    value = interval(ratio["mean"], 3) if is_known(ratio) else "–"
+    missing = left_out(ratio)
+    pairs = "pair" if missing == 1 else "pairs"
+    return f"{value}; {missing} {pairs} left out: already there at the start" if missing else value
+
+
+def left_out(ratio: Mapping[str, Any]) -> int:
+    """Pairs of which one side was there at the start; results of earlier versions do not say."""
+    return ratio.get("left_out", 0)
 
 
 def censored(ratio: Mapping[str, Any]) -> str:

@@ -187,6 +187,31 @@ def test_mistakes_are_one_line_and_exit_status_2(
     assert printed.err.count("\n") == 1, printed.err
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"n": [8] * 40, "k_correct": [[0.25, 0.5]] * 40}, "k_correct holds 0.25; counts are expected"),
+        ({"n": [8] * 40, "k_correct": [[1, None]] * 40}, "column 'k_correct' has 40 empty values"),
+        ({"n": [1] * 40, "k_correct": [[1, 0]] * 40}, "n is 1; a group needs at least 2 rollouts"),
+    ],
+)
+def test_a_trace_that_cannot_be_replayed_is_one_line_and_exit_status_2(columns, message, parquet, capsys):
+    assert replay(parquet(prompt_id=list(range(40)), **columns), "--estimator", "beta") == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_trace_with_numbers_for_ids_and_chats_for_questions_is_replayed(parquet, tmp_path):
+    chat = [{"role": "user", "content": "1 + 1?"}]
+    path = parquet(
+        prompt_id=list(range(40)), n=[8] * 40, k_correct=[[i % 9, 4] for i in range(40)], question=[chat] * 40
+    )
+    out = tmp_path / "out.json"
+    assert replay(path, "--estimator", "hybrid", *QUICK, "--json", out) == 0
+    assert json.loads(out.read_text())["estimators"]["hybrid"]["censored"]["picks_per_step"] > 0
+
+
 def test_a_split_without_prompts_is_an_error(parquet, capsys):
     even = [key for key in map(str, range(40)) if int(sha256(key.encode()).hexdigest(), 16) % 2 == 0]
     path = parquet(prompt_id=even, n=[8] * len(even), k_correct=[[1, 2]] * len(even))

@@ -5,6 +5,7 @@ from math import comb
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from depo.errors import UserError
@@ -106,9 +107,68 @@ def test_prior_column_gives_pass_rates_and_none_where_it_is_empty(parquet):
         read(path, prior="prompt_id")
 
 
+def test_whole_numbers_are_ids_as_well_and_fixed_size_lists_are_lists(parquet):
+    visits = pa.array([[1, 2], [3, 4]], type=pa.list_(pa.int64(), 2))
+    trace, _ = read(parquet(prompt_id=[7, 12], n=[8, 8], k_correct=visits))
+    assert [prompt.key for prompt in trace.prompts] == ["7", "12"]
+    assert trace.successes_NT.tolist() == [[1, 2], [3, 4]]
+    path = parquet(prompt_id=[7, 12], n=[8, 8], k_correct=[1, 2])
+    assert [prompt.key for prompt in read(path)[0].prompts] == ["7", "12"]
+    assert [prompt.key for prompt in read(path, where={"prompt_id": "12"})[0].prompts] == ["12"]
+
+
+def test_counts_may_be_stored_as_floats_where_they_are_whole(parquet):
+    trace, size = read(parquet(prompt_id=["a"], n=[8.0], k_correct=[[3.0, 8.0]]))
+    assert (trace.successes_NT.tolist(), size) == ([[3, 8]], 8)
+
+
+def test_questions_may_be_chat_messages(parquet):
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}]
+    trace, _ = read(parquet(prompt_id=["a", "b"], n=[8, 8], k_correct=[[1], [2]], question=[asked, None]))
+    assert [prompt.text for prompt in trace.prompts] == ["Be brief.\n\n1 + 1?", ""]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
+        (
+            {"prompt_id": ["a", "b"], "n": [8, 8], "k_correct": [0.0, 0.25]},
+            r"k_correct holds 0\.25; counts are expected, for pass rates multiply by n",
+        ),
+        (
+            {"prompt_id": ["a"], "n": [8], "k_correct": [[1.0, 0.5]]},
+            r"k_correct holds 0\.5; counts are expected",
+        ),
+        (
+            {"prompt_id": ["a"], "n": [8], "k_correct": [float("nan")]},
+            "k_correct holds nan; counts are expected",
+        ),
+        ({"prompt_id": ["a"], "n": [8], "k_correct": ["few"]}, "k_correct holds values that are no counts"),
+        ({"prompt_id": ["a"], "n": [[8]], "k_correct": [[1]]}, "n holds lists; one number a prompt"),
+        ({"prompt_id": ["a"], "n": [8], "k_correct": [[1, None]]}, "'k_correct' has 1 empty values"),
+        ({"prompt_id": ["a"], "n": [1], "k_correct": [[1, 0]]}, "n is 1; a group needs at least 2 rollouts"),
+        ({"prompt_id": [0.5], "n": [8], "k_correct": [1]}, "'prompt_id' holds double; text or whole numbers"),
+        (
+            {
+                "prompt_id": pa.array([], pa.string()),
+                "n": pa.array([], pa.int64()),
+                "k_correct": pa.array([], pa.list_(pa.int64())),
+            },
+            "no rows",
+        ),
+        (
+            {
+                "prompt_id": pa.array([], pa.string()),
+                "n": pa.array([], pa.int64()),
+                "k_correct": pa.array([], pa.int64()),
+            },
+            "no rows",
+        ),
+        ({"prompt_id": ["a"], "n": [8], "k_correct": [1], "rep": [1]}, "no prompts left"),
+        (
+            {"prompt_id": ["a"], "n": [8], "k_correct": [1], "question": [3]},
+            "column 'question': it holds int",
+        ),
         ({"prompt_id": ["a"], "n": [8]}, "column 'k_correct' is missing"),
         ({"prompt_id": ["a"], "n": [8], "k_correct": [9]}, "0 <= k_correct <= n"),
         ({"prompt_id": ["a"], "n": [8], "k_correct": [[1, 9]]}, "0 <= k_correct <= n"),

@@ -8,10 +8,14 @@ import pytest
 from tiny_run import make_workdir, run_depo
 
 from depo.cli import main
+from depo.data import save_prompts
 from depo.errors import UserError
 from depo.replay.full import full_feedback
-from depo.replay.run_directory import read_run
+from depo.replay.run_directory import Recorded, read_run, trace_of
+from depo.tracking.rollout_log import RolloutLog
+from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from estimators import build
+from reward.base import Score
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +111,85 @@ def test_directories_without_rollouts_or_with_other_files_are_errors(tmp_path):
     pd.DataFrame({"step": [1]}).to_parquet(tmp_path / "rollouts" / "step_000001.parquet")
     with pytest.raises(UserError, match="not a rollout log"):
         read_run(tmp_path)
+
+
+# ---------------------------------------------------------------- runs written by hand
+
+
+PROMPTS = [
+    Prompt("a", "A", (1,), "1", prior=0.25),
+    Prompt("b", "B", (1,), "1"),
+    Prompt("c", "C", (1,), "1", 0.5),
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of two steps, each with a uniform group of two prompts; c was never picked."""
+    for step in (1, 2):
+        RolloutLog(tmp_path / "rollouts").write(step, [rolled_out(prompt, step) for prompt in PROMPTS[:2]])
+    save_prompts(tmp_path / "prompts.parquet", PROMPTS)
+    return tmp_path
+
+
+def rolled_out(prompt, step):
+    pick = Pick(prompt, Origin.SELECTED, "uniform", True, 1 / 3, 0.5, 0.5)
+    rollouts = [
+        Rollout(prompt.key, i, i, np.ones(2, np.int32), np.zeros(2, np.float32), "stop", step)
+        for i in range(2)
+    ]
+    return Group(pick, rollouts, [Score(1.0, True), Score(0.0, False)], ["", ""], Outcome.TRAINED)
+
+
+def test_estimators_are_given_the_pass_rates_that_the_run_was_trained_with(run):
+    trace, _ = read_run(run)
+    assert {prompt.key: prompt.prior for prompt in trace.prompts} == {"a": 0.25, "b": None}
+    predictions, _ = full_feedback(trace, lambda: build({"type": "beta"}), 2)
+    first = {trace.prompts[predictions.prompt_M[m]].key: predictions.mean_M[m] for m in range(2)}
+    assert first == {"a": pytest.approx(0.25), "b": pytest.approx(0.5)}
+    assert not any("prompts.parquet" in note for note in trace.notes)
+
+
+def test_a_run_without_its_prompts_is_replayed_without_pass_rates_and_says_so(run):
+    (run / "prompts.parquet").unlink()
+    trace, _ = read_run(run)
+    assert [prompt.prior for prompt in trace.prompts] == [None, None]
+    assert any(note.startswith("prompts.parquet is missing") for note in trace.notes)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "said"),
+    [
+        ("{type: hybrid, features: policy, recall: 0}", "(features: policy)"),
+        ("{type: hybrid, features: none, recall: 8}", "(recall: 8)"),
+        ("{type: hybrid, features: policy, recall: 8}", "(features: policy, recall: 8)"),
+        ("{type: hybrid, features: none, recall: 0}", None),
+        ("{type: beta}", None),
+    ],
+)
+def test_what_the_policy_showed_is_not_in_the_log_and_the_reader_is_told(run, estimator, said, capsys):
+    (run / "recipe.yaml").write_text(f"estimator: {estimator}\n")
+    assert main(["replay", str(run), "--estimator", "beta", "--split", "all", "--resamples", "2"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "the policy's side" in line]
+    assert [said in note for note in notes] == ([True] if said else [])
+
+
+def test_kl_travelled_is_added_up_as_the_loop_does_whatever_steps_were_logged(run):
+    rng = np.random.default_rng(0)
+    kl = {step: float(rng.exponential(1e-3)) for step in range(1, 4001)}
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": step, "policy_kl": value}) + "\n" for step, value in kl.items())
+    )
+    travelled, expected = 0.0, {}
+    for step, value in kl.items():
+        expected[step] = travelled
+        travelled += value
+    groups = {(step, "a"): Recorded("A", "selected", "uniform", 0.5, 1, 2, 2) for step in (1, 7, 500, 4000)}
+    assert trace_of(run, groups).kl_T.tolist() == [expected[step] for step in (1, 7, 500, 4000)]
+    assert trace_of(run, {(9000, "a"): groups[1, "a"]}).kl_T.tolist() == [travelled]
+
+
+def test_a_run_too_large_for_memory_is_refused_with_its_size(run):
+    groups = {(i, f"k{i}"): Recorded("x", "selected", "thompson", 0.5) for i in range(100_000)}
+    with pytest.raises(UserError, match=r"100,000 prompts at 100,000 steps take 381\.8 GiB to replay"):
+        trace_of(run, groups)

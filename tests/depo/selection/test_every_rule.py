@@ -1,4 +1,4 @@
-"""What holds whatever the rule: audit, no repeats, keyed draws, cooldown, preview, state."""
+"""What holds whatever the rule: audit, no repeats, keyed draws, cooldown, rest, preview, state."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from synthetic_pool import G, Oracle, group, keys, pool_of, run_step, selector_of
+from synthetic_pool import G, Oracle, group, keys, pool_of, rolled_out, run_step, selector_of
 
 from depo import config
+from depo.batching import observations
 from depo.data import PromptPool
 from depo.selection import RULES, Selector
 from depo.types import Group, Origin, Pick, Prompt
@@ -194,6 +195,73 @@ def test_cooldown_gives_way_when_candidates_run_out() -> None:
     selector, pool = selector_of(prompts=10, type="greedy", min_window=0, audit=0, cooldown=100), pool_of(25)
     for step in range(1, 8):
         assert len(first_picks(selector, pool, Oracle(pool), step)) == 10
+
+
+# ---------------------------------------------------------------- prompts that cannot be verified
+
+
+def run_with_broken(
+    selector: Selector, pool: PromptPool, broken: set[str], steps: int, audit: bool = False
+) -> list[str]:
+    """Keys of all picks (``audit``: those of the audit slice), where no answer to a broken prompt gets a
+    verdict. The estimator keeps every prompt that it has seen nothing of, so that broken ones attract it."""
+    estimator, picked = StreakEstimator(), []
+    for step in range(1, steps + 1):
+        picks = selector.pick(pool, estimator, Context(G, step), [])
+        groups = [
+            group(g.pick, [None] * G) if g.pick.prompt.key in broken else g for g in rolled_out(picks, step)
+        ]
+        estimator.observe(observations(groups, step), Context(G, step))
+        selector.observe(groups)
+        picked += [p.prompt.key for p in picks if not audit or p.origin == Origin.AUDIT]
+    return picked
+
+
+@ALL_RULES
+def test_prompts_never_verified_do_not_take_more_than_their_share_of_the_picks(rule: str) -> None:
+    """5 % of the pool; at least 11 % of the picks without rest, whatever the rule."""
+    selector, pool = (
+        selector_of(prompts=16, type=rule, min_window=0, audit=0, refill=False, revisit_after=10),
+        pool_of(200),
+    )
+    broken = {prompt.key for prompt in pool.by_key[::20]}
+    picked = run_with_broken(selector, pool, broken, steps=80)[20 * 16 :]
+    assert 0 < np.mean([key in broken for key in picked]) < 0.05
+    assert 0 < selector.metrics()["selection/resting"] <= len(broken)
+
+
+@ALL_RULES
+def test_resting_prompts_are_drawn_uniformly_all_the_same_and_fill_up_where_there_is_nothing_else(
+    rule: str,
+) -> None:
+    selector, pool = selector_of(prompts=16, type=rule, min_window=0, audit=0.5, refill=False), pool_of(40)
+    broken = {prompt.key for prompt in pool.by_key[::2]}
+    audited = run_with_broken(selector, pool, broken, steps=100, audit=True)
+    assert np.mean([key in broken for key in audited]) == pytest.approx(0.5, abs=0.05)
+    selector, everything = (
+        selector_of(prompts=16, type=rule, min_window=0, audit=0, refill=False),
+        pool_of(20),
+    )
+    picked = run_with_broken(selector, everything, {prompt.key for prompt in everything.prompts}, steps=9)
+    assert len(picked) == 9 * 16
+
+
+@ALL_RULES
+def test_a_resumed_run_lets_the_same_prompts_rest(rule: str) -> None:
+    picks = []
+    for resumed in (False, True):
+        selector, pool = (
+            selector_of(prompts=16, type=rule, min_window=0, audit=0.1, revisit_after=6),
+            pool_of(90),
+        )
+        broken = {prompt.key for prompt in pool.by_key[::3]}
+        run_with_broken(selector, pool, broken, steps=8)
+        if resumed:
+            state = json.loads(json.dumps(selector.state_dict(), allow_nan=False))
+            selector = selector_of(prompts=16, type=rule, min_window=0, audit=0.1, revisit_after=6)
+            selector.load_state_dict(state)
+        picks.append(keys(selector.pick(pool, UniformEstimator(), Context(G, 9), [])))
+    assert picks[0] == picks[1]
 
 
 # ---------------------------------------------------------------- skip and the pool

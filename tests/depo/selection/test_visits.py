@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from synthetic_pool import group, pool_of
 
 from depo.selection.visits import Visits
@@ -45,3 +46,50 @@ def test_state_round_trips_exactly_through_json() -> None:
     np.testing.assert_array_equal(first.tokens(prompts), second.tokens(prompts))
     np.testing.assert_array_equal(first.waited(prompts, 9), second.waited(prompts, 9))
     assert first.state_dict() == second.state_dict()
+
+
+# ---------------------------------------------------------------- rest of what cannot be verified
+
+
+def judged(prompt: Prompt, verdicts: list[bool | None]) -> Group:
+    return group(Pick(prompt, Origin.SELECTED, "uniform", True, 0.1, 0.5, 0.5), verdicts)
+
+
+@pytest.mark.parametrize("without", [[None, None, None], [None, True, None]], ids=["none", "one verdict"])
+def test_rest_begins_with_the_second_group_without_verdicts_and_doubles(without: list[bool | None]) -> None:
+    """k groups in a row give 2^k steps: 4 after the second, 8 after the third."""
+    a = pool_of(1).prompts[0]
+    visits = Visits()
+    visits.record([judged(a, without)], step=1)
+    assert visits.resting(2) == set()
+    for step, length in ((2, 4), (10, 8), (20, 16)):
+        visits.record([judged(a, without)], step)
+        assert visits.resting(step + 1) == visits.resting(step + length) == {a.key}
+        assert visits.resting(step + length + 1) == set()
+
+
+def test_a_group_with_verdicts_ends_the_rest_and_the_count() -> None:
+    a, b = pool_of(2).prompts
+    visits = Visits()
+    for step in (1, 2, 3):
+        visits.record([judged(a, [None, None]), judged(b, [None, None])], step)
+    visits.record([judged(a, [False, False])], step=4)
+    assert visits.resting(5) == {b.key}
+    visits.record([judged(a, [None, None])], step=5)
+    assert visits.resting(6) == {b.key}, "one group without verdicts is no reason to rest"
+
+
+def test_rest_is_part_of_the_state_and_states_without_it_are_read() -> None:
+    a, b = pool_of(2).prompts
+    first, second = Visits(), Visits()
+    for step in (1, 2):
+        first.record([judged(a, [None, None]), judged(b, [True, False])], step)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.resting(6) == {a.key}
+    for visits in (first, second):
+        visits.record([judged(a, [None, None])], step=7)
+        assert visits.resting(15) == {a.key}
+    earlier = {key: values[:4] for key, values in first.state_dict().items()}
+    second.load_state_dict(earlier)
+    assert second.resting(8) == set()
+    assert second.counts([a, b]).tolist() == [3, 2]

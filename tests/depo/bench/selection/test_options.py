@@ -1,4 +1,4 @@
-"""What ``depo bench selection --help`` promises is what the default plan is."""
+"""What ``depo bench selection --help`` promises is what the default plan is; mistakes end before it."""
 
 from __future__ import annotations
 
@@ -17,3 +17,34 @@ def test_help_tells_how_long_the_default_takes(capsys):
     assert f"{len(PRIMARY) * len(SEEDS)} runs of {horizon_of(USUAL_PROMPTS):,} rollouts" in text
     assert f"{len(SEEDS)} warm starts" in text
     assert "less than two hours on 2 cores" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--passes", "nan"], "--passes nan: expected a positive number"),
+        (["--passes", "inf"], "--passes inf: expected a positive number"),
+        (
+            ["--passes", "0.001"],
+            "--passes 0.001: shorter than one step of 256 rollouts; expected at least 0.008",
+        ),
+        (["--passes", "0.02", "--pools", "mixed,single_pass"], "--passes 0.02: shorter than one step"),
+        (["--seeds=-1"], "--seeds -1: expected numbers from 0 on"),
+        (["--seeds=0,-1"], "--seeds 0,-1: expected numbers from 0 on"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_one_line_before_anything_starts(options, says, tmp_path, capsys):
+    assert main(["bench", "selection", "--out", str(tmp_path / "out"), *options]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/deeper/out"])
+def test_a_file_in_the_place_of_the_directory_is_one_line(out, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file")
+    assert main(["bench", "selection", "--out", str(tmp_path / out)]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'taken'} is a file; expected a directory" in said
+    assert said.count("\n") == 1

@@ -24,8 +24,8 @@ MADE = {
 HORIZON = 1000
 
 
-def write_run(directory, speed):
-    """A run whose accuracy rises by ``speed``/1000 a rollout, from 0.2 up to 0.5."""
+def write_run(directory, speed, start=0.2):
+    """A run whose accuracy rises by ``speed``/1000 a rollout, from ``start`` up to 0.5."""
     directory.mkdir(parents=True)
     rows = []
     for step in range(1, 101):
@@ -33,10 +33,10 @@ def write_run(directory, speed):
         row = {"step": step, "generated/rollouts": rollouts, "generated/tokens": 5 * rollouts}
         row |= {"optimizer_steps": 1.0}
         if step % 2 == 0 and step < 100:
-            row["eval/all"] = min(0.2 + speed * rollouts / 1000, 0.5)
+            row["eval/all"] = min(start + speed * rollouts / 1000, 0.5)
         rows.append(json.dumps(row))
     (directory / "metrics.jsonl").write_text("\n".join(rows) + "\n")
-    before, after = ({"all": value, "solvable": 2 * value} for value in (0.2, min(0.2 + speed, 0.5)))
+    before, after = ({"all": value, "solvable": 2 * value} for value in (start, min(start + speed, 0.5)))
     summary = {
         "eval": {"before": before, "after": after},
         "groups": {"effective_ratio": speed},
@@ -109,6 +109,41 @@ def test_a_fall_at_the_end_that_smoothing_averages_away_is_shown_beside_it(docum
     _, report = write_result(document, tmp_path / "selection.json")
     row = next(line for line in report.read_text().splitlines() if "final accuracy, hybrid − dapo" in line)
     assert "as measured -0.0500 [-0.0500, -0.0500]" in row
+
+
+def compared(tmp_path, runs):
+    """Report of runs {(seed, arm): (speed, start)}."""
+    cells = [Cell("mixed", seed, name, ARMS[name], HORIZON) for seed, name in runs]
+    where = [tmp_path / "runs" / f"seed_{cell.seed}" / cell.name for cell in cells]
+    for directory, (speed, start) in zip(where, runs.values(), strict=True):
+        write_run(directory, speed, start)
+    found = result(cells, where, sorted({name for _, name in runs}), 10, HORIZON)
+    _, report = write_result({"kind": "selection", "provenance": MADE} | found, tmp_path / "selection.json")
+    return report.read_text()
+
+
+def test_pairs_with_an_arm_that_is_there_at_the_start_are_left_out_and_the_reader_is_told(tmp_path):
+    """DAPO climbs from 0.2 to 0.4: A is 0.35. hybrid starts at 0.36 in seed 1, GRPO in both."""
+    text = compared(
+        tmp_path,
+        {(seed, "dapo"): (0.2, 0.2) for seed in (0, 1)}
+        | {(0, "hybrid"): (0.4, 0.2), (1, "hybrid"): (0.1, 0.36)}
+        | {(seed, "grpo"): (0.1, 0.36) for seed in (0, 1)},
+    )
+    assert "| hybrid ÷ dapo | 0.500; 1 pair left out: already there at the start | 1 | 0 / 0 of 1 |" in text
+    assert "| hybrid ÷ grpo | –; 2 pairs left out: already there at the start | 0 | 0 / 0 of 0 |" in text
+    assert "hybrid ÷ grpo, mixed | ≤ 0.40 | –; 2 pairs left out: already there at the start | – |" in text
+
+
+def test_a_ratio_of_two_arms_that_never_got_there_is_not_shown_as_one(tmp_path):
+    text = compared(
+        tmp_path,
+        {(seed, "dapo"): (0.2, 0.2) for seed in (0, 1)}
+        | {(seed, name): (0.05, 0.2) for seed in (0, 1) for name in ("grpo", "hybrid")},
+    )
+    assert "| hybrid ÷ grpo | – | 2 | 2 / 2 of 2 |" in text
+    assert "| rollouts to A, hybrid ÷ grpo, mixed | ≤ 0.40 | –; censored 2 / 2 of 2 | – |" in text
+    assert "1.000 [1.000, 1.000]" not in text
 
 
 def test_reports_of_a_directory_are_rendered_again(document, tmp_path, capsys):
