@@ -133,8 +133,8 @@ def headline(mixed: Mapping[str, Any] | None) -> Iterator[Row]:
     if gain:
         reached = gain[0] > LEAST_GAIN and gain[1] is not None and gain[1] > 0
         what = f"final accuracy, {SUBJECT} − {YARDSTICK}, mixed"
-        shown = interval(gain, 4) + unsmoothed(mixed, YARDSTICK)
-        yield [what, f"> {LEAST_GAIN}, interval above 0", shown, met(reached)]
+        both = interval(gain, 4) + unsmoothed(mixed, YARDSTICK)
+        yield [what, f"> {LEAST_GAIN}, interval above 0", both, met(reached)]
 
 
 def harmless(pools: Mapping[str, Any]) -> Iterator[Row]:
@@ -144,8 +144,8 @@ def harmless(pools: Mapping[str, Any]) -> Iterator[Row]:
         if gain:
             reached = gain[1] is not None and gain[1] > -MOST_HARM
             what = f"final accuracy, {SUBJECT} − grpo, {name}"
-            shown = interval(gain, 4) + unsmoothed(pools[name], "grpo")
-            yield [what, f"lower bound > −{MOST_HARM}", shown, met(reached)]
+            both = interval(gain, 4) + unsmoothed(pools[name], "grpo")
+            yield [what, f"lower bound > −{MOST_HARM}", both, met(reached)]
 
 
 def unsmoothed(pool: Mapping[str, Any], other: str) -> str:
