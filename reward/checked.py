@@ -32,9 +32,9 @@ def checked(score: object) -> Score:
     if not math.isfinite(value):
         return unscorable(f"returned the value {value}")
     plain = type(score.value) is float and type(score.correct) is bool and type(score.unparseable) is bool
-    if plain and score.detail == "" and not score.components:
+    if plain and score.detail == "" and score.components == {}:
         return score  # as our own cheap rewards make them
-    components = {as_detail(name): float(part) for name, part in score.components.items()}
+    components = {as_detail(name): float(part) for name, part in (score.components or {}).items()}
     return Score(value, bool(score.correct), bool(score.unparseable), components, as_detail(score.detail))
 
 

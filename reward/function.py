@@ -17,9 +17,9 @@ from reward.checked import checked, describe
 class FunctionReward:
     """Calls ``f(sample)``, which returns a float, a pair (float, correct), or a Score.
 
-    A plain float counts as correct from ``correct_at`` on. An exception that the function raises makes the
-    sample unscorable, with "TypeName: message" as detail. Modules of the working directory can be imported;
-    installed packages of the same name come first.
+    A plain float counts as correct from ``correct_at`` on. None for ``correct`` makes the sample unscorable,
+    and so does an exception that the function raises, with "TypeName: message" as detail. Modules of the
+    working directory can be imported; installed packages of the same name come first.
 
     Raises ``ValueError``, one line, when the path does not lead to a function.
     """
@@ -45,7 +45,10 @@ class FunctionReward:
             value = float(result)
             return checked(Score(value, correct=value >= self._correct_at))
         if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], SupportsFloat):
-            return checked(Score(float(result[0]), correct=bool(result[1])))
+            value, correct = result
+            if correct is None:
+                return unscorable("returned None for correct")
+            return checked(Score(float(value), correct=bool(correct)))
         return unscorable(f"returned {type(result).__name__}; expected a float, (float, bool) or Score")
 
 

@@ -63,5 +63,5 @@ class WeightedReward:
                 return unscorable(f"{name}: {score.detail}")
             value += weight * score.value
             components[name] = score.value
-            components.update({f"{name}.{key}": part for key, part in score.components.items()})
+            components.update({f"{name}.{key}": part for key, part in (score.components or {}).items()})
         return Score(value, scores[0].correct, scores[0].unparseable, components)

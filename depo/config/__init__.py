@@ -4,7 +4,15 @@ One module a block. Importing them must stay cheap (no torch, ray, transformers)
 ``--help`` depend on it. Unknown keys are errors. Blocks with a ``type`` key are discriminated unions.
 """
 
-from depo.config.block import SCHEMA_VERSION, TABLE_SUFFIXES, Block, Fraction, NonNegativeFloat, PositiveFloat
+from depo.config.block import (
+    SCHEMA_VERSION,
+    TABLE_SUFFIXES,
+    BelowOne,
+    Block,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+)
 from depo.config.data import (
     ArithmeticSource,
     Columns,
@@ -80,6 +88,7 @@ __all__ = [
     "TABLE_SUFFIXES",
     "ArithmeticSource",
     "Batch",
+    "BelowOne",
     "BetaEstimator",
     "Block",
     "Checkpoints",

@@ -10,15 +10,27 @@ from pydantic import NonNegativeInt, PositiveInt, field_validator, model_validat
 from depo.config.block import Block, NonNegativeFloat
 from depo.config.data import Source, source_from_shorthand
 from depo.config.reward import RewardSpec
+from depo.config.rollout import check_draws
 
 
 class EvalSet(Block):
     """A named benchmark."""
 
     name: str
+    """What its accuracy is called in metrics and by ``best``."""
     source: Source
     reward: RewardSpec | None = None
     """The recipe's reward when null."""
+
+    @field_validator("name")
+    @classmethod
+    def is_no_other_measure(cls, value: str) -> str:
+        if value in ("all", "solvable") or "/" in value:
+            raise ValueError(
+                f"{value!r} is no name for a set: all and solvable are measures of their own, and names with "
+                "/ are a suite's"
+            )
+        return value
 
     @field_validator("source", mode="before")
     @classmethod
@@ -45,7 +57,7 @@ class Evaluation(Block):
     n: PositiveInt = 1
     """Completions per problem (``sample`` only)."""
     temperature: NonNegativeFloat = 0.0
-    """0 is greedy."""
+    """0 is greedy, and then n must be 1."""
     sets: list[EvalSet] = []
     suite: str | None = None
     """A suite of benchmarks as `depo eval` runs it, by name or file, with its own prompts, rewards and
@@ -71,6 +83,21 @@ class Evaluation(Block):
         """All that decides what an evaluation measures; two that differ here cannot be compared."""
         when_and_why = {"best", "early_stopping", "at_start", "at_end", "every", "every_rollouts"}
         return self.model_dump(mode="json", exclude=when_and_why)
+
+    @field_validator("sets")
+    @classmethod
+    def names_are_unique(cls, value: list[EvalSet]) -> list[EvalSet]:
+        names = [one.name for one in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{names.count(name)} sets are called {name!r}; give each a name of its own")
+        return value
+
+    @model_validator(mode="after")
+    def greedy_is_asked_once(self) -> Self:
+        if self.method == "sample":
+            check_draws(self.n, self.temperature)
+        return self
 
     @model_validator(mode="after")
     def stopping_has_a_measure(self) -> Self:

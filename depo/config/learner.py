@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from depo.config.block import Block, Fraction, NonNegativeFloat, PositiveFloat
+from depo.config.block import BelowOne, Block, NonNegativeFloat, PositiveFloat
 
 
 class ClippedLoss(Block):
@@ -116,7 +116,7 @@ class Learner(Block):
     """Linear learning-rate warm-up, in steps."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up, over the run's steps."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     epochs: PositiveInt = 1

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from depo.config.block import Block, Fraction, PositiveFloat
+from depo.config.block import BelowOne, Block, Fraction, PositiveFloat
 
 Router = Literal["trained", "frozen"]
 
@@ -18,7 +18,7 @@ class Lora(Block):
 
     rank: PositiveInt = 32
     alpha: PositiveFloat = 64.0
-    dropout: Fraction = 0.0
+    dropout: BelowOne = 0.0
     targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
     """Linear modules, by the end of their name."""
     target_parameters: list[str] = []
@@ -48,7 +48,7 @@ class WarmStart(Block):
     lr: PositiveFloat = 8e-4
     warmup_steps: NonNegativeInt = 30
     """Linear learning-rate warm-up; constant afterwards."""
-    beta2: Fraction = 0.98
+    beta2: BelowOne = 0.98
     """AdamW's decay of the second moment: a short training needs a short memory."""
     max_steps: PositiveInt = 800
     """Of one attempt."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from depo.config.block import SCHEMA_VERSION, Block
-from depo.config.data import ArithmeticSource, Data, ReasoningGymSource
+from depo.config.data import ArithmeticSource, Data
 from depo.config.estimator import EstimatorSpec, HybridEstimator, OracleEstimator
 from depo.config.evaluation import Evaluation
 from depo.config.learner import Batch, Learner
@@ -15,13 +15,14 @@ from depo.config.policy import Policy, TinyMoePolicy
 from depo.config.reward import (
     ExactReward,
     MathReward,
-    ReasoningGymReward,
     RewardSpec,
     Verification,
     WeightedReward,
+    check_buffers,
+    check_judge,
 )
 from depo.config.rollout import Rollouts
-from depo.config.selection import Selection, ThompsonSelection
+from depo.config.selection import RuleSelection, Selection, ThompsonSelection
 
 
 class Checkpoints(Block):
@@ -108,6 +109,16 @@ class Recipe(Block):
         return self
 
     @model_validator(mode="after")
+    def candidates_fill_a_batch(self) -> Self:
+        rule = self.selection
+        if isinstance(rule, RuleSelection) and rule.candidates < self.batch.prompts:
+            raise ValueError(
+                f"selection.candidates {rule.candidates} must be at least batch.prompts "
+                f"{self.batch.prompts}: a wave is chosen among them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def grading_is_possible(self) -> Self:
         generated = isinstance(self.data.train, ArithmeticSource)
         if self.data.grade is not None and not (generated and isinstance(self.reward, ExactReward)):
@@ -133,9 +144,17 @@ class Recipe(Block):
         return self
 
     @model_validator(mode="after")
-    def reward_fits_data(self) -> Self:
-        if isinstance(self.reward, ReasoningGymReward) != isinstance(self.data.train, ReasoningGymSource):
-            raise ValueError("reward.type reasoning_gym and data.train.type reasoning_gym go together")
+    def rewards_fit(self) -> Self:
+        limit = self.rollout.max_new_tokens
+        check_judge("reward", self.reward, "data.train", self.data.train)
+        check_buffers("reward", self.reward, "rollout.max_new_tokens", limit)
+        for index, one in enumerate(self.evaluation.sets):
+            key, own = f"evaluation.sets.{index}", one.reward
+            if own is None or self.evaluation.method == "exact":  # which asks for the gold answer itself
+                check_judge("reward", self.reward, f"{key}.source", one.source)
+            else:
+                check_judge(f"{key}.reward", own, f"{key}.source", one.source)
+                check_buffers(f"{key}.reward", own, "rollout.max_new_tokens", limit)
         return self
 
 

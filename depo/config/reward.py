@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
 from depo.config.block import Block, PositiveFloat
+from depo.config.data import ReasoningGymSource, Source
 
 
 class MathReward(Block):
@@ -33,7 +35,7 @@ class OverlongReward(Block):
 
     type: Literal["overlong"] = "overlong"
     buffer: PositiveInt
-    """Tokens before the limit over which the punishment grows."""
+    """Tokens before the limit over which the punishment grows; fewer than the limit has."""
 
 
 class ReasoningGymReward(Block):
@@ -83,6 +85,42 @@ RewardSpec = Annotated[
 class WeightedPart(Block):
     weight: float = 1.0
     reward: RewardSpec
+
+
+def plain_rewards(key: str, reward: RewardSpec) -> Iterator[tuple[str, RewardSpec]]:
+    """The rewards, by key, of which one consists: itself, or what a weighted sum adds up. The first decides
+    what is correct."""
+    if isinstance(reward, WeightedReward):
+        for index, part in enumerate(reward.parts):
+            yield from plain_rewards(f"{key}.parts.{index}.reward", part.reward)
+    else:
+        yield key, reward
+
+
+def check_judge(reward_key: str, reward: RewardSpec, source_key: str, source: Source) -> None:
+    """Raise ValueError where a reward cannot judge answers to a source's problems: the reference of a
+    reasoning_gym task is an entry for its own scorer, which knows no others."""
+    key, judge = next(plain_rewards(reward_key, reward))
+    generated = isinstance(source, ReasoningGymSource)
+    if generated and isinstance(judge, MathReward | ExactReward):
+        raise ValueError(
+            f"{key}.type {judge.type} cannot judge {source_key}.type reasoning_gym, whose tasks have scorers "
+            "of their own; it takes reasoning_gym"
+        )
+    if isinstance(judge, ReasoningGymReward) and not generated:
+        raise ValueError(
+            f"{key}.type reasoning_gym judges tasks of reasoning_gym only; {source_key}.type is {source.type}"
+        )
+
+
+def check_buffers(reward_key: str, reward: RewardSpec, limit_key: str, limit: int) -> None:
+    """Raise ValueError where overlong would punish every completion, whose ``limit`` is in tokens."""
+    for key, part in plain_rewards(reward_key, reward):
+        if isinstance(part, OverlongReward) and part.buffer >= limit:
+            raise ValueError(
+                f"{key}.buffer {part.buffer} must be smaller than {limit_key} {limit}, or completions are "
+                "punished from their first token"
+            )
 
 
 class Verification(Block):

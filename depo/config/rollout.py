@@ -41,6 +41,15 @@ class VllmEngine(Block):
     null."""
 
 
+def check_draws(n: int, temperature: float) -> None:
+    """Raise ValueError for ``n`` greedy completions of one prompt, which would be one and the same."""
+    if temperature == 0 and n > 1:
+        raise ValueError(
+            f"n {n} at temperature 0 would draw the same completion {n} times; "
+            "set temperature above 0, or n=1"
+        )
+
+
 class Rollouts(Block):
     """How completions are generated."""
 

@@ -43,7 +43,8 @@ class RuleSelection(SelectionBase):
     """What the rules that go by an estimator share."""
 
     candidates: PositiveInt = 8192
-    """Prompts considered per wave, drawn uniformly from the pool (``skip``: the next ones in its order)."""
+    """Prompts considered per wave, at least batch.prompts, drawn uniformly from the pool (``skip``: the next
+    ones in its order)."""
     cooldown: NonNegativeInt = 0
     """Steps during which a prompt just visited is passed over, as long as there are others."""
     revisit_after: PositiveInt | Literal["auto"] | None = "auto"

@@ -12,8 +12,8 @@ from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_val
 
 from depo.config.block import SCHEMA_VERSION, Block, NonNegativeFloat
 from depo.config.data import Columns, FileSource, Source, source_from_shorthand
-from depo.config.reward import MathReward, RewardSpec, Verification
-from depo.config.rollout import TransformersEngine, VllmEngine
+from depo.config.reward import MathReward, RewardSpec, Verification, check_buffers, check_judge
+from depo.config.rollout import TransformersEngine, VllmEngine, check_draws
 
 
 class LocalCopy(Block):
@@ -65,11 +65,7 @@ class EvalSampling(Block):
 
     @model_validator(mode="after")
     def greedy_is_asked_once(self) -> Self:
-        if self.temperature == 0 and self.n > 1:
-            raise ValueError(
-                f"n {self.n} at temperature 0 would draw the same completion {self.n} times; "
-                "set temperature above 0, or n=1"
-            )
+        check_draws(self.n, self.temperature)
         return self
 
 
@@ -133,6 +129,19 @@ class Suite(Block):
                     f"k: pass@{k} needs at least {k} samples a problem, sampling.n is {self.sampling.n}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def rewards_fit(self) -> Self:
+        for name, benchmark in self.benchmarks.items():
+            key, reward = self.judge(name)
+            check_judge(key, reward, f"benchmarks.{name}.source", benchmark.source)
+            check_buffers(key, reward, "sampling.max_new_tokens", self.sampling.max_new_tokens)
+        return self
+
+    def judge(self, name: str) -> tuple[str, RewardSpec]:
+        """The reward of a benchmark, its own or the suite's, with its key."""
+        own = self.benchmarks[name].reward
+        return ("reward", self.reward) if own is None else (f"benchmarks.{name}.reward", own)
 
     @property
     def ks(self) -> list[int]:

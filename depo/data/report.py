@@ -28,6 +28,7 @@ class DataReport:
     too_long: int = 0
     """More than data.max_prompt_tokens."""
     without_answer: int = 0
+    """Null, blank, or not valid Unicode."""
     without_prompt: int = 0
     """Null, blank, or not valid Unicode."""
     unmatched: int = 0

@@ -34,6 +34,8 @@ def open_file(source: FileSource, where: str) -> Table:
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         # ValueError: what the readers below raise, and json's own errors.
         raise UserError(f"{where}: cannot read {path}: {first_line(error)}") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: cannot read {path}: its values are nested too deeply") from error
     return not_empty(table, where)
 
 

@@ -36,11 +36,21 @@ def is_encodable(text: str) -> bool:
 
 
 def answer_text(value: Any) -> str | None:
-    """A gold answer as text; None when there is none (null, NaN, blank, empty list).
+    """A gold answer as text; None when there is none (null, NaN, blank, empty list) or it is not valid
+    Unicode.
 
     Whole floats lose their ".0"; the items of a list are joined by ", " (problems with several answers).
-    Raises UserError for a struct.
+    Raises UserError for a struct, and for lists in lists that go on for ever.
     """
+    try:
+        text = written_answer(value)
+    except RecursionError as error:
+        raise UserError("its lists are nested too deeply") from error
+    return text if text is not None and is_encodable(text) else None
+
+
+def written_answer(value: Any) -> str | None:
+    """``answer_text``, whatever its characters: a list is only as good as the worst of its items."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
@@ -48,7 +58,7 @@ def answer_text(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, Sequence) and not isinstance(value, bytes):
-        items = [text for text in map(answer_text, value) if text is not None]
+        items = [text for text in map(written_answer, value) if text is not None]
         return ", ".join(items) or None
     if isinstance(value, bool | numbers.Number):
         return str(value)

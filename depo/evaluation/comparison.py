@@ -72,7 +72,7 @@ def compare(
         "first": {**first["model"], "shown": names[0]},
         "second": {**second["model"], "shown": names[1]},
         "suite": first["suite"]["name"],
-        "unlike": unlike(first["suite"], second["suite"]),
+        "unlike": unlike(first["suite"], second["suite"], shared),
         "only_first": [name for name in first["benchmarks"] if name not in shared],
         "only_second": [name for name in second["benchmarks"] if name not in shared],
         "benchmarks": benchmarks,
@@ -123,13 +123,28 @@ def average(values: Mapping[str, float], keys: set[str]) -> float | None:
     return float(np.mean([values[key] for key in sorted(keys)])) if keys else None
 
 
-def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Settings in which the two evaluations differ, in words: what else a difference may be due to."""
-    keys = ("template", "system", "raw", "max_prompt_tokens", "reward", "engine", "dtype")
-    lines = [f"{key}: {first[key]!r} against {second[key]!r}" for key in keys if first[key] != second[key]]
+def unlike(first: Mapping[str, Any], second: Mapping[str, Any], benchmarks: Sequence[str]) -> list[str]:
+    """Settings in which two suites differ on ``benchmarks`` of both, in words: what else a difference may be
+    due to."""
+    lines = []
+    for key in ("template", "system", "reward"):
+        pairs = {name: (setting(first, name, key), setting(second, name, key)) for name in benchmarks}
+        told = {name: f"{key}: {a!r} against {b!r}" for name, (a, b) in pairs.items() if a != b}
+        if len(told) == len(benchmarks) and len(set(told.values())) == 1:
+            lines.append(told[benchmarks[0]])
+        else:
+            lines += [f"benchmarks.{name}.{line}" for name, line in told.items()]
+    keys = ("raw", "max_prompt_tokens", "engine", "dtype")
+    lines += [f"{key}: {first[key]!r} against {second[key]!r}" for key in keys if first[key] != second[key]]
     old, new = first["sampling"], second["sampling"]
     lines += [f"sampling.{key}: {old[key]} against {new[key]}" for key in old if old[key] != new[key]]
     return lines
+
+
+def setting(suite: Mapping[str, Any], benchmark: str, key: str) -> Any:
+    """A key that a benchmark may set for itself: its own value or, where that is null, the suite's."""
+    own = suite["benchmarks"][benchmark][key]
+    return suite[key] if own is None else own
 
 
 def rows_of(document: Document) -> tuple[Cells, list[Cells]]:

@@ -30,7 +30,7 @@ def add_eval(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("target", metavar="MODEL_OR_RUN", help="model directory, hub id, or run directory")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the suite")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="keys of the suite")
     parser.add_argument("--suite", metavar="NAME", help="math, aime, mgsm, reasoning_gym, or a YAML file")
     parser.add_argument("--only", type=benchmark_names, metavar="NAME,...", help="these of its benchmarks")
     parser.add_argument("--n", type=int, metavar="N", help="samples a problem; short for sampling.n=N")

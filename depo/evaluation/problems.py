@@ -42,11 +42,7 @@ def load_benchmark(
         max_prompt_tokens=suite.max_prompt_tokens,
     )
     prompts, report = load_prompts(benchmark.source, form, tokenizer, f"benchmarks.{name}.{benchmark.key}")
-    return LoadedBenchmark(name, prompts, reward_of(benchmark, suite), str(report))
-
-
-def reward_of(benchmark: Benchmark, suite: Suite) -> RewardSpec:
-    return benchmark.reward or suite.reward
+    return LoadedBenchmark(name, prompts, suite.judge(name)[1], str(report))
 
 
 def load_suite_problems(
@@ -57,18 +53,16 @@ def load_suite_problems(
     if not suite.raw and not tokenizer.chat_template:
         raise UserError("raw: the model's tokenizer has no chat template; set raw=true")
     return [
-        load_saved_benchmark(name, benchmark, suite, directory)
+        load_saved_benchmark(name, suite, directory)
         if directory is not None and problems_file(directory, name).exists()
         else load_benchmark(name, benchmark, suite, tokenizer)
         for name, benchmark in suite.benchmarks.items()
     ]
 
 
-def load_saved_benchmark(name: str, benchmark: Benchmark, suite: Suite, directory: Path) -> LoadedBenchmark:
+def load_saved_benchmark(name: str, suite: Suite, directory: Path) -> LoadedBenchmark:
     rows = rows_file(directory, name).read_text(encoding="utf-8")
-    return LoadedBenchmark(
-        name, load_saved(problems_file(directory, name)), reward_of(benchmark, suite), rows
-    )
+    return LoadedBenchmark(name, load_saved(problems_file(directory, name)), suite.judge(name)[1], rows)
 
 
 def save_suite_problems(benchmarks: Sequence[LoadedBenchmark], directory: Path) -> None:

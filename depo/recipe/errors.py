@@ -21,7 +21,7 @@ CLOSE, SIMILAR, ELSEWHERE = 0.8, 0.6, 0.75
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where each key of a recipe was written: in the file ``name``, or on the command line."""
+    """Where each key of a recipe was written: in the file ``name``, or in an override."""
 
     name: str
     raw: Any
@@ -33,18 +33,22 @@ class Sources:
         """The label that opens an error line about ``key``."""
         for override in self.overrides:
             if key[: len(override.key)] == override.key:
-                return COMMAND_LINE
+                return override.origin
             if override.key[: len(key)] == key and not self._in_file(key):
-                return COMMAND_LINE
+                return override.origin
         return self.name
 
     def of_message(self, key: Key, message: str) -> str:
         """The label for a problem between several keys: those overridden are quoted."""
         label = self.of(key) if key else self.name
-        if label == COMMAND_LINE:
+        if label != self.name:
             return label
-        involved = [o.text for o in self.overrides if self._is_involved(o.key, key, message)]
-        return f"{label} (with {' '.join(involved)} from the {COMMAND_LINE})" if involved else label
+        involved = [o for o in self.overrides if self._is_involved(o.key, key, message)]
+        if not involved:
+            return label
+        origin = involved[0].origin
+        there = f"the {origin}" if origin == COMMAND_LINE else origin
+        return f"{label} (with {' '.join(o.text for o in involved)} from {there})"
 
     def _is_involved(self, overridden: Key, key: Key, message: str) -> bool:
         dotted = ".".join(overridden[:-1] if overridden[-1] == "type" else overridden)

@@ -1,14 +1,18 @@
-"""Checks that need files: data sets, model directory, context length. Run before anything is loaded."""
+"""Checks that need more than the recipe: data sets, model directory, context length, rewards. Run before
+anything is loaded."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
 from depo.budget.model_config import HUB_ID, find_config, is_path, positions
-from depo.config import TABLE_SUFFIXES, FileSource, PretrainedPolicy, Recipe, Source
+from depo.config import TABLE_SUFFIXES, FileSource, PretrainedPolicy, Recipe, RewardSpec, Source
+from depo.config.reward import plain_rewards
 from depo.errors import UserError
 from depo.recipe.errors import Sources
+from reward.registry import build
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -21,12 +25,23 @@ def check_inputs(recipe: Recipe, sources: Sources | None = None) -> None:
     """
     where = sources or Sources("recipe", {})
     problems = source_problems("data.train", recipe.data.train)
+    problems |= reward_problems("reward", recipe.reward)
     for index, eval_set in enumerate(recipe.evaluation.sets):
         problems |= source_problems(f"evaluation.sets.{index}.source", eval_set.source)
+        if eval_set.reward is not None:
+            problems |= reward_problems(f"evaluation.sets.{index}.reward", eval_set.reward)
     if isinstance(recipe.policy, PretrainedPolicy):
         problems |= model_problems(recipe, recipe.policy)
+    raise_all(problems, where)
+
+
+def raise_all(problems: Mapping[str, str], where: Sources) -> None:
+    """Raise UserError, one line per problem; they stand by key."""
     if problems:
-        lines = [f"{where.of(tuple(key.split('.')))}: {key}: {problem}" for key, problem in problems.items()]
+        lines = [
+            f"{where.of_message(tuple(key.split('.')), problem)}: {key}: {problem}"
+            for key, problem in problems.items()
+        ]
         raise UserError("\n".join(lines))
 
 
@@ -44,6 +59,17 @@ def source_problems(key: str, source: Source) -> dict[str, str]:
     if path.stat().st_size == 0:
         return {key: f"{path} is empty"}
     return {}
+
+
+def reward_problems(key: str, reward: RewardSpec) -> dict[str, str]:
+    """Why a reward cannot be built, by key: a pattern that does not compile, a function that is not there."""
+    problems = {}
+    for part_key, part in plain_rewards(key, reward):
+        try:
+            build(part.model_dump())
+        except ValueError as error:
+            problems[part_key] = str(error)
+    return problems
 
 
 def _similar(path: Path) -> str:

@@ -27,6 +27,8 @@ class Override:
     value: Any
     text: str
     """As it was typed."""
+    origin: str = COMMAND_LINE
+    """Where it was typed: on the command line, or in this key of a recipe."""
 
     @property
     def breadth(self) -> int:
@@ -34,13 +36,13 @@ class Override:
         return len(self.key) - (self.key[-1] == "type")
 
 
-def parse_override(text: str) -> Override:
+def parse_override(text: str, origin: str = COMMAND_LINE) -> Override:
     """``a.b.c=value`` with a YAML value. Raises UserError for anything else."""
     dotted, equals, value = text.partition("=")
     key = tuple(dotted.strip().split("."))
     if not equals or not all(key):
-        raise UserError(f"{COMMAND_LINE}: {text!r} is not an override; write key=value, for example steps=5")
-    return Override(key, parse_yaml(value, f"{COMMAND_LINE}: {dotted}"), text)
+        raise UserError(f"{origin}: {text!r} is not an override; write key=value, for example steps=5")
+    return Override(key, parse_yaml(value, f"{origin}: {dotted}"), text, origin)
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[Override], root: Shape = ROOT) -> dict[str, Any]:
@@ -90,11 +92,11 @@ def _index(here: list[Any], part: str, override: Override, depth: int) -> int:
         return int(part)
     list_key = ".".join(override.key[:depth])
     raise UserError(
-        f"{COMMAND_LINE}: {'.'.join(override.key)}: {list_key} is a list of {len(here)}; "
+        f"{override.origin}: {'.'.join(override.key)}: {list_key} is a list of {len(here)}; "
         f"its entries are numbered from 0, found {part!r}"
     )
 
 
 def _no_block(override: Override, depth: int) -> UserError:
     dotted, parent = ".".join(override.key), ".".join(override.key[:depth])
-    return UserError(f"{COMMAND_LINE}: {dotted}: {parent} is a plain value, it has no keys")
+    return UserError(f"{override.origin}: {dotted}: {parent} is a plain value, it has no keys")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from depo.config import Evaluation, FileSource, HubSource
 from depo.config.suite import Suite
 from depo.errors import UserError
 from depo.recipe.errors import Sources, error_lines
-from depo.recipe.inputs import source_problems
+from depo.recipe.inputs import raise_all, reward_problems, source_problems
 from depo.recipe.overrides import COMMAND_LINE, Override, apply_overrides, parse_override
 from depo.recipe.schema import Shape
 from depo.recipe.yaml_text import dump_yaml, parse_yaml
@@ -22,6 +23,18 @@ ROOT = Shape({"": Suite})
 FOLDER = Path("recipes") / "eval"
 SHIPPED = Path(__file__).resolve().parents[2] / FOLDER
 """Suites of the source tree that this module belongs to, wherever the command is run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How a suite is asked for: what a message about it calls its overrides and its data directory."""
+
+    overrides: str = COMMAND_LINE
+    data_dir: str = "--data-dir"
+
+
+BY_OPTIONS = Asked()
+BY_RECIPE = Asked("evaluation.suite_overrides", "evaluation.suite_data")
 
 
 def find_suite(name: str, where: str = "--suite") -> Path:
@@ -61,7 +74,7 @@ def recipe_suite(evaluation: Evaluation) -> Suite | None:
     if evaluation.suite is None:
         return None
     path = find_suite(evaluation.suite, "evaluation.suite")
-    return read_suite(path, evaluation.suite_overrides, evaluation.suite_data)
+    return read_suite(path, evaluation.suite_overrides, evaluation.suite_data, asked=BY_RECIPE)
 
 
 def read_suite(
@@ -69,13 +82,15 @@ def read_suite(
     overrides: Sequence[str] = (),
     data_dir: Path | None = None,
     only: Sequence[str] | None = None,
+    asked: Asked = BY_OPTIONS,
 ) -> Suite:
-    """The suite in ``path``; its local files are there. Raises UserError, one line a problem."""
-    suite, sources = parse_suite(path, overrides)
+    """The suite in ``path``; its local files are there, and its rewards can be built. Raises UserError, one
+    line a problem."""
+    suite, sources = parse_suite(path, overrides, asked)
     suite = restricted(suite, only)
     if data_dir is not None:
-        suite = with_local_files(suite, data_dir, path)
-    check_files(suite, sources)
+        suite = with_local_files(suite, data_dir, path, asked)
+    check_inputs(suite, sources)
     return suite
 
 
@@ -92,7 +107,9 @@ def restricted(suite: Suite, only: Sequence[str] | None) -> Suite:
     return suite.model_copy(update={"benchmarks": chosen})
 
 
-def parse_suite(path: Path, overrides: Sequence[str] = ()) -> tuple[Suite, Sources]:
+def parse_suite(
+    path: Path, overrides: Sequence[str] = (), asked: Asked = BY_OPTIONS
+) -> tuple[Suite, Sources]:
     """The suite in ``path`` with ``overrides`` on top, and where each key was written."""
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
@@ -100,7 +117,7 @@ def parse_suite(path: Path, overrides: Sequence[str] = ()) -> tuple[Suite, Sourc
         raise UserError(f"{path}: cannot be read as text: {error}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must hold keys and values, found {type(raw).__name__}")
-    parsed = tuple(parse_override(text) for text in overrides)
+    parsed = tuple(parse_override(text, asked.overrides) for text in overrides)
     sources = Sources(str(path), raw, parsed, ROOT)
     check_benchmark_names(raw.get("benchmarks"), parsed, path)
     try:
@@ -122,7 +139,7 @@ def check_benchmark_names(known: Any, overrides: Sequence[Override], path: Path)
         near = difflib.get_close_matches(name, known, n=1)
         meant = f"did you mean {near[0]}? " if near else ""
         raise UserError(
-            f"{COMMAND_LINE}: benchmarks.{name}: no such benchmark; {meant}{path} has {', '.join(known)}; "
+            f"{override.origin}: benchmarks.{name}: no such benchmark; {meant}{path} has {', '.join(known)}; "
             f"a new one needs benchmarks.{name}.source=FILE.jsonl"
         )
 
@@ -132,17 +149,17 @@ def makes(override: Override) -> bool:
     return len(override.key) == 2 or override.key[2:] in (("source",), ("source", "type"))
 
 
-def with_local_files(suite: Suite, data_dir: Path, path: Path) -> Suite:
+def with_local_files(suite: Suite, data_dir: Path, path: Path, asked: Asked) -> Suite:
     """Hub sources replaced by their copies in ``data_dir``; files and generated problems stay."""
     if not data_dir.is_dir():
-        raise UserError(f"--data-dir {data_dir}: no such directory")
+        raise UserError(f"{asked.data_dir} {data_dir}: no such directory")
     benchmarks = {}
     for name, benchmark in suite.benchmarks.items():
         if isinstance(benchmark.source, HubSource):
             if benchmark.local is None:
                 raise UserError(
-                    f"{path}: benchmarks.{name}.local: missing, so --data-dir has no file for it; name one: "
-                    f"benchmarks.{name}.source=FILE.jsonl"
+                    f"{path}: benchmarks.{name}.local: missing, so {asked.data_dir} has no file for it; "
+                    f"name one: benchmarks.{name}.source=FILE.jsonl"
                 )
             local = benchmark.local
             source = FileSource(
@@ -156,14 +173,14 @@ def with_local_files(suite: Suite, data_dir: Path, path: Path) -> Suite:
     return suite.model_copy(update={"benchmarks": benchmarks})
 
 
-def check_files(suite: Suite, sources: Sources) -> None:
-    """Raise UserError, one line a problem, for local files that cannot be used."""
+def check_inputs(suite: Suite, sources: Sources) -> None:
+    """Raise UserError, one line a problem, for local files that cannot be used and rewards that cannot be
+    built."""
     problems: dict[str, str] = {}
     for name, benchmark in suite.benchmarks.items():
         problems |= source_problems(f"benchmarks.{name}.{benchmark.key}", benchmark.source)
-    if problems:
-        lines = [f"{sources.of(tuple(key.split('.')))}: {key}: {text}" for key, text in problems.items()]
-        raise UserError("\n".join(lines))
+        problems |= reward_problems(*suite.judge(name))
+    raise_all(problems, sources)
 
 
 def dump_suite(suite: Suite) -> str:

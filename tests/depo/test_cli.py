@@ -194,6 +194,13 @@ SMALL_GROUP = "error: command line: batch.group_size: must be at least 2, found 
         (["train", "small.yaml", "data.train=no.csv", "--dry-run"], NO_DATA),
         (["fetch", "smollm2"], "error: the following arguments are required: DIR (see depo fetch --help)"),
         (["fetch", "nosuchmodel", "d"], None),
+        (["eval"], "error: the following arguments are required: MODEL_OR_RUN (see depo eval --help)"),
+        (
+            ["route"],
+            "error: the following arguments are required: --small, --large, --estimator "
+            "(see depo route --help)",
+        ),
+        (["train", "small.yaml", "reward={type: format, pattern: '('}", "--dry-run"], None),
         (["upcycle", "d"], "error: the following arguments are required: OUT (see depo upcycle --help)"),
         (
             ["upcycle", "d", "o", "--nonsense"],
@@ -210,6 +217,18 @@ def test_bad_input_is_one_line_and_status_2(
     assert found.startswith("error: ")
     if line is not None:
         assert found == line
+
+
+def test_a_reward_that_cannot_be_built_leaves_no_directory_in_the_way(
+    recipe: str, run_with, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    calls = run_with(lambda: None)
+    assert status("train", recipe, "reward={type: plugin, name: none}", "--run-dir", "here") == 2
+    assert error_line(capsys).startswith(
+        "error: command line: reward: reward plugin 'none' is not registered"
+    )
+    assert status("train", recipe, "--run-dir", "here") == 0
+    assert len(calls) == 1
 
 
 def test_a_run_directory_in_use_is_not_overwritten(

@@ -31,10 +31,12 @@ def test_an_unchanged_recipe_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_what_may_change_is_told_with_old_and_new_value(tmp_path: Path) -> None:
-    now = Recipe.model_validate(BASE | {"steps": 400, "evaluation": {"n": 4, "best": "all"}})
+    evaluation = {"n": 4, "temperature": 0.5, "best": "all"}
+    now = Recipe.model_validate(BASE | {"steps": 400, "evaluation": evaluation})
     assert changes_on_resume(now, begun(tmp_path)) == [
         "changed on resume: steps 200 → 400",
         "changed on resume: evaluation.n 1 → 4",
+        "changed on resume: evaluation.temperature 0.0 → 0.5",
         "changed on resume: evaluation.best null → all",
     ]
 

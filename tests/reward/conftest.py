@@ -22,6 +22,9 @@ def length(sample):
 def halves(sample):
     return 0.5, sample.completion == sample.reference
 
+def undecided(sample):
+    return 0.5, None
+
 def full(sample):
     return Score(0.25, True, components={"style": 0.25})
 

@@ -16,11 +16,14 @@ from reward.checked import DETAIL_LENGTH, checked, describe
         Score(1.0, True, detail=None),  # type: ignore[arg-type]
         Score(1.0, True, unparseable=None),  # type: ignore[arg-type]
         Score(1, 1, unparseable=0),  # type: ignore[arg-type]
+        Score(1.0, True, components=None),  # type: ignore[arg-type]
+        Score(1, True, components=None),  # type: ignore[arg-type]
     ],
 )
 def test_fields_come_out_in_their_types(given: Score) -> None:
     score = checked(given)
     assert (score.value, score.correct, score.unparseable, score.detail) == (1.0, True, False, "")
+    assert score.components == {}
     assert [type(field) for field in (score.value, score.correct, score.unparseable)] == [float, bool, bool]
 
 

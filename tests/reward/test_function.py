@@ -21,6 +21,12 @@ def test_a_pair_gives_value_and_verdict(sample, functions) -> None:
     assert [(score.value, score.correct) for score in scores] == [(0.5, True), (0.5, False)]
 
 
+def test_a_pair_without_verdict_is_unscorable_not_wrong(sample, functions) -> None:
+    (score,) = build("undecided").score([sample("42")])
+    assert (score.correct, score.detail) == (None, "returned None for correct")
+    assert math.isnan(score.value)
+
+
 def test_a_score_is_taken_as_it_is(sample, functions) -> None:
     (score,) = build("full").score([sample("x")])
     assert score == reward.Score(0.25, True, components={"style": 0.25})

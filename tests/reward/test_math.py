@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,14 @@ def verdict(math_reward: reward.Reward, completion: str, reference: str) -> str:
         (r"\boxed{4\text{ apples}}", "4"),
         (r"\boxed{(x+1)^2}", "x^2 + 2x + 1"),
         (r"\boxed{5} or \boxed{6", "5"),
+        (r"\boxed{34}", "34."),
+        (r"\boxed{34}", "#### 34,"),
+        (r"\boxed{5.}", "5"),
+        (r"\boxed{5 ;}", "5"),
+        ("48 + 24 = 72\n#### 72.", "72"),
+        (r"\boxed{380000}", "3.8e5."),
+        (r"\boxed{5\,}", "5"),
+        (r"\boxed{(-\infty, 0) \cup \{1\}}", r"$(-\infty, 0) \cup\{1\}$."),
     ],
 )
 def test_right_answers_in_their_many_forms(math_reward, completion: str, reference: str) -> None:
@@ -79,13 +88,17 @@ def test_right_answers_in_their_many_forms(math_reward, completion: str, referen
         (r"\boxed{0}", r"1.6 \times 10^{-19}"),
         (r"\boxed{😀}", "42"),
         (r"\boxed{\frac{}{}}", "42"),
+        (r"\boxed{1, 2, 3}", "1, 2, 3, ..."),
+        (r"\boxed{3.4}", "34."),
     ],
 )
 def test_wrong_answers_are_wrong(math_reward, completion: str, reference: str) -> None:
     assert verdict(math_reward, completion, reference) == "wrong"
 
 
-@pytest.mark.parametrize("completion", ["", "no idea", r"\boxed{}", r"42 is wrong: \boxed{ }", "😀", "####"])
+@pytest.mark.parametrize(
+    "completion", ["", "no idea", r"\boxed{}", r"42 is wrong: \boxed{ }", "😀", "####", r"\boxed{.}"]
+)
 def test_a_completion_without_an_answer_is_unparseable_and_counts_as_wrong(math_reward, completion) -> None:
     assert verdict(math_reward, completion, "42") == "unparseable"
 
@@ -102,10 +115,26 @@ def test_leading_zeros_count_for_small_numbers_only(number: str, zeros: int) -> 
 
 def test_a_long_completion_is_cut_at_a_line() -> None:
     text = "x\n" * TAIL + "the answer is 42"
-    assert tail(text).startswith("x\n")
-    assert tail(text).endswith("the answer is 42")
-    assert TAIL - 2 <= len(tail(text)) <= TAIL
-    assert tail("short") == "short"
+    assert tail(text, TAIL).startswith("x\n")
+    assert tail(text, TAIL).endswith("the answer is 42")
+    assert TAIL - 2 <= len(tail(text, TAIL)) <= TAIL
+    assert tail("short", TAIL) == "short"
+
+
+def test_a_line_longer_than_the_tail_is_cut_where_the_tail_begins() -> None:
+    assert tail("words " * TAIL + "the answer is 42\n", TAIL).endswith("the answer is 42\n")
+
+
+def test_a_marked_answer_is_found_before_many_words(math_reward) -> None:
+    assert verdict(math_reward, "#### 42\n" + "so it is\n" * TAIL, "42") == "unparseable"
+    assert verdict(math_reward, "#### 42\n" + "so it is\n" * (TAIL // 5), "42") == "right"
+
+
+@pytest.mark.parametrize("loop", ["1 ", "12 34 ", "1 2 3\n", "7"])
+def test_a_loop_of_numbers_is_wrong_before_any_timeout(math_reward, loop: str) -> None:
+    before = time.process_time()
+    assert verdict(math_reward, loop * (20_000 // len(loop)), "42") == "wrong"
+    assert time.process_time() - before < 2.0
 
 
 STRANGE = {

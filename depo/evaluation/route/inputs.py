@@ -15,9 +15,10 @@ import numpy as np
 from depo.checkpoint import latest_checkpoint
 from depo.data import load_saved
 from depo.errors import UserError
+from depo.evaluation.comparison import setting
 from depo.evaluation.estimator_check import cannot_ask, predictions
 from depo.evaluation.measures.routing import Questions
-from depo.evaluation.problems import LoadedBenchmark, reward_of
+from depo.evaluation.problems import LoadedBenchmark
 from depo.evaluation.results import avg_of
 from depo.evaluation.target import Target
 from depo.recipe import load_recipe
@@ -55,11 +56,11 @@ def stored_problems(evaluation: Path) -> list[LoadedBenchmark]:
     """The problems that a finished evaluation asked."""
     suite, _ = parse_suite(evaluation / "suite.yaml")
     found = []
-    for name, benchmark in suite.benchmarks.items():
+    for name in suite.benchmarks:
         path = evaluation / "problems" / f"{name}.parquet"
         if not path.is_file():
             raise UserError(f"{path}: missing; the estimator reads the problems' texts from there")
-        found.append(LoadedBenchmark(name, load_saved(path), reward_of(benchmark, suite), ""))
+        found.append(LoadedBenchmark(name, load_saved(path), suite.judge(name)[1], ""))
     return found
 
 
@@ -116,7 +117,7 @@ def check_same_problems(small: Document, large: Document, suite: str | None) -> 
             f"--small and --large have different benchmarks: {', '.join(first)} and {', '.join(second)}"
         )
     for name in first:
-        if reward(small, name) != reward(large, name):
+        if setting(small["suite"], name, "reward") != setting(large["suite"], name, "reward"):
             raise UserError(f"{name}: --small and --large were judged by different rewards")
         keys = [keys_of(document["benchmarks"][name]["each"]) for document in (small, large)]
         if keys[0] != keys[1]:
@@ -125,11 +126,6 @@ def check_same_problems(small: Document, large: Document, suite: str | None) -> 
                 f"{name}: --small was asked {len(keys[0]):,} problems and --large {len(keys[1]):,}, "
                 f"{shared:,} of them the same; evaluate both with the same source, limit and template"
             )
-
-
-def reward(document: Document, name: str) -> Any:
-    suite = document["suite"]
-    return suite["benchmarks"][name]["reward"] or suite["reward"]
 
 
 def keys_of(each: Sequence[Mapping[str, Any]]) -> set[str]:

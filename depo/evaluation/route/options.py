@@ -50,7 +50,7 @@ def add_route(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("overrides", nargs="*", metavar="key=value", help="keys of the suite")
+    add("overrides", nargs="*", default=[], metavar="key=value", help="keys of the suite")
     add("--small", required=True, metavar="A", help="finished evaluation, model or run")
     add("--large", required=True, metavar="B", help="finished evaluation, model or run")
     add("--estimator", required=True, metavar="RUN", help="training run whose estimator routes")

@@ -59,7 +59,7 @@ def route_document(
         "suite": small["suite"]["name"],
         "samples": {"small": small["suite"]["sampling"]["n"], "large": large["suite"]["sampling"]["n"]},
         "resamples": resamples,
-        "unlike": unlike(small["suite"], large["suite"]),
+        "unlike": unlike(small["suite"], large["suite"], list(small["benchmarks"])),
         "cost": price.described(),
         "taus": list(taus),
         "benchmarks": {

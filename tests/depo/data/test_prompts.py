@@ -151,6 +151,15 @@ def test_every_row_is_kept_or_counted_under_one_reason(tmp_path, tokenizer):
     )
 
 
+def test_an_answer_that_is_no_unicode_is_dropped_and_counted(tmp_path, tokenizer):
+    rows = [{"question": "a", "answer": "1"}, {"question": "b", "answer": "\ud800"}]
+    rows += [{"question": "c", "answer": ["2", "\ud800"]}]
+    data = Data(train=write_rows(tmp_path, rows))
+    prompts, report = load_prompts(data.train, data, tokenizer)
+    assert [prompt.text for prompt in prompts] == ["a"]
+    assert report.dropped == {"without_answer": 2}
+
+
 def test_the_length_limit_counts_the_chat_format(tmp_path, tokenizer):
     train = write_rows(tmp_path, [{"question": "12345", "answer": "1"}])
     exact = Data(train=train, max_prompt_tokens=8)  # <user> 1 2 3 4 5 </s> <assistant>

@@ -223,3 +223,15 @@ def test_hub_data_sets_read_like_files(tmp_path, tokenizer):
     wrong_split = HubSource(id=str(tmp_path), split="dev")
     with pytest.raises(UserError, match=r"^data\.train: cannot load data set .*dev"):
         load_prompts(wrong_split, Data(train=wrong_split), tokenizer)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize("depth", [990, 100_000])
+def test_values_nested_without_end_are_one_line(tmp_path, tokenizer, suffix, opening, closing, depth):
+    row = f'{{"question": "2+2?", "answer": {opening * depth}4{closing * depth}}}'
+    path = tmp_path / f"rows{suffix}"
+    path.write_text(row if suffix == ".jsonl" else f"[{row}]")
+    with pytest.raises(UserError, match=r"^data\.train: .*(nested too deeply|struct)") as caught:
+        load(path, tokenizer)
+    assert "\n" not in str(caught.value)

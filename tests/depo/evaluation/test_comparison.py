@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from depo.errors import UserError
-from depo.evaluation.comparison import compare, notes, rows_of
+from depo.evaluation.comparison import compare, notes, rows_of, unlike
 from depo.evaluation.names import told_apart
 
 SUITE = {
@@ -17,6 +17,7 @@ SUITE = {
     "resamples": 50,
     **dict.fromkeys(("template", "system", "raw", "max_prompt_tokens", "reward", "engine", "dtype")),
     "sampling": {"n": 2},
+    "benchmarks": {name: dict.fromkeys(("template", "system", "reward")) for name in "abc"},
 }
 
 
@@ -75,6 +76,44 @@ def test_what_is_left_out_is_counted(document):
         "a: problems left out for want of scorable samples on either side: "
         "1 at avg, 1 at pass@1, 1 at pass@2",
     ]
+
+
+def suite(benchmarks: dict[str, dict[str, Any]], **settings: Any) -> dict[str, Any]:
+    """`SUITE` with other settings, and with settings that benchmarks have of their own."""
+    own = {name: blank | benchmarks.get(name, {}) for name, blank in SUITE["benchmarks"].items()}
+    return SUITE | settings | {"benchmarks": own}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "lines"),
+    [
+        (suite({}, template="P"), suite({}, template="P"), []),
+        (suite({}, template="P"), suite({}, template="Q"), ["template: 'P' against 'Q'"]),
+        (
+            suite({"a": {"template": "Q"}}, template="P"),
+            suite({}, template="P"),
+            ["benchmarks.a.template: 'Q' against 'P'"],
+        ),
+        (
+            suite({"a": {"system": ""}}, system="S"),
+            suite({}, system="S"),
+            ["benchmarks.a.system: '' against 'S'"],
+        ),
+        (
+            suite({"b": {"reward": {"type": "exact"}}}, reward={"type": "math"}),
+            suite({}, reward={"type": "exact"}),
+            ["benchmarks.a.reward: {'type': 'math'} against {'type': 'exact'}"],
+        ),
+        (
+            suite({"a": {"template": "R"}, "b": {"template": "R"}}, template="P"),
+            suite({"a": {"template": "R"}, "b": {"template": "R"}}, template="Q"),
+            [],
+        ),
+        (suite({"c": {"template": "Q"}}), suite({}), []),
+    ],
+)
+def test_settings_are_compared_as_each_benchmark_of_both_has_them(first, second, lines):
+    assert unlike(first, second, ["a", "b"]) == lines
 
 
 def test_nothing_in_common_is_an_error():

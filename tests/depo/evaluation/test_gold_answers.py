@@ -44,6 +44,18 @@ def test_gold_answers_verify_against_themselves(test_data, name):
             assert len(failed) <= 0.01 * len(keyed)
 
 
+def test_a_gold_answers_full_stop_is_not_part_of_it(test_data):
+    """Of the shipped benchmarks, one answer of OlympiadBench has one."""
+    suite = load_suite("math", [], test_data, ["olympiadbench"])
+    source = suite.benchmarks["olympiadbench"].source
+    references = [problem.reference for problem in unique_problems(source, DataReport("o"), "o")]
+    ended = [reference for reference in references if reference.endswith(".")]
+    assert ended
+    with VerifierPool({"type": "math"}, workers=1, timeout=20) as pool:
+        plain = [Sample(f"\\boxed{{{one.rstrip('.')}}}", one, 10, "stop", 100) for one in ended]
+        assert [score.correct for score in pool.score(plain)] == [True] * len(ended)
+
+
 def test_gold_answers_of_reasoning_gym_verify_by_its_own_scorers():
     pytest.importorskip("reasoning_gym")
     suite = load_suite("reasoning_gym")

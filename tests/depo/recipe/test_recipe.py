@@ -204,6 +204,29 @@ LINES = [
         [],
         "FILE: selection: min_window 200 exceeds window 100",
     ),
+    (
+        "selection: {candidates: 63}",
+        [],
+        "FILE: selection.candidates 63 must be at least batch.prompts 64: a wave is chosen among them",
+    ),
+    (
+        "evaluation: {n: 4}",
+        [],
+        "FILE: evaluation: n 4 at temperature 0 would draw the same completion 4 times; set temperature "
+        "above 0, or n=1",
+    ),
+    ("learner: {betas: [0.9, 1]}", [], "FILE: learner.betas.1: must be less than 1, found 1"),
+    ("", ["policy.lora.dropout=1.0"], "command line: policy.lora.dropout: must be less than 1, found 1.0"),
+    (
+        "",
+        ["policy={type: tiny_moe, warm_start: {beta2: 1.0}}"],
+        "command line: policy.warm_start.beta2: must be less than 1, found 1.0",
+    ),
+    (
+        "evaluation: {sets: [{name: a, source: a/b}, {name: a, source: c/d}]}",
+        [],
+        "FILE: evaluation.sets: 2 sets are called 'a'; give each a name of its own",
+    ),
     ("evaluation: {sets: [{source: a/b}]}", [], "FILE: evaluation.sets.0.name: required, but not given"),
     (
         "evaluation: {sets: []}",
@@ -222,6 +245,119 @@ LINES = [
 @pytest.mark.parametrize(("text", "overrides", "line"), LINES, ids=lambda value: str(value)[:40])
 def test_a_mistake_is_told_in_one_line(tmp_path: Path, text: str, overrides: list[str], line: str) -> None:
     assert problems(tmp_path, f"{MINIMAL}{text}\n", *overrides) == [line]
+
+
+@pytest.mark.parametrize("name", ["all", "solvable", "math/avg"])
+def test_a_set_is_not_called_as_another_measure(tmp_path: Path, name: str) -> None:
+    (line,) = problems(tmp_path, f"{MINIMAL}evaluation: {{sets: [{{name: {name}, source: a/b}}]}}\n")
+    assert line.startswith(f"FILE: evaluation.sets.0.name: {name!r} is no name for a set: ")
+
+
+def test_what_is_asked_for_by_teacher_forcing_needs_no_temperature(tmp_path: Path) -> None:
+    text = MINIMAL + "reward: exact\nevaluation: {method: exact, n: 4}\n"
+    assert load_recipe(written(tmp_path, text)).evaluation.n == 4
+
+
+# ---------------------------------------------------------------- rewards that fit
+
+TASKS = "{type: reasoning_gym, tasks: [gcd]}"
+OVERLONG = "{reward: {type: overlong, buffer: 64}}"
+
+
+def weighted(*parts: str) -> str:
+    return f"{{type: weighted, parts: [{', '.join(parts)}]}}"
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        "reasoning_gym",
+        weighted("{reward: {type: reasoning_gym}}", OVERLONG),
+        weighted(f"{{reward: {weighted('{reward: {type: reasoning_gym}}')}}}", "{reward: {type: exact}}"),
+        '{type: function, path: "mine:f"}',
+        "{type: plugin, name: mine}",
+    ],
+)
+def test_generated_tasks_are_judged_by_their_own_scorers_or_a_users(tmp_path: Path, reward: str) -> None:
+    path = written(tmp_path)
+    recipe = load_recipe(path, [f"data.train={TASKS}", f"reward={reward}"])
+    assert recipe.data.train.type == "reasoning_gym"
+    sets = f"evaluation.sets=[{{name: a, source: {TASKS}, reward: {reward}}}]"
+    assert load_recipe(path, [sets]).evaluation.sets[0].source.type == "reasoning_gym"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ([f"data.train={TASKS}"], "reward.type math cannot judge data.train.type reasoning_gym"),
+        (
+            [f"data.train={TASKS}", f"reward={weighted('{reward: {type: exact}}', OVERLONG)}"],
+            "reward.parts.0.reward.type exact cannot judge data.train.type reasoning_gym",
+        ),
+        (
+            [f"reward={weighted('{reward: {type: reasoning_gym}}', OVERLONG)}"],
+            "reward.parts.0.reward.type reasoning_gym judges tasks of reasoning_gym only; data.train.",
+        ),
+        (
+            [f"evaluation.sets=[{{name: a, source: {TASKS}}}]"],
+            "reward.type math cannot judge evaluation.sets.0.source.type reasoning_gym",
+        ),
+        (
+            [f"evaluation.sets=[{{name: a, source: {TASKS}, reward: exact}}]"],
+            "evaluation.sets.0.reward.type exact cannot judge evaluation.sets.0.source.type reasoning_gym",
+        ),
+        (
+            ["evaluation.sets=[{name: a, source: a/b, reward: reasoning_gym}]"],
+            "evaluation.sets.0.reward.type reasoning_gym judges tasks of reasoning_gym only",
+        ),
+        (
+            [
+                f"evaluation.sets=[{{name: a, source: {TASKS}, reward: reasoning_gym}}]",
+                "evaluation.method=exact",
+                "reward=exact",
+            ],
+            "reward.type exact cannot judge evaluation.sets.0.source.type reasoning_gym",
+        ),
+    ],
+)
+def test_a_reward_that_cannot_judge_a_source_is_refused(
+    tmp_path: Path, overrides: list[str], complaint: str
+) -> None:
+    (line,) = problems(tmp_path, MINIMAL, *overrides)
+    assert f"): {complaint}" in line
+
+
+@pytest.mark.parametrize("buffer", [1024, 5000])
+def test_a_buffer_as_long_as_the_completions_is_refused(tmp_path: Path, buffer: int) -> None:
+    part = f"{{reward: {{type: overlong, buffer: {buffer}}}}}"
+    text = f"{MINIMAL}reward: {weighted('{reward: {type: math}}', f'{{reward: {weighted(part)}}}')}\n"
+    assert problems(tmp_path, text) == [
+        f"FILE: reward.parts.1.reward.parts.0.reward.buffer {buffer} must be smaller than "
+        "rollout.max_new_tokens 1024, or completions are punished from their first token"
+    ]
+    assert load_recipe(written(tmp_path, text), [f"rollout.max_new_tokens={buffer + 1}"])
+
+
+def test_a_buffer_of_an_evaluation_sets_own_reward_is_checked(tmp_path: Path) -> None:
+    own = "{type: overlong, buffer: 1024}"
+    (line,) = problems(
+        tmp_path, f"{MINIMAL}evaluation: {{sets: [{{name: a, source: a/b, reward: {own}}}]}}\n"
+    )
+    assert line.startswith("FILE: evaluation.sets.0.reward.buffer 1024 must be smaller than ")
+
+
+def test_shorter_completions_than_the_shipped_buffer_are_refused() -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(ROOT / "recipes" / "math.yaml", ["rollout.max_new_tokens=512"])
+    assert "reward.parts.1.reward.buffer 1024 must be smaller than rollout.max_new_tokens 512" in str(
+        caught.value
+    )
+
+
+def test_the_usual_combination_of_the_documentation_loads(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "rewards.md").read_text()
+    (block,) = [one.partition("```")[0] for one in text.split("```yaml\n")[1:] if "overlong" in one[:200]]
+    assert load_recipe(written(tmp_path, MINIMAL + block)).reward.type == "weighted"
 
 
 def test_every_mistake_is_told_not_only_the_first(tmp_path: Path) -> None:
@@ -312,6 +448,34 @@ def test_a_missing_evaluation_file_is_named_with_its_key(tmp_path: Path) -> None
 def test_an_empty_data_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").touch()
     assert input_problem(tmp_path, f"data.train={tmp_path}/train.jsonl").endswith("train.jsonl is empty")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["reward={type: format, pattern: '('}"], "command line: reward: reward format: pattern '(' is no "),
+        (
+            ["reward={type: function, path: 'no_such_module:f'}"],
+            "command line: reward: reward function: path 'no_such_module:f': no module ",
+        ),
+        (
+            ["reward={type: plugin, name: none}"],
+            "command line: reward: reward plugin 'none' is not registered ",
+        ),
+        (
+            [f"reward={weighted('{reward: {type: exact}}', '{reward: {type: plugin, name: none}}')}"],
+            "command line: reward.parts.1.reward: reward plugin 'none' is not registered ",
+        ),
+        (
+            ["evaluation.sets=[{name: a, source: a/b, reward: {type: plugin, name: none}}]"],
+            "command line: evaluation.sets.0.reward: reward plugin 'none' is not registered ",
+        ),
+    ],
+)
+def test_a_reward_that_cannot_be_built_is_named_with_its_key(
+    tmp_path: Path, overrides: list[str], line: str
+) -> None:
+    assert input_problem(tmp_path, *overrides).startswith(line)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from depo.config import FileSource, HubSource
+from depo.config import Evaluation, FileSource, HubSource
 from depo.errors import UserError
 from depo.evaluation.problems import load_benchmark
-from depo.recipe.suites import SHIPPED, dump_suite, known_suites, load_suite, parse_suite
+from depo.recipe.suites import SHIPPED, dump_suite, known_suites, load_suite, parse_suite, recipe_suite
 
 SMALL = """\
 name: small
@@ -127,6 +127,10 @@ def test_mistakes_are_told_in_one_line_with_file_and_key(small, tmp_path):
         complaint("math", data_dir=tmp_path / "gone") == f"--data-dir {tmp_path / 'gone'}: no such directory"
     )
 
+    assert complaint(small, "reward={type: format, pattern: '('}").startswith(
+        "command line: reward: reward format: pattern '(' is no regular expression"
+    )
+
     (tmp_path / "broken.yaml").write_text("name: broken\nbenchmarks: [1\n")
     assert complaint("broken.yaml").startswith("broken.yaml:3: not valid YAML")
     (tmp_path / "none.yaml").write_text("name: none\nbenchmarks: {}\n")
@@ -135,3 +139,56 @@ def test_mistakes_are_told_in_one_line_with_file_and_key(small, tmp_path):
     assert complaint("bare.yaml") == "bare.yaml: benchmarks.a.source: required, but not given"
     (tmp_path / "hub.yaml").write_text("name: hub\nbenchmarks: {a: {source: owner/set}}\n")
     assert "benchmarks.a.local: missing" in complaint("hub.yaml", data_dir=tmp_path)
+
+
+def test_a_reward_that_cannot_judge_a_benchmark_is_refused(small):
+    assert complaint("math", "reward=reasoning_gym").endswith(
+        "(with reward=reasoning_gym from the command line): reward.type reasoning_gym judges tasks of "
+        "reasoning_gym only; benchmarks.gsm8k.source.type is hub"
+    )
+    tasks = "benchmarks.sums.source={type: reasoning_gym, tasks: [gcd]}"
+    assert "reward.type math cannot judge benchmarks.sums.source.type reasoning_gym" in complaint(
+        small, tasks
+    )
+    own = "benchmarks.sums.reward=exact"
+    assert "benchmarks.sums.reward.type exact cannot judge benchmarks.sums.source.type" in complaint(
+        small, tasks, own, "reward=reasoning_gym"
+    )
+    assert load_suite(small, [tasks, "benchmarks.sums.reward=reasoning_gym"]).reward.type == "math"
+
+
+def test_a_buffer_as_long_as_the_completions_is_refused(small):
+    overlong = "benchmarks.sums.reward={type: overlong, buffer: 64}"
+    assert "benchmarks.sums.reward.buffer 64 must be smaller than sampling.max_new_tokens 64" in complaint(
+        small, overlong, "sampling.max_new_tokens=64"
+    )
+    assert load_suite(small, [overlong, "sampling.max_new_tokens=65"])
+
+
+@pytest.mark.parametrize(
+    ("blocks", "line"),
+    [
+        ({"suite_data": "gone"}, "evaluation.suite_data gone: no such directory"),
+        (
+            {"suite_overrides": ["samplin.n=3"]},
+            "evaluation.suite_overrides: samplin: unknown key; did you mean sampling?",
+        ),
+        ({"suite_overrides": ["steps"]}, "evaluation.suite_overrides: 'steps' is not an override; "),
+        (
+            {"suite_overrides": ["name.x=1"]},
+            "evaluation.suite_overrides: name.x: name is a plain value",
+        ),
+        (
+            {"suite_overrides": ["benchmarks.sms.source.limit=1"]},
+            "evaluation.suite_overrides: benchmarks.sms: no such benchmark; did you mean sums?",
+        ),
+        (
+            {"suite_overrides": ["k=[4]", "sampling.temperature=1"]},
+            "small.yaml (with k=[4] from evaluation.suite_overrides): k: ",
+        ),
+    ],
+)
+def test_what_a_recipe_asks_of_its_suite_is_told_by_the_recipes_keys(small, blocks, line):
+    with pytest.raises(UserError) as caught:
+        recipe_suite(Evaluation.model_validate({"suite": small} | blocks))
+    assert str(caught.value).startswith(line)
