@@ -30,6 +30,12 @@ class Alarms:
         """Look at a finished step. Raises UserError when verification has given up altogether."""
         if metrics.get("routing/collapsing"):
             self.once("collapse", COLLAPSE)
+        if metrics.get("skipped_steps"):
+            self.once(
+                "skipped",
+                f"warning: step {step}: gradients were not finite, {metrics['skipped_steps']:.0f} optimizer "
+                "steps were left out (skipped_steps in metrics.jsonl); if it goes on, lower learner.lr",
+            )
         scores = [score for group in groups for score in group.scores]
         reasons = Counter(score.detail for score in scores if score.correct is None)
         missing = reasons.total()

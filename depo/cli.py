@@ -1,7 +1,8 @@
 """The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo route``,
 ``depo replay TRACE``, ``depo bench NAME``, ``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
 
-Exit status 0: done; 2: bad input, one line that names file and key; 1: anything else; 130: interrupted.
+Exit status 0: done; 2: bad input, one line that names file and key; 1: anything else; 130: interrupted;
+143: terminated (SIGTERM, ``depo train``).
 ``--help`` and ``--dry-run`` import neither torch nor Ray; but for a recipe that asks for something not every
 model has (an adapter, routing replay), where the model's config is at hand to check that.
 """
@@ -20,7 +21,7 @@ from depo.directories import check_place, new_directory
 from depo.errors import UserError
 from depo.evaluation.options import add_eval
 from depo.evaluation.route.options import add_route
-from depo.failures import BAD_INPUT, DONE, report_failure, say
+from depo.failures import BAD_INPUT, DONE, report_failure, say, terminations
 from depo.recipe import dump_recipe, read_recipe
 from depo.recipe.architecture import demands, unchecked
 from depo.recipe.inputs import check_inputs
@@ -226,12 +227,13 @@ def train(options: argparse.Namespace) -> int:
     for note in notes(recipe):
         say(f"note: {note}")
     run_dir = options.run_dir or new_directory(recipe.name)
-    try:
-        from depo.run import train as run_recipe
+    with terminations() as received:
+        try:
+            from depo.run import train as run_recipe
 
-        run_recipe(recipe, run_dir, options.resume, options.quiet)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all of it is reported
-        return report_failure(error, run_dir)
+            run_recipe(recipe, run_dir, options.resume, options.quiet)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all of it is reported
+            return report_failure(error, run_dir, terminated=bool(received))
     return DONE
 
 

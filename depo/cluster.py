@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,6 +36,16 @@ def ray_for(address: str | None, engines: int) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    with sigterm_handler_kept():
+        init(address, engines)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def init(address: str | None, engines: int) -> None:
+    """Connect to the cluster at ``address``, or start a local one."""
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         try:
@@ -54,12 +66,25 @@ def ray_for(address: str | None, engines: int) -> Iterator[None]:
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             **quiet,
         )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+
+
+@contextmanager
+def sigterm_handler_kept() -> Iterator[None]:
+    """``ray.init`` puts its own handler in place of the caller's; the caller's, if it has one, comes back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def gpus_in_cluster() -> int:
     """Devices that Ray can place actors on."""
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def learner_gpus(recipe: Recipe, gpus: int) -> int:
+    """Devices that the learner reserves where the cluster has ``gpus``."""
+    if recipe.learner.device == "cpu":
+        return 0
+    wanted = recipe.resources.learner_gpus
+    return min(1, gpus) if wanted is None else wanted

@@ -3,27 +3,62 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from depo.errors import UserError
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit statuses; 130 is what a shell reports for Ctrl-C."""
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""Exit statuses; 130 is what a shell reports for Ctrl-C, 143 for SIGTERM."""
 
 IN_ACTOR_START = "depo.errors.UserError: "
 """How Ray quotes a UserError raised while an actor was being made: as text, the exception itself is gone."""
 
 
-def report_failure(error: BaseException, run_dir: Path | None) -> int:
-    """Print what happened to stderr and return the exit status.
+@contextmanager
+def terminations() -> Iterator[list[int]]:
+    """SIGTERM, with which Slurm and Kubernetes end a run, as an interrupt: all is closed as after Ctrl-C.
+
+    Gives a list that holds the signal once it has come: a call of Ray that waits passes a handler's exception
+    on as a plain KeyboardInterrupt, if at all. Where signals are not this thread's business, or SIGTERM is
+    ignored, nothing changes.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
+        yield received
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def report_failure(error: BaseException, run_dir: Path | None, terminated: bool = False) -> int:
+    """Print what happened to stderr and return the exit status. ``terminated``: SIGTERM came, and whatever
+    was raised is due to it (it goes to a job's other processes too).
 
     A UserError is its message alone. Anything else is "error: Type: message"; its traceback goes to
     ``run_dir/error.log``, or to stderr with DEPO_TRACEBACK=1 or when there is no run directory yet.
     """
+    if terminated:
+        say(how_to_continue("terminated", run_dir))
+        return TERMINATED
     if isinstance(error, KeyboardInterrupt):
-        say(interrupted(run_dir))
+        say(how_to_continue("interrupted", run_dir))
         return INTERRUPTED
     user_error = as_user_error(error)
     if user_error is not None:
@@ -70,8 +105,8 @@ def as_user_error(error: BaseException) -> str | None:
     return None
 
 
-def interrupted(run_dir: Path | None) -> str:
-    """One line on how to go on after Ctrl-C."""
+def how_to_continue(what: str, run_dir: Path | None) -> str:
+    """One line on how to go on after ``what`` happened."""
     if run_dir is not None and (run_dir / "recipe.yaml").is_file():
-        return f"interrupted; continue with: depo train --resume --run-dir {run_dir}"
-    return "interrupted"
+        return f"{what}; continue with: depo train --resume --run-dir {run_dir}"
+    return what

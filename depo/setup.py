@@ -10,7 +10,7 @@ from pathlib import Path
 
 import estimators
 from depo.alarms import Alarms
-from depo.cluster import gpus_in_cluster
+from depo.cluster import gpus_in_cluster, learner_gpus
 from depo.config import Recipe, RewardSpec, TinyMoePolicy
 from depo.config.estimator import built_with
 from depo.console import Console
@@ -52,6 +52,7 @@ def assemble(
     Raises UserError when the recipe asks for something that is not there.
     """
     check_routes_are_returned(recipe)
+    check_gpus_suffice(recipe)
     learner = RemoteLearner(recipe)
 
     initial_policy = run_dir / "initial_policy"
@@ -200,6 +201,28 @@ def check_routes_are_returned(recipe: Recipe) -> None:
             "learner.routing_replay r3: vLLM returns routed experts on GPUs only, and the Ray cluster has "
             "none; use r2, or rollout.engine transformers"
         )
+
+
+def check_gpus_suffice(recipe: Recipe) -> None:
+    """Raise UserError where learner and engines reserve more GPUs than the Ray cluster has: Ray would let
+    those wait that find no place, and say nothing."""
+    vllm, gpus = recipe.rollout.vllm, gpus_in_cluster()
+    if recipe.rollout.engine != "vllm" or not gpus:
+        return
+    learner, engines = learner_gpus(recipe, gpus), vllm.workers * vllm.tensor_parallel
+    if learner + engines <= gpus:
+        return
+    remedy = "use fewer or smaller engines"
+    if engines <= gpus:
+        remedy = (
+            "let the learner share a GPU with an engine: resources.learner_gpus=0 and a smaller "
+            f"rollout.vllm.gpu_memory_utilization (now {vllm.gpu_memory_utilization:g}), such as 0.3"
+        )
+    raise UserError(
+        f"rollout.vllm: the learner reserves {learner} GPUs (resources.learner_gpus) and the engines "
+        f"{engines} (rollout.vllm.workers {vllm.workers} x tensor_parallel {vllm.tensor_parallel}), but the "
+        f"Ray cluster has {gpus}; {remedy}"
+    )
 
 
 def benchmarks(

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from depo.cores import usable_cores
 from depo.versions import package_versions, source_commit
 
 GIB = 2**30
@@ -31,7 +32,7 @@ def machine() -> dict[str, Any]:
     """Kind of machine: processor, cores usable by this process, memory (GiB), GPUs."""
     found: dict[str, Any] = {
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "system": platform.system(),
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:

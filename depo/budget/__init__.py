@@ -1,13 +1,14 @@
 """What a recipe will cost, computed before anything is loaded: batch arithmetic, parameters, rough memory.
 
-Bounds are for sequences that all reach the length limit; "unknown" where a hub model's config is not at hand.
+Bounds are for sequences that all reach the length limit, where nothing else is said; "unknown" where a hub
+model's config is not at hand.
 Memory leaves out activations (they depend on the implementation) and what the frameworks take for themselves.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isqrt
 
 from depo.budget.model_config import find_config
 from depo.budget.model_shape import DENSE, MIXTURES, ModelShape, model_shape
@@ -20,6 +21,10 @@ TINY_VOCABULARY = 17
 """Tokens of the tiny policy's character tokenizer."""
 CHUNK_LOGITS = 2**24
 """Logits that the learner lets exist at once."""
+PASS_TOKENS = 128
+"""What a pass costs beyond its tokens, in tokens, where it costs least."""
+SHARED_TOKENS = 256
+"""Tokens of a row whose sequences share a prompt, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,9 @@ def batch_rows(recipe: Recipe) -> list[Row]:
     waves = recipe.selection.max_waves if recipe.selection.refill else 1
     rows_per_minibatch = rollouts // learner.minibatches
     rows_per_microbatch = max(1, learner.tokens_per_microbatch // context)
-    microbatches = learner.minibatches * ceil(rows_per_minibatch / rows_per_microbatch)
+    passes_of_full_length = (
+        learner.minibatches * learner.epochs * ceil(rows_per_minibatch / rows_per_microbatch)
+    )
     passes = f"{plural(learner.epochs, 'epoch')} × {plural(learner.minibatches, 'mini-batch')}"
     return [
         Row("rollouts per step", f"{rollouts:,}", f"{batch.prompts} prompts × group size {batch.group_size}"),
@@ -71,12 +78,27 @@ def batch_rows(recipe: Recipe) -> list[Row]:
         Row("optimizer steps per step", f"{learner.minibatches * learner.epochs}", passes),
         Row(
             "micro-batches per step, at most",
-            f"{microbatches * learner.epochs:,}",
-            f"{rows_per_microbatch} sequences of {context} tokens in {learner.tokens_per_microbatch:,}",
+            f"{learner.minibatches * learner.epochs * most_microbatches(recipe, rows_per_minibatch):,}",
+            f"whatever the lengths; {passes_of_full_length:,} if all sequences have {context} tokens",
         ),
         Row("steps", f"{recipe.steps:,}"),
         Row("rollouts trained on in all, at most", f"{rollouts * recipe.steps:,}"),
     ]
+
+
+def most_microbatches(recipe: Recipe, rows: int) -> int:
+    """A bound on the micro-batches of one mini-batch of so many sequences, whatever their lengths.
+
+    With W tokens of the longest and P what a pass costs, one that ends by the budget holds budget // W rows.
+    One of k rows that ends by its padding is followed by rows shorter by P / k at least; m such together by
+    m² P / rows (Cauchy-Schwarz), which cannot be more than W. A GPU's P is larger and cuts less.
+    """
+    budget = recipe.learner.tokens_per_microbatch
+    longest = recipe.context_length
+    if recipe.learner.share_prompts:
+        longest = max(longest, min(SHARED_TOKENS, budget))  # rows that hold several sequences
+    by_budget = ceil(rows / max(1, budget // longest))
+    return min(rows, by_budget + isqrt(rows * longest // PASS_TOKENS))
 
 
 def policy_shape(recipe: Recipe) -> ModelShape | None:
@@ -181,6 +203,9 @@ def learner_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
         memory("gradients and AdamW", times(trained, 3 * MASTER), "float32, of what is trained"),
         memory("logits, one chunk", logits, "float32"),
     ]
+    if lora is None and recipe.policy.dtype == "bfloat16":
+        copies = times(parameters, BYTES["bfloat16"])
+        rows.append(memory("copies for a pass, at most", copies, "bfloat16, of the weights, by autocast"))
     if settings.kl_coef > 0 and lora is None:
         rows.append(memory("reference policy", times(parameters, MASTER), "float32"))
     return rows

@@ -99,7 +99,7 @@ class Suite(Block):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Of the transformers engine."""
     threads: PositiveInt | None = None
-    """CPU threads of the engine; all cores when null."""
+    """CPU threads of the engine; all cores that the process may use when null."""
     transformers: TransformersEngine = TransformersEngine()
     vllm: VllmEngine = VllmEngine()
     verification: Verification = Verification()

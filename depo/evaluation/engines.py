@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -64,6 +63,7 @@ def transformers_engine(
     import torch
     from transformers.utils import logging
 
+    from depo.cores import usable_cores
     from depo.learner.actor import end_tokens
     from depo.policy.device import pick_device
     from depo.policy.precision import autocast
@@ -72,7 +72,7 @@ def transformers_engine(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    torch.set_num_threads(suite.threads or os.cpu_count() or 1)
+    torch.set_num_threads(suite.threads or usable_cores())
     network = load_model(policy_of(model, suite), pick_device(suite.device, "device")).eval()
 
     @contextmanager

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import ray
 
-from depo.cluster import gpus_in_cluster
+from depo.cluster import gpus_in_cluster, learner_gpus
 from depo.config import PretrainedPolicy, Recipe, TinyMoePolicy
+from depo.cores import usable_cores
 from depo.rollout.engine import Sampling
 from depo.types import Prompt, Request, Rollout, TrainingBatch, UpdateResult
 
@@ -51,7 +51,7 @@ class LearnerActor:
         from transformers.utils import logging
 
         self.recipe = recipe
-        torch.set_num_threads(recipe.resources.threads or os.cpu_count() or 1)
+        torch.set_num_threads(recipe.resources.threads or usable_cores())
         logging.set_verbosity_error()
         logging.disable_progress_bar()
 
@@ -92,7 +92,7 @@ class LearnerActor:
         recipe = self.recipe
         device = pick_device(recipe.learner.device)
         self.tokenizer = tokenizer = load_tokenizer(policy)
-        model = load_model(policy, device)
+        model = load_model(policy, device, recipe.seed)
         eos_token_ids = end_tokens(model, tokenizer)
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_token_ids[0]
         self.learner = PolicyLearner(
@@ -180,10 +180,7 @@ class RemoteLearner:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        wanted = recipe.resources.learner_gpus
-        gpus = wanted if wanted is not None else min(1, gpus_in_cluster())
-        if recipe.learner.device == "cpu":
-            gpus = 0
+        gpus = learner_gpus(recipe, gpus_in_cluster())
         self.actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus).remote(recipe)
 
     def build(self, directory: Path, say: Callable[[str], None]) -> Graded:

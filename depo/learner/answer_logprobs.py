@@ -85,7 +85,7 @@ def one_pass(
         use_cache=True,
     ).last_hidden_state[prompt_R, -1:]
     if answers_RT.shape[1] > 1:
-        cache.batch_select_indices(prompt_R)
+        cache.reorder_cache(prompt_R)
         fed_RT = answers_RT[:, :-1]
         mask = torch.cat([real_US[prompt_R], torch.ones_like(fed_RT, dtype=torch.bool)], dim=1)
         later_RTH = decoder(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from depo.learner.microbatches import MicroBatch, collate, split_by_tokens
+from depo.learner.microbatches import MicroBatch, collate, pass_cost, split_by_tokens
 from depo.learner.shared_prompts import packed_length, packs
 
 Rows = np.ndarray
@@ -32,7 +32,7 @@ class Cutting:
     def cut(self, rows: Rows, prompt_ids: Tokens, completion_ids: Tokens) -> list[Rows]:
         """Micro-batches of these rows; rows that share a prompt's computation are not parted."""
         together, lengths_K = self.packed(rows, prompt_ids, completion_ids)
-        parts = split_by_tokens(np.arange(len(together)), lengths_K, self.budget)
+        parts = split_by_tokens(np.arange(len(together)), lengths_K, self.budget, pass_cost(self.device))
         return [np.concatenate([together[k] for k in part]) for part in parts]
 
     def collate(self, rows: Rows, prompt_ids: Tokens, completion_ids: Tokens) -> MicroBatch:

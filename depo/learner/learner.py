@@ -24,7 +24,7 @@ from depo.learner.dropout import silence_dropout
 from depo.learner.export import export_policy
 from depo.learner.logprobs import check_head, token_logprobs
 from depo.learner.loss import correction_weights, k3, token_loss, token_weights
-from depo.learner.microbatches import MicroBatch, pad_values, split_groups, unpad_values
+from depo.learner.microbatches import MicroBatch, pad_values, pass_cost, split_groups, unpad_values
 from depo.learner.optimizer_state import load_state, save_state
 from depo.learner.perturbation import perturb, restore
 from depo.learner.prompt_features import prompt_features
@@ -92,7 +92,11 @@ class PolicyLearner:
         budget = self.settings.tokens_per_microbatch
         with self.inference():
             decoder = base_model(self.model).get_decoder()
-            shares = self.settings.share_prompts and can_share(decoder, self.pad_token_id, self.device)
+            # A pass holds no sequence that is longer than another one by more than a pass costs.
+            longest = min(SHARED_TOKENS, budget) + pass_cost(self.device)
+            shares = self.settings.share_prompts and can_share(
+                decoder, self.pad_token_id, self.device, longest
+            )
         return Cutting(budget, min(SHARED_TOKENS, budget) if shares else 0, self.pad_token_id, self.device)
 
     @contextmanager

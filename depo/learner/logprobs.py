@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from depo.errors import UserError
 from depo.learner.microbatches import MicroBatch
 from depo.learner.shared_prompts import shared_states
 from depo.policy.precision import base_model
@@ -98,7 +99,7 @@ def head_logprobs(
 
 @torch.no_grad()
 def check_head(model: nn.Module) -> None:
-    """Raise ValueError for an architecture whose logits are more than ``lm_head`` of the decoder's states
+    """Raise UserError for an architecture whose logits are more than ``lm_head`` of the decoder's states
     (soft-capped or scaled logits), which the shortcut above would get wrong without a word."""
     device = base_model(model).get_input_embeddings().weight.device
     tokens_BS = torch.arange(1, 5, device=device).unsqueeze(0)
@@ -107,4 +108,7 @@ def check_head(model: nn.Module) -> None:
     short_BSV = head(decoder_states(model, tokens_BS)).float()
     if (full_BSV - short_BSV).abs().max() > 1e-3 * full_BSV.abs().max():
         name = base_model(model).config.model_type
-        raise ValueError(f"the logits of {name} models are not lm_head(decoder states): not supported")
+        raise UserError(
+            f"policy.model: the logits of {name} models are not lm_head(decoder states) but scaled or capped "
+            "ones, which the learner cannot do; take a model of another architecture"
+        )

@@ -19,8 +19,14 @@ from depo.learner.shared_prompts import SharedPrompts, share_prompts
 from depo.rng import generator
 
 # What a forward and backward pass costs beyond its tokens, expressed in tokens. For a 1.4 M-parameter MoE on
-# one CPU core, cutting by 64 to 128 was fastest, 2 to 3 % ahead of 256 and 10 % ahead of 512.
-PASS_TOKENS = 128
+# one CPU core, cutting by 64 to 128 was fastest, 2 to 3 % ahead of 256 and 10 % ahead of 512. On a GPU
+# launching a pass's kernels takes the time of many more tokens; that figure is an estimate, not measured.
+PASS_TOKENS, CUDA_PASS_TOKENS = 128, 1024
+
+
+def pass_cost(device: torch.device) -> int:
+    """What a pass costs there beyond its tokens, in tokens."""
+    return CUDA_PASS_TOKENS if device.type == "cuda" else PASS_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +58,14 @@ def split_groups(group_N: np.ndarray, count: int, run_seed: int, step: int, epoc
     return [np.flatnonzero(np.isin(group_N, part)) for part in parts]
 
 
-def split_by_tokens(rows: np.ndarray, lengths_N: np.ndarray, budget: int) -> list[np.ndarray]:
+def split_by_tokens(
+    rows: np.ndarray, lengths_N: np.ndarray, budget: int, cost: int = PASS_TOKENS
+) -> list[np.ndarray]:
     """Cut rows into micro-batches of similar length whose rows × longest stays within ``budget`` tokens.
 
     Longest first, ties in row order, so the cut is deterministic and a pass that does not fit into memory
-    fails at once. A micro-batch also ends where its padding would cost more than another pass does. A row
-    longer than the budget gets a micro-batch of its own.
+    fails at once. A micro-batch also ends where its padding would cost more than another pass does:
+    ``cost`` tokens, see ``pass_cost``. A row longer than the budget gets a micro-batch of its own.
     """
     order = rows[np.argsort(-lengths_N[rows], kind="stable")]
     parts = []
@@ -65,7 +73,7 @@ def split_by_tokens(rows: np.ndarray, lengths_N: np.ndarray, budget: int) -> lis
     for end, row in enumerate(order):
         longest = int(lengths_N[order[start]])
         padding += longest - int(lengths_N[row])
-        if end > start and ((end + 1 - start) * longest > budget or padding > PASS_TOKENS):
+        if end > start and ((end + 1 - start) * longest > budget or padding > cost):
             parts.append(order[start:end])
             start, padding = end, 0
     return [*parts, order[start:]] if len(order) else []

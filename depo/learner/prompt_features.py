@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from depo.learner.logprobs import chunked_logprobs, decoder_states, head_logprobs, predicting
-from depo.learner.microbatches import collate, split_by_tokens
+from depo.learner.microbatches import collate, pass_cost, split_by_tokens
 from depo.policy.precision import base_model
 
 
@@ -35,7 +35,7 @@ def prompt_features(
     # Every token after the first is predicted: to the collator they are a completion of the first.
     first, rest = [array[:1] for array in arrays], [array[1:] for array in arrays]
     features: list[np.ndarray] = [np.empty(0)] * len(arrays)
-    for rows in split_by_tokens(np.arange(len(arrays)), lengths_N, tokens_per_batch):
+    for rows in split_by_tokens(np.arange(len(arrays)), lengths_N, tokens_per_batch, pass_cost(device)):
         micro = collate(rows, first, rest, pad_token_id, device)
         hidden_BSH = decoder_states(model, micro.tokens_BS)
         last_BH = hidden_BSH[torch.arange(len(rows)), torch.from_numpy(lengths_N[rows] - 1)]

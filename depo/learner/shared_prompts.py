@@ -16,6 +16,7 @@ size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -125,12 +126,29 @@ def shared_states(decoder: nn.Module, shared: SharedPrompts, sequences: int) -> 
     return states_RWH.flatten(0, 1)[shared.place_N].unflatten(0, (sequences, -1))
 
 
+def attention_window(decoder: nn.Module) -> float:
+    """How many tokens the attention of every layer sees by the model's config; infinity: all of them."""
+    settings = decoder.config.get_text_config()
+    layers = getattr(settings, "layer_types", None)
+    if layers and not any("sliding" in kind or "chunked" in kind for kind in layers):
+        return math.inf
+    windows = [getattr(settings, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((window for window in windows if window), default=math.inf)
+
+
 @torch.no_grad()
-def can_share(decoder: nn.Module, pad_token_id: int, device: torch.device) -> bool:
+def can_share(
+    decoder: nn.Module, pad_token_id: int, device: torch.device, longest: int = SHARED_TOKENS
+) -> bool:
     """Whether this model's states are the same in both layouts. They are not where attention cannot be told
-    who sees whom (linear attention, flash kernels): such a model is asked, not guessed at."""
+    who sees whom (linear attention, flash kernels): such a model is asked, not guessed at. Where
+    attention reaches back only so far, short rows would not show it: the mask of this layout takes the place
+    of the model's own. ``longest``: tokens of the longest sequence in a pass in which any two share a prompt.
+    """
     if decoder.config._attn_implementation not in MASKED_ATTENTION:
         return False  # a kernel given a mask that it does not know may fail for good, on a GPU
+    if attention_window(decoder) < longest:
+        return False
     prompt = np.array([1, 2, 3, 4, 1])
     completions = [np.array([2, 3, 1]), np.array([3, 2, 4, 4]), np.array([1])]
     width = len(prompt) + max(map(len, completions))

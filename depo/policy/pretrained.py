@@ -21,18 +21,20 @@ from depo.errors import UserError
 from depo.policy.experts import use_grouped_experts, use_sorted_experts
 from depo.policy.precision import set_compute_dtype
 from depo.policy.routers import route_in_float32, set_router_training
+from depo.rng import seed64
 
 KEY = "policy.model"
 LAYER = re.compile(r"\.layers\.\d+\.")
 VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 
 
-def load_model(policy: PretrainedPolicy, device: torch.device | str) -> nn.Module:
+def load_model(policy: PretrainedPolicy, device: torch.device | str, seed: int = 0) -> nn.Module:
     """The policy on ``device``: a `PreTrainedModel`, or a `PeftModel` around it when the recipe has LoRA.
 
     Weights are float32 when they are trained (they are the optimizer's master weights) and ``policy.dtype``
     when LoRA freezes them; see ``depo.policy.precision``. ``policy.dtype`` counts, not what the checkpoint's
-    config says. Routers compute in float32. The MoE load-balancing loss is off.
+    config says. Routers compute in float32. The MoE load-balancing loss is off. The run's ``seed`` keys what
+    LoRA begins with.
     Raises UserError for a model that does not load completely and for LoRA targets it does not have.
     """
     check_source(policy.model)
@@ -50,7 +52,7 @@ def load_model(policy: PretrainedPolicy, device: torch.device | str) -> nn.Modul
     set_compute_dtype(model, compute)
     if compute != torch.float32:
         route_in_float32(model)
-    adapted = add_lora(model, policy.lora) if policy.lora else model
+    adapted = add_lora(model, policy.lora, seed) if policy.lora else model
     set_router_training(adapted, policy)
     return adapted
 
@@ -117,9 +119,10 @@ def load_tokenizer(policy: PretrainedPolicy, key: str = KEY) -> PreTrainedTokeni
     return tokenizer
 
 
-def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
-    """Wrap the model with an adapter on the named linear modules and parameters. Raises UserError for a name
-    that binds to nothing (`peft` accepts it as long as another one binds) and for one of a tied pair."""
+def add_lora(model: PreTrainedModel, lora: Lora, seed: int = 0) -> nn.Module:
+    """Wrap the model with an adapter on the named linear modules and parameters, drawn by ``seed`` and by
+    nothing else; torch's global generators stay as they were. Raises UserError for a name that binds
+    to nothing (`peft` accepts it as long as another one binds) and for one of a tied pair."""
     kind = model.config.model_type
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     parameters = [name for name, parameter in model.named_parameters() if parameter.ndim in (2, 3)]
@@ -138,7 +141,11 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, adapter)  # the adapter's weights are float32 (autocast_adapter_dtype)
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(seed64(seed, "lora"))
+            return get_peft_model(
+                model, adapter
+            )  # the adapter's weights are float32 (autocast_adapter_dtype)
     except ValueError as error:
         raise UserError(f"policy.lora: {first_line(error)}") from error
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from depo.learner.logprobs import token_logprobs
-from depo.learner.microbatches import collate, split_by_tokens, unpad_values
+from depo.learner.microbatches import collate, pass_cost, split_by_tokens, unpad_values
 
 # Padded tokens of one forward pass: enough to fill a CPU, small beside the activations of a large model.
 TOKENS_PER_PASS = 8192
@@ -31,7 +31,7 @@ def score_sequences(
     lengths_N = np.array([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], dtype=np.int64)
     device = next(model.parameters()).device
     scores: list[np.ndarray] = [np.empty(0, dtype=np.float32)] * len(sequences)
-    for rows in split_by_tokens(np.arange(len(sequences)), lengths_N, TOKENS_PER_PASS):
+    for rows in split_by_tokens(np.arange(len(sequences)), lengths_N, TOKENS_PER_PASS, pass_cost(device)):
         batch = collate(rows, prompts, completions, pad_token_id, device)
         logprobs_BT, _ = token_logprobs(model, batch, temperature)
         for row, values in zip(rows, unpad_values(logprobs_BT, batch.mask_BT), strict=True):

@@ -166,7 +166,7 @@ class TransformersEngine:
             if alive_R.mean() <= 1 - PACK_AT:
                 kept = np.flatnonzero(alive_R)
                 kept_on_device = torch.from_numpy(kept).to(mask_RS.device)
-                cache.batch_select_indices(kept_on_device)
+                cache.reorder_cache(kept_on_device)
                 mask_RS = mask_RS[kept_on_device]
                 rows = [rows[r] for r in kept]
                 seeds_R, token_R, alive_R = seeds_R[kept], token_R[kept], alive_R[kept]
@@ -193,7 +193,7 @@ class TransformersEngine:
         cache = DynamicCache(config=self.model.config)
         logits_UV = self._forward(torch.from_numpy(tokens_US).to(device), mask, cache)
         copies_R = torch.tensor([place[row.request.prompt.token_ids] for row in rows], device=device)
-        cache.batch_select_indices(copies_R)
+        cache.reorder_cache(copies_R)
         return cache, mask[copies_R], logits_UV[copies_R]
 
     def _forward(self, tokens: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:

@@ -84,9 +84,13 @@ class VllmPool:
             try:
                 self.get(name, reference, timeout)
             except GetTimeoutError:
+                free, gpus = (
+                    resources.get("GPU", 0)
+                    for resources in (ray.available_resources(), ray.cluster_resources())
+                )
                 raise RuntimeError(
-                    f"{name} is not up after {timeout:g} s: the engines ask for {self.num_gpus} GPUs, "
-                    f"the Ray cluster has {ray.cluster_resources().get('GPU', 0):g}"
+                    f"{name} is not up after {timeout:g} s: the engines ask for {self.num_gpus} GPUs; of the "
+                    f"Ray cluster's {gpus:g}, {free:g} are not taken by engines that are up or by the learner"
                 ) from None
 
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from depo.cores import usable_cores
 from depo.rollout.engine import LOOK_SECONDS, Look, Sampling, WeightSyncError, WeightUpdate
 from depo.routing.vllm_record import from_vllm
 from depo.types import Request, Rollout
@@ -72,7 +73,7 @@ def worker_environment(threads: int | None) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore::FutureWarning",
     }
     variables = {name: os.environ.get(name, value) for name, value in variables.items()}
-    variables["OMP_NUM_THREADS"] = str(threads or len(os.sched_getaffinity(0)))
+    variables["OMP_NUM_THREADS"] = str(threads or usable_cores())
     return variables
 
 

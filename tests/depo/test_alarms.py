@@ -46,6 +46,17 @@ def test_a_reward_that_judges_nothing_is_told_at_once_and_ends_the_run() -> None
         alarms.step(3, [group(BROKEN)], {})
 
 
+def test_gradients_that_are_not_finite_are_told_once_with_the_step() -> None:
+    said: list[str] = []
+    alarms = Alarms(said.append)
+    for step, skipped in ((1, 0.0), (2, 3.0), (3, 4.0)):
+        alarms.step(step, [], {"skipped_steps": skipped})
+    assert said == [
+        "warning: step 2: gradients were not finite, 3 optimizer steps were left out (skipped_steps in "
+        "metrics.jsonl); if it goes on, lower learner.lr"
+    ]
+
+
 def test_an_outage_that_passes_ends_nothing() -> None:
     alarms = Alarms(lambda text: None)
     for step in range(1, 9):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -282,6 +284,47 @@ def test_an_interrupted_run_says_how_to_continue(
     run_with(raises(KeyboardInterrupt()))
     assert status("train", recipe, "--run-dir", "here") == 130
     assert error_line(capsys) == "interrupted; continue with: depo train --resume --run-dir here"
+
+
+def test_a_terminated_run_says_how_to_continue_before_ray_has_started_and_after(recipe: str) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from types import ModuleType
+from depo.cli import main
+from depo.recipe import write_resolved
+
+def train(recipe, run_dir, resume, quiet):
+    run_dir.mkdir()
+    write_resolved(recipe, run_dir / "recipe.yaml")
+    if sys.argv[1] == "early":
+        print("at work", flush=True)
+        time.sleep(60)
+    import ray
+    from depo.cluster import ray_for
+    with ray_for(None, 0):
+        waits = ray.remote(num_cpus=0)(lambda: time.sleep(60)).remote()
+        print("at work", flush=True)
+        ray.get(waits)
+
+sys.modules["depo.run"] = ModuleType("depo.run")
+sys.modules["depo.run"].train = train
+sys.exit(main(["train", "small.yaml", "--run-dir", sys.argv[1]]))
+"""
+    for when in ("early", "late"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, when],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 143
+        assert said == f"terminated; continue with: depo train --resume --run-dir {when}\n"
 
 
 @ray.remote(num_cpus=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from depo.bench.throughput.processes import SIDES, Side
 from depo.bench.throughput.statistics import paired_ratio, spread
 from depo.bench.throughput.workload import Workload, problems
 from depo.config import PretrainedPolicy, TinyMoePolicy
+from depo.cores import usable_cores
 from depo.errors import UserError
 from depo.failures import DONE
 
@@ -79,16 +79,12 @@ def make_workload(options: argparse.Namespace, root: Path) -> Workload:
         model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
         sizes = {"prompts": 4, "max_new_tokens": 32, "micro_rows": 16}
         sizes |= {"rows": 16, "row_prompt_tokens": 16, "longest": 128, "row_micro_rows": 8}
-        threads = cores()
+        threads = usable_cores()
     tokenizer = load_tokenizer(PretrainedPolicy(model=model, dtype="float32"))
     fields = {"model": model, "seed": SEED, "threads": threads, "steps": steps, "updates": updates} | sizes
     draft = Workload(**fields, pool=1000, prompt_tokens=0)
     longest = max(len(tokenizer(question)["input_ids"]) for question, _ in problems(draft))
     return Workload(**fields, pool=draft.pool, prompt_tokens=longest)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def model_name(model: str | None) -> str:

@@ -8,7 +8,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
+)
 
 from depo import config
 from depo.learner.learner import PolicyLearner
@@ -28,12 +36,20 @@ SIZES = {
     "eos_token_id": 1,
     "initializer_range": 0.2,  # peaked distributions: a mistake shows
 }
+LINEAR_SIZES = {"num_key_heads": 2, "num_value_heads": 4, "key_head_dim": 8, "value_head_dim": 8}
 
 
 def build_model(architecture: str) -> PreTrainedModel:
     torch.manual_seed(11)
+    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    if architecture == "qwen3_next":
+        linear = {f"linear_{what}": size for what, size in LINEAR_SIZES.items()}
+        layers = {
+            "layer_types": ["linear_attention", "full_attention"],
+            "shared_expert_intermediate_size": 16,
+        }
+        return Qwen3NextForCausalLM(Qwen3NextConfig(**SIZES, **moe, **linear, **layers)).eval()
     if architecture == "qwen3_moe":
-        moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
         settings = Qwen3MoeConfig(**SIZES, **moe, experts_implementation="eager", output_router_logits=True)
         return Qwen3MoeForCausalLM(settings).eval()
     return LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=architecture == "llama_tied")).eval()
@@ -41,7 +57,7 @@ def build_model(architecture: str) -> PreTrainedModel:
 
 @pytest.fixture(scope="session")
 def tiny_models() -> dict[str, PreTrainedModel]:
-    return {name: build_model(name) for name in ("qwen3_moe", "llama", "llama_tied")}
+    return {name: build_model(name) for name in ("qwen3_moe", "qwen3_next", "llama", "llama_tied")}
 
 
 @pytest.fixture

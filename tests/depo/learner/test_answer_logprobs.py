@@ -27,7 +27,7 @@ def expected(model, sequences, temperature):
     return found
 
 
-@pytest.mark.parametrize("architecture", ["qwen3_moe", "llama_tied"])
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "qwen3_next", "llama_tied"])
 @pytest.mark.parametrize("tokens_per_batch", [8, 30, 1000], ids=["a pass each", "some passes", "one pass"])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_answers_are_as_likely_as_one_by_one(make_model, architecture, tokens_per_batch, temperature):

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from depo.errors import UserError
 from depo.learner.learner import PolicyLearner
 from depo.learner.logprobs import check_head, token_logprobs
 from depo.learner.microbatches import MicroBatch
@@ -114,5 +115,5 @@ def test_an_architecture_that_transforms_its_logits_is_refused(
     model = make_model("llama")
     check_head(model)
     model.__class__ = SoftCapped
-    with pytest.raises(ValueError, match="llama models are not lm_head"):
+    with pytest.raises(UserError, match=r"^policy\.model: the logits of llama models are not lm_head"):
         check_head(model)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from depo.learner.cutting import Cutting
 from depo.learner.microbatches import (
     collate,
     pad_values,
@@ -43,6 +44,14 @@ def test_padding_ends_a_microbatch_although_the_budget_has_room() -> None:
     lengths = np.array([1000] * 2 + [10] * 100)
     parts = split_by_tokens(np.arange(102), lengths, 1_000_000)
     assert [part.tolist() for part in parts] == [[0, 1], list(range(2, 102))]
+
+
+def test_a_pass_of_a_gpu_bears_more_padding() -> None:
+    """Padding of 400 tokens costs more than another pass on a CPU, and less than one there."""
+    prompts, completions = [np.array([5])] * 2, [np.full(499, 7), np.full(99, 7)]
+    for device, expected in (("cpu", [[0], [1]]), ("cuda", [[0, 1]])):
+        cutting = Cutting(10_000, share=0, pad_token_id=0, device=torch.device(device))
+        assert [part.tolist() for part in cutting.cut(np.arange(2), prompts, completions)] == expected
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from depo.learner.logprobs import token_logprobs
 from depo.learner.shared_prompts import SHARED_TOKENS, can_share, packs, share_prompts
@@ -141,6 +142,34 @@ def test_a_model_is_asked_whether_it_can(make_model, make_learner):
             assert not can_share(Deaf(decoder, refuses=False), 0, CPU)
             assert not can_share(Deaf(decoder, refuses=True), 0, CPU)
     assert make_learner(make_model("llama"), share_prompts=False).cutting.share == 0
+
+
+@pytest.mark.parametrize(("window", "shares"), [(64, False), (383, False), (384, True), (None, True)])
+def test_attention_that_reaches_only_so_far_back_is_not_shared(make_learner, window, shares):
+    """Nothing of a pass that shares is longer than 256 tokens and what one pass costs, 128."""
+    settings = MistralConfig(
+        vocab_size=40,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=window,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    model = MistralForCausalLM(settings).eval()
+    learner = make_learner(model, tokens_per_microbatch=1000)
+    assert (learner.cutting.share > 0) == shares
+    prompt = tuple(range(2, 32)) * 5
+    sequences = [(prompt, (3, 4, 5)), (prompt, (6, 7)), (prompt, (8,) * 200)]
+    for found_T, (_, completion) in zip(learner.score(sequences), sequences, strict=True):
+        with torch.no_grad():
+            logits_SV = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[
+                0, len(prompt) - 1 : -1
+            ]
+        expected_T = logits_SV.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+        np.testing.assert_allclose(found_T, expected_T, atol=1e-4)
 
 
 def test_kernels_without_masks_are_not_even_tried(make_model):

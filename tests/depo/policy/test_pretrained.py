@@ -114,6 +114,24 @@ def test_lora_in_bfloat16_has_a_bfloat16_base_and_a_float32_adapter(moe: Path) -
     assert learner_on(model).update(batch()).metrics["optimizer_steps"] == 1
 
 
+def test_what_lora_begins_with_is_keyed_by_the_runs_seed_and_draws_from_no_global_stream(moe: Path) -> None:
+    names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    policy = PretrainedPolicy(model=str(moe), lora=Lora(targets=["q_proj"], target_parameters=names))
+
+    def adapter(seed: int, state: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        model = load_model(policy, "cpu", seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        return {name: p.detach() for name, p in model.named_parameters() if "lora_A" in name}
+
+    one, again, other = adapter(seed=3, state=1), adapter(seed=3, state=2), adapter(seed=4, state=1)
+    assert len(one) == 2 * 3  # layers × (q_proj and two of the experts)
+    for name, values in one.items():
+        assert torch.equal(again[name], values), name
+        assert not torch.equal(other[name], values), name
+
+
 def test_gradient_checkpointing_changes_memory_not_numbers(moe: Path) -> None:
     results = []
     for checkpointing in (False, True):

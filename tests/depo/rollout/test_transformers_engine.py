@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3NextConfig, Qwen3NextForCausalLM
 
 from depo.rng import seed64
 from depo.rollout.engine import Sampling, WeightUpdate
-from depo.rollout.transformers_engine import TransformersEngine, draw, uniforms
+from depo.rollout.transformers_engine import PACK_AT, TransformersEngine, draw, uniforms
 from depo.types import Prompt, Request
 
 QUESTIONS = ["1+1=", "12+34=", "7*8=", "123-45=", "99=", "5"]
@@ -97,6 +97,38 @@ def test_recorded_logprobs_are_those_of_the_distribution_drawn_from(engine, mode
     prompts = {request.prompt.key: request.prompt.token_ids for request in requests(tokenizer)}
     for rollout in engine.generate(requests(tokenizer), Sampling(temperature, 6)):
         expected = true_logprobs(model, prompts[rollout.key], rollout.token_ids.tolist(), temperature)
+        np.testing.assert_allclose(rollout.logprobs, expected, atol=1e-4)
+
+
+def test_a_model_with_linear_attention_keeps_a_state_for_each_row(tokenizer):
+    """Its cache holds states that are no keys and values; they too are copied to rows and leave with them."""
+    settings = Qwen3NextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        layer_types=["linear_attention", "full_attention"],
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        linear_num_key_heads=2,
+        linear_num_value_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    model = Qwen3NextForCausalLM(settings).eval()
+    prompts = {request.prompt.key: request.prompt.token_ids for request in requests(tokenizer)}
+    rollouts = list(make_engine(model, tokenizer).generate(requests(tokenizer), Sampling(1.0, 12)))
+    lengths = np.array([len(rollout.token_ids) for rollout in rollouts])
+    assert (lengths < 9).mean() > PACK_AT  # the others were packed together and went on
+    assert lengths.max() == 12
+    for rollout in rollouts:
+        expected = true_logprobs(model, prompts[rollout.key], rollout.token_ids.tolist(), 1.0)
         np.testing.assert_allclose(rollout.logprobs, expected, atol=1e-4)
 
 

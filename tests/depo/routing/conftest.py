@@ -50,6 +50,18 @@ OWN = {
     },
     "deepseek_v3": {"n_routed_experts": EXPERTS, "norm_topk_prob": True, **LATENT, **GROUPS, **DENSE_FIRST},
     "glm4_moe": {"n_routed_experts": EXPERTS, "norm_topk_prob": True, "head_dim": 8, **GROUPS, **DENSE_FIRST},
+    "dots1": {"n_routed_experts": EXPERTS, "norm_topk_prob": True, "head_dim": 8, **GROUPS, **DENSE_FIRST},
+    "flex_olmo": {"num_experts": EXPERTS, "norm_topk_prob": False},
+    "qwen3_next": {
+        "num_experts": EXPERTS,
+        "head_dim": 8,
+        "shared_expert_intermediate_size": 16,
+        "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
 }
 
 

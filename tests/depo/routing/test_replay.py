@@ -21,7 +21,17 @@ from depo.routing.routers import Router, find_routers, require_routers
 from depo.routing.routes import ForcedRoutes
 from depo.routing.tap import Recorder, tapped
 
-ARCHITECTURES = ["qwen3_moe", "qwen2_moe", "olmoe", "mixtral", "deepseek_v2", "deepseek_v3", "glm4_moe"]
+SIGMOID = ("deepseek_v3", "glm4_moe", "dots1")
+ARCHITECTURES = [
+    "qwen3_moe",
+    "qwen2_moe",
+    "qwen3_next",
+    "olmoe",
+    "flex_olmo",
+    "mixtral",
+    "deepseek_v2",
+    *SIGMOID,
+]
 EXPERTS, TOP_K = 8, 2
 MakeMoe = Callable[[str], PreTrainedModel]
 
@@ -60,15 +70,15 @@ def calls_of_experts(model: nn.Module, tokens: Tensor, routers: list[Router], **
 def weights_by_hand(architecture: str, router: nn.Module, hidden: Tensor, chosen: list[int]) -> list[float]:
     """One token's expert weights, from the papers' formulas in plain arithmetic."""
     score = (router.weight.double() @ hidden.double()).tolist()
-    if architecture in ("deepseek_v3", "glm4_moe"):
+    if architecture in SIGMOID:
         score = [1 / (1 + pow(2.718281828459045, -s)) for s in score]
     else:
         exponentials = [pow(2.718281828459045, s) for s in score]
         score = [e / sum(exponentials) for e in exponentials]
     weights = [score[e] for e in chosen]
-    if architecture in ("qwen3_moe", "mixtral", "deepseek_v3", "glm4_moe"):
+    if architecture in ("qwen3_moe", "qwen3_next", "mixtral", *SIGMOID):
         weights = [w / sum(weights) for w in weights]
-    scale = 2.5 if architecture in ("deepseek_v2", "deepseek_v3", "glm4_moe") else 1.0
+    scale = 2.5 if architecture in ("deepseek_v2", *SIGMOID) else 1.0
     return [w * scale for w in weights]
 
 
