@@ -143,9 +143,8 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int = 0) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed64(seed, "lora"))
-            return get_peft_model(
-                model, adapter
-            )  # the adapter's weights are float32 (autocast_adapter_dtype)
+            # Its weights are float32 (peft's autocast_adapter_dtype).
+            return get_peft_model(model, adapter)
     except ValueError as error:
         raise UserError(f"policy.lora: {first_line(error)}") from error
 
