@@ -80,7 +80,12 @@ def test_jobs_run_side_by_side(module):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopping_the_benchmark_leaves_no_process_behind(module, how):
     (module / "main.py").write_text(MAIN.format(target=str(module / "a" / "x")))
-    process = subprocess.Popen([sys.executable, str(module / "main.py")], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(module / "main.py")],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(how, signal.SIG_DFL),  # nohup, around pytest, leaves it ignored
+    )
     child = int(process.stdout.readline())
     time.sleep(1)  # until it waits for the child that it has just announced
     os.kill(process.pid, how)
