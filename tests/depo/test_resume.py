@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from depo.config import Recipe
+from depo.config import Evaluation, Recipe
 from depo.errors import UserError
 from depo.recipe import write_resolved
 from depo.resume import changes_on_resume, claimed
+from depo.run import check_seen
 
 BASE = {
     "name": "tiny",
@@ -76,3 +77,18 @@ with claimed(Path({str(tmp_path / "run")!r})):
     other.wait()
     with claimed(tmp_path / "run"):
         pass
+
+
+def test_a_checkpoint_that_only_the_learner_sees_is_none(tmp_path: Path) -> None:
+    written = tmp_path / "config.json"
+    with pytest.raises(UserError, match=r"--run-dir: the learner wrote .*config\.json.* machines"):
+        check_seen(written)
+    written.write_text("{}")
+    check_seen(written)
+
+
+def test_only_what_changes_a_measurement_changes_the_yardstick() -> None:
+    usual = Evaluation().yardstick
+    assert Evaluation(best="all", every=5, at_start=False).yardstick == usual
+    for changed in ({"n": 4, "temperature": 1.0}, {"method": "exact"}, {"suite": "math"}):
+        assert Evaluation.model_validate(changed).yardstick != usual

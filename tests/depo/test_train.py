@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from tiny_run import depo_command, make_workdir, run_depo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from depo.recipe import load_recipe
+
 TIMINGS = ("seconds", "tokens_per_second")
 
 
@@ -146,6 +148,23 @@ def test_a_resumed_run_must_be_the_same_run(finished):
     assert done.returncode == 2
     assert "learner" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_run_that_is_extended_compares_no_evaluation_with_one_that_measured_otherwise(workdir):
+    assert run_depo("train", "tiny.yaml", "steps=2", "--run-dir", "run", cwd=workdir).returncode == 0
+    before = json.loads((workdir / "run/summary.json").read_text())["eval"]["before"]
+    assert before is not None
+    changes = ["steps=3", "evaluation.n=2", "evaluation.temperature=1.0"]
+    done = run_depo("train", "tiny.yaml", *changes, "--run-dir", "run", "--resume", cwd=workdir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "changed on resume: steps 2 → 3" in done.stdout
+    assert "changed on resume: evaluation.n 1 → 2" in done.stdout
+    assert "measured otherwise than before the resume" in done.stdout
+    summary = json.loads((workdir / "run/summary.json").read_text())
+    assert summary["steps"] == 3
+    assert summary["eval"]["before"] is None
+    assert summary["eval"]["after"] is not None
+    assert load_recipe(workdir / "run/recipe.yaml").evaluation.n == 2
 
 
 @pytest.mark.parametrize(
