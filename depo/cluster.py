@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import ray
 
 from depo.config import Recipe
+from depo.cores import usable_cores
 from depo.errors import UserError
 
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
@@ -61,7 +62,7 @@ def init(address: str | None, engines: int) -> None:
         # "local": without it Ray would join whatever cluster was last started on this machine.
         ray.init(
             address="local",
-            num_cpus=max(os.cpu_count() or 1, places),
+            num_cpus=max(usable_cores(), places),
             include_dashboard=False,
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             **quiet,

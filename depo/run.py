@@ -159,34 +159,33 @@ class Run:
             self.learner.export(directory / "policy")
             check_seen(directory / "policy" / "config.json")
             save_state(directory / "estimator", self.estimator.state_dict())
-            write_json(
-                directory / "run.json",
-                {
-                    "schema_version": CHECKPOINT_SCHEMA,
-                    "step": step,
-                    "kl_travelled": self.kl_travelled,
-                    "seconds": self.seconds | {"wall": self.wall_seconds},
-                    "yardstick": self.recipe.evaluation.yardstick,
-                    "before": None if self.before is None else vars_of(self.before),
-                    "pool": self.pool.state_dict(),
-                    "selector": self.selector.state_dict(),
-                    "ledger": self.ledger.state_dict(),
-                    "best": self.best.state_dict(),
-                },
-            )
+            write_json(directory / "run.json", self.state_dict())
 
         root = self.directory / "checkpoints"
         write_checkpoint(root, step, write)
         prune(root, self.recipe.checkpoint.keep)
 
-    def remember_best(self) -> None:
-        """Note the evaluation after training in the last checkpoint, for a run that is extended later."""
+    def note_evaluation(self) -> None:
+        """Note what the evaluation after training cost, and whether its policy was the best, in the last
+        checkpoint: for a run that is extended later."""
         checkpoint = latest_checkpoint(self.directory / "checkpoints")
-        if self.recipe.evaluation.best is None or checkpoint is None:
-            return
-        state = read_json(checkpoint / "run.json")
-        if state["step"] == self.step:
-            write_json(checkpoint / "run.json", state | {"best": self.best.state_dict()})
+        if checkpoint is not None:
+            write_json(checkpoint / "run.json", self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON: all that is neither the learner's nor the estimator's."""
+        return {
+            "schema_version": CHECKPOINT_SCHEMA,
+            "step": self.step,
+            "kl_travelled": self.kl_travelled,
+            "seconds": self.seconds | {"wall": self.wall_seconds},
+            "yardstick": self.recipe.evaluation.yardstick,
+            "before": None if self.before is None else vars_of(self.before),
+            "pool": self.pool.state_dict(),
+            "selector": self.selector.state_dict(),
+            "ledger": self.ledger.state_dict(),
+            "best": self.best.state_dict(),
+        }
 
     def load_checkpoint(self, directory: Path) -> None:
         """Continue from ``directory``; rows that were logged after it are dropped."""
@@ -275,8 +274,10 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
                 run.before = timed_evaluation(run, console.say, "before training")
             run.save_checkpoint(0)
         run_loop(run)
-        after = timed_evaluation(run, console.say, "after training") if recipe.evaluation.at_end else None
-        run.remember_best()
+        after = None
+        if recipe.evaluation.at_end:
+            after = timed_evaluation(run, console.say, "after training")
+            run.note_evaluation()
         finish(run, after)
 
 

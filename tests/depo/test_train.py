@@ -152,8 +152,8 @@ def test_a_resumed_run_must_be_the_same_run(finished):
 
 def test_a_run_that_is_extended_compares_no_evaluation_with_one_that_measured_otherwise(workdir):
     assert run_depo("train", "tiny.yaml", "steps=2", "--run-dir", "run", cwd=workdir).returncode == 0
-    before = json.loads((workdir / "run/summary.json").read_text())["eval"]["before"]
-    assert before is not None
+    first = json.loads((workdir / "run/summary.json").read_text())
+    assert first["eval"]["before"] is not None
     changes = ["steps=3", "evaluation.n=2", "evaluation.temperature=1.0"]
     done = run_depo("train", "tiny.yaml", *changes, "--run-dir", "run", "--resume", cwd=workdir)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -164,6 +164,8 @@ def test_a_run_that_is_extended_compares_no_evaluation_with_one_that_measured_ot
     assert summary["steps"] == 3
     assert summary["eval"]["before"] is None
     assert summary["eval"]["after"] is not None
+    once = first["evaluation"]["rollouts"] // 2  # before and after training, a sample a question
+    assert summary["evaluation"]["rollouts"] == (1 + 1 + 2) * once > 0
     assert load_recipe(workdir / "run/recipe.yaml").evaluation.n == 2
 
 

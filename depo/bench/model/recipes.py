@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from depo.bench.model.arms import arm_blocks
 from depo.bench.model.forms import Form
 from depo.bench.model.tasks import Task
 from depo.config import Recipe
+from depo.cores import usable_cores
 
 ENGINES_SHARE = 0.6
 """Of the GPU's memory, for the engines of all runs together; the rest is the learners'."""
@@ -71,7 +71,7 @@ def arm_recipe(setting: Setting, arm: str, seed: int) -> Recipe:
         "checkpoint": {"every": form.checkpoint_every, "keep": 1},
     }
     if setting.jobs > 1:
-        raw["resources"] = {"threads": max(1, (os.cpu_count() or 1) // setting.jobs)}
+        raw["resources"] = {"threads": max(1, usable_cores() // setting.jobs)}
     if setting.engine == "vllm":
         # The engine reserves the GPU of Ray's count; a learner that reserves none still sees it.
         raw["resources"] = raw.get("resources", {}) | {"learner_gpus": 0}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from depo.bench.selection.recipes import BATCH_PROMPTS, GROUP_SIZE, PASSES, USUA
 from depo.bench.selection.tune import tuning_cells, tuning_document
 from depo.bench.selection.work import COMPOSITION, SUMMARY
 from depo.checkpoint import read_json
+from depo.cores import usable_cores
 from depo.errors import UserError
 from depo.failures import DONE, FAILED, say
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             for name in arms
         ]
     jobs, where = plan(options.out, family, cells, encoder_for(arms, options.encoder, options.out))
-    threads = max((os.cpu_count() or 1) // options.jobs, 1) if options.threads is None else options.threads
+    threads = max(usable_cores() // options.jobs, 1) if options.threads is None else options.threads
     failed = run_jobs(jobs, options.jobs, threads, say)
 
     document = {"kind": "selection_tuning" if options.tune else "selection"}

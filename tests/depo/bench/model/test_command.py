@@ -111,7 +111,7 @@ def test_jobs_run_side_by_side_and_results_are_kept_as_they_end_in_planned_order
 
 
 def test_jobs_share_cores_and_the_engines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("depo.bench.model.recipes.usable_cores", lambda: 16)
     shares = {}
     for jobs in (1, 2, 4):
         recipe = arm_recipe(Setting(MODEL, SUMS, CPU, 4, "vllm", jobs=jobs), "grpo", 0)
