@@ -18,9 +18,9 @@ learned, online, from counts of k successes in n trials:
 4. *Ability.* D goes on at its recent pace, corrected to where the revisited prompts' outcomes are most
    likely, held back by a random-walk prior (Holt's linear trend with a likelihood in the middle).
 
-Where a prompt is shown as today's policy sees it (``features``), that view moves the belief (`PolicyView`),
-and where its earlier answers were weighed anew (``recalled``), these bound the pass rate at last
-(`KnownAnswers`): neither is ever out of date, as a history is when the policy learns fast.
+Where a prompt is shown as today's policy sees it (``features``), that view moves the belief, and where its
+earlier answers were weighed anew (``recalled``), these bound the pass rate at last: neither is ever out of
+date, as a history is when the policy learns fast. A history counts as far as it holds beside them (`Today`).
 
 What a selector needs (mean, p_mixed, draws) are sums over the grid. Why one D for all: in a recorded
 training run prompts of every difficulty but the very hardest moved by 0.6 to 0.8 logits in 28 visits.
@@ -37,17 +37,16 @@ import numpy as np
 from estimators.base import Candidate, Context, Estimates, Observation, State
 from estimators.contest import Contest
 from estimators.counts import tally
-from estimators.known_answers import KnownAnswers, recalled_of
 from estimators.logit_grid import SPACING, LogitGrid, normalised
 from estimators.moments import mixed_probability, require_group_size
 from estimators.movement import Movement
 from estimators.nested_state import joined, part
-from estimators.policy_view import PolicyView, features_of
 from estimators.population import Population
 from estimators.prepared import Prepared
 from estimators.prompt_prior import PromptPrior, text_head
+from estimators.today import Before, Today, was_asked
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 PRIOR_WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
 TILT_LOGITS = 4.0  # beyond, a prior says no more than "very easy" or "very hard"
@@ -86,8 +85,7 @@ class HybridEstimator:
         self.prior = PromptPrior(text_head(text, text_model, seed), memory)
         self.worth = Contest(PRIOR_WORTHS, memory)
         self.movement = Movement(self.grid, memory)
-        self.view = PolicyView(memory)
-        self.known = KnownAnswers(self.grid, memory)
+        self.today = Today(self.grid, memory)
         self.ability = 0.0  # as the grid counts it …
         self.origin = 0.0  # … from this much since the start
         self.trend = 0.0  # of ability, logits per policy step
@@ -103,8 +101,8 @@ class HybridEstimator:
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
         """Beliefs about N candidates at ``context.step``. Raises ValueError for a prior outside [0, 1]."""
         group_size = require_group_size(context.group_size)
-        belief_NM = self._viewed(self._beliefs(candidates, context.step), candidates, group_size)
-        belief_NM = self.known.updated(belief_NM, recalled_of(candidates), self.ability)
+        before = self._before_asking(candidates, context.step)
+        belief_NM = self.today.updated(before, candidates, self._outcomes(group_size), self.ability)
         return self._estimates(belief_NM, group_size)
 
     def prepare(self, candidates: Sequence[Candidate], step: int) -> None:
@@ -112,6 +110,11 @@ class HybridEstimator:
         self._prepared = None
         if candidates:
             self._prepared = Prepared(candidates, self._worked_out(candidates, step), step)
+
+    def _before_asking(self, prompts: Sequence[Candidate | Observation], step: int) -> Before:
+        again = [i for i, one in enumerate(prompts) if one.key in self._row and was_asked(one)]
+        stranger_KM = self._strangers([prompts[i] for i in again])
+        return Before(self._beliefs(prompts, step), np.array(again, dtype=np.int64), stranger_KM)
 
     def _beliefs(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
         """(N, M), without the policy's view: prepared where that was done for this step, else worked out."""
@@ -133,21 +136,13 @@ class HybridEstimator:
         if again_N.any():
             belief_NM[again_N] = self._belief_now(row_N[again_N], step)
         if not again_N.all():
-            strangers = [candidates[i] for i in np.flatnonzero(~again_N)]
-            tilt_NM = self._tilt(self.prior.pass_rate(strangers), self.worth.mean)
-            belief_NM[~again_N] = normalised(self.population.histogram_M * tilt_NM)
+            belief_NM[~again_N] = self._strangers([candidates[i] for i in np.flatnonzero(~again_N)])
         return belief_NM
 
-    def _viewed(
-        self, belief_NM: np.ndarray, prompts: Sequence[Candidate | Observation], group_size: int
-    ) -> np.ndarray:
-        """Beliefs (N, M) with the policy's view of the prompts taken in, where it was asked for."""
-        has_N, features_NF = features_of(prompts)
-        if not has_N.any():
-            return belief_NM
-        viewed_NM = belief_NM.copy()
-        viewed_NM[has_N] = self.view.updated(belief_NM[has_N], self._outcomes(group_size), features_NF)
-        return viewed_NM
+    def _strangers(self, prompts: Sequence[Candidate | Observation]) -> np.ndarray:
+        """(N, M): the population tilted by what is known of a prompt beforehand."""
+        tilt_NM = self._tilt(self.prior.pass_rate(prompts), self.worth.mean)
+        return normalised(self.population.histogram_M * tilt_NM)
 
     def _estimates(self, belief_NM: np.ndarray, group_size: int) -> Estimates:
         rate_M = self.grid.rates(self.ability)
@@ -200,8 +195,9 @@ class HybridEstimator:
             "escape_rate": self.movement.escape,
             "never": float(self.population.histogram_M[0]),
             "prior_worth": self.worth.mean,
-            "view_trust": self.view.trust.mean,
-            "known_trust": self.known.trust.mean,
+            "history_trust": self.today.history.mean,
+            "view_trust": self.today.view.trust.mean,
+            "known_trust": self.today.known.trust.mean,
         }
 
     def _outcomes(self, group_size: int) -> np.ndarray:
@@ -216,25 +212,12 @@ class HybridEstimator:
         """Compare what the policy showed of whole groups with what came out; fewer verdicts make another
         kind of outcome."""
         group_size = context.group_size
-        whole = [one for one in observations if counts[one.key][1] == group_size]
-        has_N, features_NF = features_of(whole)
-        recalled_N2 = recalled_of(whole)
-        if not (has_N.any() or recalled_N2.any()):
+        asked = [one for one in observations if was_asked(one) and counts[one.key][1] == group_size]
+        if not asked:
             return
-        belief_NM = self._beliefs(whole, context.step)
-        viewed_NM = self._viewed(belief_NM, whole, group_size)
-        successes_N, trials_N = np.array([counts[one.key] for one in whole]).T
-        self.known.observe(viewed_NM, recalled_N2, self.ability, successes_N, trials_N)
-        if has_N.any():
-            outcome_N = np.where(successes_N == 0, 0, np.where(successes_N == trials_N, 2, 1))
-            likelihood_NM = self.grid.likelihood(successes_N, trials_N, self.ability)
-            self.view.observe(
-                belief_NM[has_N],
-                self._outcomes(group_size),
-                features_NF,
-                likelihood_NM[has_N],
-                outcome_N[has_N],
-            )
+        before = self._before_asking(asked, context.step)
+        successes_N, trials_N = np.array([counts[one.key] for one in asked]).T
+        self.today.observe(before, asked, self._outcomes(group_size), self.ability, successes_N, trials_N)
 
     def _learn_from_revisits(self, keys: list[str], counts_N2: np.ndarray, step: int) -> None:
         successes_N, trials_N = counts_N2.T
@@ -343,8 +326,7 @@ class HybridEstimator:
             "prior": self.prior.state_dict(),
             "worth": self.worth.state_dict(),
             "movement": self.movement.state_dict(),
-            "view": self.view.state_dict(),
-            "known": self.known.state_dict(),
+            "today": self.today.state_dict(),
         }
         own = State(
             schema_version=SCHEMA_VERSION,
@@ -390,5 +372,4 @@ class HybridEstimator:
         self.prior.load_state_dict(part(state, "prior"))
         self.worth.load_state_dict(part(state, "worth"))
         self.movement.load_state_dict(part(state, "movement"))
-        self.view.load_state_dict(part(state, "view"))
-        self.known.load_state_dict(part(state, "known"))
+        self.today.load_state_dict(part(state, "today"))
