@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -32,25 +34,29 @@ def test_a_weighed_history_is_its_likelihood_to_that_power(trust: float) -> None
 
 
 class World:
-    """Prompts of every difficulty and a policy that is asked about them, by a view of its own with noise.
-    Where it is ``sudden``, any prompt may become any other one overnight: no walk of logits goes there."""
+    """Prompts of every difficulty and a policy that is asked about them: it shows a noisy view, or how likely
+    its earlier answers are, a share ``known`` of all it might say. Where it is ``sudden``, any prompt may
+    become any other one overnight: no walk of logits goes there."""
 
-    def __init__(self, sudden: float, view_noise: float) -> None:
+    def __init__(self, sudden: float, view_noise: float | None = None, known: float = 0.0) -> None:
         self.rng = np.random.default_rng(1)
-        self.sudden, self.view_noise = sudden, view_noise
+        self.sudden, self.view_noise, self.known = sudden, view_noise, known
         self.logit_N = self.rng.normal(0.0, 3.0, PROMPTS)
 
     def night(self) -> None:
         jumps_N = self.rng.random(PROMPTS) < self.sudden
         self.logit_N[jumps_N] = self.rng.normal(0.0, 3.0, jumps_N.sum())
 
-    def view(self, i: int) -> np.ndarray:
-        return np.array([self.logit_N[i] + self.rng.normal(0.0, self.view_noise), 1.0])
+    def shown(self, i: int) -> dict[str, Any]:
+        if self.view_noise is None:
+            rate = float(sigmoid(self.logit_N[i]))
+            return {"recalled": Recalled(self.known * rate, self.known * (1.0 - rate))}
+        return {"features": np.array([self.logit_N[i] + self.rng.normal(0.0, self.view_noise), 1.0])}
 
     def groups(self, step: int, picks_n: np.ndarray) -> list[Observation]:
         counts_n = self.rng.binomial(G, sigmoid(self.logit_N[picks_n]))
         return [
-            Observation(str(i), "", int(k), G, step, features=self.view(i))
+            Observation(str(i), "", int(k), G, step, **self.shown(i))
             for i, k in zip(picks_n, counts_n, strict=True)
         ]
 
@@ -66,8 +72,13 @@ def lived(world: World) -> tuple[HybridEstimator, float]:
     return estimator, diagnosis["history_trust"]
 
 
-def test_a_history_counts_where_pass_rates_stay_and_the_view_is_poor() -> None:
-    assert lived(World(sudden=0.0, view_noise=6.0))[1] > 0.9
+@pytest.mark.parametrize("asked", [{"view_noise": 6.0}, {"known": 0.05}], ids=["view", "answers"])
+def test_a_history_counts_where_pass_rates_stay_and_replies_say_little(asked: dict[str, float]) -> None:
+    assert lived(World(sudden=0.0, **asked))[1] > 0.9
+
+
+def test_answers_alone_show_a_history_that_misleads() -> None:
+    assert lived(World(sudden=0.3, known=0.05))[1] < 0.6
 
 
 def test_a_history_that_keeps_misleading_is_let_go_and_predictions_are_the_better_for_it() -> None:
@@ -76,13 +87,12 @@ def test_a_history_that_keeps_misleading_is_let_go_and_predictions_are_the_bette
     assert trust < 0.6
 
     def error() -> float:
-        candidates = [Candidate(str(i), "", features=view_N[i]) for i in range(PROMPTS)]
         mean_N = estimator.predict(candidates, Context(G, STEPS + 5)).mean
         return float(((mean_N - sigmoid(world.logit_N)) ** 2).mean())
 
     for _ in range(5):
         world.night()
-    view_N = [world.view(i) for i in range(PROMPTS)]
+    candidates = [Candidate(str(i), "", **world.shown(i)) for i in range(PROMPTS)]
     learned = error()
     estimator.today.history.scores_S = np.array([-1e9, -1e9, -1e9, -1e9, 0.0])  # believe it whole
     assert learned < error()
