@@ -31,6 +31,7 @@ from depo.estimator_metrics import (
     reliability,
     spearman,
 )
+from depo.ledger import wilson_interval
 
 ROUNDING = 1e-12  # differences of squared errors below this are float noise
 
@@ -63,8 +64,11 @@ class Calibration:
     These add up to α: the chance that a useless estimator is let in at any time of a run is at most α.
 
     It *closes* again (selection fails open to uniform) when the estimator is worse than the base rate over
-    the newest ``min_window`` groups, at the plain level α and after every new group: erring in this
-    direction costs rollouts, never the result. Between the two thresholds it stays as it is.
+    the newest ``min_window`` groups, whatever that is: the window's share of mixed groups, or either end of
+    that share's 95 % interval (Wilson's). Where mixed groups are rare, a window that happens to hold none
+    would else be predicted best by 0, in hindsight, and no honest estimator could stand beside that. The
+    test is taken at the plain level α and after every new group: erring in this direction costs rollouts,
+    never the result. Between the two thresholds it stays as it is.
 
     ``min_window`` 0 switches the gate off: open from the start, and never closed.
     """
@@ -87,7 +91,7 @@ class Calibration:
         if self.min_window == 0 or len(self.graded) < self.min_window:
             return
         if self.open:
-            if self.advantage(newest=self.min_window) < -NormalDist().inv_cdf(self.confidence):
+            if self.worst_case(self.min_window) < -NormalDist().inv_cdf(self.confidence):
                 self.open = False
         elif self._looks == 0 or self._new >= self.min_window / 2:
             self._new = 0
@@ -103,13 +107,21 @@ class Calibration:
             np.array([one.mixed for one in graded], dtype=np.float64),
         )
 
-    def advantage(self, newest: int | None = None) -> float:
+    def worst_case(self, newest: int) -> float:
+        """The advantage over that plausible base rate which is the easiest to beat."""
+        _, mixed_W = self.arrays(newest)
+        plausible = wilson_interval(int(mixed_W.sum()), len(mixed_W))
+        return max(self.advantage(newest, base_rate) for base_rate in (None, *plausible))
+
+    def advantage(self, newest: int | None = None, base_rate: float | None = None) -> float:
         """z statistic of base rate's minus estimator's squared error: positive when the estimator is better.
+        ``base_rate`` None: the window's own share of mixed groups.
 
         Infinite when the differences are all alike and not 0 (a perfect prediction where half are mixed).
         """
         predicted_W, mixed_W = self.arrays(newest)
-        difference_W = (mixed_W.mean() - mixed_W) ** 2 - (predicted_W - mixed_W) ** 2
+        constant = mixed_W.mean() if base_rate is None else base_rate
+        difference_W = (constant - mixed_W) ** 2 - (predicted_W - mixed_W) ** 2
         mean = float(difference_W.mean())
         if len(difference_W) < 2 or np.abs(difference_W).max() < ROUNDING:
             return 0.0

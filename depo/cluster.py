@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -16,6 +17,8 @@ from depo.cores import usable_cores
 from depo.errors import UserError
 
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
+STARTS = 3
+TOO_SLOW = "timed out during startup"
 
 
 @contextmanager
@@ -60,13 +63,27 @@ def init(address: str | None, engines: int) -> None:
         places = 1 + engines
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # "local": without it Ray would join whatever cluster was last started on this machine.
-        ray.init(
+        start_local(
             address="local",
             num_cpus=max(usable_cores(), places),
             include_dashboard=False,
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             **quiet,
         )
+
+
+def start_local(**settings: Any) -> None:
+    """``ray.init``, which gives its own processes half a minute to come up: on a busy machine not always
+    enough, so that a run of hours would be lost before it begins."""
+    for starts_left in reversed(range(STARTS)):
+        try:
+            ray.init(**settings)
+        except Exception as error:
+            if TOO_SLOW not in str(error) or not starts_left:
+                raise
+            ray.shutdown()
+        else:
+            return
 
 
 @contextmanager

@@ -22,6 +22,10 @@ IN_ACTOR_START = "depo.errors.UserError: "
 """How Ray quotes a UserError raised while an actor was being made: as text, the exception itself is gone."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: ends what an interrupt ends."""
+
+
 @contextmanager
 def terminations() -> Iterator[list[int]]:
     """SIGTERM, with which Slurm and Kubernetes end a run, as an interrupt: all is closed as after Ctrl-C.
@@ -54,7 +58,7 @@ def report_failure(error: BaseException, run_dir: Path | None, terminated: bool 
     A UserError is its message alone. Anything else is "error: Type: message"; its traceback goes to
     ``run_dir/error.log``, or to stderr with DEPO_TRACEBACK=1 or when there is no run directory yet.
     """
-    if terminated:
+    if terminated or isinstance(error, Terminated):
         say(how_to_continue("terminated", run_dir))
         return TERMINATED
     if isinstance(error, KeyboardInterrupt):

@@ -23,6 +23,8 @@ RESUME_MAY_CHANGE = {
 }
 """Recipe blocks that a resumed run may set anew: none of them changes what a step computes, but for the
 learning-rate schedule, which spans ``steps``."""
+LOCK = ".lock"
+"""In a run directory: held by whoever is at work there."""
 
 
 @contextmanager
@@ -30,7 +32,7 @@ def claimed(run_dir: Path) -> Iterator[None]:
     """Make the directory, and keep other processes out of it; the kernel lets go when this one dies. Raises
     UserError when one is at work there. Where the file system knows no locks, nothing is kept out."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
+    with (run_dir / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

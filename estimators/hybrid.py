@@ -286,16 +286,19 @@ class HybridEstimator:
             )
         )
         keys = [observation.key for observation in observations]
-        self.population.observe(keys, likelihood_NM, self._tilt(pass_rate_N, self.worth.mean))
+        tilt_NM = self._tilt(pass_rate_N, self.worth.mean)
+        self.population.observe(keys, likelihood_NM, tilt_NM)
         self.prior.fit(observations, successes_N, trials_N)
         if not self.history:
             return
         for key in keys:
             self._row[key] = len(self._row)
         self._grow(len(self._row))
-        self._visited_at_V[[self._row[key] for key in keys]] = step
-        self._see_first_visits_anew()
         new_N = [self._row[key] for key in keys]
+        self._visited_at_V[new_N] = step
+        # The population remembers its newest visits alone: of a large step, not all.
+        self._belief_VM[new_N] = normalised(self.population.histogram_M * tilt_NM * likelihood_NM)
+        self._see_first_visits_anew()
         self.movement.first_visit(keys, self._belief_VM[new_N].astype(np.float64), step)
 
     def _see_first_visits_anew(self) -> None:

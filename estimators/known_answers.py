@@ -126,10 +126,12 @@ def classes(known_N2: np.ndarray) -> np.ndarray:
 
 
 def binomial(successes_N: np.ndarray, trials_N: np.ndarray, rate_NR: np.ndarray, noise: float) -> np.ndarray:
-    """Probability (N, R) of these verdicts, in order, when one in 1 / ``noise`` is wrong."""
+    """Probability (N, R) of these verdicts when one in 1 / ``noise`` is wrong, of the likeliest in each row:
+    of large groups the probability itself may be too small for a float."""
     rate_NR = noise + (1.0 - 2.0 * noise) * rate_NR.clip(0.0, 1.0)
     successes_N1, trials_N1 = successes_N[:, None], trials_N[:, None]
-    return np.exp(successes_N1 * np.log(rate_NR) + (trials_N1 - successes_N1) * np.log1p(-rate_NR))
+    log_NR = successes_N1 * np.log(rate_NR) + (trials_N1 - successes_N1) * np.log1p(-rate_NR)
+    return np.exp(log_NR - log_NR.max(axis=1, keepdims=True))
 
 
 def recalled_of(prompts: Sequence[Candidate | Observation]) -> np.ndarray:

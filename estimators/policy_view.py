@@ -72,6 +72,12 @@ class PolicyView:
         inputs_NK = np.column_stack([before_N3[:, 1:], features_NF])
         self.mixed.fit(inputs_NK, (outcome_N == 1).astype(np.float64))
         self.right.fit(inputs_NK, (outcome_N == 2).astype(np.float64))
+        for regression in (
+            self.mixed,
+            self.right,
+        ):  # now, while the learner is busy; predictions are waited for
+            if regression.rows:
+                regression.solve()
 
     def _factors(self, before_N3: np.ndarray, features_NF: np.ndarray) -> np.ndarray:
         """v_c / b_c, (N, 3)."""

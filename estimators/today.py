@@ -23,7 +23,7 @@ import numpy as np
 
 from estimators.base import Candidate, Observation, State
 from estimators.contest import Contest
-from estimators.known_answers import KnownAnswers, recalled_of
+from estimators.known_answers import LEAST, KnownAnswers, recalled_of
 from estimators.logit_grid import LogitGrid, normalised
 from estimators.nested_state import joined, part
 from estimators.policy_view import PolicyView, features_of
@@ -143,4 +143,4 @@ class Today:
 def was_asked(prompt: Candidate | Observation) -> bool:
     """Whether today's policy has shown its view of the prompt, or found anything likely of its answers."""
     recalled = prompt.recalled
-    return prompt.features is not None or (recalled is not None and recalled.right + recalled.wrong > 0)
+    return prompt.features is not None or (recalled is not None and recalled.right + recalled.wrong >= LEAST)

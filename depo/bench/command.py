@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from depo.bench.jobs import interruptible
+from depo.failures import say
+
 
 def bench(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run one benchmark; returns the exit status. Raises UserError for bad input."""
@@ -19,4 +22,10 @@ def bench(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             from depo.bench.report import run
         case other:
             raise ValueError(f"unknown benchmark {other!r}")
-    return run(options, arguments)
+    try:
+        with interruptible():
+            return run(options, arguments)
+    except KeyboardInterrupt:
+        if options.benchmark in ("selection", "model"):
+            say("stopped; the same command goes on from here")
+        raise

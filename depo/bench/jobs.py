@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from depo.failures import Terminated
 
 LAST_LINES = 8
 POLL_SECONDS = 0.2
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2)."""
+
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,8 @@ class Over:
 def run_jobs(jobs: Sequence[Job], at_once: int, threads: int, say: Callable[[str], None]) -> list[Job]:
     """Run what is not done yet, in order, ``at_once`` at a time with ``threads`` each; returns what failed.
 
-    A job that fails is reported with the last lines of its log and takes only those with it that need it.
+    A job that fails is reported with the last lines of its log and takes only those with it that need it,
+    which are named.
     Interrupted or terminated, it ends its processes before it raises.
     """
     waiting = [job for job in jobs if not job.done]
@@ -79,7 +88,10 @@ def run_jobs(jobs: Sequence[Job], at_once: int, threads: int, say: Callable[[str
             for line in last_lines(one.job.log):
                 say(f"    {line}")
 
-    return failed + run_each(waiting, at_once, threads, lambda job: None, over)
+    impossible = run_each(waiting, at_once, threads, lambda job: None, over)
+    for job in impossible:
+        say(f"{job.title}: not begun, what it needs has failed")
+    return failed + impossible
 
 
 def run_each(
@@ -113,22 +125,45 @@ def run_each(
 @contextmanager
 def ending_them_all(running: Sequence[Running]) -> Iterator[None]:
     """However this is left, by SIGTERM or a closed terminal too, none of these processes outlives it."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    with interruptible():
+        try:
+            yield
+        finally:
+            with uninterrupted():
+                end_all([one.process for one in running])
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A polite ``kill`` and a closed terminal are interrupts: processes of one's own must not be left
+    behind."""
+    with handlers({signal.SIGTERM: interrupt, signal.SIGHUP: interrupt}):
+        yield
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Whoever presses Ctrl-C again while processes are being ended must not keep them alive by that."""
+    with handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)):
+        yield
+
+
+@contextmanager
+def handlers(wanted: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    """A signal that is ignored, as ``nohup`` leaves it, stays so: it is meant to be survived."""
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in wanted}
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as nohup leaves it: meant to outlive the terminal
-            signal.signal(number, interrupt)
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, wanted[number])
     try:
         yield
     finally:
-        for one in running:
-            end(one.process)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """A polite ``kill`` is an interrupt: processes of one's own must not be left behind."""
-    raise KeyboardInterrupt
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def start(job: Job, threads: int | None) -> Running:
@@ -144,24 +179,30 @@ def start(job: Job, threads: int | None) -> Running:
             stderr=subprocess.STDOUT,
             env=os.environ | limits | {"TOKENIZERS_PARALLELISM": "false"},
             start_new_session=True,  # an interrupt is ours to pass on, once
+            preexec_fn=end_with_parent,
         )
     return Running(job, process, time.perf_counter())
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a process with all its children, and kill what does not end by itself."""
-    if process.poll() is not None:
-        return
+def end_with_parent() -> None:
+    """In a process just started: ask the kernel for SIGTERM when the one that started it is gone, killed
+    without having ended it. Linux alone knows that."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Interrupt processes with all their children, all at once, and kill what does not end by itself."""
+    left = list(processes)
     for how, patience in ((signal.SIGINT, 15), (signal.SIGKILL, 15)):
-        try:
-            os.killpg(process.pid, how)
-            process.wait(patience)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-        else:
-            return
+        left = [process for process in left if process.poll() is None]
+        for process in left:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, how)
+        deadline = time.perf_counter() + patience
+        for process in left:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(deadline - time.perf_counter(), 0))
 
 
 def last_lines(log: Path) -> list[str]:

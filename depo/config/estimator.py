@@ -51,7 +51,7 @@ class HybridEstimator(Block):
     """How far ability may move in one policy step, as a standard deviation in logits."""
     memory: PositiveFloat = 3000.0
     """Groups over which the pool's composition and the model's own settings are learned."""
-    noise: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.0005
+    noise: Annotated[float, Field(ge=1e-9, lt=0.5)] = 0.0005
     """Chance that a verdict is wrong: keeps one wrong verdict from contradicting a belief beyond repair."""
     seed: NonNegativeInt = 0
 

@@ -143,6 +143,30 @@ def test_estimator_gone_bad_closes_the_gate_and_a_recovered_one_opens_it_again()
     assert feed(calibration, p[800:], mixed[800:])[-1]
 
 
+def open_gate(rng: np.random.Generator) -> Calibration:
+    calibration = gate()
+    p = rng.beta(0.5, 0.5, size=400)
+    assert feed(calibration, p, outcomes(p, rng))[-1]
+    return calibration
+
+
+@pytest.mark.parametrize("share", [0.0, 0.005, 0.01, 0.02])
+def test_where_mixed_groups_are_rare_an_honest_estimator_stays(share: float) -> None:
+    """It says 0.0045 where none can be and 0.9 where one is: a window without any would be predicted better
+    by 0, which nobody can know beforehand."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        mixed = rng.random(2000) < share
+        assert all(feed(open_gate(rng), np.where(mixed, 0.9, 0.0045), mixed))
+
+
+@pytest.mark.parametrize("claimed", [0.1, 0.5])
+def test_one_that_promises_mixed_groups_where_there_are_none_does_not_stay(claimed: float) -> None:
+    states = feed(open_gate(np.random.default_rng(0)), np.full(400, claimed), np.zeros(400, dtype=bool))
+    assert states.index(False) < 250
+    assert not states[-1]
+
+
 def test_between_the_thresholds_the_gate_stays_as_it_is() -> None:
     """An estimator no better and no worse than the base rate neither opens a closed gate nor closes an
     open one."""

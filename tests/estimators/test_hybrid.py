@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimators.base import Candidate, Context, Observation, State
-from estimators.hybrid import HybridEstimator
+from estimators.hybrid import POPULATION_WINDOW, HybridEstimator
 from estimators.online_ridge import OnlineRidge
 
 
@@ -392,6 +392,19 @@ def test_a_prepared_question_costs_a_look_and_no_computation(monkeypatch):
     estimator.prepare(asked, 2)
     monkeypatch.setattr(estimator.movement, "spread", lambda *_: pytest.fail("worked it out again"))
     estimator.predict(asked[:2], at(2))
+
+
+def test_a_step_may_bring_more_first_visits_than_the_population_remembers():
+    """What is believed of a prompt depends on its outcome, not on whether it is among the newest."""
+    estimator, prompts = plain(), POPULATION_WINDOW + 200
+    groups = [seen(f"{i:05d}", i % 9) for i in range(prompts)]
+    estimator.observe(groups, at(1))
+    mean_N = estimator.predict([candidate(f"{i:05d}") for i in range(prompts)], at(1)).mean
+    by_outcome = [mean_N[k::9] for k in range(9)]
+    assert max(np.ptp(mean_n) for mean_n in by_outcome) < 1e-6
+    assert (np.diff([mean_n.mean() for mean_n in by_outcome]) > 0.05).all()
+    estimator.observe([seen(f"{i:05d}", i % 9, step=2) for i in range(prompts)], at(2))
+    assert math.isfinite(estimator.ability)
 
 
 def test_odd_prompts_are_read_and_impossible_ones_refused():

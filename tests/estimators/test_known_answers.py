@@ -139,6 +139,16 @@ def test_hybrid_bounds_its_belief_by_what_is_known_after_the_policy_has_moved() 
     assert fresh == pytest.approx(0.8, abs=0.05)
 
 
+@pytest.mark.parametrize(("recalled", "successes"), [((1.0, 0.0), 0), ((0.0, 1.0), 256)])
+def test_a_large_group_that_contradicts_what_is_known_teaches_something_finite(recalled, successes) -> None:
+    """As when a judge is down and calls everything wrong: such verdicts are less likely than a float can
+    say."""
+    known = learned(many_wordings=False)
+    known.observe(flat(1), np.array([recalled]), 0.0, np.array([successes]), np.array([256]))
+    assert np.isfinite(known.share_CR).all()
+    assert np.isfinite(known.updated(flat(1), np.array([recalled]), 0.0)).all()
+
+
 def test_state_round_trips_exactly() -> None:
     original, restored = learned(many_wordings=True), KnownAnswers(GRID, 3000.0)
     state = original.state_dict()

@@ -58,10 +58,12 @@ def test_before_the_first_row_the_start_and_afterwards_probabilities():
     assert predicted_N.max() <= 1
 
 
-def test_a_constant_feature_gets_no_weight():
+@pytest.mark.parametrize("constant", [7.0, 0.7, 0.1, 1.19, 1e6 / 3])
+def test_a_constant_feature_gets_no_weight(constant):
+    """Most are no sum of powers of two, so that their variance is not 0 but rounding."""
     features_NF, target_N = rows()
     with_constant = OnlineRidge()
-    with_constant.fit(np.column_stack([features_NF, np.full(400, 7.0)]), target_N)
+    with_constant.fit(np.column_stack([features_NF, np.full(400, constant)]), target_N)
     asked_NF = np.column_stack([features_NF[:5], np.full(5, 900.0)])
     without = OnlineRidge()
     without.fit(features_NF, target_N)

@@ -34,6 +34,19 @@ def test_a_weighed_history_is_its_likelihood_to_that_power(trust: float) -> None
     )  # `FLOOR`
 
 
+def test_an_answer_hardly_likely_any_more_is_no_reply_and_history_stands() -> None:
+    """`KnownAnswers` makes nothing of it, so nothing would stand in the history's place."""
+    estimator = HybridEstimator(text="none")
+    for step in range(1, 4):
+        estimator.observe([Observation("a", "", 8, G, step)], Context(G, step))
+    asked = [
+        Candidate("a", "", recalled=recalled) for recalled in (None, Recalled(1e-6, 0.0), Recalled(0.3, 0.3))
+    ]
+    nothing, hardly, much = estimator.predict(asked, Context(G, 4)).mean
+    assert hardly == nothing
+    assert much < nothing - 0.1
+
+
 class World:
     """Prompts of every difficulty and a policy that is asked about them: it shows a noisy view, or how likely
     its earlier answers are, a share ``known`` of all it might say. Where it is ``sudden``, any prompt may

@@ -21,6 +21,7 @@ from depo.bench.report import write_result
 from depo.budget import budget_text
 from depo.budget.model_config import is_path
 from depo.config import PretrainedPolicy, Recipe
+from depo.directories import check_place
 from depo.errors import UserError
 from depo.failures import DONE, FAILED
 from depo.recipe.inputs import check_inputs, model_problems
@@ -85,6 +86,9 @@ def setting_of(options: argparse.Namespace) -> Setting:
     form = FORMS[options.form or ("gpu" if has_cuda() else "cpu")]
     if options.steps is not None and options.steps < 1:
         raise UserError(f"--steps {options.steps}: must be at least 1")
+    if options.out.is_dir():
+        raise UserError(f"--out {options.out}: is a directory, not a file")
+    check_place(options.out, "--out")
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: must be at least 1")
     default_engine = "vllm" if form.name == "gpu" and find_spec("vllm") else "transformers"

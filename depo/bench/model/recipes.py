@@ -56,8 +56,6 @@ def arm_recipe(setting: Setting, arm: str, seed: int) -> Recipe:
             "engine": setting.engine,
             "max_new_tokens": task.max_new_tokens,
             "transformers": {"batch_size": form.generation_batch},
-            # Learner and engine share the one GPU: a part of it for the engine's weights and cache.
-            "vllm": {"gpu_memory_utilization": min(0.3, round(ENGINES_SHARE / setting.jobs, 3))},
         },
         "reward": {"type": task.reward},
         "learner": {"lr": form.lr, "tokens_per_microbatch": form.tokens_per_microbatch},
@@ -73,6 +71,9 @@ def arm_recipe(setting: Setting, arm: str, seed: int) -> Recipe:
     if setting.jobs > 1:
         raw["resources"] = {"threads": max(1, usable_cores() // setting.jobs)}
     if setting.engine == "vllm":
+        # Learner and engine share the one GPU: a part of it for the engine's weights and cache.
+        share = min(0.3, round(ENGINES_SHARE / setting.jobs, 3))
+        raw["rollout"]["vllm"] = {"gpu_memory_utilization": share}
         # The engine reserves the GPU of Ray's count; a learner that reserves none still sees it.
         raw["resources"] = raw.get("resources", {}) | {"learner_gpus": 0}
     return Recipe.model_validate(raw | arm_blocks(arm, form, setting.encoder))

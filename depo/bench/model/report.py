@@ -24,6 +24,7 @@ def markdown(document: dict[str, Any], path: Path) -> str:
         "# Selection on a real language model",
         "\n".join(provenance_lines(document)),
         setting_text(document["setting"]),
+        missing_text(document),
         f"![accuracy and effective-group ratio over rollouts]({path.name}.png)",
         *section("Result", RESULT, done),
         *comparison_section(document.get("comparisons", [])),
@@ -49,8 +50,16 @@ def setting_text(setting: dict[str, Any]) -> str:
         f"({form['pool'] - form['heldout']:,} prompts at most), held-out set ({form['heldout']} prompts, "
         f"{form['samples']} answers each at temperature 1) and keyed randomness. A last step with refill "
         "waves ends beyond the horizon: accuracy *at the horizon* is read off the line between the two "
-        "evaluations around it. No setting was tuned on these seeds."
+        "evaluations around it."
     )
+
+
+def missing_text(document: dict[str, Any]) -> str:
+    """Runs that were asked for and have not ended, if any."""
+    there = {(run["seed"], run["arm"]) for run in document["runs"]}
+    asked = [(seed, arm) for seed in document["provenance"]["seeds"] for arm in document["arms"]]
+    absent = ", ".join(f"seed {seed} {arm}" for seed, arm in asked if (seed, arm) not in there)
+    return f"**Unfinished, and not in here**: {absent}." if absent else ""
 
 
 def jobs_text(setting: dict[str, Any]) -> str:

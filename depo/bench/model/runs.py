@@ -89,6 +89,7 @@ def run_arms(
     jobs: dict[Job, Place] = {}
     for place, recipe in planned:
         if place.finished:
+            clear(place)
             over(place, Ended(DONE, ran=False))
         else:
             jobs[job_of(recipe, place)] = place
@@ -98,10 +99,15 @@ def run_arms(
         if one.status != DONE:
             over(place, Ended(one.status, True, one.seconds, tuple(last_lines(one.job.log))))
             return
-        shutil.rmtree(place.directory / "checkpoints", ignore_errors=True)
+        clear(place)
         over(place, Ended(DONE, True, one.seconds))
 
     run_each(list(jobs), at_once, None, lambda job: begun(jobs[job]), ended)
+
+
+def clear(place: Place) -> None:
+    """A finished run needs no checkpoints, and a kill may have come before they were removed."""
+    shutil.rmtree(place.directory / "checkpoints", ignore_errors=True)
 
 
 def job_of(recipe: Recipe, place: Place) -> Job:

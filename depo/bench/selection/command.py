@@ -19,9 +19,10 @@ from depo.bench.selection.plan import Cell, plan
 from depo.bench.selection.pools import POOLS, REPORTED, TUNING
 from depo.bench.selection.recipes import BATCH_PROMPTS, GROUP_SIZE, PASSES, USUAL_PROMPTS, horizon_of
 from depo.bench.selection.tune import tuning_cells, tuning_document
-from depo.bench.selection.work import COMPOSITION, SUMMARY
+from depo.bench.selection.work import COMPOSITION, SUMMARY, clear
 from depo.checkpoint import read_json
 from depo.cores import usable_cores
+from depo.directories import check_place
 from depo.errors import UserError
 from depo.failures import DONE, FAILED, say
 
@@ -47,6 +48,12 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     threads = max(usable_cores() // options.jobs, 1) if options.threads is None else options.threads
     failed = run_jobs(jobs, options.jobs, threads, say)
 
+    done = [path for path in where if (path / SUMMARY).exists()]
+    for path in done:
+        clear(path)
+    if not done:
+        say("no run has ended, so there is nothing to report")
+        return FAILED
     document = {"kind": "selection_tuning" if options.tune else "selection"}
     document["provenance"] = provenance(arguments, seeds)
     if options.tune:
@@ -76,9 +83,10 @@ def result(
 
 ABOUT = (
     "The quickstart's small qwen3_moe, warm-started by SFT, then trained by the project's own loop: "
-    "{passes:g} passes over 4,000 prompts at 8 rollouts each, {horizon:,} rollouts. The arms of a seed share "
-    "policy, pool, held-out set (1,000 prompts) and the keys of all randomness. Accuracy is exact: the "
-    "probability of the gold answer under teacher forcing, every 2 % of the horizon, smoothed to never fall."
+    "{passes:g} passes over 4,000 prompts at 8 rollouts each, {horizon:,} rollouts (`single_pass`: a quarter "
+    "of that, over 40,000 prompts). The arms of a seed share policy, pool, held-out set (1,000 prompts) and "
+    "the keys of all randomness. Accuracy is exact: the probability of the gold answer by teacher forcing, "
+    "every 2 % of the horizon, smoothed to never fall."
 )
 
 
@@ -97,14 +105,20 @@ def pool_document(pool: str, finished: Sequence[tuple[Cell, Path]], arms: Sequen
 def wanted(options: argparse.Namespace) -> tuple[list[str], list[str], list[int]]:
     """Arms, pools and seeds asked for. Raises UserError for names that do not exist and numbers that make no
     sense."""
-    require_directory(options.out)
+    if options.out.is_file():
+        raise UserError(f"--out {options.out}: is a file; expected a directory")
+    check_place(options.out, "--out")
     arms = names(options.arms, ARMS, "--arms") or list(ARMS if options.full else PRIMARY)
     pools = names(options.pools, POOLS, "--pools") or (list(POOLS) if options.full else ["mixed"])
     usual = SEEDS_QUICK if options.quick else tune.SEEDS if options.tune else SEEDS
     seeds = list(options.seeds or usual)
     if options.passes is None:
         options.passes = PASSES_QUICK if options.quick else tune.PASSES if options.tune else PASSES
-    for flag, value in (("--passes", options.passes), ("--jobs", options.jobs)):
+    for flag, value in (
+        ("--passes", options.passes),
+        ("--jobs", options.jobs),
+        ("--threads", 1 if options.threads is None else options.threads),
+    ):
         if not (math.isfinite(value) and value > 0):
             raise UserError(f"{flag} {value:g}: expected a positive number")
     shortest = 1.0 if options.tune else min(POOLS[pool].horizon for pool in pools)
@@ -120,15 +134,6 @@ def wanted(options: argparse.Namespace) -> tuple[list[str], list[str], list[int]
     if min(seeds) < 0:
         raise UserError(f"--seeds {','.join(map(str, seeds))}: expected numbers from 0 on")
     return arms, pools, seeds
-
-
-def require_directory(out: Path) -> None:
-    """Raises UserError when OUT, or what would have to hold it, is a file."""
-    for path in (out, *out.parents):
-        if path.exists():
-            if not path.is_dir():
-                raise UserError(f"--out {out}: {path} is a file; expected a directory")
-            return
 
 
 def names(chosen: Sequence[str] | None, known: Sequence[str], flag: str) -> list[str]:

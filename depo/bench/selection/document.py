@@ -15,6 +15,7 @@ from typing import Any
 from depo.bench.paired import ratio_interval, t_interval
 from depo.bench.selection.curve import COSTS, Curve, read_curve
 from depo.checkpoint import read_json
+from depo.errors import UserError
 
 SHARES = (0.5, 0.75, 0.9)
 HEADLINE = 0.75
@@ -34,8 +35,17 @@ DIAGNOSES = {
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """A finished run: curve, accuracy, what its rollouts were worth, diagnoses and seconds."""
-    summary = read_json(directory / "summary.json")
+    """A finished run: curve, accuracy, what its rollouts were worth, diagnoses and seconds. Raises UserError
+    where its files are damaged."""
+    try:
+        return figures_of(directory, read_json(directory / "summary.json"))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{directory}: no finished run here ({error!r}); remove it to run it again"
+        ) from error
+
+
+def figures_of(directory: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "curve": read_curve(directory).to_json(),
         "solvable": [summary["eval"][when]["solvable"] for when in ("before", "after")],
@@ -53,6 +63,17 @@ def curves_of(pool: Mapping[str, Any]) -> dict[int, dict[str, Curve]]:
         int(seed): {name: Curve.from_json(run["curve"]) for name, run in runs.items()}
         for seed, runs in pool["seeds"].items()
     }
+
+
+def missing(document: Mapping[str, Any]) -> list[str]:
+    """Runs that were asked for and are not in the document, as ``pool, seed 3: grpo, hybrid``."""
+    found = []
+    for name, pool in document["pools"].items():
+        for seed in document["provenance"]["seeds"]:
+            absent = [arm for arm in document["arms"] if arm not in pool["seeds"].get(str(seed), {})]
+            if absent:
+                found.append(f"{name}, seed {seed}: {', '.join(absent)}")
+    return found
 
 
 def compare(curves: Curves, arms: Sequence[str], horizon: int) -> dict[str, Any]:

@@ -38,7 +38,11 @@ def add_selection(benchmarks: argparse._SubParsersAction) -> argparse.ArgumentPa
 
 
 def listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """Not empty: an unset variable of a shell must not start the default, hours of work."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise argparse.ArgumentTypeError("expected one at least, found nothing")
+    return parts
 
 
 def numbers(text: str) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from depo.bench.jobs import Job, beside
 from depo.bench.selection.arms import Arm
@@ -78,18 +79,24 @@ def plan(out: Path, family: str, cells: Sequence[Cell], encoder: Path | None) ->
     return sorted(jobs.values(), key=lambda job: len(job.needs) and 1), where
 
 
+def wherever_it_lies(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with the text encoder's directory by its name alone: with OUT that moves, too."""
+    found = recipe.model_dump()
+    model = found["estimator"].get("model")
+    return found | {"estimator": found["estimator"] | {"model": model and Path(model).name}}
+
+
 def stored(recipe: Recipe, path: Path) -> str:
     """Write the recipe unless it is there. Raises UserError when OUT was made with other settings: its
     results would be mixed with those of today's."""
     if path.exists():
-        before, now = load_recipe(path).model_dump(), recipe.model_dump()
+        before, now = wherever_it_lies(load_recipe(path)), wherever_it_lies(recipe)
         changed = [key for key in now if now[key] != before[key]]
         if changed:
             raise UserError(
                 f"--out: {path} was made with another {', '.join(changed)}; name another directory, or "
                 "remove this file and the directory beside it"
             )
-        return str(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_resolved(recipe, path)
     return str(path)

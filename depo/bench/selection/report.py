@@ -8,7 +8,7 @@ from typing import Any
 
 from depo.bench.paired import t_interval
 from depo.bench.provenance import provenance_lines
-from depo.bench.selection.document import HEADLINE, SHARES, SUBJECT, YARDSTICK, Curves, curves_of
+from depo.bench.selection.document import HEADLINE, SHARES, SUBJECT, YARDSTICK, Curves, curves_of, missing
 from depo.bench.tables import Row, interval, mean, table
 
 GOALS = {YARDSTICK: 0.35, "grpo": 0.40, "depo": 0.70}
@@ -16,6 +16,7 @@ GOALS = {YARDSTICK: 0.35, "grpo": 0.40, "depo": 0.70}
 LEAST_GAIN, MOST_HARM = 0.02, 0.01
 HEAD = [
     "arm",
+    "seeds",
     "final, smoothed",
     "as measured",
     "− GRPO",
@@ -33,7 +34,10 @@ def markdown(document: dict[str, Any], path: Path) -> str:
     from depo.bench.selection.plots import draw_pool
 
     lines = ["# Rollouts to the same accuracy", "", *provenance_lines(document), "", document["about"], ""]
-    lines += targets(document)
+    absent = missing(document)
+    if absent:
+        lines += [f"**Failed or unfinished, and not in here**: {'; '.join(absent)}.", ""]
+    lines += targets(document, complete=not absent)
     for name, pool in document["pools"].items():
         picture = path.with_name(f"{path.name}_{name}.png")
         draw_pool(curves_of(pool), document["arms"], horizon_in(pool, document), f"pool {name}", picture)
@@ -73,7 +77,11 @@ def pool_tables(pool: Mapping[str, Any], document: Mapping[str, Any]) -> list[st
     lines.append(f"- runs made at commit {', '.join(commits)}")
     lines += ["", f"After {horizon:,} rollouts, {len(pool['seeds'])} seeds [95 % t interval]:", ""]
     curves = curves_of(pool)
-    lines += table(HEAD, [final_row(name, pool, comparison["final"][name], curves) for name in arms])
+    lines += table(
+        HEAD,
+        [final_row(name, document["arms"][name], pool, comparison["final"][name], curves) for name in arms],
+    )
+    lines += ["", DIAGNOSIS_NOTE]
     for key, ratios in comparison["ratios"].items():
         unit, share = key.split("@")
         main = float(share) == HEADLINE
@@ -88,10 +96,22 @@ def pool_tables(pool: Mapping[str, Any], document: Mapping[str, Any]) -> list[st
     return lines
 
 
-def final_row(name: str, pool: Mapping[str, Any], final: Mapping[str, Any], curves: Curves) -> Row:
+DIAGNOSIS_NOTE = (
+    "AUROC and ECE are of predictions that a group will be mixed, on the uniformly drawn groups of the last "
+    "window, each predicted before it was rolled out; arms without beliefs predict a constant, and arms that "
+    "draw nothing uniformly (`audit: 0`) cannot be graded once they select. Starvation: share of the prompts "
+    "last seen mixed that were visited fewer than three times."
+)
+
+
+def final_row(
+    name: str, arm: Mapping[str, Any], pool: Mapping[str, Any], final: Mapping[str, Any], curves: Curves
+) -> Row:
     runs = [runs[name] for runs in pool["seeds"].values() if name in runs]
+    graded = runs if arm["selection"].get("audit") != 0 else []
     return [
         f"`{name}`",
+        str(len(runs)),
         interval(final["accuracy"], 4),
         interval(
             t_interval([by_arm[name].last for by_arm in curves.values() if name in by_arm]).to_json(), 4
@@ -99,21 +119,29 @@ def final_row(name: str, pool: Mapping[str, Any], final: Mapping[str, Any], curv
         interval(final.get("minus_grpo"), 4),
         interval(final.get("minus_dapo"), 4),
         mean([run["effective_ratio"] for run in runs], 2),
-        *(mean([run["diagnosis"][key] for run in runs], 3) for key in ("auroc", "ece", "starvation")),
+        *(mean([run["diagnosis"][key] for run in graded], 3) for key in ("auroc", "ece")),
+        mean([run["diagnosis"]["starvation"] for run in runs], 3),
         mean([run["seconds"]["wall"] for run in runs], 0),
     ]
 
 
-def targets(document: Mapping[str, Any]) -> list[str]:
-    """What was set out for, what was reached; pools and arms that were not run are left out."""
+def targets(document: Mapping[str, Any], complete: bool) -> list[str]:
+    """What was set out for, what was reached; pools and arms that were not run are left out. Unless the runs
+    are ``complete`` nothing counts as met: a run may be missing for what happened in it."""
     rows = [*headline(document["pools"].get("mixed")), *harmless(document["pools"])]
     if not rows:
         return []
     others = ", ".join(f"{share:.0%}" for share in SHARES if share != HEADLINE)
-    return [
+    explained = [
         f"A: DAPO's smoothed accuracy at {HEADLINE:.0%} of the horizon (tables below also at {others}).",
         "",
-        *table(["", "target", "reached", ""], rows),
+    ]
+    shown_rows = [
+        [*row[:-1], row[-1] if complete or row[-1] != "met" else "–: runs are missing"] for row in rows
+    ]
+    return [
+        *(explained if YARDSTICK in document["arms"] else []),
+        *table(["", "target", "reached", ""], shown_rows),
     ]
 
 
@@ -127,11 +155,10 @@ def headline(mixed: Mapping[str, Any] | None) -> Iterator[Row]:
         if ratio and has_pairs(ratio):
             note = f"; censored {censored(ratio)}" if any(ratio["censored"]) else ""
             what = f"rollouts to A, {SUBJECT} ÷ {other}, mixed"
-            reached = met(ratio["mean"][0] <= goal) if is_known(ratio) else "–"
-            yield [what, f"≤ {goal:.2f}", shown(ratio) + note, reached]
+            yield [what, f"≤ {goal:.2f}", shown(ratio) + note, verdict(ratio, goal)]
     gain = mixed["comparison"]["final"].get(SUBJECT, {}).get(f"minus_{YARDSTICK}")
     if gain:
-        reached = gain[0] > LEAST_GAIN and gain[1] is not None and gain[1] > 0
+        reached = None if gain[1] is None else gain[0] > LEAST_GAIN and gain[1] > 0
         what = f"final accuracy, {SUBJECT} − {YARDSTICK}, mixed"
         both = interval(gain, 4) + unsmoothed(mixed, YARDSTICK)
         yield [what, f"> {LEAST_GAIN}, interval above 0", both, met(reached)]
@@ -142,7 +169,7 @@ def harmless(pools: Mapping[str, Any]) -> Iterator[Row]:
     for name in ("medium", "hidden"):
         gain = pools.get(name, {}).get("comparison", {}).get("final", {}).get(SUBJECT, {}).get("minus_grpo")
         if gain:
-            reached = gain[1] is not None and gain[1] > -MOST_HARM
+            reached = None if gain[1] is None else gain[1] > -MOST_HARM
             what = f"final accuracy, {SUBJECT} − grpo, {name}"
             both = interval(gain, 4) + unsmoothed(pools[name], "grpo")
             yield [what, f"lower bound > −{MOST_HARM}", both, met(reached)]
@@ -156,8 +183,18 @@ def unsmoothed(pool: Mapping[str, Any], other: str) -> str:
     return f"; as measured {interval(t_interval(leads).to_json(), 4)}"
 
 
-def met(reached: bool) -> str:
-    return "met" if reached else "**missed**"
+def verdict(ratio: Mapping[str, Any], goal: float) -> str:
+    """Whether a ratio is small enough. One pair says nothing, and where the subject is censored its ratio is
+    too small: that it has missed can then be said, that it has met not."""
+    if not is_known(ratio) or ratio["seeds"] < 2:
+        return met(None)
+    reached = ratio["mean"][0] <= goal
+    return met(None if reached and ratio["censored"][0] else reached)
+
+
+def met(reached: bool | None) -> str:
+    """None: cannot be said."""
+    return "–" if reached is None else "met" if reached else "**missed**"
 
 
 def has_pairs(ratio: Mapping[str, Any]) -> bool:

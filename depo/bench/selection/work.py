@@ -17,6 +17,7 @@ from pathlib import Path
 from depo.checkpoint import latest_checkpoint, read_json, write_json
 from depo.config import Recipe
 from depo.recipe import load_recipe
+from depo.resume import LOCK, claimed
 from depo.rng import generator
 from depo.types import Prompt
 
@@ -78,15 +79,31 @@ def run_arm(recipe: Recipe, policy: Path, pool: Path, directory: Path) -> None:
 
     resume = (directory / "checkpoints").exists() and latest_checkpoint(directory / "checkpoints") is not None
     if not resume:
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
+        with claimed(directory):  # a benchmark that was killed may have left a run at work here
+            empty(directory)
         (directory / "initial_policy").symlink_to(os.path.relpath(policy, directory))
         for name in ("heldout.parquet", "prompts.parquet"):
             shutil.copy(pool / name, directory / name)
     train(recipe, directory, resume, quiet=True)
     read_json(directory / SUMMARY)  # it is there, and whole
-    shutil.rmtree(directory / "checkpoints")
-    shutil.rmtree(directory / "policy")
+    clear(directory)
+
+
+def empty(directory: Path) -> None:
+    """All but the file that says who is at work here."""
+    for path in directory.iterdir():
+        if path.name == LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def clear(directory: Path) -> None:
+    """Of a finished run only what the report reads is kept; a kill may have come before this."""
+    for name in ("checkpoints", "policy"):
+        shutil.rmtree(directory / name, ignore_errors=True)
 
 
 def main(arguments: Sequence[str]) -> None:

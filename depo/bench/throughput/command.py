@@ -17,6 +17,7 @@ from depo.bench.throughput.statistics import paired_ratio, spread
 from depo.bench.throughput.workload import Workload, problems
 from depo.config import PretrainedPolicy, TinyMoePolicy
 from depo.cores import usable_cores
+from depo.directories import check_place
 from depo.errors import UserError
 from depo.failures import DONE
 
@@ -55,6 +56,7 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--out {options.out}: must be a file that ends in .json")
     if options.out.is_dir():
         raise UserError(f"--out {options.out}: is a directory, not a file")
+    check_place(options.out, "--out")
     for name in ("steps", "repeats"):
         value = getattr(options, name)
         if value is not None and value < 1:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from depo.bench.jobs import end_with_parent
 from depo.bench.throughput.memory import PeakMemory
 
 Side = Literal["depo", "trl"]
@@ -31,6 +32,7 @@ def measure(side: Side, mode: Mode, directory: Path, threads: int) -> dict[str, 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            preexec_fn=end_with_parent,
         )
         try:
             with PeakMemory(process.pid) as peak:

@@ -34,7 +34,8 @@ def against_trl(workload: Workload) -> Recipe:
 
 
 def live_selection(workload: Workload, steps: int, warm_up: int) -> Recipe:
-    """The quickstart's sizes, estimator, rule and refill, to see what they cost once they are at work.
+    """The quickstart's sizes, with an estimator that does not ask the policy (``features: none``, no recall)
+    and refill from the whole pool, to see what they cost once they are at work.
 
     The policy is untrained, so outcomes come from ``known_difficulty``: each prompt has a pass rate of its
     own, and the estimator has as much to learn as in a real run. The rule selects from the first step.

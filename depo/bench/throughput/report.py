@@ -24,7 +24,9 @@ class Target:
 SHORT = Target("end-to-end samples/s, answers of a few tokens, depo ÷ TRL", 1.3)
 LONG_ANSWERS = Target("end-to-end samples/s, lengths spread as they fall, depo ÷ TRL", 1.3)
 UPDATE = Target("learner tokens/s, lengths spread 1:8, depo ÷ TRL", 1.5)
-LIVE = Target("estimator and selection on the critical path, sub-second steps", 0.02, at_most=True)
+LIVE = Target(
+    "estimator (`features: none`) and selection on the critical path, sub-second steps", 0.02, at_most=True
+)
 LONG = Target("the same seconds in a step of 120 s", 0.002, at_most=True)
 
 FIGURES = {
@@ -139,7 +141,7 @@ def one_end_to_end(title: str, found: dict[str, Any]) -> list[str]:
         f"### {title}: at most {sizes['max_new_tokens']} new tokens",
         "",
         f"{sizes['steps']} steps timed after one to warm up; a pass holds up to {sizes['micro_rows']} rows "
-        "on both sides.",
+        "with TRL, and as many tokens as that many of the longest with depo.",
         "",
         *summary_table(found["summary"]),
     ]
@@ -180,7 +182,9 @@ def driver_section(driver: dict[str, Any]) -> list[str]:
     return [
         "## The driver's own share of a step",
         "",
-        f"depo with `estimator: hybrid` and `thompson` at the quickstart's sizes: {driver['steps']} steps "
+        "depo with `estimator: hybrid` that does not ask the policy (`features: none`, `recall: 0`; the "
+        "quickstart's does, which costs a prefill of every candidate) and `thompson` over the whole pool, at "
+        f"the quickstart's sizes: {driver['steps']} steps "
         f"of {driver['step_seconds']:.2f} s, {driver['groups_per_step']:.0f} groups a step with refill, the "
         f"rule at work in {driver['selecting_share']:.0%} of them. Outcomes come from a reward that gives "
         "each prompt a known pass rate.",

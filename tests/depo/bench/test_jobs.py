@@ -11,6 +11,7 @@ import time
 import pytest
 
 from depo.bench.jobs import Job, run_jobs
+from depo.cli import main
 
 WRITE = """
 import pathlib, sys, time
@@ -36,8 +37,14 @@ def told(job, threads):
     return running
 
 jobs.start = told
-target = Path({target!r})
-jobs.run_jobs([jobs.Job("long", "writes_a_file", (str(target), "60"), target)], 1, 1, print)
+targets = [Path(name) for name in {targets!r}]
+jobs.run_jobs([jobs.Job("long", {module!r}, (str(path), "60"), path) for path in targets], 2, 1, print)
+"""
+IGNORES_INTERRUPTS = """
+import signal, time
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+time.sleep(60)
 """
 
 
@@ -77,21 +84,63 @@ def test_jobs_run_side_by_side(module):
     assert max(a_start, b_start) < min(a_end, b_end)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_stopping_the_benchmark_leaves_no_process_behind(module, how):
-    (module / "main.py").write_text(MAIN.format(target=str(module / "a" / "x")))
+def benchmark(module, does, *names):
+    """A benchmark with a long job for every name, and the processes of these."""
+    targets = [str(module / name / "x") for name in names]
+    (module / "main.py").write_text(MAIN.format(targets=targets, module=does))
     process = subprocess.Popen(
         [sys.executable, str(module / "main.py")],
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(how, signal.SIG_DFL),  # nohup, around pytest, leaves it ignored
+        preexec_fn=default_signals,
     )
-    child = int(process.stdout.readline())
-    time.sleep(1)  # until it waits for the child that it has just announced
+    children = [int(process.stdout.readline()) for _ in names]
+    time.sleep(1)  # until it waits for those that it has just announced
+    return process, children
+
+
+def default_signals():
+    """nohup, around pytest, leaves one ignored."""
+    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(how, signal.SIG_DFL)
+
+
+def is_gone(pid, patience=10.0):
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopping_the_benchmark_leaves_no_process_behind(module, how):
+    process, (child,) = benchmark(module, "writes_a_file", "a")
     os.kill(process.pid, how)
     assert process.wait(30) != 0
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+def test_pressing_ctrl_c_again_and_again_saves_no_process(module):
+    (module / "stays.py").write_text(IGNORES_INTERRUPTS)
+    process, children = benchmark(module, "stays", "a", "b")
+    for _ in range(5):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+    assert process.wait(60) != 0
+    assert all(is_gone(child, 0.1) for child in children)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_jobs_of_a_benchmark_that_was_killed_do_not_go_on(module):
+    process, children = benchmark(module, "writes_a_file", "a", "b")
+    process.kill()
+    process.wait()
+    assert all(map(is_gone, children))
 
 
 def test_a_failure_is_shown_and_takes_along_only_what_needs_it(module):
@@ -102,3 +151,15 @@ def test_a_failure_is_shown_and_takes_along_only_what_needs_it(module):
     assert run_jobs([broken, needs_it, other], 1, 1, said.append) == [broken, needs_it]
     assert other.done
     assert any("the reason" in line for line in said)
+    assert "a: not begun, what it needs has failed" in said
+
+
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_benchmark_that_is_stopped_says_how_to_go_on(how, status, monkeypatch, capsys, tmp_path):
+    def stopped(options, arguments):
+        os.kill(os.getpid(), how)
+        time.sleep(10)
+
+    monkeypatch.setattr("depo.bench.selection.command.run", stopped)
+    assert main(["bench", "selection", "--out", str(tmp_path)]) == status
+    assert "the same command goes on from here" in capsys.readouterr().err

@@ -124,6 +124,12 @@ def test_a_failed_run_is_told_with_its_last_lines_and_kept_out_of_the_tables(doc
     assert "| 0 | dapo |" not in text
 
 
+def test_what_was_asked_for_and_has_not_ended_is_named(document, tmp_path) -> None:
+    document["provenance"] = MADE | {"seeds": [0, 1]}
+    text = write_result(document, tmp_path / "model.json")[1].read_text()
+    assert "**Unfinished, and not in here**: seed 1 grpo, seed 1 dapo, seed 1 hybrid." in text
+
+
 def test_picture_lies_beside_the_report_and_is_linked(document, tmp_path) -> None:
     text = write_result(document, tmp_path / "model.json")[1].read_text()
     assert (tmp_path / "model.png").read_bytes().startswith(b"\x89PNG")

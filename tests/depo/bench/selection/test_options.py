@@ -41,10 +41,29 @@ def test_numbers_that_make_no_sense_are_one_line_before_anything_starts(options,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("out", ["taken", "taken/deeper/out"])
-def test_a_file_in_the_place_of_the_directory_is_one_line(out, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("taken", "taken: is a file; expected a directory"),
+        ("taken/deeper/out", "taken is a file, so nothing can lie below it"),
+        ("/proc/out", "nothing can be made in /proc"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_one_line(out, says, tmp_path, capsys):
     (tmp_path / "taken").write_text("a file")
     assert main(["bench", "selection", "--out", str(tmp_path / out)]) == 2
     said = capsys.readouterr().err
-    assert f"{tmp_path / 'taken'} is a file; expected a directory" in said
+    assert says in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("benchmark", ["model", "throughput"])
+@pytest.mark.parametrize("out", ["taken/r.json", "/proc/r.json", "directory.json"])
+def test_other_benchmarks_ask_before_they_measure_too(benchmark, out, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "directory.json").mkdir()
+    model = ["--model", "organisation/name"] if benchmark == "model" else []
+    assert main(["bench", benchmark, "--out", str(tmp_path / out), *model]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --out")
     assert said.count("\n") == 1

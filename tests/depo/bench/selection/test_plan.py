@@ -105,6 +105,17 @@ def test_results_of_other_settings_are_not_mixed_with_todays(tmp_path):
         plan(tmp_path, REPORTED, [Cell("mixed", 0, "grpo", ARMS["grpo"], 2000)], None)
 
 
+def test_an_encoder_that_has_moved_with_the_rest_is_the_same_encoder(tmp_path):
+    (tmp_path / "one").mkdir()
+    cells = [Cell("mixed", 0, "depo", ARMS["depo"], 1000)]
+    plan(tmp_path / "one", REPORTED, cells, tmp_path / "one" / "minilm")
+    (tmp_path / "one").rename(tmp_path / "two")
+    (_, _, job), _ = plan(tmp_path / "two", REPORTED, cells, tmp_path / "two" / "minilm")
+    assert load_recipe(job.arguments[1]).estimator.model == str(tmp_path / "two" / "minilm")
+    with pytest.raises(UserError, match=r"depo\.yaml was made with another estimator"):
+        plan(tmp_path / "two", REPORTED, cells, tmp_path / "two" / "another")
+
+
 def test_hidden_texts_say_nothing_and_change_nothing_for_the_policy():
     prompts = [
         Prompt(str(i), f"{i}+{i}=", (i,), str(2 * i), level="learnable" if i < 500 else "impossible")

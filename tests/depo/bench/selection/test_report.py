@@ -10,8 +10,10 @@ import pytest
 from depo.bench.report import render, write_result
 from depo.bench.selection.arms import ARMS
 from depo.bench.selection.command import result
+from depo.bench.selection.document import read_run
 from depo.bench.selection.plan import Cell
 from depo.cli import main
+from depo.errors import UserError
 
 MADE = {
     "command": "depo bench selection",
@@ -146,6 +148,51 @@ def test_a_ratio_of_two_arms_that_never_got_there_is_not_shown_as_one(tmp_path):
     assert "1.000 [1.000, 1.000]" not in text
 
 
+def test_what_failed_or_is_unfinished_is_named_and_nothing_counts_as_met_without_it(document, tmp_path):
+    """A run may be missing for what happened in it."""
+    del document["pools"]["mixed"]["seeds"]["1"]["hybrid"]
+    _, report = write_result(document, tmp_path / "selection.json")
+    text = report.read_text()
+    assert "**Failed or unfinished, and not in here**: mixed, seed 1: hybrid." in text
+    assert "| met |" not in text
+    assert "| –: runs are missing |" in text
+    assert "0.500 [0.500, 0.500] | **missed** |" in text
+
+
+def test_one_seed_says_nothing_of_a_target(tmp_path):
+    speeds = {"dapo": 0.2, "hybrid": 0.8, "grpo": 0.1}
+    text = compared(tmp_path, {(0, name): (speed, 0.2) for name, speed in speeds.items()})
+    assert "hybrid ÷ dapo, mixed | ≤ 0.35 | 0.250 | – |" in text
+    assert "hybrid − dapo, mixed | > 0.02, interval above 0 | 0.1000; as measured 0.1000 | – |" in text
+
+
+def test_an_arm_that_did_not_always_get_there_has_not_met_a_target(tmp_path):
+    """hybrid's rollouts to A are then at least those of the horizon: the ratio is a lower bound."""
+    fast, slow = (2.0, 0.2), (0.05, 0.2)
+    runs = {(seed, "dapo"): (0.2, 0.2) for seed in range(3)} | {(seed, "grpo"): slow for seed in range(3)}
+    text = compared(tmp_path, runs | {(0, "hybrid"): fast, (1, "hybrid"): fast, (2, "hybrid"): slow})
+    row = next(line for line in text.splitlines() if "rollouts to A, hybrid ÷ grpo" in line)
+    assert "censored 1 / 3 of 3" in row
+    assert float(row.split("|")[3].split()[0]) < 0.4
+    assert row.endswith("| – |")
+
+
+def test_an_arm_without_audit_is_not_graded_by_its_warm_up(tmp_path):
+    runs = {(seed, name): (0.2, 0.2) for seed in (0, 1) for name in ("dapo", "depo", "hybrid")}
+    rows = {
+        line.split("|")[1].strip(): line for line in compared(tmp_path, runs).splitlines() if "| 2 |" in line
+    }
+    assert "| 0.750 |" in rows["`hybrid`"]
+    assert "| 0.750 |" not in rows["`depo`"]
+
+
+def test_a_damaged_run_is_named(document, tmp_path):
+    path = tmp_path / "runs" / "seed_0" / "grpo"
+    (path / "summary.json").write_text("{")
+    with pytest.raises(UserError, match=r"grpo: no finished run here .* remove it to run it again"):
+        read_run(path)
+
+
 def test_reports_of_a_directory_are_rendered_again(document, tmp_path, capsys):
     _, report = write_result(document, tmp_path / "selection.json")
     before = report.read_text()
@@ -170,6 +217,10 @@ def test_numbers_in_the_file_are_finite(document):
         (["--seeds", "1,1"], "--seeds 1,1: a seed is given twice"),
         (["--encoder", "missing"], "--encoder missing: no model directory"),
         (["--seeds", "x"], "expected numbers like 0,1,2, found 'x'"),
+        (["--seeds", ""], "expected one at least, found nothing"),
+        (["--arms", ","], "expected one at least, found nothing"),
+        (["--threads", "-1"], "--threads -1: expected a positive number"),
+        (["--threads", "0"], "--threads 0: expected a positive number"),
     ],
 )
 def test_bad_input_is_one_clear_line(options, says, tmp_path, capsys):
