@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ HEAD = [
     "AUROC",
     "ECE",
     "starvation",
+    "choosing, share of a step",
     "s a run",
 ]
 
@@ -121,8 +122,15 @@ def final_row(
         mean([run["effective_ratio"] for run in runs], 2),
         *(mean([run["diagnosis"][key] for run in graded], 3) for key in ("auroc", "ece")),
         mean([run["diagnosis"]["starvation"] for run in runs], 3),
+        spread([run["seconds"]["select"] / run["seconds"]["steps"] for run in runs]),
         mean([run["seconds"]["wall"] for run in runs], 0),
     ]
+
+
+def spread(shares: Sequence[float]) -> str:
+    """``40–47 %``: smallest and largest."""
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    return f"{low} %" if low == high else f"{low}–{high} %"
 
 
 def targets(document: Mapping[str, Any], complete: bool) -> list[str]:

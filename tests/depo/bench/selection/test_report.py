@@ -45,7 +45,7 @@ def write_run(directory, speed, start=0.2):
         "rollouts": {"generated": HORIZON, "by_outcome": {"trained": 500, "zero_variance": 500}},
         "prompts": {"seen": 40},
         "selection": {"calibration/auroc": 0.75},
-        "seconds": {"wall": 12.0},
+        "seconds": {"select": 2.0 + speed, "steps": 10.0, "wall": 12.0},
         "versions": {"commit": "def"},
     }
     (directory / "summary.json").write_text(json.dumps(summary))
@@ -100,6 +100,7 @@ def test_the_report_says_what_was_reached_and_what_was_missed(document, tmp_path
     assert "depo bench selection" in text
     assert "abc" in text
     assert "runs made at commit def" in text
+    assert "| 24 % | 12 |" in text  # hybrid
     assert (tmp_path / "selection_mixed.png").stat().st_size > 1000
     # Rendered again from the file alone it is the same.
     assert render(json.loads(path.read_text()), path).read_text() == text
