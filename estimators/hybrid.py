@@ -238,9 +238,9 @@ class HybridEstimator:
         """The most likely D given these outcomes, by Newton's method.
 
         log posterior(D) = Σ_i log Σ_z belief_i(z) L_i(z + D) − (D − D_before)² / 2τ², with τ growing as the
-        square root of the steps since the last move. Its slope is taken as if no verdict were wrong and every
-        state moved with D: at the grid's ends, and for *never*, that is too much, so that D drifts (some -7 in
-        1,000 steps) where all that is seen is all wrong.
+        square root of the steps since the last move. The slope is taken as if no verdict were wrong and all
+        states moved with D. At the grid's ends, and for *never*, that is too much: where all that is seen is
+        all wrong, D drifts, by some −7 in 1,000 steps.
         """
         elapsed = max(step - self._ability_moved_at, 1)
         variance = self.ability_step**2 * elapsed
