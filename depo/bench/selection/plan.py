@@ -90,7 +90,10 @@ def stored(recipe: Recipe, path: Path) -> str:
     """Write the recipe unless it is there. Raises UserError when OUT was made with other settings: its
     results would be mixed with those of today's."""
     if path.exists():
-        before, now = wherever_it_lies(load_recipe(path)), wherever_it_lies(recipe)
+        found = load_recipe(path)
+        if found == recipe:
+            return str(path)
+        before, now = wherever_it_lies(found), wherever_it_lies(recipe)
         changed = [key for key in now if now[key] != before[key]]
         if changed:
             raise UserError(
