@@ -18,6 +18,10 @@ BLIND_STEPS = 3
 """Steps one after another without a single verdict: then it is no accident, and going on only costs."""
 
 
+BARREN_STEPS = 10
+"""The same of steps whose every update was left out: the policy is broken, and no further step mends it."""
+
+
 class Alarms:
     """Each warning is said once a run. ``say`` reaches the reader even when the console is quiet."""
 
@@ -25,9 +29,10 @@ class Alarms:
         self.say = say
         self.said: set[str] = set()
         self.blind = 0  # newest steps without a verdict, one after another
+        self.barren = 0  # newest steps without one finite gradient
 
     def step(self, step: int, groups: Sequence[Group], metrics: Mapping[str, float]) -> None:
-        """Look at a finished step. Raises UserError when verification has given up altogether."""
+        """Look at a finished step. Raises UserError when verification or updates have given up."""
         if metrics.get("routing/collapsing"):
             self.once("collapse", COLLAPSE)
         if metrics.get("skipped_steps"):
@@ -35,6 +40,15 @@ class Alarms:
                 "skipped",
                 f"warning: step {step}: gradients were not finite, {metrics['skipped_steps']:.0f} optimizer "
                 "steps were left out (skipped_steps in metrics.jsonl); if it goes on, lower learner.lr",
+            )
+        if metrics.get("optimizer_steps"):
+            self.barren = 0
+        elif metrics.get("skipped_steps"):
+            self.barren += 1
+        if self.barren == BARREN_STEPS:
+            raise UserError(
+                f"learner: not one finite gradient in the last {BARREN_STEPS} steps with an update, up to "
+                f"step {step}; begin again with a lower learner.lr, or from an earlier policy"
             )
         scores = [score for group in groups for score in group.scores]
         reasons = Counter(score.detail for score in scores if score.correct is None)

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from depo.checkpoint import latest_checkpoint
 from depo.config import Recipe
 from depo.errors import UserError
 from depo.recipe import load_recipe
+from depo.tracking.metrics_log import read_metrics
 
 RESUME_MAY_CHANGE = {
     "steps",
@@ -20,9 +22,21 @@ RESUME_MAY_CHANGE = {
     "tracking",
     "resources",
     "verification",
+    "learner.tokens_per_microbatch",
+    "learner.share_prompts",
+    "policy.gradient_checkpointing",
+    "rollout.transformers.batch_size",
+    "rollout.vllm.workers",
+    "rollout.vllm.tensor_parallel",
+    "rollout.vllm.gpu_memory_utilization",
+    "rollout.vllm.cpu_kv_cache_gib",
+    "rollout.vllm.max_num_seqs",
+    "rollout.vllm.enforce_eager",
+    "rollout.vllm.sync_dir",
+    "rollout.vllm.parity_tolerance",
 }
-"""Recipe blocks that a resumed run may set anew: none of them changes what a step computes, but for the
-learning-rate schedule, which spans ``steps``."""
+"""What a resumed run may set anew: none of it changes what a step computes, but for its rounding and the
+learning-rate schedule, which spans ``steps``. Where memory ran out, these are the keys that help."""
 LOCK = ".lock"
 """In a run directory: held by whoever is at work there."""
 
@@ -44,6 +58,21 @@ def claimed(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def check_continuable(run_dir: Path) -> None:
+    """Raise UserError where a run has made steps and its checkpoints are gone: starting over would overwrite
+    what it has left. (The first checkpoint precedes the first step.)"""
+    if latest_checkpoint(run_dir / "checkpoints") is not None:
+        return
+    rows = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []
+    traces = [*(run_dir / "rollouts").glob("step_*.parquet"), *run_dir.glob("summary.json")]
+    if rows or traces:
+        last = f"step {rows[-1]['step']}" if rows else f"{traces[-1].name}"
+        raise UserError(
+            f"--run-dir {run_dir}: no checkpoint is left in checkpoints/, though the run got to {last}: it "
+            "cannot be continued, and beginning anew would overwrite it; name another directory"
+        )
+
+
 def changes_on_resume(recipe: Recipe, run_dir: Path) -> list[str]:
     """What ``recipe`` sets otherwise than the run was begun with, a line each. Raises UserError where there
     is no run, or where a change would make another run of it."""
@@ -52,7 +81,7 @@ def changes_on_resume(recipe: Recipe, run_dir: Path) -> list[str]:
         raise UserError(f"--run-dir {run_dir}: no run to resume here (recipe.yaml is missing)")
     before = load_recipe(stored)
     changed = differences(before.model_dump(mode="json"), recipe.model_dump(mode="json"))
-    refused = [change for key, change in changed.items() if key.split(".")[0] not in RESUME_MAY_CHANGE]
+    refused = [change for key, change in changed.items() if not may_change(key)]
     if refused:
         raise UserError(
             f"--resume: {', '.join(refused)} (in {stored} → now); a resumed run may only change "
@@ -65,6 +94,11 @@ def changes_on_resume(recipe: Recipe, run_dir: Path) -> list[str]:
             f"run of {recipe.steps} steps would have, not what this one had"
         )
     return told
+
+
+def may_change(key: str) -> bool:
+    """Whether a dotted key is, or lies in, what a resumed run may set anew."""
+    return any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUME_MAY_CHANGE)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

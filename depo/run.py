@@ -34,7 +34,7 @@ from depo.learner.actor import RemoteLearner
 from depo.ledger import Ledger
 from depo.loop import train as run_loop
 from depo.recipe import write_resolved
-from depo.resume import changes_on_resume, claimed
+from depo.resume import changes_on_resume, check_continuable, claimed
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.sync import WeightSync
 from depo.selection import Selector
@@ -248,6 +248,8 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
 
     started = time.perf_counter()
     changes = changes_on_resume(recipe, run_dir) if resume else []
+    if resume:
+        check_continuable(run_dir)
     with ExitStack() as stack:
         stack.enter_context(claimed(run_dir))
         if not resume:
@@ -268,6 +270,8 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
                 console.say(change)
         run.weight_sync.start(version=run.step)
         if checkpoint is None:
+            if resume:
+                console.say("no checkpoint yet: starting from the beginning")
             run.metrics_log.truncate_after(0)
             run.routing_log.truncate_after(0)
             if recipe.evaluation.at_start:

@@ -86,6 +86,15 @@ def assemble(
         suite=training_suite(recipe, engine, tokenizer, console.say, stack),
     )
     check_measure(recipe.evaluation, evaluator.measures)
+    trained_on = {prompt.key for prompt in train}
+    for name, prompts in evaluator.prompts():
+        shared = sum(prompt.key in trained_on for prompt in prompts)
+        if shared:
+            console.say(
+                f"warning: {name}: {shared:,} of its {len(prompts):,} problems are in the training pool too: "
+                "its accuracy is partly of what was trained on",
+                always=True,
+            )
     tensorboard = TensorBoardLog(run_dir / "tensorboard") if recipe.tracking.tensorboard else None
     if tensorboard is not None:
         stack.callback(tensorboard.close)

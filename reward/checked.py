@@ -26,7 +26,7 @@ def checked(score: object) -> Score:
     """The score in plain Python types; unscorable when it is no Score or has a verdict without a number."""
     if not isinstance(score, Score):
         return unscorable(f"returned {type(score).__name__}; expected a Score")
-    if score.correct is None:
+    if score.correct is None or score.correct != score.correct:  # NaN is not right
         return unscorable(as_detail(score.detail) or "no reason given")
     value = float(score.value)
     if not math.isfinite(value):

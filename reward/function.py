@@ -46,8 +46,8 @@ class FunctionReward:
             return checked(Score(value, correct=value >= self._correct_at))
         if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], SupportsFloat):
             value, correct = result
-            if correct is None:
-                return unscorable("returned None for correct")
+            if correct is None or correct != correct:
+                return unscorable(f"returned {correct} for correct")
             return checked(Score(float(value), correct=bool(correct)))
         return unscorable(f"returned {type(result).__name__}; expected a float, (float, bool) or Score")
 

@@ -3,8 +3,10 @@ r"""Mathematical answers, compared by `math-verify`: 1/2, 0.5 and \frac{1}{2} ar
 Where the answer of a completion is read from, first match wins:
 
 1. the last complete ``\boxed{…}``;
-2. the line after the last ``####`` (the style of GSM8K's own solutions);
-3. what math-verify finds: an anchored answer ("the answer is …"), else the rightmost LaTeX or plain number.
+2. the last ``<answer>…</answer>``;
+3. the line after the last ``####`` that has an answer there (the style of GSM8K's own solutions) and not the
+   heading of a section;
+4. what math-verify finds: an anchored answer ("the answer is …"), else the rightmost LaTeX or plain number.
 
 Three outcomes: wrong, *unparseable* (there is no answer to read, which also counts as wrong), and unscorable
 (the reference cannot be read, so nobody can be blamed).
@@ -38,6 +40,21 @@ SMALL = 1e-3
 FLOAT_DECIMALS, NUMERIC_DECIMALS = 6, 15  # math-verify's defaults
 
 _E_NOTATION = re.compile(r"(?P<mantissa>[-+]?\d+(?:\.\d+)?)[eE](?P<exponent>[-+]?\d+)")
+# A heading of Markdown looks like GSM8K's mark: "#### Step 2", "#### 3. Solve for x".
+_MARKED = re.compile(r"####\s*(?P<line>[^\n]*)")
+_ANSWER = re.compile(r"(?!\d+[.)]\s+[A-Za-z])(?:[-+(\[{$\s]*[\d.\\]|\$|[A-Za-z]\s*=)")
+_IN_TAGS = re.compile(r"<answer>(?P<answer>.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_WORD = re.compile(r"(?<!\\)\b[A-Za-z]{2,}\b")
+# math-verify sees a plain number only behind a space. Without one it would take another, further up.
+_TAG = re.compile(r"</?[A-Za-z][\w-]*>")
+_GLUED = re.compile(
+    r"""(?<![\w`"*\\])[`"*_]+(?=[-+]?\.?\d)                # `10`, *10*, **Answer:**10
+    | (?<!\d):(?=[-+]?\.?\d)                              # Answer:10, but not 10:30
+    | (?:\A|\n|:|\bis\b)[ \t]*[(\[](?=[-+]?\.?\d)        # Final answer: (10), but not "12 (3 of them red)"
+    """,
+    re.VERBOSE,
+)
+_GLUED_BEHIND = re.compile(r"(?<=\d)(?=[`\"*_)\]]+(?:\W|\Z))")
 _UNESCAPED_DOLLAR = re.compile(r"(?<!\\)\$")
 # The stop that ends a sentence; not that of an ellipsis, nor of the spaces \, and \; of LaTeX.
 _CLOSING_STOP = re.compile(r"(?<![\\.,;\s])\s*[.,;]\Z")
@@ -85,17 +102,35 @@ def parse_completion(completion: str) -> list[Any]:
     if boxed is not None:
         return parse_answer(boxed)
     marked = tail(completion, MARKED_TAIL)
-    if "####" in marked:
-        lines = marked.rpartition("####")[2].strip().splitlines()
-        return parse_answer(lines[0]) if lines else []
-    return _parse(tail(completion, TAIL))
+    tagged = list(_IN_TAGS.finditer(marked))
+    if tagged:
+        return parse_tagged(tagged[-1]["answer"])
+    lines = [line["line"] for line in _MARKED.finditer(marked)]
+    answers = [line for line in lines if not line or _ANSWER.match(line)]
+    if answers:
+        return parse_answer(answers[-1])
+    return _parse(set_apart(tail(completion, TAIL)))
+
+
+def parse_tagged(text: str) -> list[Any]:
+    """Parse what stands between ``<answer>`` tags: an answer, or a sentence with one."""
+    if "$" not in text and not _WORD.search(text):
+        return parse_answer(text)
+    return _parse(set_apart(tail(text, TAIL))) or parse_answer(text)
+
+
+def set_apart(text: str) -> str:
+    """The text with spaces around plain numbers that touch a tag, a mark of emphasis or a colon."""
+    text = _TAG.sub(" ", text.replace("−", "-"))
+    return _GLUED_BEHIND.sub(" ", _GLUED.sub(r"\g<0> ", text))
 
 
 def parse_answer(text: str) -> list[Any]:
     r"""Parse text that is an answer and nothing else: the content of a box, or a bare reference."""
     # Dollar signs inside a box are stray delimiters (escaped ones are money, which math-verify knows), and a
     # full stop, comma or semicolon at the end is the sentence's; math-verify would take it for the answer's.
-    bare = _CLOSING_STOP.sub("", _UNESCAPED_DOLLAR.sub("", text).strip())
+    plain = text.replace("−", "-").replace("°", r"^\circ")
+    bare = _CLOSING_STOP.sub("", _UNESCAPED_DOLLAR.sub("", plain).strip())
     e_notation = _E_NOTATION.fullmatch(bare)
     if e_notation:
         # LaTeX reads 3.8e5 as a product with Euler's number.

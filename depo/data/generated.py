@@ -8,12 +8,16 @@ from collections.abc import Iterator
 
 from depo.config import ReasoningGymSource
 from depo.errors import UserError
+from depo.rng import seed64
+from reward.reasoning_gym import read_reference
 
 
 def gym_problems(source: ReasoningGymSource, where: str) -> Iterator[tuple[str, str]]:
     """(question, reference) of each task's problems, task after task.
 
-    The reference is JSON, {"task": name, "entry": {…}}: the task's scorer needs its entry whole.
+    The reference is JSON, {"task": name, "entry": {…}}: the task's scorer needs its entry whole. Sources of
+    different seeds share no stretch of problems: reasoning_gym makes problem i of seed s from s + i, so that
+    its own seeds 0 and 1 are the same problems but for one.
     """
     try:
         import reasoning_gym
@@ -29,15 +33,15 @@ def gym_problems(source: ReasoningGymSource, where: str) -> Iterator[tuple[str, 
             hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(DATASETS))}"
             raise UserError(f"{where}.tasks: reasoning_gym has no task {task!r}; {hint}")
         try:
-            problems = reasoning_gym.create_dataset(task, size=source.size, seed=source.seed)
+            seed = seed64(source.seed, "reasoning_gym", key=task) % 2**31
+            problems = reasoning_gym.create_dataset(task, size=source.size, seed=seed)
         except (ValueError, AssertionError) as error:
             raise UserError(f"{where}.tasks: {task} cannot be made without options ({error})") from error
         for index in range(source.size):
             entry = problems[index]
             reference = json.dumps({"task": task, "entry": entry}, ensure_ascii=False)
             if index == 0 and entry["answer"] is not None:
-                # The grid tasks compare Python tuples: their own answer fails once it has been JSON.
-                restored = json.loads(reference)["entry"]
+                _, restored = read_reference(reference)
                 if problems.score_answer(entry["answer"], restored) < problems.score_answer(
                     entry["answer"], entry
                 ):

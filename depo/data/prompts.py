@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from depo import rng
 from depo.arithmetic import generate
 from depo.config import ArithmeticSource, Data, FileSource, HubSource, ReasoningGymSource, Source
@@ -217,10 +219,17 @@ def encode(
         texts = [raw_text(problem, data, where) for problem in problems]
     else:
         chats = [chat(problem.asked, data) for problem in problems]
-        texts = [
-            str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-            for turns in chats
-        ]
+        try:
+            texts = [
+                str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+                for turns in chats
+            ]
+        except TemplateError as error:
+            roles = ", ".join(turn["role"] for turn in chats[0])
+            raise UserError(
+                f"{where}: the model's chat template refuses the messages ({roles}): {error}; without a "
+                "system message, or as plain text (raw: true), it may take them"
+            ) from error
     # The chat template has written the special tokens already. Not verbose: prompts over the model's
     # limit are the caller's business.
     encoded = tokenizer(texts, add_special_tokens=data.raw, return_attention_mask=False, verbose=False)

@@ -17,10 +17,13 @@ from typing import Any, Self
 
 from depo.config import ExactReward, MathReward, ReasoningGymReward, RewardSpec, Verification, WeightedReward
 from reward import Sample, Score, VerifierPool
+from reward.boxed import last_boxed
 from reward.reasoning_gym import extract_answer
 
 MATH, TEXT = "math-verify", "equal text"
 WORKER = {"type": "function", "path": "depo.evaluation.vote_worker:work"}
+LONGEST = 2_000
+"""Characters of an answer that are kept."""
 COMPARE = "compare"  # as depo.evaluation.vote_worker has it, which imports sympy
 
 Rows = Sequence[Mapping[str, Any]]
@@ -86,10 +89,17 @@ class Votes:
         """The answer of each completion; "" where there is none, or where reading it hung or crashed."""
         if rule == TEXT:
             return {completion: extract_answer(completion) for completion in completions}
-        scores = self.ask([sample_of(completion) for completion in completions])
-        return {
+        # A box needs no parser, and what workers hand back is cut at the length of a log line.
+        found = {completion: last_boxed(completion) for completion in completions}
+        unboxed = [completion for completion, answer in found.items() if answer is None]
+        scores = self.ask([sample_of(completion) for completion in unboxed])
+        read = {
             completion: score.detail if score.correct is not None else ""
-            for completion, score in zip(completions, scores, strict=True)
+            for completion, score in zip(unboxed, scores, strict=True)
+        }
+        return {
+            completion: read[completion] if answer is None else answer.strip()[:LONGEST]
+            for completion, answer in found.items()
         }
 
     def merge(self, texts: Mapping[str, Mapping[str, int]]) -> dict[str, list[int]]:

@@ -13,11 +13,11 @@ from depo.bench.report import write_result
 from depo.config.suite import Suite
 from depo.directories import check_place, new_directory
 from depo.errors import UserError
-from depo.evaluation.comparison import compare, read_results, show_comparison
+from depo.evaluation.comparison import Document, check_comparable, compare, read_results, show_comparison
 from depo.evaluation.engines import load_tokenizer
 from depo.evaluation.problems import load_suite_problems
 from depo.evaluation.report import show_results
-from depo.evaluation.target import RESULTS, Target, find_target, is_evaluation
+from depo.evaluation.target import RESULTS, Target, active_parameters, find_target, is_evaluation
 from depo.failures import DONE
 from depo.recipe.suites import load_suite, parse_suite, restricted
 
@@ -30,7 +30,7 @@ def evaluate_command(options: argparse.Namespace, arguments: Sequence[str]) -> i
     sides = [options.target] + ([options.vs] if options.vs is not None else [])
     if len(sides) == 1 and is_evaluation(options.target):
         raise UserError(f"{options.target}: is a finished evaluation; compare it: --vs MODEL_OR_EVALUATION")
-    documents, _, directory = evaluated(sides, SIDES, options, arguments)
+    documents, _, directory = evaluated(sides, SIDES, options, arguments, check_comparable)
     if len(documents) == 1:
         outcome = documents[0]
     else:
@@ -67,15 +67,22 @@ def write_copy(outcome: Mapping[str, Any], path: Path | None) -> None:
 
 
 def evaluated(
-    sides: Sequence[str], labels: Sequence[str], options: argparse.Namespace, arguments: Sequence[str]
+    sides: Sequence[str],
+    labels: Sequence[str],
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+    agree: Callable[[Document, Document], None],
 ) -> tuple[list[dict[str, Any]], list[Path], Path | None]:
     """The results of every side, and where they lie; what is not yet a finished evaluation is evaluated. Two
     sides go to one directory each, named by ``labels``, below the last value: ``--run-dir`` or a new one,
-    None where it was not given and nothing had to be evaluated."""
+    None where it was not given and nothing had to be evaluated. ``agree`` raises UserError for two sides that
+    cannot be set side by side; it sees what is known of them beforehand (`outlook`)."""
     finished = [is_evaluation(side) for side in sides]
     # What is wrong with one side is told before the other's hours, not after.
     stored = {side: read_results(side) for side, done in zip(sides, finished, strict=True) if done}
     targets = [None if done else find_target(side) for side, done in zip(sides, finished, strict=True)]
+    if all(finished):
+        check_idle_options(options, list(stored.values()))
     suite = None if all(finished) else chosen_suite(options, sides, finished, labels)
     if suite is not None:
         check_engine(suite)
@@ -87,10 +94,15 @@ def evaluated(
         Path(side) if target is None else directory if alone else directory / label
         for side, target, label in zip(sides, targets, labels, strict=False)
     ]
-    if suite is not None and not alone:
-        for target, place in zip(targets, places, strict=True):
-            if target is not None:
-                load_suite_problems(suite, load_tokenizer(target.model, suite), place / "problems")
+    if not alone:
+        known: list[Document] = []
+        for side, target, place in zip(sides, targets, places, strict=True):
+            if target is None:
+                known.append(stored[side])
+            else:
+                assert suite is not None
+                known.append(outlook(target, suite, place))
+        agree(*known)
     documents = []
     for side, target, place in zip(sides, targets, places, strict=True):
         if target is None:
@@ -99,6 +111,41 @@ def evaluated(
             assert suite is not None
             documents.append(one_evaluation(target, suite, place, options, arguments, alone=alone))
     return documents, places, directory
+
+
+def outlook(target: Target, suite: Suite, place: Path) -> Document:
+    """What the document of an evaluation will say that has not begun: model, suite, and which problems."""
+    from depo.evaluation.evaluate import without_paths
+
+    benchmarks = load_suite_problems(suite, load_tokenizer(target.model, suite), place / "problems")
+    return {
+        "model": {"name": target.name, "active_parameters": active_parameters(target.model)},
+        "suite": without_paths(suite),
+        "benchmarks": {
+            one.name: {"each": [{"key": prompt.key} for prompt in one.prompts]} for one in benchmarks
+        },
+    }
+
+
+def check_idle_options(options: argparse.Namespace, documents: Sequence[Document]) -> None:
+    """Raise UserError for options that ask for another evaluation than those which are finished."""
+    for flag, value in (
+        ("--only", options.only),
+        ("--n", options.n),
+        ("--engine", options.engine),
+        ("--data-dir", options.data_dir),
+        ("key=value", options.overrides or None),
+    ):
+        if value is not None:
+            raise UserError(
+                f"{flag}: both sides are finished evaluations, so there is nothing for it to act on"
+            )
+    for document in documents:
+        name = document["suite"]["name"]
+        if options.suite is not None and name not in (options.suite, Path(options.suite).stem):
+            raise UserError(
+                f"--suite {options.suite}: the finished evaluation is of {name}; leave --suite out"
+            )
 
 
 def one_evaluation(

@@ -42,12 +42,8 @@ def compare(
 ) -> dict[str, Any]:
     """The comparison as a document; ``sides`` are the two as the command line names them. Raises UserError
     when the two have no problem in common."""
+    check_comparable(first, second)
     shared = [name for name in first["benchmarks"] if name in second["benchmarks"]]
-    if not shared:
-        raise UserError(
-            f"--vs: no benchmark in common: {', '.join(first['benchmarks'])} against "
-            f"{', '.join(second['benchmarks'])}"
-        )
     seed, resamples = first["suite"]["seed"], first["suite"]["resamples"]
     measures = measures_of(first, second, shared, seed)
     benchmarks = {name: counts(first, second, name) for name in shared}
@@ -79,6 +75,18 @@ def compare(
         "mean": overall,
         "provenance": provenance(arguments, [seed]),
     }
+
+
+def check_comparable(first: Document, second: Document) -> None:
+    """Raise UserError when the two have no benchmark in common, or one without a problem in common."""
+    shared = [name for name in first["benchmarks"] if name in second["benchmarks"]]
+    if not shared:
+        raise UserError(
+            f"--vs: no benchmark in common: {', '.join(first['benchmarks'])} against "
+            f"{', '.join(second['benchmarks'])}"
+        )
+    for name in shared:
+        counts(first, second, name)
 
 
 def counts(first: Document, second: Document, name: str) -> dict[str, Any]:

@@ -105,6 +105,12 @@ def vllm_engine(
     from depo.rollout.vllm_pool import VllmPool
 
     with ray_for(address=None, engines=suite.vllm.workers):
+        wanted, gpus = suite.vllm.workers * suite.vllm.tensor_parallel, gpus_in_cluster()
+        if gpus and wanted > gpus:  # Ray would let those wait that find no place, and say nothing
+            raise UserError(
+                f"vllm: {wanted} GPUs are asked for (workers {suite.vllm.workers} x tensor_parallel "
+                f"{suite.vllm.tensor_parallel}), the Ray cluster has {gpus}"
+            )
         engine = VllmPool(
             Rollouts(engine="vllm", max_new_tokens=suite.sampling.max_new_tokens, vllm=suite.vllm),
             model,
@@ -112,7 +118,7 @@ def vllm_engine(
             context_length=context_length,
             eos_token_ids=configured_end_tokens(model, tokenizer),
             threads=suite.threads,
-            num_gpus_per_worker=suite.vllm.tensor_parallel if gpus_in_cluster() else 0,
+            num_gpus_per_worker=suite.vllm.tensor_parallel if gpus else 0,
             seed=suite.seed,
             heartbeat=heartbeat,
         )

@@ -97,6 +97,13 @@ class Evaluator:
             names.insert(0, "all")
         return names + ([] if self.suite is None else self.suite.measures)
 
+    def prompts(self) -> list[tuple[str, Sequence[Prompt]]]:
+        """Name and problems of everything but the held-out part."""
+        found = [(one.name, one.prompts) for one in self.sets]
+        if self.suite is not None:
+            found += [(f"{self.suite.suite.name}/{one.name}", one.prompts) for one in self.suite.benchmarks]
+        return found
+
     def run(self) -> EvalResult:
         """Evaluate all sets. The same seeds every time, so that two evaluations are paired."""
         result = EvalResult()

@@ -6,6 +6,7 @@ Nothing is written to disk: the run keeps the figures.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from depo.batching import collate
-from depo.config import Recipe
+from depo.config import PretrainedPolicy, Recipe
 from depo.config.suite import Suite
 from depo.errors import UserError
 from depo.evaluation.measures.pass_at_k import pass_at_k_each
-from depo.evaluation.problems import LoadedBenchmark, load_suite_problems, longest_prompt
+from depo.evaluation.problems import LoadedBenchmark, context_for, load_suite_problems, longest_prompt
 from depo.evaluation.results import share
 from depo.evaluation.samples import Row
 from depo.evaluation.sampling import Verifiers, missing_requests, verified
@@ -84,15 +85,22 @@ def named_measures(suite: Suite, names: Sequence[str], rows: Sequence[Row]) -> d
     found: dict[str, float] = {}
     for name in names:
         verdicts: dict[str, list[bool]] = {}
+        drawn = Counter(row["key"] for row in rows if row["benchmark"] == name)
         for row in rows:
             if row["benchmark"] == name:
                 known = verdicts.setdefault(row["key"], [])
                 if row["correct"] is not None:
                     known.append(row["correct"])
         n_N = np.array([len(some) for some in verdicts.values()])
+        drawn_N = np.array([drawn[key] for key in verdicts])
         correct_N = np.array([sum(some) for some in verdicts.values()])
         figures = {"avg": share(correct_N, n_N)}
-        figures |= {f"pass@{k}": pass_at_k_each(n_N, correct_N, k) for k in suite.ks}
+        figures |= {
+            # A sample that could not be judged counts as wrong where there are too few others: of a run's
+            # policies the same problems must be compared.
+            f"pass@{k}": pass_at_k_each(np.where(n_N < k, drawn_N, n_N), correct_N, k)
+            for k in suite.ks
+        }
         for measure, values_N in figures.items():
             if not np.isnan(values_N).all():
                 found[f"{suite.name}/{name}/{measure}"] = float(np.nanmean(values_N))
@@ -116,6 +124,11 @@ def training_suite(
         say(f"evaluation suite {suite.name}, {one.name}: {one.rows}")
     if recipe.rollout.engine == "vllm":
         check_context(recipe, suite, benchmarks)
+    if isinstance(recipe.policy, PretrainedPolicy):
+        try:
+            context_for(recipe.policy.model, suite, benchmarks)
+        except UserError as error:
+            raise UserError(f"evaluation.suite: {suite.name}: {error}") from error
     verifiers = Verifiers(benchmarks, suite, stack)
     verifiers.start()
     return TrainingSuite(suite, benchmarks, verifiers, engine, tokenizer)

@@ -81,9 +81,16 @@ def longest_prompt(benchmarks: Sequence[LoadedBenchmark]) -> int:
 
 def context_for(model: str, suite: Suite, benchmarks: Sequence[LoadedBenchmark]) -> int:
     """Tokens of the longest sequence that the suite may make. Raises UserError where ``model`` has fewer
-    positions: what comes after the last of them is noise."""
+    positions, for what comes after the last of them is noise, or vLLM's context is shorter."""
     longest = longest_prompt(benchmarks)
     needed = longest + suite.sampling.max_new_tokens
+    laid_out = suite.vllm.max_model_len if suite.engine == "vllm" else None
+    if laid_out is not None and needed > laid_out:
+        raise UserError(
+            f"vllm.max_model_len: {laid_out:,} is less than the {longest:,} tokens of the longest problem "
+            f"and sampling.max_new_tokens {suite.sampling.max_new_tokens:,} together; expected at least "
+            f"{needed:,}, or null"
+        )
     config = find_config(model)
     limit = None if config is None else positions(config)
     if limit is not None and needed > limit:

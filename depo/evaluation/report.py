@@ -13,6 +13,8 @@ from depo.bench.tables import interval, table
 Document = Mapping[str, Any]
 Cells = Sequence[str]
 DIGITS = 3
+MOST_LEFT_OUT = 0.01
+"""Share of a benchmark's problems that may be missing from the headline's pass@k."""
 PLAIN_WIDTH = 240
 """Columns of a line that goes to a file or a pipe."""
 
@@ -66,7 +68,13 @@ def row_figures(one: Mapping[str, Any], k: str) -> list[str]:
 
 
 def largest_k(document: Document) -> str:
-    return max(next(iter(document["benchmarks"].values()))["pass"], key=int)
+    """The largest k that `MOST_LEFT_OUT` of no benchmark's problems have too few scorable samples for; the
+    smallest where there is none. What a verifier cannot judge in time is mostly hard: a measure without such
+    problems is another measure."""
+    found = list(document["benchmarks"].values())
+    ks = sorted(found[0]["pass"], key=int)
+    fair = [k for k in ks if all(one["left_out"][k] <= MOST_LEFT_OUT * one["problems"] for one in found)]
+    return max(fair, key=int) if fair else ks[0]
 
 
 def by_k(document: Document) -> tuple[Cells, list[Cells]]:
@@ -144,6 +152,8 @@ def estimator_lines(document: Document) -> list[str]:
         return []
     if found["why_not"]:
         return [f"Difficulty estimator: not asked; {found['why_not']}.", ""]
+    if found["mae"] is None:
+        return ["Difficulty estimator: not graded; no problem has a verdict.", ""]
     order = "–" if found["spearman"] is None else f"{found['spearman']:.3f}"
     without = f" It did without {found['without']}, which it had in training." if found["without"] else ""
     return [
@@ -166,11 +176,19 @@ def notes(document: Document) -> list[str]:
                 f"- {name}: all problems alike in {', '.join(one['clopper_pearson'])}: there the interval is "
                 "Clopper and Pearson's over problems, resampling equals tells nothing."
             )
-        left = {k: count for k, count in one["left_out"].items() if count}
-        if left:
-            said = ", ".join(f"{count} at {'k = ' + k if k != 'avg' else 'avg'}" for k, count in left.items())
-            lines.append(f"- {name}: problems left out for want of scorable samples: {said}.")
+        lines += left_out(name, one)
     return lines
+
+
+def left_out(name: str, one: Mapping[str, Any]) -> list[str]:
+    left = {k: count for k, count in one["left_out"].items() if count}
+    if not left:
+        return []
+    said = ", ".join(f"{count} at {'k = ' + k if k.isdigit() else k}" for k, count in left.items())
+    return [
+        f"- {name}: problems left out for want of scorable samples: {said}. They tend to be the hard "
+        "ones: figures without them are too high."
+    ]
 
 
 def show(head: Cells, rows: Sequence[Cells], title: str) -> None:
@@ -194,6 +212,7 @@ def show_results(document: Document) -> None:
     name = f"{document['model']['name']} on {document['suite']['name']}"
     show(*main_table(document), title=f"{name} [95 %, bootstrap over problems]")
     show(*health(document), title="completions")
-    for line in coverage_lines(document) + estimator_lines(document):
+    gaps = [line for name, one in document["benchmarks"].items() for line in left_out(name, one)]
+    for line in gaps + coverage_lines(document) + estimator_lines(document):
         if line:
             print(line)

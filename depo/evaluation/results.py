@@ -20,6 +20,7 @@ from depo.evaluation.measures.pass_at_k import pass_at_k, pass_at_k_each
 from depo.evaluation.problems import LoadedBenchmark
 
 SCHEMA_VERSION = 1
+MOST_WITHOUT = 0.01
 Row = Mapping[str, Any]
 Problem = Mapping[str, Any]
 
@@ -68,7 +69,7 @@ def measured(
     """Means over problems with their intervals; ``clopper_pearson`` names the measures on which all problems
     are alike, where the bootstrap has nothing to say (see `depo.evaluation.measures.intervals`). A problem
     with fewer scorable samples than k is left out of pass@k and maj@k, one without any out of the average;
-    ``left_out`` counts them."""
+    coverage goes up to the k that all but `MOST_WITHOUT` of the problems have. ``left_out`` counts them."""
     weights_RN = resample_weights(len(each), resamples, seed, benchmark)
     n_N = np.array([one["n"] for one in each])
     correct_N = np.array([one["correct"] for one in each])
@@ -86,7 +87,8 @@ def measured(
     named = shares | {f"pass@{k}": values_N for k, values_N in passes.items()}
     if votes:
         named |= {f"maj@{k}": values_N for k, values_N in majorities.items()}
-    whole_N = n_N == n_N.max() if len(n_N) else n_N  # coverage needs the same k for every problem
+    # Coverage needs the same k for every problem: one that nearly all of them have.
+    whole_N = n_N >= max(int(np.quantile(n_N, MOST_WITHOUT, method="lower")), 1) if len(n_N) else n_N
     return {
         **{name: estimate(values_N, weights_RN) for name, values_N in shares.items()},
         "pass": {str(k): estimate(values_N, weights_RN) for k, values_N in passes.items()},
@@ -95,7 +97,9 @@ def measured(
         else None,
         "clopper_pearson": [name for name, values_N in named.items() if all_alike(values_N)],
         "mean_tokens": estimate(np.array([one["tokens"] for one in each]), weights_RN, bounds=None),
-        "left_out": {"avg": int((n_N == 0).sum())} | {str(k): int((n_N < k).sum()) for k in ks},
+        "left_out": {"avg": int((n_N == 0).sum())}
+        | {str(k): int((n_N < k).sum()) for k in ks}
+        | {"coverage": int((~whole_N).sum()) if n_N.max(initial=0) > 1 else 0},
         "coverage": as_json(coverage(n_N[whole_N], correct_N[whole_N], beyond, weights_RN[:, whole_N]))
         if n_N.max(initial=0) > 1
         else None,

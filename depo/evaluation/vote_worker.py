@@ -7,11 +7,8 @@ seconds it takes are not counted as those of the first sample.
 from __future__ import annotations
 
 from reward import Sample, Score
-from reward.boxed import last_boxed
 from reward.math import MathReward, parse_completion
 
-LONGEST = 2_000
-"""Characters of an answer that are kept."""
 COMPARE = "compare"
 
 JUDGE = MathReward()
@@ -19,8 +16,8 @@ JUDGE.prepare()
 
 
 def work(sample: Sample) -> Score:
-    """With ``prompt`` `COMPARE`: does the completion's answer equal the reference's? Else the completion's
-    answer as text, in ``detail``; "" when there is none."""
+    """With ``prompt`` `COMPARE`: does the completion's answer equal the reference's? Else the answer of a
+    completion without box as text, in ``detail``; "" when there is none."""
     if sample.prompt == COMPARE:
         return JUDGE.score([sample])[0]
     return Score(value=0.0, correct=False, detail=math_answer(sample.completion))
@@ -28,9 +25,6 @@ def work(sample: Sample) -> Score:
 
 def math_answer(completion: str) -> str:
     """The answer where `reward.math` reads it, as text."""
-    boxed = last_boxed(completion)
-    if boxed is not None:
-        return boxed.strip()[:LONGEST]
     found = parse_completion(completion)
     texts = [item for item in found if isinstance(item, str)] or [str(item) for item in found]
-    return texts[-1].strip()[:LONGEST] if texts else ""
+    return texts[-1].strip() if texts else ""

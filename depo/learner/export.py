@@ -66,18 +66,24 @@ def merged_state(
     inner: nn.Module, dtype: torch.dtype, blocks: Container[str] | None = None
 ) -> dict[str, Tensor]:
     """State dictionary of the transformers model as if it never had an adapter; of ``blocks`` only, if given.
-    Tied weights stay tied."""
+    Tied weights stay tied, and what the architecture keeps in float32 stays that."""
     adapted: dict[str, LoraLayer] = {}
     for name, module in inner.named_modules():
         if isinstance(module, LoraLayer) and module.active_adapters:
             parameter = module.parameter_name if isinstance(module, ParamWrapper) else "weight"
             adapted[f"{name.replace(BASE_LAYER, '')}.{parameter}"] = module
+    kept = set(getattr(inner, "_keep_in_fp32_modules_strict", None) or ())
     cast: dict[tuple[int, torch.Size], Tensor] = {}
     state: dict[str, Tensor] = {}
     for name, tensor in inner.state_dict().items():
         if ".lora_" in name or (blocks is not None and block_of(name) not in blocks):
             continue
         name = name.replace(BASE_LAYER, "")
+        if kept & set(
+            name.split(".")
+        ):  # loaded as float32 and computed with as such: biases that choose experts
+            state[name] = tensor
+            continue
         if name in adapted:
             layer = adapted[name]
             merged = tensor.float() + sum(delta(layer, adapter) for adapter in layer.active_adapters)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from depo.directories import check_place
 from depo.errors import UserError
 from depo.failures import DONE, say
 from depo.replay.comparison import Settings, compare
@@ -90,6 +91,9 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--json {options.json}: is a directory, expected a file to write")
     if options.plots is not None and options.plots.exists() and not options.plots.is_dir():
         raise UserError(f"--plots {options.plots}: is a file, expected a directory to write to")
+    for flag, path in (("--json", options.json), ("--plots", options.plots)):
+        if path is not None:
+            check_place(path, flag)
 
 
 def distinct(specs: list[Spec], flag: str) -> list[Spec]:

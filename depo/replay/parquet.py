@@ -162,7 +162,7 @@ def read_table(path: Path) -> pa.Table:
         raise UserError(f"{path}: no such file")
     try:
         table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
+    except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from error
     missing = [name for name in NEEDED if name not in table.schema.names]
     if missing:

@@ -59,7 +59,7 @@ def read_run(path: Path) -> tuple[Trace, int]:
     for file in files:
         try:
             add_rollouts(groups, pq.read_table(file, columns=[*COLUMNS, LOGPROBS]))
-        except (pa.ArrowInvalid, KeyError) as error:
+        except (OSError, pa.ArrowException, KeyError) as error:
             raise UserError(f"{file}: not a rollout log: {str(error).splitlines()[0]}") from error
     if not groups:
         raise UserError(f"{path}: the rollout log holds no training rollouts")

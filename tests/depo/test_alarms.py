@@ -90,3 +90,13 @@ def test_without_a_verdict_nothing_is_called_wrong_or_without_variance() -> None
     assert metrics["accuracy"] == 1.0
     assert math.isnan(metrics["zero_variance_share"])
     assert metrics["unscorable_share"] == 7 / 8
+
+
+def test_updates_that_are_left_out_one_after_another_end_the_run() -> None:
+    """A step without an update says nothing either way; one that goes well begins the count anew."""
+    alarms = Alarms(lambda line: None)
+    bad, empty, good = {"skipped_steps": 1.0, "optimizer_steps": 0.0}, {}, {"optimizer_steps": 1.0}
+    for step, metrics in enumerate([bad, empty] * 9 + [good] + [bad, empty] * 9):
+        alarms.step(step, [], metrics)
+    with pytest.raises(UserError, match=r"not one finite gradient in the last 10 steps .* up to step 40"):
+        alarms.step(40, [], bad)

@@ -11,7 +11,7 @@ import pytest
 from depo.config import Evaluation, Recipe
 from depo.errors import UserError
 from depo.recipe import write_resolved
-from depo.resume import changes_on_resume, claimed
+from depo.resume import changes_on_resume, check_continuable, claimed
 from depo.run import check_seen
 
 BASE = {
@@ -92,3 +92,30 @@ def test_only_what_changes_a_measurement_changes_the_yardstick() -> None:
     assert Evaluation(best="all", every=5, at_start=False).yardstick == usual
     for changed in ({"n": 4, "temperature": 1.0}, {"method": "exact"}, {"suite": "math"}):
         assert Evaluation.model_validate(changed).yardstick != usual
+
+
+@pytest.mark.parametrize("trace", ["metrics.jsonl", "rollouts/step_000001.parquet", "summary.json"])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_over_its_remains(tmp_path: Path, trace) -> None:
+    begun(tmp_path)
+    check_continuable(tmp_path)  # killed before its first checkpoint
+    (tmp_path / trace).parent.mkdir(exist_ok=True)
+    (tmp_path / trace).write_text('{"step": 7}\n')
+    with pytest.raises(UserError, match=r"no checkpoint is left .* got to .*: it cannot be continued"):
+        check_continuable(tmp_path)
+    (tmp_path / "checkpoints/step_000007").mkdir(parents=True)
+    check_continuable(tmp_path)
+
+
+def test_where_memory_ran_out_the_keys_that_help_may_change(tmp_path: Path) -> None:
+    now = Recipe.model_validate(
+        BASE
+        | {
+            "policy": BASE["policy"] | {"gradient_checkpointing": True},
+            "learner": {"tokens_per_microbatch": 4096},
+            "rollout": {"transformers": {"batch_size": 8}, "vllm": {"gpu_memory_utilization": 0.3}},
+        }
+    )
+    assert len(changes_on_resume(now, begun(tmp_path))) == 4
+    other = Recipe.model_validate(BASE | {"rollout": {"max_new_tokens": 7}})
+    with pytest.raises(UserError, match=r"rollout\.max_new_tokens"):
+        changes_on_resume(other, begun(tmp_path))

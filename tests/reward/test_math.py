@@ -14,6 +14,8 @@ import pytest
 import reward
 from reward.math import TAIL, leading_zeros, parse_answer, tail
 
+THOUGHT = "<think>\nThere are 3 boxes of 4, 2 are gone, so 12 - 2 = 10. Once more: 4 apples.\n</think>\n"
+
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[reward.VerifierPool]:
@@ -70,6 +72,40 @@ def verdict(math_reward: reward.Reward, completion: str, reference: str) -> str:
         (r"\boxed{380000}", "3.8e5."),
         (r"\boxed{5\,}", "5"),
         (r"\boxed{(-\infty, 0) \cup \{1\}}", r"$(-\infty, 0) \cup\{1\}$."),
+        (f"{THOUGHT}<answer>10</answer>", "10"),
+        (f"{THOUGHT}<answer> 10 </answer>", "10"),
+        ("<answer>-5</answer>", "-5"),
+        ("<answer>1,234</answer>", "1234"),
+        ("<answer>1/2</answer>", "0.5"),
+        ("<answer>x+1</answer>", "1 + x"),
+        (r"<answer>\frac{1}{2}</answer>", "0.5"),
+        ("<answer>The answer is $\\frac{1}{2}$.</answer>", "0.5"),
+        ("<answer>10 apples</answer>", "10"),
+        (r"<answer>7</answer> or \boxed{10}", "10"),
+        ("12 and eats 2.\nAnswer:10", "10"),
+        ("12 less 2, which leaves `10`.", "10"),
+        ("12 less 2.\n\n**Answer:**10", "10"),
+        ("12 less 2.\nFinal answer: (10)", "10"),
+        ("12 less 2 is *10*", "10"),
+        ('12 less 2 is "10".', "10"),
+        ("12 apples are left (3 of them red).", "12"),
+        ("At 10:30 there come 7", "7"),
+        ("so f(2) = 3", "3"),
+        ("ratio 5, problem #3: the answer is 9", "9"),
+        ("The answer is −5.", "-5"),
+        (r"\boxed{90°}", "90"),
+        (r"\boxed{90°}", r"90^\circ"),
+        (r"\boxed{90^\circ}", "90°"),
+        ("#### Step 2: Conclude\nThe answer is **7**.", "7"),
+        ("#### 3. Solve for x\n\nThe final answer is $7$.", "7"),
+        ("#### Final answer:\n\n$7$", "7"),
+        ("#### Answer: 7", "7"),
+        ("12 less 2 makes\n\n#### Final Answer\n10", "10"),
+        ("#### 42\n#### Explanation of 3 steps", "42"),
+        ("####\n42", "42"),
+        ("#### $42", "42"),
+        ("#### x = 5", "5"),
+        (r"#### -\frac{1}{2}", "-0.5"),
     ],
 )
 def test_right_answers_in_their_many_forms(math_reward, completion: str, reference: str) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from depo.bench.report import write_result
 from depo.directories import new_directory
 from depo.evaluation.command import check_json, evaluated, write_copy
+from depo.evaluation.comparison import Document
 from depo.evaluation.names import told_apart
 from depo.evaluation.route.cost import price_of
 from depo.evaluation.route.inputs import check_same_problems, estimator_of, joined, predicted_pass_rates
 from depo.evaluation.route.report import show_route
 from depo.evaluation.route.results import route_document
-from depo.evaluation.target import is_evaluation
 from depo.failures import DONE
 from depo.recipe import load_recipe
 
@@ -25,8 +25,12 @@ def route_command(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     check_json(options.json)
     run = estimator_of(options.estimator)
     sides = [options.small, options.large]
-    (small, large), places, directory = evaluated(sides, SIDES, options, arguments)
-    check_same_problems(small, large, options.suite if all(map(is_evaluation, sides)) else None)
+
+    def agree(small: Document, large: Document) -> None:
+        check_same_problems(small, large)
+        price_of(small, large, options.cost_ratio)
+
+    (small, large), places, directory = evaluated(sides, SIDES, options, arguments, agree)
     price = price_of(small, large, options.cost_ratio)
     predicted = predicted_pass_rates(run, places[0], small["suite"]["sampling"]["n"])
     benchmarks = joined(small, large, predicted, (price.small, price.large))

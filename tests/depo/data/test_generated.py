@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+import reward
 from depo.config import Data
 from depo.data import load_prompts
 from depo.errors import UserError
@@ -44,10 +45,28 @@ def test_an_unknown_task_names_its_neighbours(tokenizer):
         load({"type": "reasoning_gym", "tasks": ["basic_arithmetics"]}, tokenizer)
 
 
-def test_a_task_whose_scorer_does_not_survive_storage_is_refused(tokenizer):
+def test_boards_of_tuples_survive_being_stored(tokenizer):
     pytest.importorskip("reasoning_gym")
-    with pytest.raises(UserError, match="rearc"):
-        load({"type": "reasoning_gym", "tasks": ["rearc"], "size": 1}, tokenizer)
+    prompts, _ = load({"type": "reasoning_gym", "tasks": ["rearc", "arc_agi"], "size": 1}, tokenizer)
+    judge = reward.build({"type": "reasoning_gym"})
+    for prompt in prompts:
+        answer = json.loads(prompt.reference)["entry"]["answer"]
+        (score,) = judge.score([reward.Sample(answer, prompt.reference, 1, "stop", 10)])
+        assert score.correct
+
+
+def test_another_seed_is_other_problems_and_the_same_one_the_same(tokenizer):
+    """Of sums and divisors of large numbers hardly any can meet by chance."""
+    pytest.importorskip("reasoning_gym")
+
+    def keys(seed: int) -> set[str]:
+        tasks = ["gcd", "chain_sum", "polynomial_equations"]
+        source = {"type": "reasoning_gym", "tasks": tasks, "size": 100, "seed": seed}
+        return {prompt.key for prompt in load(source, tokenizer)[0]}
+
+    assert keys(0) == keys(0)
+    for other in (1, 7):
+        assert len(keys(0) & keys(other)) <= 6
 
 
 def test_arithmetic_answers_are_right(tokenizer):

@@ -7,7 +7,6 @@ import pytest
 from depo.config import ExactReward, FunctionReward, MathReward, Verification, WeightedPart, WeightedReward
 from depo.evaluation import vote_worker
 from depo.evaluation.answers import COMPARE, MATH, TEXT, Votes, vote_rule
-from depo.evaluation.vote_worker import math_answer
 
 
 def row(completion: str, correct: bool | None = False, unparseable: bool = False) -> dict:
@@ -42,9 +41,20 @@ def test_text_rules_compare_text():
 
 
 def test_an_answer_is_read_where_the_reward_reads_it():
-    assert math_answer(r"first \boxed{1}, no: \boxed{\frac{2}{3}}") == r"\frac{2}{3}"
-    assert math_answer("work\n#### 42") == "42"
-    assert math_answer("words only") == ""
+    read = {
+        r"first \boxed{1}, no: \boxed{\frac{2}{3}}": r"\frac{2}{3}",
+        "work\n#### 42": "42",
+        "words only": "",
+    }
+    with Votes(Verification(workers=1, timeout=20)) as votes:
+        assert votes.read(MATH, list(read)) == read
+
+
+def test_long_answers_are_told_apart_by_their_ends():
+    one, other = ([*range(100), last] for last in (100, 101))
+    rows = [row(rf"\boxed{{{', '.join(map(str, numbers))}}}") for numbers in (one, other, one)]
+    with Votes(Verification(workers=1, timeout=20)) as votes:
+        assert votes.classes(MATH, {"p": rows}) == {"p": [2, 1]}
 
 
 def test_rewards_without_answers_have_no_vote():

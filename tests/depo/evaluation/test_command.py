@@ -200,6 +200,11 @@ def test_two_evaluations_are_compared_by_problem(here, tiny_policy, capsys):
         ]
         assert found["difference"][0] == pytest.approx(sum(differences) / len(differences))
         assert found["first"] == pytest.approx(first["benchmarks"][name]["avg"][0])
+    for idle in (["--only", "even"], ["--n", "64"], ["no.such.key=3"], ["--suite", "nonsense"]):
+        assert main(["eval", "out", "--vs", "cool", "--run-dir", "idle", *idle]) == 2
+        said = capsys.readouterr().err
+        assert "finished evaluation" in said
+        assert said.count("\n") == 1
     assert main(["eval", "out", "--vs", "out", "--json", "aa.json"]) == 0
     itself = json.loads((here / "aa.json").read_text())["benchmarks"]["even"]["pass@6"]["difference"]
     assert itself == pytest.approx([0.0, -unseen(40), unseen(40)]), "40 ties do not make all problems ties"

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from depo.cli import main
+from depo.errors import UserError
+from depo.evaluation.engines import load_tokenizer
+from depo.evaluation.problems import context_for, load_suite_problems
+from depo.recipe.suites import load_suite
 
 
 @pytest.fixture
@@ -56,3 +60,36 @@ def test_an_evaluation_that_was_cut_off_is_told_from_a_directory_that_is_no_mode
         "half: an evaluation that has not finished; go on with depo eval MODEL --run-dir half --resume"
         in (capsys.readouterr().err)
     )
+
+
+def test_two_that_cannot_be_compared_are_refused_before_anything_is_asked(cheap, tiny_policy, capsys):
+    assert main(["eval", str(tiny_policy), "--suite", "cheap.yaml", "--run-dir", "done", "--quiet"]) == 0
+    suite = (cheap / "cheap.yaml").read_text()
+    (cheap / "others.yaml").write_text(suite.replace("  sums: {source", "  others: {source"))
+    problems = [{"question": f"{i}*{i}=", "answer": str(i * i)} for i in range(5)]
+    (cheap / "squares.jsonl").write_text("".join(json.dumps(one) + "\n" for one in problems))
+    (cheap / "squares.yaml").write_text(suite.replace("path: sums.jsonl", "path: squares.jsonl"))
+    for name, complaint in (
+        ("others", "no benchmark in common"),
+        ("squares", "sums has no problem in common"),
+    ):
+        capsys.readouterr()
+        command = ["eval", str(tiny_policy), "--vs", "done", "--suite", f"{name}.yaml", "--run-dir", "out"]
+        assert main(command) == 2
+        said = capsys.readouterr()
+        assert complaint in said.err
+        assert said.err.count("\n") == 1
+        assert said.out == ""
+        assert not (cheap / "out").exists()
+
+
+def test_a_context_of_vllm_that_would_cut_completions_is_refused(cheap, tiny_policy):
+    overrides = ["engine=vllm", "vllm.max_model_len=41"]
+    suite = load_suite("cheap.yaml", overrides, None, None)
+    benchmarks = load_suite_problems(suite, load_tokenizer(str(tiny_policy), suite))
+    with pytest.raises(
+        UserError, match=r"vllm\.max_model_len: 41 is less .* expected at least \d\d, or null"
+    ):
+        context_for(str(tiny_policy), suite, benchmarks)
+    roomy = load_suite("cheap.yaml", [overrides[0], "vllm.max_model_len=60"], None, None)
+    assert context_for(str(tiny_policy), roomy, benchmarks) <= 60

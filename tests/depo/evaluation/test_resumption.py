@@ -49,6 +49,13 @@ def changed(**keys: object) -> Suite:
             changed(benchmarks={**BASE["benchmarks"], "b": {"source": "sums.jsonl"}}),
             "benchmarks.b.template was 'Q {question}', now None; what",
         ),
+        (
+            changed(
+                benchmarks=BASE["benchmarks"]
+                | {"a": {"source": {"type": "file", "path": "sums.jsonl", "limit": 5}}}
+            ),
+            "benchmarks.a.source.limit was None, now 5; what",
+        ),
         (changed(reward={"type": "exact"}), "reward.type was 'math', now 'exact'; what"),
         (changed(sampling={"n": 1, "temperature": 1.0}), "sampling.n 1 is less than the 2 of"),
         (

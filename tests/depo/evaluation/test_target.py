@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from depo.evaluation.target import find_target
+from depo.evaluation.target import find_target, fingerprint
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -47,3 +48,15 @@ def test_the_final_policy_by_name_has_no_estimator_of_another_step(tmp_path: Pat
     assert find_target(str(run_of(tmp_path / "a", 200, 200, 350) / "policy")).checkpoint is None
     ended = run_of(tmp_path / "b", 200, 100, 200)
     assert find_target(str(ended / "policy")).checkpoint == ended / "checkpoints" / "step_000200"
+
+
+def test_a_model_that_differs_in_the_middle_of_its_weights_is_another(tmp_path: Path) -> None:
+    """As after merging an adapter of the experts: the first and the last tensors of the file stay."""
+    weights = np.random.default_rng(0).integers(0, 256, 24 * 2**20, dtype=np.uint8)
+    prints = []
+    for name, changed in (("base", slice(0)), ("merged", slice(11 * 2**20, 12 * 2**20))):
+        (tmp_path / name).mkdir()
+        weights[changed] += 1
+        (tmp_path / name / "model.safetensors").write_bytes(weights.tobytes())
+        prints.append(fingerprint(str(tmp_path / name)))
+    assert prints[0] != prints[1]

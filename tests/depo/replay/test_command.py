@@ -247,3 +247,19 @@ def test_replay_imports_neither_torch_nor_ray(training_file):
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert outcome.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("option", ["--json", "--plots"])
+def test_a_place_where_nothing_can_be_written_is_told_before_the_replay(training_file, option, capsys):
+    assert replay(training_file, "--estimator", "beta", option, "/proc/out.json") == 2
+    assert f"{option} /proc/out.json: nothing can be made in /proc" in capsys.readouterr().err
+
+
+def test_a_damaged_file_is_told_in_one_line(training_file, tmp_path, capsys):
+    damaged = bytearray(training_file.read_bytes())
+    damaged[-40:-8] = bytes(32)  # of the footer, which stays as long
+    (tmp_path / "damaged.parquet").write_bytes(damaged)
+    assert replay(tmp_path / "damaged.parquet", "--estimator", "beta") == 2
+    said = capsys.readouterr().err
+    assert "damaged.parquet: not a Parquet file" in said
+    assert said.count("\n") == 1
