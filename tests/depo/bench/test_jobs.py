@@ -161,5 +161,10 @@ def test_a_benchmark_that_is_stopped_says_how_to_go_on(how, status, monkeypatch,
         time.sleep(10)
 
     monkeypatch.setattr("depo.bench.selection.command.run", stopped)
-    assert main(["bench", "selection", "--out", str(tmp_path)]) == status
+    # A shell that starts pytest in the background makes it ignore interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["bench", "selection", "--out", str(tmp_path)]) == status
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "the same command goes on from here" in capsys.readouterr().err
