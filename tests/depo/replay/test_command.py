@@ -255,10 +255,14 @@ def test_a_place_where_nothing_can_be_written_is_told_before_the_replay(training
     assert f"{option} /proc/out.json: nothing can be made in /proc" in capsys.readouterr().err
 
 
-def test_a_damaged_file_is_told_in_one_line(training_file, tmp_path, capsys):
-    damaged = bytearray(training_file.read_bytes())
-    damaged[-40:-8] = bytes(32)  # of the footer, which stays as long
-    (tmp_path / "damaged.parquet").write_bytes(damaged)
+def test_a_damaged_file_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+    """Damage inside of a file is an OSError to Arrow."""
+
+    def damaged(*arguments, **options):
+        raise OSError("Couldn't deserialize thrift: no more data to read")
+
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    monkeypatch.setattr("depo.replay.parquet.pq.read_table", damaged)
     assert replay(tmp_path / "damaged.parquet", "--estimator", "beta") == 2
     said = capsys.readouterr().err
     assert "damaged.parquet: not a Parquet file" in said
