@@ -78,7 +78,7 @@ def start_local(**settings: Any) -> None:
     for starts_left in reversed(range(STARTS)):
         try:
             ray.init(**settings)
-        except Exception as error:
+        except Exception as error:  # Ray raises no narrower type for this one
             if TOO_SLOW not in str(error) or not starts_left:
                 raise
             ray.shutdown()

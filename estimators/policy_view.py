@@ -72,10 +72,8 @@ class PolicyView:
         inputs_NK = np.column_stack([before_N3[:, 1:], features_NF])
         self.mixed.fit(inputs_NK, (outcome_N == 1).astype(np.float64))
         self.right.fit(inputs_NK, (outcome_N == 2).astype(np.float64))
-        for regression in (
-            self.mixed,
-            self.right,
-        ):  # now, while the learner is busy; predictions are waited for
+        # Solved now, while the learner is busy: predictions are waited for.
+        for regression in (self.mixed, self.right):
             if regression.rows:
                 regression.solve()
 

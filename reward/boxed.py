@@ -1,4 +1,4 @@
-r"""Finding the last ``\boxed{…}`` of a completion, in one pass over its text."""
+r"""Finding the last ``\boxed{…}`` or ``<answer>…</answer>`` of a completion, in one pass over its text."""
 
 from __future__ import annotations
 
@@ -26,3 +26,12 @@ def last_boxed(text: str) -> str | None:
             if start is not None and start > last_start:
                 last_start, last_end = start, token.start()
     return text[last_start:last_end] if last_start >= 0 else None
+
+
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+
+
+def last_tagged(text: str) -> str | None:
+    """What stands between the last pair of ``<answer>`` tags; None if there is none."""
+    found = _TAGGED.findall(text)
+    return str(found[-1]) if found else None

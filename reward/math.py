@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import Any
 
 from reward.base import Sample, Score, unscorable
-from reward.boxed import last_boxed
+from reward.boxed import last_boxed, last_tagged
 
 # Final answers stand at the end. Without a box or `####`, math-verify's patterns run over the text, in time
 # that grows with the square of its length where it is all numbers: 4,000 characters of "1 1 1 …" take 0.1 s,
@@ -42,8 +42,7 @@ FLOAT_DECIMALS, NUMERIC_DECIMALS = 6, 15  # math-verify's defaults
 _E_NOTATION = re.compile(r"(?P<mantissa>[-+]?\d+(?:\.\d+)?)[eE](?P<exponent>[-+]?\d+)")
 # A heading of Markdown looks like GSM8K's mark: "#### Step 2", "#### 3. Solve for x".
 _MARKED = re.compile(r"####\s*(?P<line>[^\n]*)")
-_ANSWER = re.compile(r"(?!\d+[.)]\s+[A-Za-z])(?:[-+(\[{$\s]*[\d.\\]|\$|[A-Za-z]\s*=)")
-_IN_TAGS = re.compile(r"<answer>(?P<answer>.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_ANSWER = re.compile(r"(?!\d+[.)]\s+[A-Za-z])(?:[-−+(\[{$\s]*[\d.\\]|\$|[A-Za-z]\s*=)")
 _WORD = re.compile(r"(?<!\\)\b[A-Za-z]{2,}\b")
 # math-verify sees a plain number only behind a space. Without one it would take another, further up.
 _TAG = re.compile(r"</?[A-Za-z][\w-]*>")
@@ -102,9 +101,9 @@ def parse_completion(completion: str) -> list[Any]:
     if boxed is not None:
         return parse_answer(boxed)
     marked = tail(completion, MARKED_TAIL)
-    tagged = list(_IN_TAGS.finditer(marked))
-    if tagged:
-        return parse_tagged(tagged[-1]["answer"])
+    tagged = last_tagged(marked)
+    if tagged is not None:
+        return parse_tagged(tagged)
     lines = [line["line"] for line in _MARKED.finditer(marked)]
     answers = [line for line in lines if not line or _ANSWER.match(line)]
     if answers:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 from reward.base import Sample, Score, unscorable
-from reward.boxed import last_boxed
+from reward.boxed import last_boxed, last_tagged
 from reward.checked import describe
 
 # Scorers that give partial credit return exactly 1.0 for a full solution, except those that compute a ratio,
@@ -26,8 +25,6 @@ CORRECT_AT = 0.999
 
 # Their scorers compare boards with ==, and JSON has turned the tuples into lists.
 TUPLE_BOARDS = ("arc_agi", "rearc")
-
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 Scorer = Callable[[str, dict[str, Any]], float]
 
@@ -82,8 +79,8 @@ def extract_answer(completion: str) -> str:
     boxed = last_boxed(completion)
     if boxed is not None:
         return boxed.strip()
-    tagged = _ANSWER_TAG.findall(completion)
-    return str(tagged[-1] if tagged else completion).strip()
+    tagged = last_tagged(completion)
+    return (completion if tagged is None else tagged).strip()
 
 
 def read_reference(reference: str) -> tuple[str, dict[str, Any]]:

@@ -79,9 +79,8 @@ def merged_state(
         if ".lora_" in name or (blocks is not None and block_of(name) not in blocks):
             continue
         name = name.replace(BASE_LAYER, "")
-        if kept & set(
-            name.split(".")
-        ):  # loaded as float32 and computed with as such: biases that choose experts
+        if kept.intersection(name.split(".")):
+            # Biases that choose experts: loaded, and computed with, as float32.
             state[name] = tensor
             continue
         if name in adapted:
