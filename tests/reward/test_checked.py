@@ -37,3 +37,9 @@ def test_a_detail_can_be_stored(detail: Any, correct: bool | None) -> None:
 
 def test_an_exception_that_quotes_half_a_surrogate_pair_can_be_stored() -> None:
     assert describe(ValueError("unknown tool \ud83d")) == "ValueError: unknown tool ?"
+
+
+def test_a_verdict_that_is_not_a_number_is_none() -> None:
+    """bool(nan) is True: half of a broken judge's answers would be right."""
+    score = checked(Score(0.0, float("nan")))
+    assert score.correct is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -197,3 +198,16 @@ def test_a_held_out_part_that_leaves_nothing_to_train_on_is_an_error(tmp_path, t
     data = Data(train=write_rows(tmp_path, numbered(3)), heldout=heldout)
     with pytest.raises(UserError, match=r"^data\.heldout: "):
         load_data(data, tokenizer, seed=0)
+
+
+def test_a_chat_template_that_refuses_a_role_is_told_with_the_roles(tmp_path, tokenizer):
+    """As Gemma's does with system messages."""
+    strict = copy.deepcopy(tokenizer)
+    strict.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ messages[0]['content'] }}"
+    )
+    (tmp_path / "one.jsonl").write_text('{"question": "2+2?", "answer": "4"}\n')
+    data = Data.model_validate({"train": str(tmp_path / "one.jsonl"), "system": "Be brief."})
+    with pytest.raises(UserError, match=r"refuses the messages \(system, user\): no system role"):
+        load_prompts(data.train, data, strict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -33,6 +34,8 @@ def test_a_suite_decides_which_policy_is_best_and_when_to_stop(workdir, monkeypa
     assert main([*command, *watch, *shown, "evaluation.early_stopping.min_delta=1.0"]) == 0
     said = capsys.readouterr().out
     assert "early stopping after step 2" in said
+    # The suite asks what the policy is trained on (but for what is held out of it), and that is told.
+    assert re.search(r"warning: sums/first: (2\d|30) of its 30 problems are in the training pool too", said)
     summary = json.loads((workdir / "run/summary.json").read_text())
     assert summary["steps"] == 2
     before, after = summary["eval"]["before"]["suite"], summary["eval"]["after"]["suite"]
@@ -68,6 +71,15 @@ def test_a_suite_decides_which_policy_is_best_and_when_to_stop(workdir, monkeypa
     assert main(["eval", "run/best/policy", "--suite", "sums.yaml", "--run-dir", "best", "--quiet"]) == 0
     found = json.loads((workdir / "best/results.json").read_text())
     assert found["benchmarks"]["first"]["avg"][0] == pytest.approx(best["value"])
+
+
+def test_a_suite_that_outgrows_the_models_positions_is_refused_before_training(workdir, monkeypatch, capsys):
+    monkeypatch.chdir(workdir)
+    (workdir / "sums.yaml").write_text(SUITE.replace("max_new_tokens: 5", "max_new_tokens: 4000"))
+    assert main(["train", "tiny.yaml", "--run-dir", "run", "evaluation.suite=sums.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "evaluation.suite: sums: sampling.max_new_tokens: 4,000" in said
+    assert "the 64 positions" in said
 
 
 def test_a_recipe_with_a_wrong_suite_or_measure_is_told_in_one_line(workdir, monkeypatch, capsys):

@@ -255,14 +255,10 @@ def test_a_place_where_nothing_can_be_written_is_told_before_the_replay(training
     assert f"{option} /proc/out.json: nothing can be made in /proc" in capsys.readouterr().err
 
 
-def test_a_damaged_file_is_told_in_one_line(tmp_path, capsys, monkeypatch):
-    """Damage inside of a file is an OSError to Arrow."""
-
-    def damaged(*arguments, **options):
-        raise OSError("Couldn't deserialize thrift: no more data to read")
-
-    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
-    monkeypatch.setattr("depo.replay.parquet.pq.read_table", damaged)
+def test_a_damaged_file_is_told_in_one_line(training_file, tmp_path, capsys):
+    damaged = bytearray(training_file.read_bytes())
+    damaged[4:60] = b"\xff" * 56  # the header of its first page
+    (tmp_path / "damaged.parquet").write_bytes(damaged)
     assert replay(tmp_path / "damaged.parquet", "--estimator", "beta") == 2
     said = capsys.readouterr().err
     assert "damaged.parquet: not a Parquet file" in said
