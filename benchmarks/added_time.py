@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from depo.routing.tap import Tap
-from depo.routing.update import Routing, UpdateRouting
+from depo.learner.routing import Routing, UpdateRouting
+from depo.moe.hooks import Tap
 
 AROUND = ("forced", "first_look", "second_look", "keep", "results")
 

@@ -30,18 +30,28 @@ from transformers import (
 )
 from trl import SFTTrainer
 
-from depo.config import TinyMoePolicy, WarmStart
-from depo.grading import encode
-from depo.policy import tiny_moe
-from depo.policy.experts import use_sorted_experts
-from depo.policy.warm_start import training_arguments
+from depo.models.experts import use_sorted_experts
+from depo.recipe.schema import TinyMoePolicy, WarmStart
 from depo.rng import generator
+from depo.toy import tiny_moe
+from depo.toy.grading import encode
+from depo.toy.warm_start import training_arguments
 
 DIGITS, SLIPS = 32, 0.15
+
+
 SEED = 0
+
+
 POLICY = TinyMoePolicy(hidden_size=64, layers=3, heads=4, kv_heads=2, experts=8, expert_size=64)
+
+
 SETTINGS = WarmStart(max_steps=500, batch_size=64, lr=2e-3)
+
+
 LOG_EVERY = 25  # steps
+
+
 STOP_AT = 0.5
 """Mean loss over so many steps at which training stops, nats a token."""
 

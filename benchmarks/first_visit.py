@@ -38,8 +38,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from depo.calibration import auroc, brier_skill
-from depo.versions import source_commit
+from depo.report.provenance import source_commit
+from depo.selection.gate import auroc, brier_skill
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation, State
 from estimators.concentration import ConcentrationFit
 from estimators.encoder import EncoderEstimator
@@ -48,9 +48,17 @@ from estimators.moments import beta_estimates
 from estimators.ngram_head import HashedNgramHead
 
 GROUP_SIZE = 8
+
+
 BATCH = 64
+
+
 TRACE = "traces/deepscaler_qwen25math7b_n128.parquet"
+
+
 REFERENCE = "frozen"
+
+
 RESAMPLES = 1000
 
 
@@ -89,6 +97,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "paper": {"preset": "paper"},
     "repaired": {"preset": "repaired"},
 }
+
+
 FINE_TUNED = ("paper", "repaired")  # the backbone learns as well
 
 

@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from depo.estimator_metrics import auroc, brier_skill
-from depo.versions import package_versions, source_commit
+from depo.report.calibration import auroc, brier_skill
+from depo.report.provenance import package_versions, source_commit
 
 ARMS = {
     "nothing": ("none", "none"),
@@ -36,8 +36,14 @@ ARMS = {
     "policy": ("none", "policy"),
     "text and policy": ("ngrams", "policy"),
 }
+
+
 POOL, BATCH = 4000, 32
+
+
 RESAMPLES = 1000
+
+
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 
 

@@ -16,12 +16,12 @@ import torch
 from depo.learner.learner import PolicyLearner
 from depo.learner.logprobs import token_logprobs
 from depo.learner.loss import k3
-from depo.learner.microbatches import unpad_values
-from depo.rollout.transformers_engine import Row, TransformersEngine
-from depo.routing.routers import find_routers
-from depo.routing.routes import force, unpad
-from depo.routing.tap import Recorder, tapped
-from depo.routing.update import as_computed
+from depo.learner.packing import unpad_values
+from depo.learner.routing import as_computed
+from depo.moe.hooks import Recorder, tapped
+from depo.moe.routers import find_routers
+from depo.moe.routes import force, unpad
+from depo.rollout.transformers import Row, TransformersEngine
 from depo.types import TrainingBatch
 
 TOP = 0.01

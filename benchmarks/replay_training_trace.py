@@ -20,7 +20,11 @@ import tempfile
 from pathlib import Path
 
 TRACE = "traces/dsrsub_qwen25math15b_grpo_epochs_n8.parquet"
+
+
 TUNED_BETA = "beta:discount=0.9,prior_successes=0.5,prior_failures=0.5"
+
+
 FULL = [
     "hybrid",
     TUNED_BETA,
@@ -31,7 +35,11 @@ FULL = [
     "hybrid:drift=false",
     "hybrid:history=false",
 ]
+
+
 CENSORED = ["hybrid", TUNED_BETA, "beta", "hmm", "streak", "uniform"]
+
+
 SELECTORS = [
     "optimistic",
     "optimistic:revisit_after=auto",

@@ -40,21 +40,25 @@ from benchmarks.added_time import added_time
 from benchmarks.copy_policy import DIGITS, question
 from benchmarks.prompt_routes import PromptRecordingEngine, causes
 from benchmarks.storing import store
-from depo import config
-from depo.bench.paired import ratio_interval, t_interval
-from depo.bench.provenance import provenance, provenance_lines
-from depo.bench.tables import interval, table
 from depo.learner.learner import PolicyLearner
-from depo.policy.experts import use_sorted_experts
+from depo.learner.routing import Routing
+from depo.models.experts import use_sorted_experts
+from depo.moe.hooks import Recorder, tapped
+from depo.moe.routers import find_routers
+from depo.recipe import schema
+from depo.report.provenance import provenance, provenance_lines
+from depo.report.statistics import ratio_interval, t_interval
+from depo.report.tables import interval, table
 from depo.rng import generator, seed64
 from depo.rollout.engine import Sampling
-from depo.routing.routers import find_routers
-from depo.routing.tap import Recorder, tapped
-from depo.routing.update import Routing
 from depo.types import Prompt, Request, TrainingBatch
 
 PROGRAM = "python -m benchmarks.routing_replay"
+
+
 VOCABULARY, PAD, END = 64, 0, 1
+
+
 TINY = {
     "vocab_size": VOCABULARY,
     "hidden_size": 128,
@@ -71,17 +75,29 @@ TINY = {
     "pad_token_id": PAD,
     "eos_token_id": END,
 }
+
+
 ROUTER_SCALE, HEAD_SCALE = 2.0, 1.5
+
+
 PROMPTS, GROUP, PROMPT_TOKENS = 16, 4, 8
+
+
 SUMS, ROWS = 128, 64
+
+
 RANDOM = (
     "random weights. Experts drawn at random have nothing in common, so that taking another one costs more "
     "than in a trained model"
 )
+
+
 TRAINED = {
     "sums": "the quickstart's warm-started policy on sums",
     "copy": "a policy taught to copy rows of 32 digits (`benchmarks.copy_policy`)",
 }
+
+
 UPCYCLED = {
     "vocab_size": 49152,
     "hidden_size": 576,
@@ -95,12 +111,16 @@ UPCYCLED = {
     "pad_token_id": PAD,
     "eos_token_id": END,
 }
+
+
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     # what is added: (to what, settings of the learner)
     "R3 replay": ("one step", {"routing_replay": "r3", "routing_telemetry": False}),
     "telemetry": ("one step", {"routing_telemetry": True}),
     "R2 replay": ("two steps", {"routing_replay": "r2", "routing_telemetry": False}),
 }
+
+
 SHOWN = {
     # of a seed's figures: (in words, digits)
     "agreement_native": ("experts in common, routed natively", 4),
@@ -120,6 +140,8 @@ SHOWN = {
     "prompt_tokens": ("tokens of a prompt", 1),
     "answer_tokens": ("tokens of an answer", 1),
 }
+
+
 BARE = {"one step": {"minibatches": 1}, "two steps": {"minibatches": 2}}
 
 
@@ -187,7 +209,7 @@ def rollouts(
 def make_learner(model: PreTrainedModel, **settings: Any) -> PolicyLearner:
     return PolicyLearner(
         model,
-        config.Learner.model_validate({"lr": 1e-6, "correction": {"type": "none"}, **settings}),
+        schema.Learner.model_validate({"lr": 1e-6, "correction": {"type": "none"}, **settings}),
         temperature=1.0,
         max_new_tokens=256,
         total_steps=1000,
@@ -261,7 +283,7 @@ def cost(model: PreTrainedModel, rows: int, tokens: int, rounds: int, arms: Sequ
     learner = make_learner(model, **off)
 
     def update(settings: dict[str, Any]) -> tuple[float, float]:
-        learner.settings = config.Learner.model_validate({"correction": {"type": "none"}} | off | settings)
+        learner.settings = schema.Learner.model_validate({"correction": {"type": "none"}} | off | settings)
         learner.routing = Routing(model, learner.settings)
         with added_time() as own:
             started = time.process_time()

@@ -11,7 +11,7 @@
 
 Parts 3 and 4, and routes from vLLM, need a GPU; without one the script shows that it works.
 
-    depo upcycle models/smollm2 models/moe --top-k 4 --router grouped --drop 0.1 \\
+    depo upcycle models/smollm2 models/moe --top-k 4 --router grouped --drop 0.1 \
         --repair 300 --repair-batch 16 --text FILE
     python -m benchmarks.vllm_engine --model models/moe --out benchmarks/results/vllm_engine
 """
@@ -32,26 +32,32 @@ import torch
 from transformers import AutoTokenizer
 
 from benchmarks.storing import store
-from depo import config
-from depo.bench.paired import ratio_interval, t_interval
-from depo.bench.provenance import provenance, provenance_lines
-from depo.bench.tables import interval, table
-from depo.config import PretrainedPolicy
 from depo.learner.learner import PolicyLearner
-from depo.policy.experts import GROUPED
-from depo.policy.experts import NAME as SORTED
-from depo.policy.pretrained import load_model, load_tokenizer
+from depo.learner.routing import Routing
+from depo.models.experts import GROUPED
+from depo.models.experts import NAME as SORTED
+from depo.models.loading import load_model, load_tokenizer
+from depo.moe.upcycle.text import QUESTIONS, question_ids
+from depo.recipe import schema
+from depo.recipe.schema import PretrainedPolicy
+from depo.report.provenance import provenance, provenance_lines
+from depo.report.statistics import ratio_interval, t_interval
+from depo.report.tables import interval, table
 from depo.rng import generator, seed64
 from depo.rollout.engine import Sampling, WeightUpdate
-from depo.rollout.probe import choose_sequences, difference
-from depo.rollout.vllm_worker import VllmOptions, VllmWorker, worker_environment
-from depo.routing.update import Routing
+from depo.rollout.parity import choose_sequences, difference
+from depo.rollout.vllm.worker import VllmOptions, VllmWorker, worker_environment
 from depo.types import Prompt, Request, Rollout, TrainingBatch
-from depo.upcycle.text import QUESTIONS, question_ids
 
 PROGRAM = "python -m benchmarks.vllm_engine"
+
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
 DTYPES = ("bfloat16", "float32")
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "one step": {"minibatches": 1},
     "two steps": {"minibatches": 2},
@@ -59,10 +65,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "telemetry": {"minibatches": 1, "routing_telemetry": True},
     "R2 replay": {"minibatches": 2, "routing_replay": "r2"},
 }
+
+
 BARE = {"R3 replay": "one step", "telemetry": "one step", "R2 replay": "two steps"}
+
+
 EXPERTS = (GROUPED, "grouped_mm", "batched_mm", "eager", SORTED)
+
+
 STILL = {"lr": 1e-12, "correction": {"type": "none"}, "tokens_per_microbatch": 8192}
 """A learner's settings whose steps are too small to move anything."""
+
+
 FIGURES = {
     "mismatch_kl": ("mismatch KL (nats a token)", 6),
     "mismatch_max": ("largest difference of log-probabilities", 3),
@@ -74,7 +88,7 @@ def learner_of(model: torch.nn.Module, pad_token_id: int, **settings: Any) -> Po
     """One that stays where it is, with ``settings``."""
     return PolicyLearner(
         model,
-        config.Learner.model_validate(STILL | settings),
+        schema.Learner.model_validate(STILL | settings),
         temperature=1.0,
         max_new_tokens=1024,
         total_steps=1000,
@@ -180,7 +194,7 @@ def cost(model: torch.nn.Module, pad: int, batch: TrainingBatch, rounds: int) ->
     seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
     for number in range(-2, rounds):  # two rounds warm up
         for name in list(SETTINGS) if number % 2 == 0 else list(SETTINGS)[::-1]:
-            learner.settings = config.Learner.model_validate(
+            learner.settings = schema.Learner.model_validate(
                 STILL | {"routing_telemetry": False} | SETTINGS[name]
             )
             learner.routing = Routing(model, learner.settings)

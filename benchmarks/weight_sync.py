@@ -25,16 +25,18 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from benchmarks.storing import store
 from benchmarks.vllm_engine import DEVICE, learner_of
-from depo.bench.provenance import provenance, provenance_lines
-from depo.bench.tables import table
-from depo.config import Lora, PretrainedPolicy
-from depo.policy.pretrained import load_model
+from depo.models.loading import load_model
+from depo.recipe.schema import Lora, PretrainedPolicy
+from depo.report.provenance import provenance, provenance_lines
+from depo.report.tables import table
 from depo.rng import generator
 from depo.rollout.engine import WeightUpdate
-from depo.rollout.probe import difference
-from depo.rollout.vllm_worker import VllmOptions, VllmWorker, worker_environment
+from depo.rollout.parity import difference
+from depo.rollout.vllm.worker import VllmOptions, VllmWorker, worker_environment
 
 PROGRAM = "python -m benchmarks.weight_sync"
+
+
 MARCO_NANO = {
     "vocab_size": 151936,
     "hidden_size": 1024,
@@ -48,8 +50,14 @@ MARCO_NANO = {
     "norm_topk_prob": True,
     "tie_word_embeddings": True,
 }
+
+
 ADAPTERS = Lora(rank=32, alpha=64, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
 WAYS = {"whole policy": False, "trained blocks": True}
+
+
 SEQUENCES, PROMPT, COMPLETION = 4, 16, 16
 
 

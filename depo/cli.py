@@ -15,20 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from depo.bench.options import add_bench
-from depo.budget import budget_text
-from depo.directories import check_place, new_directory
-from depo.errors import UserError
-from depo.evaluation.options import add_eval
-from depo.evaluation.route.options import add_route
-from depo.failures import BAD_INPUT, DONE, report_failure, say, terminations
-from depo.recipe import dump_recipe, read_recipe
-from depo.recipe.architecture import demands, unchecked
-from depo.recipe.inputs import check_inputs
-from depo.recipe.notes import notes
+from benchmarks.options import add_bench
+from depo.errors import BAD_INPUT, DONE, UserError, report_failure, say, terminations
+from depo.evaluation.cascade.command import add_route
+from depo.evaluation.command import add_eval
+from depo.files import check_place, new_directory
+from depo.moe.upcycle.command import add_upcycle
+from depo.recipe.budget import budget_text
+from depo.recipe.checks import check_inputs, demands, notes, unchecked
+from depo.recipe.loading import dump_recipe, read_recipe
 from depo.recipe.suites import recipe_suite
-from depo.upcycle.options import add_upcycle
-from depo.versions import installed_version
+from depo.report.provenance import installed_version
 
 OVERRIDES = """\
 overrides: key=value on top of the recipe, the value as in YAML
@@ -56,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         if options.command == "fetch":
-            from depo.fetch import fetch
+            from depo.models.fetch import fetch
 
             fetch(options.name, options.directory)
             print(f"{options.name}: {options.directory}")
@@ -66,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return replay(options, list(sys.argv[1:] if arguments is None else arguments))
         if options.command == "bench":
-            from depo.bench.command import bench
+            from benchmarks.command import bench
 
             return bench(options, list(sys.argv[1:] if arguments is None else arguments))
         if options.command == "upcycle":
-            from depo.upcycle.command import upcycle
+            from depo.moe.upcycle.command import upcycle
 
             return upcycle(options)
         if options.command == "eval":
@@ -79,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_run_dir(options.run_dir, options.resume)
             return evaluate_command(options, list(sys.argv[1:] if arguments is None else arguments))
         if options.command == "route":
-            from depo.evaluation.route.command import route_command
+            from depo.evaluation.cascade.command import route_command
 
             check_run_dir(options.run_dir, options.resume)
             return route_command(options, list(sys.argv[1:] if arguments is None else arguments))

@@ -13,22 +13,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from depo.batching import (
-    advantages_into,
-    collate,
-    keep_learner_logprobs,
-    observations,
-    requests_for,
-    rows_of,
-    samples_of,
-)
-from depo.clock import Clock
-from depo.metrics import step_metrics
+from depo.learner.advantages import advantages_into
+from depo.learner.samples import keep_learner_logprobs, rows_of
+from depo.rollout.requests import collate, requests_for, samples_of
+from depo.selection.picks import observations
+from depo.train.metrics import Clock, step_metrics
 from depo.types import Group
 from estimators.base import Context
 
 if TYPE_CHECKING:
-    from depo.run import Run
+    from depo.train.state import Run
 
 
 def train(run: Run) -> None:

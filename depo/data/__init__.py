@@ -5,10 +5,8 @@ values; `prompts` makes token ids of them, drops what cannot be used and counts 
 `storage` writes them into the run directory.
 """
 
-from depo.data.pool import PromptPool
-from depo.data.prompts import LoadedData, load_data, load_prompts
-from depo.data.report import DataReport
-from depo.data.storage import load_saved, save_prompts
+from depo.data.pool import PromptPool, load_saved, save_prompts
+from depo.data.prompts import DataReport, LoadedData, load_data, load_prompts
 from depo.data.text import prompt_key
 
 __all__ = [

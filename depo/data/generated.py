@@ -6,8 +6,8 @@ import difflib
 import json
 from collections.abc import Iterator
 
-from depo.config import ReasoningGymSource
 from depo.errors import UserError
+from depo.recipe.schema import ReasoningGymSource
 from depo.rng import seed64
 from reward.reasoning_gym import read_reference
 

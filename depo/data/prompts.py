@@ -1,4 +1,6 @@
-"""From problems to prompts: template, chat format, token ids; what cannot be used is dropped and counted.
+"""What became of the rows of a source: every row read is kept or counted under one reason.
+
+From problems to prompts: template, chat format, token ids; what cannot be used is dropped and counted.
 
 1. A source yields problems: text or chat messages, the gold answer, perhaps a prior pass rate.
 2. Rows without prompt or answer and duplicates go first: DAPO-Math-17k has 1.79 million rows of which about
@@ -17,12 +19,8 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from depo import rng
-from depo.arithmetic import generate
-from depo.config import ArithmeticSource, Data, FileSource, HubSource, ReasoningGymSource, Source
-from depo.data.columns import Table, chosen_columns, find_column
 from depo.data.generated import gym_problems
-from depo.data.report import DataReport
-from depo.data.tables import open_file, open_hub
+from depo.data.tables import Table, chosen_columns, find_column, open_file, open_hub
 from depo.data.text import (
     Message,
     answer_text,
@@ -33,10 +31,56 @@ from depo.data.text import (
     prompt_key,
 )
 from depo.errors import UserError
+from depo.recipe.schema import ArithmeticSource, Data, FileSource, HubSource, ReasoningGymSource, Source
+from depo.toy.arithmetic import generate
 from depo.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+REASONS = {
+    "duplicates": "duplicates",
+    "conflicts": "duplicates with another answer",
+    "too_long": "too long",
+    "without_answer": "without answer",
+    "without_prompt": "without prompt",
+    "unmatched": "not matching question_pattern",
+}
+
+
+@dataclass(slots=True)
+class DataReport:
+    """Rows of one source, counted. ``read`` is the sum of all the others."""
+
+    source: str
+    read: int = 0
+    kept: int = 0
+    duplicates: int = 0
+    """Same key and same answer as an earlier row."""
+    conflicts: int = 0
+    """Same key as an earlier row, other answer: the first row's answer stands."""
+    too_long: int = 0
+    """More than data.max_prompt_tokens."""
+    without_answer: int = 0
+    """Null, blank, or not valid Unicode."""
+    without_prompt: int = 0
+    """Null, blank, or not valid Unicode."""
+    unmatched: int = 0
+    """columns.question_pattern found nothing."""
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Why rows were dropped, and how many; reasons without rows are left out."""
+        return {name: count for name in REASONS if (count := getattr(self, name))}
+
+    def __str__(self) -> str:
+        line = f"{self.source}: {self.kept:,} prompts of {self.read:,} rows"
+        if self.dropped:
+            line += f" (dropped: {self.reasons()})"
+        return line
+
+    def reasons(self) -> str:
+        return ", ".join(f"{count:,} {REASONS[name]}" for name, count in self.dropped.items())
 
 
 @dataclass(frozen=True, slots=True)

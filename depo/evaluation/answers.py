@@ -1,4 +1,4 @@
-r"""Which samples of a problem gave the same answer: the classes that maj@k votes with.
+"""Which samples of a problem gave the same answer: the classes that maj@k votes with.
 
 - Samples that verified as right form one class: each of them equals the gold answer.
 - Wrong answers are compared with one another by the benchmark's own notion of equality (math-verify for
@@ -15,16 +15,30 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from depo.config import ExactReward, MathReward, ReasoningGymReward, RewardSpec, Verification, WeightedReward
+from depo.recipe.schema import (
+    ExactReward,
+    MathReward,
+    ReasoningGymReward,
+    RewardSpec,
+    Verification,
+    WeightedReward,
+)
 from reward import Sample, Score, VerifierPool
 from reward.boxed import last_boxed
 from reward.reasoning_gym import extract_answer
 
 MATH, TEXT = "math-verify", "equal text"
+
+
 WORKER = {"type": "function", "path": "depo.evaluation.vote_worker:work"}
+
+
 LONGEST = 2_000
 """Characters of an answer that are kept."""
+
+
 COMPARE = "compare"  # as depo.evaluation.vote_worker has it, which imports sympy
+
 
 Rows = Sequence[Mapping[str, Any]]
 

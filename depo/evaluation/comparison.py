@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from depo.bench.provenance import provenance, provenance_lines
-from depo.bench.tables import interval, table
-from depo.checkpoint import read_json
 from depo.errors import UserError
-from depo.evaluation.measures.intervals import DIFFERENCE, estimate, macro, paired
-from depo.evaluation.names import told_apart
 from depo.evaluation.report import DIGITS, Cells, show
 from depo.evaluation.results import avg_of, maj_of, pass_of
-from depo.evaluation.target import RESULTS
+from depo.evaluation.target import RESULTS, told_apart
+from depo.files import read_json
+from depo.report.provenance import provenance, provenance_lines
+from depo.report.statistics import DIFFERENCE, estimate, macro, paired
+from depo.report.tables import interval, table
 
 Document = Mapping[str, Any]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from depo.config import PretrainedPolicy, Rollouts
-from depo.config.suite import Suite
 from depo.errors import UserError
+from depo.recipe.schema import PretrainedPolicy, Rollouts
+from depo.recipe.schema.suite import Suite
 from depo.rollout.engine import RolloutEngine
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def policy_of(model: str, suite: Suite) -> PretrainedPolicy:
 
 def load_tokenizer(model: str, suite: Suite) -> PreTrainedTokenizerBase:
     """Raises UserError for a model without tokenizer or end token."""
-    from depo.policy import pretrained
+    from depo.models import loading as pretrained
 
     try:
         return pretrained.load_tokenizer(policy_of(model, suite))
@@ -63,12 +63,10 @@ def transformers_engine(
     import torch
     from transformers.utils import logging
 
-    from depo.cores import usable_cores
-    from depo.learner.actor import end_tokens
-    from depo.policy.device import pick_device
-    from depo.policy.precision import autocast
-    from depo.policy.pretrained import load_model
-    from depo.rollout.transformers_engine import TransformersEngine
+    from depo.models.devices import autocast, pick_device
+    from depo.models.loading import end_tokens, load_model
+    from depo.report.provenance import usable_cores
+    from depo.rollout.transformers import TransformersEngine
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -101,8 +99,8 @@ def vllm_engine(
     heartbeat: Callable[[int], None],
 ) -> Iterator[RolloutEngine]:
     """In Ray actors, as many as ``vllm.workers``."""
-    from depo.cluster import gpus_in_cluster, ray_for
-    from depo.rollout.vllm_pool import VllmPool
+    from depo.rollout.vllm.pool import VllmPool
+    from depo.workers.cluster import gpus_in_cluster, ray_for
 
     with ray_for(address=None, engines=suite.vllm.workers):
         wanted, gpus = suite.vllm.workers * suite.vllm.tensor_parallel, gpus_in_cluster()

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 import estimators
-from depo.checkpoint import load_state, read_json
-from depo.config import Recipe
-from depo.config.estimator import asks_policy, built_with
 from depo.errors import UserError
-from depo.estimator_metrics import reliability, spearman
 from depo.evaluation.problems import LoadedBenchmark
 from depo.evaluation.target import Target
-from depo.recipe import load_recipe
+from depo.files import read_json
+from depo.recipe.loading import load_recipe
+from depo.recipe.schema import Recipe
+from depo.recipe.schema.estimator import asks_policy, built_with
+from depo.report.calibration import reliability, spearman
+from depo.train.checkpoint import load_state
 from estimators.base import Candidate, Context
 
 BINS = 10

@@ -1,4 +1,7 @@
-"""Accuracy on held-out prompts and benchmarks, before, during and after training."""
+"""Accuracy without sampling, where there is one exact answer.
+
+Accuracy on held-out prompts and benchmarks, before, during and after training.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,25 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from depo.batching import collate, samples_of
-from depo.config import Evaluation
-from depo.evaluation.exact import exact_pass_rates
 from depo.evaluation.in_training import TrainingSuite
-from depo.learner.actor import RemoteLearner
+from depo.recipe.schema import Evaluation
 from depo.rng import seed64
 from depo.rollout.engine import RolloutEngine, Sampling
+from depo.rollout.requests import collate, samples_of
 from depo.types import Prompt, Request
+from depo.workers.learner import RemoteLearner
 from reward.base import Reward
+
+
+def exact_pass_rates(prompts: Sequence[Prompt], learner: RemoteLearner, tokenizer) -> np.ndarray:
+    """Probability (N,) of the gold answer and the end token, by teacher forcing (temperature 1)."""
+    gold = [
+        [*tokenizer.encode(prompt.reference, add_special_tokens=False), tokenizer.eos_token_id]
+        for prompt in prompts
+    ]
+    sequences = [(prompt.token_ids, answer) for prompt, answer in zip(prompts, gold, strict=True)]
+    return np.array([np.exp(logprobs_T.sum(dtype=np.float64)) for logprobs_T in learner.score(sequences)])
+
 
 SOLVABLE_LEVELS = ("mastered", "learnable")
 

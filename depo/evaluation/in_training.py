@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depo.batching import collate
-from depo.config import PretrainedPolicy, Recipe
-from depo.config.suite import Suite
 from depo.errors import UserError
-from depo.evaluation.measures.pass_at_k import pass_at_k_each
+from depo.evaluation.measures import pass_at_k_each
 from depo.evaluation.problems import LoadedBenchmark, context_for, load_suite_problems, longest_prompt
 from depo.evaluation.results import share
 from depo.evaluation.samples import Row
 from depo.evaluation.sampling import Verifiers, missing_requests, verified
+from depo.recipe.schema import PretrainedPolicy, Recipe
+from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import recipe_suite
 from depo.rollout.engine import RolloutEngine, Sampling
+from depo.rollout.requests import collate
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depo.budget.model_config import find_config, positions
-from depo.config import Data, RewardSpec
-from depo.config.suite import Benchmark, Suite
 from depo.data import load_prompts, load_saved, save_prompts
 from depo.errors import UserError
+from depo.recipe.model_shape import find_config, positions
+from depo.recipe.schema import Data, RewardSpec
+from depo.recipe.schema.suite import Benchmark, Suite
 from depo.types import Prompt
 
 if TYPE_CHECKING:

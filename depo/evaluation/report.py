@@ -7,14 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from depo.bench.provenance import provenance_lines
-from depo.bench.tables import interval, table
+from depo.report.provenance import provenance_lines
+from depo.report.tables import interval, table
 
 Document = Mapping[str, Any]
+
+
 Cells = Sequence[str]
+
+
 DIGITS = 3
+
+
 MOST_LEFT_OUT = 0.01
 """Share of a benchmark's problems that may be missing from the headline's pass@k."""
+
+
 PLAIN_WIDTH = 240
 """Columns of a line that goes to a file or a pipe."""
 

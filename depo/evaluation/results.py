@@ -11,17 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from depo.config.suite import Suite
 from depo.evaluation.answers import Votes, vote_rule
-from depo.evaluation.measures.coverage import Coverage, coverage
-from depo.evaluation.measures.intervals import all_alike, estimate, macro, resample_weights
-from depo.evaluation.measures.maj_at_k import maj_at_k, method
-from depo.evaluation.measures.pass_at_k import pass_at_k, pass_at_k_each
+from depo.evaluation.measures import Coverage, coverage, maj_at_k, method, pass_at_k, pass_at_k_each
 from depo.evaluation.problems import LoadedBenchmark
+from depo.recipe.schema.suite import Suite
+from depo.report.statistics import all_alike, estimate, macro, resample_weights
 
 SCHEMA_VERSION = 1
+
+
 MOST_WITHOUT = 0.01
+
+
 Row = Mapping[str, Any]
+
+
 Problem = Mapping[str, Any]
 
 
@@ -67,7 +71,7 @@ def measured(
     each: Sequence[Problem], benchmark: str, ks: Sequence[int], beyond: list[int], resamples: int, seed: int
 ) -> dict[str, Any]:
     """Means over problems with their intervals; ``clopper_pearson`` names the measures on which all problems
-    are alike, where the bootstrap has nothing to say (see `depo.evaluation.measures.intervals`). A problem
+    are alike, where the bootstrap has nothing to say (see `depo.report.statistics`). A problem
     with fewer scorable samples than k is left out of pass@k and maj@k, one without any out of the average;
     coverage goes up to the k that all but `MOST_WITHOUT` of the problems have. ``left_out`` counts them."""
     weights_RN = resample_weights(len(each), resamples, seed, benchmark)

@@ -12,19 +12,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
-from depo.batching import samples_of
-from depo.config import RewardSpec
-from depo.config.suite import Suite
 from depo.errors import UserError
 from depo.evaluation.problems import LoadedBenchmark, qualified
-from depo.evaluation.progress import EvalProgress
-from depo.evaluation.samples import Row, SampleStore
+from depo.evaluation.samples import EvalProgress, Row, SampleStore
+from depo.recipe.schema import RewardSpec
+from depo.recipe.schema.suite import Suite
 from depo.rng import seed64
-from depo.tracking.rollout_log import null_if_nan
+from depo.rollout.requests import samples_of
+from depo.trackers.rollouts import null_if_nan
 from depo.types import Prompt, Request, Rollout
 from reward import Score, VerifierPool
 
 FLUSH_SAMPLES = 256
+
+
 FLUSH_SECONDS = 10.0
 """A part is written when so many samples or seconds have gathered: the most that a kill can lose."""
 

@@ -1,20 +1,46 @@
-"""What ``depo eval`` is pointed at: a model, a training run, or an evaluation that is already finished."""
+"""What two compared models are called where their own names are the same.
+
+What ``depo eval`` is pointed at: a model, a training run, or an evaluation that is already finished.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from depo.budget.model_config import HUB_ID, find_config
-from depo.budget.model_shape import model_shape
-from depo.checkpoint import latest_checkpoint, read_json, step_name
 from depo.errors import UserError
-from depo.recipe.inputs import directory_problem
+from depo.files import read_json
+from depo.recipe.checks import directory_problem
+from depo.recipe.model_shape import HUB_ID, find_config, model_shape
+from depo.train.checkpoint import latest_checkpoint, step_name
+
+
+def told_apart(
+    names: Sequence[str], sides: Sequence[str], roles: Sequence[str] = ("first", "second")
+) -> tuple[str, str]:
+    """The names of two models; where they are equal, each with the end of its path that tells them
+    apart, or with its role where both came from one place. ``sides`` are the two as the command line names
+    them."""
+    first, second = names
+    if first != second:
+        return first, second
+    parts = [Path(side).expanduser().resolve().parts for side in sides]
+    if parts[0] == parts[1]:
+        return f"{first} ({roles[0]})", f"{second} ({roles[1]})"
+    length = next(n for n in range(1, 1 + max(map(len, parts))) if parts[0][-n:] != parts[1][-n:])
+    ends = [Path(*some[-length:]) for some in parts]
+    return f"{first} ({ends[0]})", f"{second} ({ends[1]})"
+
 
 RESULTS = "results.json"
+
+
 SUMMARY = "summary.json"
+
+
 BLOCKS, BLOCK_BYTES = 512, 2**14
 """Hashed of a weight file, evenly spread from end to end, for whole files take minutes. An adapter that was
 merged into some layers changes long stretches, and no end."""
@@ -115,7 +141,7 @@ def fingerprint(model: str) -> str:
 
 def active_parameters(model: str) -> int | None:
     """Parameters that one token passes through; None where the configuration is not at hand or its
-    architecture is not covered by `depo.budget.model_shape`."""
+    architecture is not covered by `depo.recipe.model_shape`."""
     config = find_config(model)
     shape = None if config is None else model_shape(config)
     return None if shape is None else shape.active

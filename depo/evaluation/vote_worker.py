@@ -11,7 +11,10 @@ from reward.math import MathReward, parse_completion
 
 COMPARE = "compare"
 
+
 JUDGE = MathReward()
+
+
 JUDGE.prepare()
 
 

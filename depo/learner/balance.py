@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from depo.errors import UserError
-from depo.learner.microbatches import MicroBatch
-from depo.policy.precision import base_model
-from depo.policy.routers import routers
+from depo.learner.packing import MicroBatch
+from depo.models.devices import base_model
+from depo.models.routers import routers
 
 ARCHITECTURES = ("qwen3_moe", "qwen2_moe", "olmoe", "mixtral")
 """Whose routers give their logits first, as ``load_balancing_loss_func`` wants them."""
+
+
 FUNCTION = "load_balancing_loss_func"
 
 

@@ -16,28 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from depo import config
-from depo.learner.answer_logprobs import answer_logprobs
 from depo.learner.balance import LoadBalancing
-from depo.learner.cutting import Cutting, Rows
-from depo.learner.dropout import silence_dropout
-from depo.learner.export import export_policy
 from depo.learner.logprobs import check_head, token_logprobs
 from depo.learner.loss import correction_weights, k3, token_loss, token_weights
-from depo.learner.microbatches import MicroBatch, pad_values, pass_cost, split_groups, unpad_values
-from depo.learner.optimizer_state import load_state, save_state
-from depo.learner.perturbation import perturb, restore
-from depo.learner.prompt_features import prompt_features
-from depo.learner.schedule import lr_factor
+from depo.learner.metrics import Tally, mismatch
+from depo.learner.optimizer import load_state, lr_factor, perturb, restore, save_state, silence_dropout
+from depo.learner.packing import Cutting, MicroBatch, Rows, pad_values, pass_cost, split_groups, unpad_values
+from depo.learner.routing import Pass, Routing, UpdateRouting
+from depo.learner.scoring import answer_logprobs, prompt_features
 from depo.learner.shared_prompts import SHARED_TOKENS, can_share
-from depo.learner.update_metrics import Tally, mismatch
-from depo.policy.experts import keep_casts
-from depo.policy.precision import autocast, base_model
+from depo.models.devices import autocast, base_model
+from depo.models.experts import keep_casts
+from depo.models.export import export_policy
+from depo.recipe import schema
 from depo.rng import seed64
-from depo.routing.update import Pass, Routing, UpdateRouting
 from depo.types import TrainingBatch, UpdateResult
 
 POLICY_KL_ROWS = 32  # sequences on which an update's own KL is measured, a few percent of its cost
+
 
 Values = list[np.ndarray]  # N float32 arrays of (T,)
 
@@ -53,7 +49,7 @@ class PolicyLearner:
     def __init__(
         self,
         model: nn.Module,
-        settings: config.Learner,
+        settings: schema.Learner,
         *,
         temperature: float,
         max_new_tokens: int,
@@ -129,7 +125,7 @@ class PolicyLearner:
           over up to 32 sequences. The ratios of the last mini-batch would miss the last optimizer step, and
           be 1 with a single one. In bfloat16 it has a floor of rounding noise.
         - ``sequences``, ``tokens`` (completion tokens), ``padding_share``, ``seconds``
-        - ``routing/…`` of a mixture of experts: see ``depo.routing.update`` and docs/moe.md. With replayed
+        - ``routing/…`` of a mixture of experts: see ``depo.learner.routing`` and docs/moe.md. With replayed
           routes all log-probabilities above are those under these routes (``kl_ref``'s reference excepted).
 
         Raises ValueError for rows that cannot be trained on (empty, misaligned or not finite; routes that do
@@ -286,7 +282,7 @@ class PolicyLearner:
             )
 
     def prompt_features(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """The policy's view of N prompts, (N, F) float32: see ``depo.learner.prompt_features``."""
+        """The policy's view of N prompts, (N, F) float32: see ``depo.learner.scoring``."""
         with self.inference():
             return prompt_features(
                 self.model,
@@ -342,7 +338,7 @@ class PolicyLearner:
 
     def export(self, directory: Path, trained_only: bool = False) -> None:
         """The policy in Hugging Face format, LoRA merged; the weights in memory are not touched. See
-        ``depo.learner.export``."""
+        ``depo.models.export``."""
         export_policy(self.model, Path(directory), trained_only)
 
     def perturb(self, seed: int, scale: float = 1.0) -> None:
@@ -373,7 +369,7 @@ class PolicyLearner:
             self.routing.alarm.restore(counters["routing_alarm"])
 
 
-def adamw(parameters: dict[str, nn.Parameter], settings: config.Learner) -> torch.optim.AdamW:
+def adamw(parameters: dict[str, nn.Parameter], settings: schema.Learner) -> torch.optim.AdamW:
     """AdamW. Vectors (norms, biases) are not decayed: shrinking them regularises nothing."""
     groups = [
         {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from depo.errors import UserError
-from depo.learner.microbatches import MicroBatch
+from depo.learner.packing import MicroBatch
 from depo.learner.shared_prompts import shared_states
-from depo.policy.precision import base_model
+from depo.models.devices import base_model
 
 # Logits that may exist at once: 64 MiB in float32, small beside any model with a large vocabulary.
 CHUNK_LOGITS = 2**24

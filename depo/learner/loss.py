@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from depo import config
+from depo.recipe import schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +35,22 @@ class TokenLoss:
     kl_BT: Tensor | None
 
 
-def token_weights(loss: config.Loss, lengths_N: Tensor, max_new_tokens: int) -> Tensor:
+def token_weights(loss: schema.Loss, lengths_N: Tensor, max_new_tokens: int) -> Tensor:
     """The weight (N,) that each token of a sequence has in the mini-batch's loss.
 
     ``lengths_N`` are completion lengths in tokens, at least 1. ``max_new_tokens`` is Dr. GRPO's constant.
     """
     lengths_N = lengths_N.to(torch.float32)
     sequences = lengths_N.numel()
-    if isinstance(loss, config.GrpoLoss | config.GspoLoss):
+    if isinstance(loss, schema.GrpoLoss | schema.GspoLoss):
         return 1.0 / (sequences * lengths_N)
-    if isinstance(loss, config.DapoLoss | config.CispoLoss):
+    if isinstance(loss, schema.DapoLoss | schema.CispoLoss):
         return torch.full_like(lengths_N, 1.0 / float(lengths_N.sum()))
     return torch.full_like(lengths_N, 1.0 / (sequences * max_new_tokens))
 
 
 def token_loss(
-    loss: config.Loss,
+    loss: schema.Loss,
     *,
     logprobs_BT: Tensor,
     old_BT: Tensor,
@@ -68,10 +68,10 @@ def token_loss(
     """
     advantages_B1 = advantages_B.unsqueeze(1)
     log_ratio_BT = logprobs_BT - old_BT
-    if isinstance(loss, config.GspoLoss):
+    if isinstance(loss, schema.GspoLoss):
         log_ratio_BT = sequence_mean(log_ratio_BT, mask_BT)
     ratio_BT = torch.exp(log_ratio_BT)
-    if isinstance(loss, config.CispoLoss):
+    if isinstance(loss, schema.CispoLoss):
         # arXiv 2506.13585, eq. 4-5: the capped weight is a constant, every token keeps its gradient.
         policy_BT = -ratio_BT.detach().clamp(max=loss.clip_high) * advantages_B1 * logprobs_BT
         clipped_BT = ratio_BT > loss.clip_high
@@ -109,7 +109,7 @@ def k3(log_ratio: Tensor) -> Tensor:
 
 
 def correction_weights(
-    correction: config.Correction, old_BT: Tensor, engine_BT: Tensor
+    correction: schema.Correction, old_BT: Tensor, engine_BT: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Weight of each token for the mismatch between engine and learner, and where it was cut (bool).
 
@@ -118,15 +118,15 @@ def correction_weights(
     ``max_kl`` in either direction; "none" leaves 1 everywhere. What is not dropped keeps its ratio.
     """
     ratio_BT = torch.exp(old_BT.detach() - engine_BT)
-    if isinstance(correction, config.TisCorrection):
+    if isinstance(correction, schema.TisCorrection):
         return ratio_BT.clamp(max=correction.cap), ratio_BT > correction.cap
-    if isinstance(correction, config.MisCorrection):
+    if isinstance(correction, schema.MisCorrection):
         cut_BT = ratio_BT > correction.cap
         return ratio_BT.masked_fill(cut_BT, 0.0), cut_BT
-    if isinstance(correction, config.IcePopCorrection):
+    if isinstance(correction, schema.IcePopCorrection):
         cut_BT = (ratio_BT < correction.low) | (ratio_BT > correction.high)
         return ratio_BT.masked_fill(cut_BT, 0.0), cut_BT
-    if isinstance(correction, config.KPopCorrection):
+    if isinstance(correction, schema.KPopCorrection):
         cut_BT = binary_kl(old_BT.detach(), engine_BT) > correction.max_kl
         cut_BT |= binary_kl(engine_BT, old_BT.detach()) > correction.max_kl
         return ratio_BT.masked_fill(cut_BT, 0.0), cut_BT

@@ -12,15 +12,15 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from depo.config import PretrainedPolicy, Recipe
 from depo.errors import UserError
-from depo.fetch import quiet_transformers
 from depo.learner.balance import LoadBalancing
-from depo.policy.pretrained import KEY, add_lora, first_line
-from depo.policy.routers import set_router_training
-from depo.recipe.architecture import directory_of
+from depo.models.fetch import quiet_transformers
+from depo.models.loading import KEY, add_lora, first_line
+from depo.models.routers import set_router_training
+from depo.moe.routers import known_routers
+from depo.recipe.checks import directory_of
 from depo.recipe.errors import Sources
-from depo.routing.routers import known_routers
+from depo.recipe.schema import PretrainedPolicy, Recipe
 
 
 def check_architecture(recipe: Recipe, sources: Sources) -> None:

@@ -25,7 +25,11 @@ import torch
 from torch import Tensor, nn
 
 SHARED_TOKENS = 256
+
+
 MASKED_ATTENTION = ("eager", "sdpa")  # implementations that take any mask
+
+
 TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-3, 0.05  # of the largest state
 
 

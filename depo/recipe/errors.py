@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from depo.config import Block
+from depo.recipe.keys import ROOT, Key, Shape, all_keys, key_of_error, shape_at
 from depo.recipe.overrides import COMMAND_LINE, Override
-from depo.recipe.schema import ROOT, Key, Shape, all_keys, key_of_error, shape_at
+from depo.recipe.schema import Block
 
 CLOSE, SIMILAR, ELSEWHERE = 0.8, 0.6, 0.75
 """difflib ratios from which a key is surely a slip of the pen, probably one, and one of another block."""

@@ -10,17 +10,27 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from depo.config import Evaluation, FileSource, HubSource
-from depo.config.suite import Suite
 from depo.errors import UserError
+from depo.recipe.checks import raise_all, reward_problems, source_problems
 from depo.recipe.errors import Sources, error_lines
-from depo.recipe.inputs import raise_all, reward_problems, source_problems
-from depo.recipe.overrides import COMMAND_LINE, Override, apply_overrides, parse_override
-from depo.recipe.schema import Shape
-from depo.recipe.yaml_text import dump_yaml, parse_yaml
+from depo.recipe.keys import Shape
+from depo.recipe.overrides import (
+    COMMAND_LINE,
+    Override,
+    apply_overrides,
+    dump_yaml,
+    parse_override,
+    parse_yaml,
+)
+from depo.recipe.schema import Evaluation, FileSource, HubSource
+from depo.recipe.schema.suite import Suite
 
 ROOT = Shape({"": Suite})
+
+
 FOLDER = Path("recipes") / "eval"
+
+
 SHIPPED = Path(__file__).resolve().parents[2] / FOLDER
 """Suites of the source tree that this module belongs to, wherever the command is run."""
 
@@ -34,6 +44,8 @@ class Asked:
 
 
 BY_OPTIONS = Asked()
+
+
 BY_RECIPE = Asked("evaluation.suite_overrides", "evaluation.suite_data")
 
 

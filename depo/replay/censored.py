@@ -12,21 +12,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from depo import config
-from depo.batching import observations
 from depo.data.pool import PromptPool
-from depo.estimator_metrics import auroc, brier, brier_skill, expected_calibration_error
+from depo.recipe import schema
 from depo.replay.full import Factory
 from depo.replay.told import Told
 from depo.replay.trace import Trace
+from depo.report.calibration import auroc, brier, brier_skill, expected_calibration_error
 from depo.selection import Selector
+from depo.selection.picks import observations
 from depo.selection.visits import FEW_VISITS, since_visit
 from depo.types import Group, Pick, Rollout
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation
 from reward.base import Score
 
 RIGHT, WRONG = Score(1.0, True), Score(0.0, False)
+
+
 NO_TOKENS = np.zeros(1, dtype=np.int32)
+
+
 NO_LOGPROBS = np.full(1, np.nan, dtype=np.float32)  # a trace does not record them
 
 
@@ -58,7 +62,7 @@ def picks_per_step(budget: float, prompts: int) -> int:
 def censored_feedback(
     trace: Trace,
     factory: Factory,
-    selection: config.Selection,
+    selection: schema.Selection,
     budget: float,
     group_size: int,
     seed: int,
@@ -69,7 +73,7 @@ def censored_feedback(
     ``told_rates`` as in ``full_feedback``.
     """
     size = picks_per_step(budget, len(trace.prompts))
-    selector = Selector(selection, config.Batch(prompts=size, group_size=group_size), seed)
+    selector = Selector(selection, schema.Batch(prompts=size, group_size=group_size), seed)
     pool = PromptPool(trace.prompts, seed)
     row = {prompt.key: number for number, prompt in enumerate(trace.prompts)}
     picked_NT = np.zeros(trace.trials_NT.shape, dtype=bool)

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from depo.directories import check_place
-from depo.errors import UserError
-from depo.failures import DONE, say
+from depo.errors import DONE, UserError, say
+from depo.files import check_place
 from depo.replay.comparison import Settings, compare
-from depo.replay.document import document, write
 from depo.replay.parquet import read_parquet
 from depo.replay.run_directory import is_run, read_run
 from depo.replay.specs import Spec, parse_spec, parse_where
+from depo.replay.tables import document, write
 from depo.replay.trace import Trace, split_rows
-from depo.versions import package_versions, source_commit
+from depo.report.provenance import package_versions, source_commit
 
 DEFAULT_SELECTOR = "thompson"
 

@@ -12,18 +12,24 @@ from typing import Any
 import numpy as np
 
 from depo.errors import UserError
-from depo.replay.bootstrap import resample_weights
 from depo.replay.censored import censored_feedback, picks_per_step
 from depo.replay.full import full_feedback, smoother
 from depo.replay.quality import Quality, differences, full_quality
 from depo.replay.specs import Spec, build_estimator, selection_block
 from depo.replay.told import true_rates
 from depo.replay.trace import Trace
+from depo.report.statistics import resample_prompts
 
 ORACLE = "oracle"
+
+
 SMOOTHER = "smoother (sees the future)"
+
+
 SHARES = ("effective_ratio", "starvation", "never_visited")
 """Figures whose interval cannot leave [0, 1]."""
+
+
 # 97.5 % points of Student's t with 1 … 30 degrees of freedom; beyond, the normal distribution is close.
 STUDENT_T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -77,7 +83,7 @@ def compare(
                 f"--estimator {spec.label}: takes a prompt's rate from its other visits, and some have none"
             )
     blocks = {spec.label: selection_block(spec, len(pool.prompts), settings.audit) for spec in selectors}
-    weights_RN = resample_weights(len(graded.prompts), settings.resamples, settings.seed)
+    weights_RN = resample_prompts(len(graded.prompts), settings.resamples, settings.seed)
     qualities: dict[str, Quality] = {}
     for spec in estimators:
         predictions, seconds = full_feedback(

@@ -12,8 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from depo.replay.smoother import smoothed_rates
-from depo.replay.told import Told
+from depo.replay.told import Told, smoothed_rates
 from depo.replay.trace import Trace
 from depo.rng import generator
 from depo.types import Origin

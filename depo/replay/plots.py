@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from depo.reliability_plot import draw_reliability
 from depo.replay.comparison import SMOOTHER, Comparison
+from depo.report.plots import draw_reliability
 
 MARKERS = "osD^v*PX<>hp"
 

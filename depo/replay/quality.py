@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from depo.estimator_metrics import (
+from depo.replay.full import Predictions
+from depo.report.calibration import (
     auroc,
     average_precision,
     brier,
@@ -24,8 +25,7 @@ from depo.estimator_metrics import (
     reliability,
     spearman,
 )
-from depo.replay.bootstrap import interval, weighted_mean, weighted_ranking
-from depo.replay.full import Predictions
+from depo.report.statistics import interval, weighted_mean, weighted_ranking
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 
 import estimators
-from depo import config
 from depo.errors import UserError
-from depo.recipe.yaml_text import parse_yaml
+from depo.recipe import schema
+from depo.recipe.overrides import parse_yaml
 from estimators.base import Estimator
 
 KEY = re.compile(r"(^|,)\s*([A-Za-z_]\w*)=")
@@ -56,11 +56,11 @@ def build_estimator(spec: Spec) -> Estimator:
         raise UserError(f"--estimator {spec.label}: {' '.join(str(error).split())}") from error
 
 
-def selection_block(spec: Spec, prompts: int, audit: float) -> config.Selection:
+def selection_block(spec: Spec, prompts: int, audit: float) -> schema.Selection:
     """The recipe's ``selection`` block for a replay over ``prompts`` prompts: one wave a step, all prompts
     as candidates, no warm-up, whatever the options say on top. Raises UserError for a selector or an option
     that recipes do not know."""
-    blocks = {block.model_fields["type"].default: block for block in get_args(get_args(config.Selection)[0])}
+    blocks = {block.model_fields["type"].default: block for block in get_args(get_args(schema.Selection)[0])}
     if spec.name not in blocks:
         raise UserError(
             f"--selector {spec.label}: no selector is called {spec.name!r}; known: {', '.join(blocks)}"
@@ -68,7 +68,7 @@ def selection_block(spec: Spec, prompts: int, audit: float) -> config.Selection:
     settings = {"audit": audit, "refill": False, "min_window": 0, "candidates": prompts}
     known = {name: value for name, value in settings.items() if name in blocks[spec.name].model_fields}
     try:
-        return TypeAdapter(config.Selection).validate_python({"type": spec.name, **known, **spec.options})
+        return TypeAdapter(schema.Selection).validate_python({"type": spec.name, **known, **spec.options})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])

@@ -15,6 +15,8 @@ from depo.errors import UserError
 from depo.types import Prompt
 
 MISSING = -1
+
+
 SPLITS = ("odd", "even", "all")
 
 

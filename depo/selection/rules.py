@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from depo import config
+from depo.recipe import schema
 from estimators.base import Estimates
 from estimators.moments import mixed_probability
 
@@ -32,7 +32,7 @@ Rule = Callable[[View, Any, np.random.Generator], np.ndarray]
 """(view of N candidates, the recipe's selection block, keyed generator) → scores (N,)."""
 
 
-def thompson(view: View, settings: config.ThompsonSelection, rng: np.random.Generator) -> np.ndarray:
+def thompson(view: View, settings: schema.ThompsonSelection, rng: np.random.Generator) -> np.ndarray:
     """Draw p from each belief and score it by the chance of a mixed group, 1 − p^G − (1−p)^G.
 
     The score falls with |p − 1/2|, so that the order is that of MoPPS with its target of 1/2
@@ -42,7 +42,7 @@ def thompson(view: View, settings: config.ThompsonSelection, rng: np.random.Gene
     return _drawn(view, settings.draws, rng).mean(axis=0)
 
 
-def optimistic(view: View, settings: config.OptimisticSelection, rng: np.random.Generator) -> np.ndarray:
+def optimistic(view: View, settings: schema.OptimisticSelection, rng: np.random.Generator) -> np.ndarray:
     """p_mixed of the belief once a prompt has been visited ``sure_after`` times; before that the best of
     ``draws`` draws, as in optimistic Bayesian sampling (May et al., JMLR 13, 2012): what little is known of
     a prompt must not be held against it."""
@@ -51,7 +51,7 @@ def optimistic(view: View, settings: config.OptimisticSelection, rng: np.random.
     return np.where(unsure_N, drawn_DN.max(axis=0, initial=0.0), view.estimates.p_mixed)
 
 
-def window(view: View, settings: config.WindowSelection, rng: np.random.Generator) -> np.ndarray:
+def window(view: View, settings: schema.WindowSelection, rng: np.random.Generator) -> np.ndarray:
     """A uniform draw among the means in [low, high] (DEPO, arXiv 2602.06375); should these be too few, then
     the means nearest to the window."""
     mean_N = view.estimates.mean
@@ -59,13 +59,13 @@ def window(view: View, settings: config.WindowSelection, rng: np.random.Generato
     return np.where(outside_N <= 0, 1 + rng.random(len(mean_N)), -outside_N)
 
 
-def threshold(view: View, settings: config.ThresholdSelection, rng: np.random.Generator) -> np.ndarray:
+def threshold(view: View, settings: schema.ThresholdSelection, rng: np.random.Generator) -> np.ndarray:
     """A uniform draw among p_mixed ≥ threshold; should these be too few, then the highest p_mixed."""
     mixed_N = view.estimates.p_mixed
     return np.where(mixed_N >= settings.p_mixed, 1 + rng.random(len(mixed_N)), mixed_N)
 
 
-def skip(view: View, settings: config.SkipSelection, rng: np.random.Generator) -> np.ndarray:
+def skip(view: View, settings: schema.SkipSelection, rng: np.random.Generator) -> np.ndarray:
     """The candidates in their order, each kept with probability p_mixed (GRESO, arXiv 2506.02177); should
     those kept be too few, then the highest p_mixed of those skipped."""
     mixed_N = view.estimates.p_mixed
@@ -74,7 +74,7 @@ def skip(view: View, settings: config.SkipSelection, rng: np.random.Generator) -
     return np.where(kept_N, 2 - np.arange(size) / max(size, 1), mixed_N)
 
 
-def gumbel(view: View, settings: config.GumbelSelection, rng: np.random.Generator) -> np.ndarray:
+def gumbel(view: View, settings: schema.GumbelSelection, rng: np.random.Generator) -> np.ndarray:
     """Gumbel top-k on log(p_mixed / expected tokens) / temperature: draws without replacement, each
     with probability ∝ (p_mixed / tokens)^(1/temperature) (Kool et al., arXiv 1903.06059).
 
@@ -85,7 +85,7 @@ def gumbel(view: View, settings: config.GumbelSelection, rng: np.random.Generato
     return np.log(signal_N / view.tokens()) / settings.temperature + rng.gumbel(size=len(signal_N))
 
 
-def greedy(view: View, settings: config.GreedySelection, rng: np.random.Generator) -> np.ndarray:
+def greedy(view: View, settings: schema.GreedySelection, rng: np.random.Generator) -> np.ndarray:
     """The highest p_mixed: DPS's choice (arXiv 2603.10887), and the one that starves most prompts."""
     return view.estimates.p_mixed
 

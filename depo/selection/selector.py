@@ -19,18 +19,30 @@ from typing import Any
 
 import numpy as np
 
-from depo import config
-from depo.calibration import Calibration, Graded
+from depo.recipe import schema
 from depo.rng import generator
-from depo.selection.picks import REVISIT, UNIFORM, as_candidates, beliefs, described, next_unused, yields
-from depo.selection.recall import Recall
-from depo.selection.reserved import Pool, audited, overdue
+from depo.selection.answer_rescoring import Recall
+from depo.selection.gate import Calibration, Graded
+from depo.selection.picks import (
+    REVISIT,
+    UNIFORM,
+    Pool,
+    as_candidates,
+    audited,
+    beliefs,
+    described,
+    next_unused,
+    overdue,
+    yields,
+)
 from depo.selection.rules import RULES, View, top
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Outcome, Pick, Prompt
 from estimators.base import Candidate, Context, Estimator
 
 SCHEMA_VERSION = 3
+
+
 LOWEST_YIELD = 1 / 8  # a refill wave is at most this many times larger than what is missing
 
 
@@ -60,8 +72,8 @@ class Selector:
 
     def __init__(
         self,
-        selection: config.Selection,
-        batch: config.Batch,
+        selection: schema.Selection,
+        batch: schema.Batch,
         seed: int,
         look: Look | None = None,
         recall: Recall | None = None,
@@ -147,7 +159,7 @@ class Selector:
 
     def _offer(self, pool: Pool, wave: int, step: int, used: Set[str], reserve: bool) -> Offer:
         """What a wave of the rule may be made of, ``used`` apart. ``reserve``: audit and overdue as well."""
-        assert isinstance(self.selection, config.RuleSelection)
+        assert isinstance(self.selection, schema.RuleSelection)
         audit: list[Prompt] = []
         late: list[Prompt] = []
         if reserve:
@@ -207,7 +219,7 @@ class Selector:
     def _considered(self, pool: Pool, used: Set[str], step: int, rng: np.random.Generator) -> list[Prompt]:
         """The candidates of a wave. ``skip`` takes the next ones in the pool's order, the others a uniform
         draw. More are drawn for those that the step has already, and for those that rest."""
-        assert isinstance(self.selection, config.RuleSelection)
+        assert isinstance(self.selection, schema.RuleSelection)
         resting = self._resting(step)
         size = min(self.selection.candidates + len(used | resting), len(pool))
         if self.selection.type == "skip":
@@ -220,7 +232,7 @@ class Selector:
     def _resting(self, step: int) -> set[str]:
         """Keys of the prompts to pass over while there are others: those visited within the last ``cooldown``
         steps, and those of which nothing could be verified."""
-        assert isinstance(self.selection, config.RuleSelection)
+        assert isinstance(self.selection, schema.RuleSelection)
         resting = self.visits.resting(step)
         if self.selection.cooldown:
             resting |= self.visits.since(step - self.selection.cooldown)

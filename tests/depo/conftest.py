@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from depo.config import TinyMoePolicy
+from depo.recipe.schema import TinyMoePolicy
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -23,7 +23,7 @@ TINY = TinyMoePolicy(
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory) -> Path:
     """An untrained qwen3_moe with a character tokenizer, as a Hugging Face directory."""
-    from depo.policy import tiny_moe
+    from depo.toy import tiny_moe
 
     directory = tmp_path_factory.mktemp("policy") / "tiny"
     tiny_moe.build(TINY, directory, seed=0)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import TypeAdapter
 
-from depo.config import Batch, Selection
 from depo.data import PromptPool
+from depo.recipe.schema import Batch, Selection
 from depo.rng import generator
 from depo.selection import Selector
 from depo.types import Group, Pick, Prompt, Rollout

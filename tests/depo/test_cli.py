@@ -16,9 +16,8 @@ import ray
 import yaml
 
 from depo.cli import main
-from depo.errors import UserError
-from depo.failures import report_failure
-from depo.recipe import load_recipe, write_resolved
+from depo.errors import UserError, report_failure
+from depo.recipe.loading import load_recipe, write_resolved
 from depo.rollout.engine import WeightSyncError
 
 ROOT = Path(__file__).parents[2]
@@ -53,9 +52,9 @@ def run_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], list]:
             write_resolved(recipe, run_dir / "recipe.yaml")
             behaviour()
 
-        module = ModuleType("depo.run")
+        module = ModuleType("depo.train.state")
         module.train = train  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "depo.run", module)
+        monkeypatch.setitem(sys.modules, "depo.train.state", module)
         return calls
 
     return install
@@ -292,7 +291,7 @@ import sys, time
 from pathlib import Path
 from types import ModuleType
 from depo.cli import main
-from depo.recipe import write_resolved
+from depo.recipe.loading import write_resolved
 
 def train(recipe, run_dir, resume, quiet):
     run_dir.mkdir()
@@ -301,14 +300,14 @@ def train(recipe, run_dir, resume, quiet):
         print("at work", flush=True)
         time.sleep(60)
     import ray
-    from depo.cluster import ray_for
+    from depo.workers.cluster import ray_for
     with ray_for(None, 0):
         waits = ray.remote(num_cpus=0)(lambda: time.sleep(60)).remote()
         print("at work", flush=True)
         ray.get(waits)
 
-sys.modules["depo.run"] = ModuleType("depo.run")
-sys.modules["depo.run"].train = train
+sys.modules["depo.train.state"] = ModuleType("depo.train.state")
+sys.modules["depo.train.state"].train = train
 sys.exit(main(["train", "small.yaml", "--run-dir", sys.argv[1]]))
 """
     for when in ("early", "late"):

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depo.checkpoint import save_state, write_checkpoint
-from depo.config import TinyMoePolicy
-from depo.permissions import follow_umask
+from depo.files import follow_umask
+from depo.recipe.schema import TinyMoePolicy
+from depo.train.checkpoint import save_state, write_checkpoint
 from estimators.base import State
 
 
@@ -49,8 +49,8 @@ def test_a_checkpoint_follows_the_umask(tmp_path, umask):
 def test_a_policy_and_its_export_follow_the_umask(tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from depo.learner.export import export_policy
-    from depo.policy import tiny_moe
+    from depo.models.export import export_policy
+    from depo.toy import tiny_moe
 
     policy = TinyMoePolicy(hidden_size=32, layers=1, heads=2, kv_heads=1, experts=2, expert_size=16)
     tiny_moe.build(policy, tmp_path / "built", seed=0)

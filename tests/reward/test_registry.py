@@ -50,16 +50,16 @@ def test_every_built_in_type_can_be_built_directly_and_as_a_plugin(kind: str) ->
 
 
 def test_the_recipe_schema_and_the_registry_know_the_same_types() -> None:
-    config = pytest.importorskip("depo.config")
+    schema = pytest.importorskip("depo.recipe.schema")
     for block, options in (
-        (config.MathReward, {}),
-        (config.ExactReward, {}),
-        (config.FormatReward, {}),
-        (config.OverlongReward, {"buffer": 3}),
-        (config.ReasoningGymReward, {}),
-        (config.FunctionReward, {"path": "math:sqrt"}),
-        (config.WeightedReward, {"parts": [{"reward": {"type": "overlong", "buffer": 3}}]}),
-        (config.PluginReward, {"name": "exact"}),
+        (schema.MathReward, {}),
+        (schema.ExactReward, {}),
+        (schema.FormatReward, {}),
+        (schema.OverlongReward, {"buffer": 3}),
+        (schema.ReasoningGymReward, {}),
+        (schema.FunctionReward, {"path": "math:sqrt"}),
+        (schema.WeightedReward, {"parts": [{"reward": {"type": "overlong", "buffer": 3}}]}),
+        (schema.PluginReward, {"name": "exact"}),
     ):
         assert callable(reward.build(block(**options).model_dump()).score)
 

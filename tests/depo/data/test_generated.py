@@ -8,9 +8,9 @@ import re
 import pytest
 
 import reward
-from depo.config import Data
 from depo.data import load_prompts
 from depo.errors import UserError
+from depo.recipe.schema import Data
 
 
 def load(source: dict, tokenizer):

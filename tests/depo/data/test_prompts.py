@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from depo.config import Data
 from depo.data import load_data, load_prompts, prompt_key
 from depo.errors import UserError
+from depo.recipe.schema import Data
 
 
 def write_rows(directory: Path, rows: list[dict]) -> str:

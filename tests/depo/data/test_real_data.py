@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from depo.config import Data
 from depo.data import load_data, prompt_key
+from depo.recipe.schema import Data
 
 # Rows in each file, and distinct normalised problems among them.
 TRAIN = [

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depo.config import Columns, Data, HubSource
 from depo.data import load_prompts
 from depo.errors import UserError
+from depo.recipe.schema import Columns, Data, HubSource
 
 STRUCT_ROWS = [
     {"question": "2+2?", "reward_model": {"ground_truth": "4", "style": "rule"}},

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from depo.config import ExactReward, FunctionReward, MathReward, Verification, WeightedPart, WeightedReward
 from depo.evaluation import vote_worker
 from depo.evaluation.answers import COMPARE, MATH, TEXT, Votes, vote_rule
+from depo.recipe.schema import (
+    ExactReward,
+    FunctionReward,
+    MathReward,
+    Verification,
+    WeightedPart,
+    WeightedReward,
+)
 
 
 def row(completion: str, correct: bool | None = False, unparseable: bool = False) -> dict:

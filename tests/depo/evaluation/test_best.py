@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from depo.config import EarlyStopping, Evaluation
 from depo.errors import UserError
-from depo.evaluation.best import BestPolicy, check_measure
+from depo.recipe.schema import EarlyStopping, Evaluation
+from depo.train.best import BestPolicy, check_measure
 
 
 def watcher(directory: Path, **stopping) -> tuple[BestPolicy, list[float]]:

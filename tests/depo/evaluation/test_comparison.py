@@ -9,7 +9,7 @@ import pytest
 
 from depo.errors import UserError
 from depo.evaluation.comparison import compare, notes, rows_of, unlike
-from depo.evaluation.names import told_apart
+from depo.evaluation.target import told_apart
 
 SUITE = {
     "name": "sums",

@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from depo.config.suite import Benchmark, Suite
-from depo.data.prompts import unique_problems
-from depo.data.report import DataReport
+from depo.data.prompts import DataReport, unique_problems
+from depo.recipe.schema.suite import Benchmark, Suite
 from depo.recipe.suites import load_suite
 from reward import Sample, VerifierPool
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from depo.cli import main
-from depo.rollout import transformers_engine
+from depo.rollout import transformers as transformers_engine
 
 PROBLEMS, POSITION = 30, 30
 

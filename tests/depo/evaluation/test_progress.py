@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from depo.evaluation.progress import EvalProgress
+from depo.evaluation.samples import EvalProgress
 
 
 def test_tokens_are_told_while_no_sample_has_ended(capsys, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("depo.evaluation.progress.LINE_EVERY", 0.0)
+    monkeypatch.setattr("depo.evaluation.samples.LINE_EVERY", 0.0)
     with EvalProgress("math", total=20, done=5, quiet=False) as progress:
         progress.decoded(1200)
         progress.decoded(300)
@@ -21,7 +21,7 @@ def test_tokens_are_told_while_no_sample_has_ended(capsys, monkeypatch: pytest.M
 
 
 def test_quiet_says_nothing(capsys, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("depo.evaluation.progress.LINE_EVERY", 0.0)
+    monkeypatch.setattr("depo.evaluation.samples.LINE_EVERY", 0.0)
     with EvalProgress("math", total=20, done=5, quiet=True) as progress:
         progress.decoded(1200)
     assert capsys.readouterr().out == ""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from depo.checkpoint import write_json
-from depo.config.suite import Suite
 from depo.errors import UserError
-from depo.evaluation.resumption import check_resumable
+from depo.evaluation.evaluate import check_resumable
 from depo.evaluation.target import Target, fingerprint
+from depo.files import write_json
+from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import dump_suite
 
 BASE = {

@@ -14,10 +14,10 @@ from scipy.stats import binomtest
 from tiny_run import make_workdir
 
 import estimators
-from depo.checkpoint import save_state
 from depo.cli import main
-from depo.config import TinyMoePolicy
-from depo.policy import tiny_moe
+from depo.recipe.schema import TinyMoePolicy
+from depo.toy import tiny_moe
+from depo.train.checkpoint import save_state
 from estimators.base import Context, Observation
 
 LARGER = TinyMoePolicy(

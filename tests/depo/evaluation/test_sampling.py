@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from depo.config import MathReward
 from depo.evaluation.problems import LoadedBenchmark
 from depo.evaluation.sampling import missing_requests, stretches
+from depo.recipe.schema import MathReward
 from depo.types import Prompt
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from depo.config.suite import Suite
 from depo.evaluation.in_training import named_measures
 from depo.evaluation.report import estimator_lines, largest_k, left_out
 from depo.evaluation.results import measured
+from depo.recipe.schema.suite import Suite
 
 PROBLEMS, N = 500, 64
 KS = [1, 2, 4, 8, 16, 32, 64]

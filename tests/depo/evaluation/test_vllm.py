@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_run import run_depo
 
-from depo.rollout.vllm_worker import worker_environment
+from depo.rollout.vllm.worker import worker_environment
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.vllm

@@ -18,8 +18,8 @@ from transformers import (
     Qwen3NextForCausalLM,
 )
 
-from depo import config
 from depo.learner.learner import PolicyLearner
+from depo.recipe import schema
 from depo.types import TrainingBatch
 
 VOCABULARY = 40
@@ -70,7 +70,7 @@ def build_learner(model: torch.nn.Module, seed: int = 0, **settings) -> PolicyLe
     defaults = {"lr": 1e-2, "correction": {"type": "none"}, "tokens_per_microbatch": 64}
     return PolicyLearner(
         model,
-        config.Learner.model_validate(defaults | settings),
+        schema.Learner.model_validate(defaults | settings),
         temperature=0.8,
         max_new_tokens=9,
         total_steps=10,

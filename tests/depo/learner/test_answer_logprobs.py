@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from depo.learner.answer_logprobs import answer_logprobs
+from depo.learner.scoring import answer_logprobs
 
 PROMPTS = [(5, 6, 7), (9,), (3, 4, 5, 6, 7, 8, 2, 11)]
 SEQUENCES = [

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from depo.learner.export import export_policy
 from depo.learner.learner import PolicyLearner
-from depo.policy.precision import set_compute_dtype
+from depo.models.devices import set_compute_dtype
+from depo.models.export import export_policy
 from depo.types import TrainingBatch
 
 MakeModel = Callable[[str], PreTrainedModel]

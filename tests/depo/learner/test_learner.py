@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from depo.learner.learner import PolicyLearner
-from depo.learner.update_metrics import Tally
+from depo.learner.metrics import Tally
 from depo.types import TrainingBatch
 
 MakeModel = Callable[[str], PreTrainedModel]

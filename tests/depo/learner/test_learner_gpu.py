@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from depo.learner.learner import PolicyLearner
-from depo.policy.precision import set_compute_dtype
-from depo.policy.routers import route_in_float32
+from depo.models.devices import set_compute_dtype
+from depo.models.routers import route_in_float32
 from depo.types import TrainingBatch, UpdateResult
 
 pytestmark = pytest.mark.gpu

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from depo.errors import UserError
 from depo.learner.learner import PolicyLearner
 from depo.learner.logprobs import check_head, token_logprobs
-from depo.learner.microbatches import MicroBatch
+from depo.learner.packing import MicroBatch
 from depo.types import TrainingBatch
 
 TEMPERATURE = 0.7

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from depo import config
 from depo.learner.loss import (
     binary_kl,
     clipped_surrogate,
@@ -17,31 +16,32 @@ from depo.learner.loss import (
     token_loss,
     token_weights,
 )
+from depo.recipe import schema
 
-LOSSES = [config.GrpoLoss(), config.DapoLoss(), config.DrGrpoLoss(), config.GspoLoss(), config.CispoLoss()]
+LOSSES = [schema.GrpoLoss(), schema.DapoLoss(), schema.DrGrpoLoss(), schema.GspoLoss(), schema.CispoLoss()]
 
 
 def test_token_weights_of_lengths_1_and_4() -> None:
     lengths = torch.tensor([1, 4])
-    assert token_weights(config.GrpoLoss(), lengths, 10).tolist() == pytest.approx([1 / 2, 1 / 8])
-    assert token_weights(config.GspoLoss(), lengths, 10).tolist() == pytest.approx([1 / 2, 1 / 8])
-    assert token_weights(config.DapoLoss(), lengths, 10).tolist() == pytest.approx([1 / 5, 1 / 5])
-    assert token_weights(config.CispoLoss(), lengths, 10).tolist() == pytest.approx([1 / 5, 1 / 5])
-    assert token_weights(config.DrGrpoLoss(), lengths, 10).tolist() == pytest.approx([1 / 20, 1 / 20])
+    assert token_weights(schema.GrpoLoss(), lengths, 10).tolist() == pytest.approx([1 / 2, 1 / 8])
+    assert token_weights(schema.GspoLoss(), lengths, 10).tolist() == pytest.approx([1 / 2, 1 / 8])
+    assert token_weights(schema.DapoLoss(), lengths, 10).tolist() == pytest.approx([1 / 5, 1 / 5])
+    assert token_weights(schema.CispoLoss(), lengths, 10).tolist() == pytest.approx([1 / 5, 1 / 5])
+    assert token_weights(schema.DrGrpoLoss(), lengths, 10).tolist() == pytest.approx([1 / 20, 1 / 20])
 
 
 @pytest.mark.parametrize(
     ("correction", "expected"),
     [
         # ratios 0.25, 0.8, 1.5, 8
-        (config.NoCorrection(), [1, 1, 1, 1]),
-        (config.TisCorrection(cap=2.0), [0.25, 0.8, 1.5, 2]),
-        (config.MisCorrection(cap=2.0), [0.25, 0.8, 1.5, 0]),
-        (config.IcePopCorrection(low=0.5, high=5.0), [0, 0.8, 1.5, 0]),
-        (config.IcePopCorrection(low=0.5, high=1.2), [0, 0.8, 0, 0]),
+        (schema.NoCorrection(), [1, 1, 1, 1]),
+        (schema.TisCorrection(cap=2.0), [0.25, 0.8, 1.5, 2]),
+        (schema.MisCorrection(cap=2.0), [0.25, 0.8, 1.5, 0]),
+        (schema.IcePopCorrection(low=0.5, high=5.0), [0, 0.8, 1.5, 0]),
+        (schema.IcePopCorrection(low=0.5, high=1.2), [0, 0.8, 0, 0]),
     ],
 )
-def test_correction_weights_of_known_ratios(correction: config.Correction, expected: list[float]) -> None:
+def test_correction_weights_of_known_ratios(correction: schema.Correction, expected: list[float]) -> None:
     ratios = torch.tensor([[0.25, 0.8, 1.5, 8.0]])
     engine = torch.tensor([[-3.0, -2.0, -4.0, -5.0]])
     old = (engine + ratios.log()).requires_grad_()
@@ -49,23 +49,23 @@ def test_correction_weights_of_known_ratios(correction: config.Correction, expec
     assert weights[0].tolist() == pytest.approx(expected)
     assert not weights.requires_grad
     changed = [w != pytest.approx(r) for w, r in zip(expected, ratios[0].tolist(), strict=True)]
-    assert cut[0].tolist() == (changed if not isinstance(correction, config.NoCorrection) else [False] * 4)
+    assert cut[0].tolist() == (changed if not isinstance(correction, schema.NoCorrection) else [False] * 4)
 
 
 def test_a_token_the_engine_called_impossible_keeps_every_correction_finite() -> None:
     old, engine = torch.tensor([[-1.0]]), torch.tensor([[-200.0]])  # ratio overflows float32
     for correction in (
-        config.TisCorrection(),
-        config.MisCorrection(),
-        config.IcePopCorrection(),
-        config.KPopCorrection(),
+        schema.TisCorrection(),
+        schema.MisCorrection(),
+        schema.IcePopCorrection(),
+        schema.KPopCorrection(),
     ):
         assert torch.isfinite(correction_weights(correction, old, engine)[0]).all()
 
 
 def test_icepop_keeps_both_ends_of_its_published_range() -> None:
     ratios = torch.tensor([[0.499, 0.501, 4.99, 5.01]], dtype=torch.float64)
-    weights, _ = correction_weights(config.IcePopCorrection(), ratios.log(), torch.zeros_like(ratios))
+    weights, _ = correction_weights(schema.IcePopCorrection(), ratios.log(), torch.zeros_like(ratios))
     assert weights[0].tolist() == pytest.approx([0, 0.501, 4.99, 0])
 
 
@@ -86,14 +86,14 @@ def test_kpop_by_hand() -> None:
     forward, backward = binary_kl(learner, engine)[0], binary_kl(engine, learner)[0]
     assert forward.tolist() == pytest.approx([0.0872, 0.1920, 0.0826, 0.1445, 0.0713], abs=1e-4)
     assert backward[[0, 2, 3]].tolist() == pytest.approx([0.0823, 0.0328, 0.0713], abs=1e-4)
-    weights, cut = correction_weights(config.KPopCorrection(), learner, engine)
+    weights, cut = correction_weights(schema.KPopCorrection(), learner, engine)
     assert weights[0].tolist() == pytest.approx([5 / 3, 0, 20, 0, 0], rel=1e-5)
     assert cut[0].tolist() == [False, True, False, True, True]
 
 
 def test_a_certain_token_that_rounds_to_one_on_one_side_is_kept_by_kpop() -> None:
     weights, _ = correction_weights(
-        config.KPopCorrection(), torch.tensor([[0.0, -1e-6, 0.0]]), torch.tensor([[-1e-6, 0.0, 0.0]])
+        schema.KPopCorrection(), torch.tensor([[0.0, -1e-6, 0.0]]), torch.tensor([[-1e-6, 0.0, 0.0]])
     )
     assert weights[0].tolist() == pytest.approx([1, 1, 1], rel=1e-5)
 
@@ -120,7 +120,7 @@ def test_k3_averages_to_the_divergence() -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.type)
-def test_kl_gradient_is_that_of_the_divergence_to_the_reference(loss: config.Loss) -> None:
+def test_kl_gradient_is_that_of_the_divergence_to_the_reference(loss: schema.Loss) -> None:
     """Expectation over all tokens of a one-token policy, by enumeration, on policy: the gradient of the
     penalty must be that of KL(policy ‖ reference), which plain k3 does not give."""
     logits = torch.tensor([0.5, -1.0, 0.3, 1.2], dtype=torch.float64, requires_grad=True)
@@ -143,7 +143,7 @@ def test_kl_gradient_is_that_of_the_divergence_to_the_reference(loss: config.Los
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.type)
-def test_on_policy_gradient_is_that_of_the_expected_advantage(loss: config.Loss) -> None:
+def test_on_policy_gradient_is_that_of_the_expected_advantage(loss: schema.Loss) -> None:
     """Policy gradient theorem by enumeration: at ratio 1 every loss gives −∇ E[advantage]."""
     logits = torch.tensor([0.5, -1.0, 0.3, 1.2], dtype=torch.float64, requires_grad=True)
     advantages = torch.tensor([1.0, -0.5, 2.0, -1.0], dtype=torch.float64)
@@ -172,7 +172,7 @@ def test_correction_scales_the_policy_term_and_leaves_the_kl_alone() -> None:
         "reference_BT": torch.tensor([[-1.5]]),
         "kl_coef": 0.1,
     }
-    result = token_loss(config.DapoLoss(), correction_BT=torch.tensor([[0.25]]), **common)
+    result = token_loss(schema.DapoLoss(), correction_BT=torch.tensor([[0.25]]), **common)
     kl = math.exp(-0.5) - 1 + 0.5
     assert result.loss_BT.item() == pytest.approx(-2.0 * 0.25 + 0.1 * kl)
     assert result.kl_BT is not None

@@ -5,14 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depo.learner.cutting import Cutting
-from depo.learner.microbatches import (
-    collate,
-    pad_values,
-    split_by_tokens,
-    split_groups,
-    unpad_values,
-)
+from depo.learner.packing import Cutting, collate, pad_values, split_by_tokens, split_groups, unpad_values
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=80).map(np.array)
 

@@ -18,8 +18,8 @@ from transformers import (
 
 from depo.cli import main
 from depo.errors import UserError
-from depo.policy.pretrained import load_model
-from depo.recipe import read_recipe
+from depo.models.loading import load_model
+from depo.recipe.loading import read_recipe
 
 SIZES = {
     "vocab_size": 40,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from depo.learner.perturbation import RELATIVE, perturb, restore
+from depo.learner.optimizer import RELATIVE, perturb, restore
 
 
 def test_scale_multiplies_the_same_noise_and_restoring_takes_it_back() -> None:

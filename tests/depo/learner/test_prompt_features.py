@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from depo.learner.prompt_features import prompt_features
+from depo.learner.scoring import prompt_features
 
 PROMPTS = [(5, 6, 7), (9,), (3, 4, 5, 6, 7, 8, 2, 11), (12, 13)]
 

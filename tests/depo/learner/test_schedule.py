@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from depo.learner.schedule import lr_factor
+from depo.learner.optimizer import lr_factor
 
 
 def test_warm_up_rises_linearly_and_no_update_is_wasted_at_zero() -> None:

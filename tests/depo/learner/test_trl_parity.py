@@ -14,9 +14,9 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
-from depo.advantages import group_advantages
+from depo.learner.advantages import group_advantages
 from depo.learner.learner import PolicyLearner
-from depo.learner.update_metrics import Tally
+from depo.learner.metrics import Tally
 from depo.types import TrainingBatch
 
 TEMPERATURE = 0.8

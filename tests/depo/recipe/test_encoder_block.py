@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from pydantic import ValidationError
 
-from depo.config.estimator import EncoderEstimator
+from depo.recipe.schema.estimator import EncoderEstimator
 from estimators.encoder_options import CHOICES, EncoderOptions, encoder_options
 
 

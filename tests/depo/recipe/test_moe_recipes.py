@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from depo.budget import budget_text
-from depo.config import GspoLoss, PretrainedPolicy, Recipe
-from depo.recipe import load_recipe
+from depo.recipe.budget import budget_text
+from depo.recipe.loading import load_recipe
+from depo.recipe.schema import GspoLoss, PretrainedPolicy, Recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 ARCHITECTURE = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from depo.config import DapoLoss, FileSource, GspoLoss, HubSource, Recipe, TisCorrection
 from depo.errors import UserError
-from depo.recipe import dump_recipe, load_recipe, read_recipe, write_resolved
-from depo.recipe.inputs import check_inputs
+from depo.recipe.checks import check_inputs
+from depo.recipe.loading import dump_recipe, load_recipe, read_recipe, write_resolved
+from depo.recipe.schema import DapoLoss, FileSource, GspoLoss, HubSource, Recipe, TisCorrection
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

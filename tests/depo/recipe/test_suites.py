@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from depo.config import Evaluation, FileSource, HubSource
 from depo.errors import UserError
 from depo.evaluation.problems import load_benchmark
+from depo.recipe.schema import Evaluation, FileSource, HubSource
 from depo.recipe.suites import SHIPPED, dump_suite, known_suites, load_suite, parse_suite, recipe_suite
 
 SMALL = """\

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from depo.cli import main
-from depo.config import Selection
 from depo.errors import UserError
+from depo.recipe.schema import Selection
 from depo.replay.censored import censored_feedback
 from depo.replay.specs import parse_spec, selection_block
 from estimators.beta import BetaEstimator

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from depo.replay.bootstrap import resample_weights
 from depo.replay.full import full_feedback, observations_at, smoother
 from depo.replay.parquet import read_parquet
 from depo.replay.quality import differences, full_quality
 from depo.replay.trace import split_rows
+from depo.report.statistics import resample_prompts
 from estimators.base import State
 from estimators.beta import BetaEstimator
 from estimators.moments import beta_estimates
@@ -124,7 +124,7 @@ def test_figures_on_a_recorded_training_run(test_data):
     assert (group_size, trace.trials_NT.shape[1]) == (8, 44)
     odd = trace.take(split_rows(trace, "odd"))
     assert len(odd.prompts) == 368
-    weights_RN = resample_weights(368, 200, seed=0)
+    weights_RN = resample_prompts(368, 200, seed=0)
     qualities = {
         "beta": full_quality(full_feedback(odd, BetaEstimator, 8)[0], weights_RN),
         "slow": full_quality(full_feedback(odd, lambda: BetaEstimator(0.5, 0.5, 0.9), 8)[0], weights_RN),

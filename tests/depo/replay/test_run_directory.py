@@ -12,7 +12,7 @@ from depo.data import save_prompts
 from depo.errors import UserError
 from depo.replay.full import full_feedback
 from depo.replay.run_directory import Recorded, read_run, trace_of
-from depo.tracking.rollout_log import RolloutLog
+from depo.trackers.rollouts import RolloutLog
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from estimators import build
 from reward.base import Score

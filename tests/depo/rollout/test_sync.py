@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from depo.config import PretrainedPolicy, Recipe
-from depo.learner.actor import LearnerActor
+from depo.recipe.schema import PretrainedPolicy, Recipe
 from depo.rollout.engine import WeightUpdate
-from depo.rollout.probe import ParityProbe
-from depo.rollout.sync import DirectorySync
+from depo.rollout.parity import ParityProbe
+from depo.rollout.weights import DirectorySync
+from depo.workers.learner import LearnerActor
 
 
 class Notes:

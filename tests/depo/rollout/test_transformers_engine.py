@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3NextConfig, Q
 
 from depo.rng import seed64
 from depo.rollout.engine import Sampling, WeightUpdate
-from depo.rollout.transformers_engine import PACK_AT, TransformersEngine, draw, uniforms
+from depo.rollout.transformers import PACK_AT, TransformersEngine, draw, uniforms
 from depo.types import Prompt, Request
 
 QUESTIONS = ["1+1=", "12+34=", "7*8=", "123-45=", "99=", "5"]
@@ -157,7 +157,7 @@ def test_a_sample_depends_on_its_seed_and_on_nothing_else(model, tokenizer):
 def test_what_has_ended_is_handed_out_in_the_middle_of_a_batch(model, tokenizer, monkeypatch):
     sampling = Sampling(1.0, 12)
     whole = by_sample(make_engine(model, tokenizer).generate(requests(tokenizer), sampling))
-    monkeypatch.setattr("depo.rollout.transformers_engine.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("depo.rollout.transformers.LOOK_SECONDS", 0.0)
     beats: list[int] = []
     engine = make_engine(model, tokenizer)
     engine.heartbeat = beats.append
@@ -198,7 +198,7 @@ def test_weights_are_cast_once_a_batch_however_often_it_is_looked_at(model, toke
 
     counted = []
     for seconds in (1e9, 0.0):
-        monkeypatch.setattr("depo.rollout.transformers_engine.LOOK_SECONDS", seconds)
+        monkeypatch.setattr("depo.rollout.transformers.LOOK_SECONDS", seconds)
         engine = make_engine(model, tokenizer)
         engine.inference = inference
         with WeightCasts(model) as casts:

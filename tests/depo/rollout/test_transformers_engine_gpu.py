@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from depo.policy.experts import keep_casts
-from depo.policy.precision import autocast, set_compute_dtype
-from depo.policy.routers import route_in_float32
+from depo.models.devices import autocast, set_compute_dtype
+from depo.models.experts import keep_casts
+from depo.models.routers import route_in_float32
+from depo.moe.hooks import Recorder, tapped
+from depo.moe.routers import find_routers
 from depo.rng import seed64
 from depo.rollout.engine import Sampling
-from depo.rollout.transformers_engine import TransformersEngine, draw
-from depo.routing.routers import find_routers
-from depo.routing.tap import Recorder, tapped
+from depo.rollout.transformers import TransformersEngine, draw
 from depo.types import Prompt, Request, Rollout
 
 pytestmark = pytest.mark.gpu

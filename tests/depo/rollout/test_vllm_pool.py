@@ -20,11 +20,11 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from depo.config import Rollouts
-from depo.learner.export import export_policy
+from depo.models.export import export_policy
+from depo.recipe.schema import Rollouts
 from depo.rollout.engine import Sampling, WeightSyncError, WeightUpdate
-from depo.rollout.probe import ParityProbe, default_tolerance
-from depo.rollout.vllm_pool import VllmPool
+from depo.rollout.parity import ParityProbe, default_tolerance
+from depo.rollout.vllm.pool import VllmPool
 from depo.types import Prompt, Request
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("cluster")]
@@ -292,7 +292,7 @@ def test_tokens_are_told_while_no_sample_has_ended(served, monkeypatch):
     _, pool = served["tied"]
     asked, sampling = requests(3, 2), Sampling(1.0, 24)
     whole = by_sample(list(pool.generate(asked, sampling)))
-    monkeypatch.setattr("depo.rollout.vllm_pool.LOOK_SECONDS", 0.0)  # a look at every step
+    monkeypatch.setattr("depo.rollout.vllm.pool.LOOK_SECONDS", 0.0)  # a look at every step
     told: list[int] = []
     monkeypatch.setattr(pool, "heartbeat", told.append)
     ended: list[int] = []
@@ -302,7 +302,7 @@ def test_tokens_are_told_while_no_sample_has_ended(served, monkeypatch):
         np.testing.assert_array_equal(rollout.token_ids, whole[rollout.key, rollout.index].token_ids)
     assert sum(told) == sum(ended)
     assert max(told) <= 6, "one token a step for each of the six"
-    monkeypatch.setattr("depo.rollout.vllm_pool.LOOK_SECONDS", 1e9)
+    monkeypatch.setattr("depo.rollout.vllm.pool.LOOK_SECONDS", 1e9)
     told.clear()
     list(pool.generate(asked, sampling))
     assert sum(told) == sum(ended), "the rest is told at the end"
@@ -403,7 +403,7 @@ def test_startup_probe_catches_an_engine_that_keeps_old_weights(pair, sabotage):
 
 
 def replace_extension_method(worker, method):
-    from depo.rollout.vllm_extension import WeightSyncExtension
+    from depo.rollout.vllm.extension import WeightSyncExtension
 
     original = WeightSyncExtension.depo_load_directory
     WeightSyncExtension.depo_load_directory = method
@@ -449,7 +449,7 @@ def test_an_engine_that_cannot_start_is_named_with_the_reason(tmp_path):
 
 
 def test_importing_the_pool_needs_neither_vllm_nor_torch():
-    code = "import sys, depo.rollout.vllm_pool; print({'vllm', 'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, depo.rollout.vllm.pool; print({'vllm', 'torch', 'transformers'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 

@@ -9,10 +9,10 @@ pytest.importorskip("vllm")
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from depo.config import Rollouts
+from depo.recipe.schema import Rollouts
 from depo.rollout.engine import Sampling, WeightUpdate
-from depo.rollout.probe import ParityProbe, choose_sequences, default_tolerance, difference
-from depo.rollout.vllm_pool import VllmPool
+from depo.rollout.parity import ParityProbe, choose_sequences, default_tolerance, difference
+from depo.rollout.vllm.pool import VllmPool
 from depo.types import Prompt, Request
 
 pytestmark = pytest.mark.vllm

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from synthetic_pool import G, Oracle, group, keys, pool_of, rolled_out, run_step, selector_of
 
-from depo import config
-from depo.batching import observations
 from depo.data import PromptPool
+from depo.recipe import schema
 from depo.selection import RULES, Selector
+from depo.selection.picks import observations
 from depo.types import Group, Origin, Pick, Prompt
 from estimators.base import Candidate, Context, Estimates, Estimator
 from estimators.beta import BetaEstimator
@@ -180,8 +180,8 @@ def test_cooldown_asks_the_policy_for_no_more_prompts_than_without() -> None:
         seen[-1] |= {prompt.key for prompt in prompts}
         return np.zeros((len(prompts), 1))
 
-    settings = config.GreedySelection(candidates=20, audit=0, min_window=0, revisit_after=None, cooldown=4)
-    selector, pool = Selector(settings, config.Batch(prompts=5, group_size=G), 0, look=look), pool_of(100)
+    settings = schema.GreedySelection(candidates=20, audit=0, min_window=0, revisit_after=None, cooldown=4)
+    selector, pool = Selector(settings, schema.Batch(prompts=5, group_size=G), 0, look=look), pool_of(100)
     recent: list[set[str]] = []
     for step in range(1, 12):
         seen.append(set())

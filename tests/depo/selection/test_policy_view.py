@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from synthetic_pool import G, pool_of, rolled_out
 
-from depo.batching import observations
-from depo.config import Batch, ThompsonSelection
+from depo.recipe.schema import Batch, ThompsonSelection
 from depo.selection import Selector
+from depo.selection.picks import observations
 from depo.types import Prompt
 from estimators.base import Candidate, Context, Estimates
 from estimators.beta import BetaEstimator

@@ -11,7 +11,7 @@ import yaml
 from synthetic_pool import G, group, keys, pass_rate, pool_of
 
 import estimators
-from depo.config import Recipe
+from depo.recipe.schema import Recipe
 from depo.selection import Selector
 from depo.types import Origin
 from estimators.base import Context, Observation

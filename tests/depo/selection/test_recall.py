@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from synthetic_pool import G, pool_of
 
-from depo.batching import observations
-from depo.config import Batch, UniformSelection
+from depo.recipe.schema import Batch, UniformSelection
 from depo.selection import Selector
-from depo.selection.recall import Recall
+from depo.selection.answer_rescoring import Recall
+from depo.selection.picks import observations
 from depo.types import Group, Origin, Pick, Prompt, Rollout
 from estimators.base import Context, Recalled
 from estimators.beta import BetaEstimator

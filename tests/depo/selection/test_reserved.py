@@ -7,10 +7,10 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from synthetic_pool import G, Oracle, group, keys, pool_of, selector_of
 
-from depo.config import Batch, Selection, ThompsonSelection
 from depo.data import PromptPool
+from depo.recipe.schema import Batch, Selection, ThompsonSelection
 from depo.selection import RULES, Selector
-from depo.selection.reserved import revisit_after
+from depo.selection.picks import revisit_after
 from depo.types import Origin, Pick
 from estimators.base import Context
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from depo.config import (
+from depo.recipe.schema import (
     GreedySelection,
     GumbelSelection,
     OptimisticSelection,

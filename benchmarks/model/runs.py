@@ -1,0 +1,118 @@
+"""Run arms: ``depo train`` in processes of their own, so that Ray, threads and memory start fresh.
+
+RUNS/seed_0/hybrid.yaml   the recipe
+RUNS/seed_0/hybrid.log    what the process printed
+RUNS/seed_0/hybrid/       its run directory
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.jobs import Job, Over, beside, last_lines, run_each
+from depo.errors import DONE, UserError
+from depo.recipe.loading import dump_recipe, load_recipe
+from depo.recipe.schema import Recipe
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the files of one (seed, arm) are."""
+
+    root: Path
+    seed: int
+    arm: str
+
+    @property
+    def title(self) -> str:
+        return f"seed {self.seed}, {self.arm}"
+
+    @property
+    def directory(self) -> Path:
+        return self.root / f"seed_{self.seed}" / self.arm
+
+    @property
+    def recipe(self) -> Path:
+        return beside(self.directory, ".yaml")
+
+    @property
+    def log(self) -> Path:
+        return beside(self.directory, ".log")
+
+    @property
+    def finished(self) -> bool:
+        """``summary.json`` is the last thing that a run writes."""
+        return (self.directory / SUMMARY).is_file()
+
+    @property
+    def started(self) -> bool:
+        return (self.directory / "recipe.yaml").is_file()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended: exit status 0, or its last lines. ``ran`` is False for one finished before."""
+
+    status: int
+    ran: bool
+    seconds: float = 0.0
+    last_lines: tuple[str, ...] = ()
+
+
+def check_same_recipe(place: Place, recipe: Recipe) -> None:
+    """Raise UserError when the run directory holds a run of another recipe: it would not be comparable."""
+    if not place.started:
+        return
+    before, now = load_recipe(place.directory / "recipe.yaml").model_dump(), recipe.model_dump()
+    # Threads go by how many run at a time; `depo train --resume` takes them anew.
+    changed = [key for key in now if now[key] != before[key] and key != "resources"]
+    if changed:
+        raise UserError(
+            f"--runs: {place.directory} holds a run with another {', '.join(changed)}; name another directory"
+        )
+
+
+def run_arms(
+    planned: Sequence[tuple[Place, Recipe]],
+    at_once: int,
+    begun: Callable[[Place], None],
+    over: Callable[[Place, Ended], None],
+) -> None:
+    """Run, continue or skip, ``at_once`` at a time; what went wrong is told ``over`` instead of being raised.
+    Interrupted, the runs end first, and their last checkpoints stay."""
+    jobs: dict[Job, Place] = {}
+    for place, recipe in planned:
+        if place.finished:
+            clear(place)
+            over(place, Ended(DONE, ran=False))
+        else:
+            jobs[job_of(recipe, place)] = place
+
+    def ended(one: Over) -> None:
+        place = jobs[one.job]
+        if one.status != DONE:
+            over(place, Ended(one.status, True, one.seconds, tuple(last_lines(one.job.log))))
+            return
+        clear(place)
+        over(place, Ended(DONE, True, one.seconds))
+
+    run_each(list(jobs), at_once, None, lambda job: begun(jobs[job]), ended)
+
+
+def clear(place: Place) -> None:
+    """A finished run needs no checkpoints, and a kill may have come before they were removed."""
+    shutil.rmtree(place.directory / "checkpoints", ignore_errors=True)
+
+
+def job_of(recipe: Recipe, place: Place) -> Job:
+    """The process of one run, its recipe written."""
+    resume = ("--resume",) if place.started else ()
+    place.recipe.parent.mkdir(parents=True, exist_ok=True)
+    place.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
+    arguments = ("train", str(place.recipe), "--run-dir", str(place.directory), *resume)
+    return Job(place.arm, "depo", arguments, place.directory / SUMMARY)

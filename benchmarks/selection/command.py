@@ -1,0 +1,158 @@
+"""``depo bench selection`` from options to a stored result."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import run_jobs
+from benchmarks.selection import tune
+from benchmarks.selection.arms import ARMS, PRIMARY
+from benchmarks.selection.document import compare, curves_of, read_run
+from benchmarks.selection.plan import Cell, plan
+from benchmarks.selection.pools import POOLS, REPORTED, TUNING
+from benchmarks.selection.recipes import BATCH_PROMPTS, GROUP_SIZE, PASSES, USUAL_PROMPTS, horizon_of
+from benchmarks.selection.tune import tuning_cells, tuning_document
+from benchmarks.selection.work import COMPOSITION, SUMMARY, clear
+from depo.errors import DONE, FAILED, UserError, say
+from depo.files import check_place, read_json
+from depo.report.document import write_result
+from depo.report.provenance import provenance, usable_cores
+
+SEEDS, SEEDS_QUICK = (0, 1, 2, 3, 4), (0,)
+
+
+PASSES_QUICK = 1.5
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Run what is missing, then store and render what is there. Exit status 1 when a run failed."""
+    arms, pools, seeds = wanted(options)
+    horizon = horizon_of(USUAL_PROMPTS, options.passes)
+    if options.tune:
+        family, cells = TUNING, tuning_cells(arms, seeds, horizon)
+    else:
+        family = REPORTED
+        cells = [
+            Cell(pool, seed, name, ARMS[name], round(horizon * POOLS[pool].horizon))
+            for pool in pools
+            for seed in seeds
+            for name in arms
+        ]
+    jobs, where = plan(options.out, family, cells, encoder_for(arms, options.encoder, options.out))
+    threads = max(usable_cores() // options.jobs, 1) if options.threads is None else options.threads
+    failed = run_jobs(jobs, options.jobs, threads, say)
+
+    done = [path for path in where if (path / SUMMARY).exists()]
+    for path in done:
+        clear(path)
+    if not done:
+        say("no run has ended, so there is nothing to report")
+        return FAILED
+    document = {"kind": "selection_tuning" if options.tune else "selection"}
+    document["provenance"] = provenance(arguments, seeds)
+    if options.tune:
+        document |= tuning_document(cells, where, arms, horizon)
+    else:
+        document |= result(cells, where, arms, options.passes, horizon)
+    for path in write_result(document, options.out / f"{options.name or document['kind']}.json"):
+        print(path)
+    return FAILED if failed else DONE
+
+
+def result(
+    cells: Sequence[Cell], where: Sequence[Path], arms: Sequence[str], passes: float, horizon: int
+) -> dict[str, Any]:
+    """What is finished, pool by pool."""
+    finished: dict[str, list[tuple[Cell, Path]]] = {}
+    for cell, path in zip(cells, where, strict=True):
+        if (path / SUMMARY).exists():
+            finished.setdefault(cell.pool, []).append((cell, path))
+    return {
+        "about": ABOUT.format(passes=passes, horizon=horizon),
+        "horizon": horizon,
+        "arms": {name: asdict(ARMS[name]) for name in arms},
+        "pools": {pool: pool_document(pool, runs, arms) for pool, runs in finished.items()},
+    }
+
+
+ABOUT = (
+    "The quickstart's small qwen3_moe, warm-started by SFT, then trained by the project's own loop: "
+    "{passes:g} passes over 4,000 prompts at 8 rollouts each, {horizon:,} rollouts (`single_pass`: a quarter "
+    "of that, over 40,000 prompts). The arms of a seed share policy, pool, held-out set (1,000 prompts) and "
+    "the keys of all randomness. Accuracy is exact: the probability of the gold answer by teacher forcing, "
+    "every 2 % of the horizon, smoothed to never fall."
+)
+
+
+def pool_document(pool: str, finished: Sequence[tuple[Cell, Path]], arms: Sequence[str]) -> dict[str, Any]:
+    horizon = finished[0][0].horizon
+    seeds: dict[str, dict[str, Any]] = {}
+    compositions: dict[str, Any] = {}
+    for cell, path in finished:
+        seeds.setdefault(str(cell.seed), {})[cell.name] = read_run(path)
+        compositions[str(cell.seed)] = read_json(path.parent / COMPOSITION)
+    found = {"about": POOLS[pool].about, "horizon": horizon, "compositions": compositions, "seeds": seeds}
+    run_here = [name for name in arms if any(name in runs for runs in seeds.values())]
+    return found | {"comparison": compare(curves_of(found), run_here, horizon)}
+
+
+def wanted(options: argparse.Namespace) -> tuple[list[str], list[str], list[int]]:
+    """Arms, pools and seeds asked for. Raises UserError for names that do not exist and numbers that make no
+    sense."""
+    if options.out.is_file():
+        raise UserError(f"--out {options.out}: is a file; expected a directory")
+    check_place(options.out, "--out")
+    arms = names(options.arms, ARMS, "--arms") or list(ARMS if options.full else PRIMARY)
+    pools = names(options.pools, POOLS, "--pools") or (list(POOLS) if options.full else ["mixed"])
+    usual = SEEDS_QUICK if options.quick else tune.SEEDS if options.tune else SEEDS
+    seeds = list(options.seeds or usual)
+    if options.passes is None:
+        options.passes = PASSES_QUICK if options.quick else tune.PASSES if options.tune else PASSES
+    for flag, value in (
+        ("--passes", options.passes),
+        ("--jobs", options.jobs),
+        ("--threads", 1 if options.threads is None else options.threads),
+    ):
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"{flag} {value:g}: expected a positive number")
+    shortest = 1.0 if options.tune else min(POOLS[pool].horizon for pool in pools)
+    step = BATCH_PROMPTS * GROUP_SIZE
+    if horizon_of(USUAL_PROMPTS, options.passes) * shortest < step:
+        least = step / shortest / horizon_of(USUAL_PROMPTS, 1)
+        raise UserError(
+            f"--passes {options.passes:g}: shorter than one step of {step} rollouts; "
+            f"expected at least {least:g}"
+        )
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {','.join(map(str, seeds))}: a seed is given twice")
+    if min(seeds) < 0:
+        raise UserError(f"--seeds {','.join(map(str, seeds))}: expected numbers from 0 on")
+    return arms, pools, seeds
+
+
+def names(chosen: Sequence[str] | None, known: Sequence[str], flag: str) -> list[str]:
+    for name in chosen or ():
+        if name not in known:
+            raise UserError(f"{flag} {name}: unknown; expected some of {', '.join(known)}")
+    return list(dict.fromkeys(chosen or ()))
+
+
+def encoder_for(arms: Sequence[str], given: Path | None, out: Path) -> Path | None:
+    """The directory of DEPO's text encoder; fetched into OUT when none was named."""
+    if not any(ARMS[name].needs_encoder for name in arms):
+        return None
+    if given is not None:
+        if not (given / "config.json").exists():
+            raise UserError(f"--encoder {given}: no model directory (config.json is missing)")
+        return given.resolve()
+    directory = (out / "minilm").resolve()
+    if not directory.exists():
+        from depo.models.fetch import fetch
+
+        fetch("minilm", directory)
+    return directory

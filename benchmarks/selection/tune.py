@@ -1,0 +1,87 @@
+"""The same tuning effort for every arm: learning rates tried on a family of problems that is never reported.
+
+An arm's measure is the mean of its smoothed accuracy over the horizon (area under the curve): it asks for
+speed and for where it ends. Seeds begin at 100, so that no policy is shared with a reported one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.selection.arms import ARMS
+from benchmarks.selection.curve import Curve, read_curve
+from benchmarks.selection.plan import Cell
+from depo.report.provenance import provenance_lines
+from depo.report.tables import mean, table
+
+RATES = (5e-5, 1e-4, 2e-4)
+
+
+SEEDS = (100, 101)
+
+
+PASSES = 2.5
+
+
+POOL = "mixed"
+
+
+def tuning_cells(arms: Sequence[str], seeds: Sequence[int], horizon: int) -> list[Cell]:
+    return [
+        Cell(POOL, seed, f"{name}-lr-{lr:g}", replace(ARMS[name], lr=lr), horizon)
+        for seed in seeds
+        for name in arms
+        for lr in RATES
+    ]
+
+
+def tuning_document(
+    cells: Sequence[Cell], where: Sequence[Path], arms: Sequence[str], horizon: int
+) -> dict[str, Any]:
+    """{"arms": {NAME: {"settings": …, "rates": {LR: {SEED: curve}}}}} of what is finished."""
+    found: dict[str, Any] = {
+        name: {"settings": asdict(ARMS[name]), "rates": {f"{lr:g}": {} for lr in RATES}} for name in arms
+    }
+    for cell, path in zip(cells, where, strict=True):
+        if (path / "summary.json").exists():
+            name = cell.name.rpartition("-lr-")[0]
+            found[name]["rates"][f"{cell.arm.lr:g}"][str(cell.seed)] = read_curve(path).to_json()
+    return {"horizon": horizon, "pool": POOL, "arms": found}
+
+
+def area(curve: Curve, horizon: int) -> float:
+    """Mean of the smoothed accuracy over [0, horizon] rollouts."""
+    grid = np.linspace(0, horizon, 201)
+    return float(np.interp(grid, curve.cost_K["rollouts"], curve.smooth_K).mean())
+
+
+def markdown(document: Mapping[str, Any], path: Path) -> str:
+    horizon = document["horizon"]
+    rates = [f"{lr:g}" for lr in RATES]
+    rows = []
+    for name, arm in document["arms"].items():
+        areas = {
+            rate: [area(Curve.from_json(curve), horizon) for curve in seeds.values()]
+            for rate, seeds in arm["rates"].items()
+            if seeds
+        }
+        best = max(areas, key=lambda rate: float(np.mean(areas[rate])), default="–")
+        rows.append([f"`{name}`", *(mean(areas.get(rate, []), 4) for rate in rates), best])
+    return "\n".join(
+        [
+            "# Learning rates, tuned alike",
+            "",
+            *provenance_lines(document),
+            "",
+            f"Pool `{document['pool']}` of two-digit problems, {horizon:,} rollouts; mean smoothed "
+            "held-out accuracy over the horizon, mean over seeds. Nothing of this family is reported.",
+            "",
+            *table(["arm", *(f"lr {rate}" for rate in rates), "best"], rows),
+            "",
+        ]
+    )

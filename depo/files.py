@@ -1,0 +1,84 @@
+"""Where results are written, and how: aside, fsynced and renamed, so that a kill leaves the old file or the
+new one.
+
+Weight files follow the user's umask: safetensors writes to a temporary file that only its owner may read,
+and renames it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from depo.errors import UserError
+
+
+def new_directory(name: str) -> Path:
+    """runs/NAME-TIMESTAMP (UTC), numbered when two start in the same second."""
+    stem = f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    directory, attempt = Path("runs") / stem, 1
+    while directory.exists():
+        attempt += 1
+        directory = Path("runs") / f"{stem}-{attempt}"
+    return directory
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raise UserError unless ``path``, with the directories that lead to it, can be made or is there. Asked
+    before hours of work, not when their result is to be written."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if there != path.absolute() and not there.is_dir():
+        raise UserError(f"{option} {path}: {there.name} is a file, so nothing can lie below it")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{option} {path}: no permission to write to {there}")
+    if there.is_dir():
+        try:  # some directories only look as if they could be written: those of /proc, for one
+            os.rmdir(tempfile.mkdtemp(dir=there))
+        except OSError as error:
+            raise UserError(f"{option} {path}: nothing can be made in {there} ({error.strerror})") from None
+
+
+def follow_umask(directory: Path) -> None:
+    """Give the safetensors files below ``directory`` the mode that a file newly made there would have."""
+    mode = usual_mode(directory)
+    for path in directory.rglob("*.safetensors"):
+        path.chmod(mode)
+
+
+def usual_mode(directory: Path) -> int:
+    """Found by making a file: reading the umask means setting it, for all threads of the process."""
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        descriptor = os.open(Path(scratch) / "plain", os.O_CREAT | os.O_WRONLY, 0o666)
+        try:
+            return os.fstat(descriptor).st_mode & 0o777
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON aside and rename it into place."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    _fsync(aside)
+    aside.rename(path)
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def on_disk(directory: Path) -> None:
+    """Wait until a directory with all that is in it would survive a power cut."""
+    for path in [*directory.rglob("*"), directory]:
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,211 @@
+"""Routing of one update: what each of the learner's forward passes forces, records and counts.
+
+                        forces                     watches
+    first pass          R3: the engine's routes    load, entropy, agreement with the engine; records routes
+    passes of training  R3, or R2: the first       –
+                        pass's own routes
+    KL pass at the end  as passes of training      agreement with the first pass
+
+"First" is the old-policy pass where there is one, else the only training pass: with a single optimizer step
+there is nothing between the two for R2 to bridge, and it does nothing. Reference policy and parity probe
+route natively.
+
+Shapes: B sequences of a micro-batch, S its padded length, N = B·S, M counted positions, L routed layers,
+K experts chosen for a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from depo.learner.packing import MicroBatch
+from depo.moe.hooks import Observe, Recorder, tapped
+from depo.moe.routers import Router, find_routers, require_routers
+from depo.moe.routes import ForcedRoutes, check_routes, force, unpad
+from depo.moe.telemetry import AgreementTally, CollapseAlarm, LoadTally, scalars
+from depo.recipe import schema
+from depo.types import TrainingBatch
+
+Pass = Literal["first", "train", "kl"]
+
+
+class Routing:
+    """A policy's routers under the recipe's settings. Raises UserError when they ask for a replay that the
+    model cannot do. ``routers`` is empty where there is nothing to do: dense and unknown models."""
+
+    def __init__(self, model: nn.Module, settings: schema.Learner) -> None:
+        self.replay = settings.routing_replay
+        self.routers: list[Router] = []
+        if self.replay != "none":
+            self.routers = require_routers(model, f"learner.routing_replay {self.replay}")
+        elif settings.routing_telemetry:
+            self.routers = find_routers(model)
+        self.telemetry = settings.routing_telemetry and bool(self.routers)
+        self.alarm = CollapseAlarm(len(self.routers), self.routers[0].top_k) if self.telemetry else None
+
+    def of_update(
+        self, batch: TrainingBatch, kl_rows: np.ndarray, device: torch.device, has_old_pass: bool
+    ) -> UpdateRouting | None:
+        """The routing of one update, or None where nothing is replayed or watched. Raises ValueError for
+        routes that do not fit the batch."""
+        if not self.routers:
+            return None
+        if self.replay == "r3" and batch.routes is None:
+            raise ValueError("learner.routing_replay r3: the rollouts came without routes")
+        if batch.routes is not None:
+            first = self.routers[0]
+            for row, routes in enumerate(batch.routes):
+                if routes is not None:
+                    length = len(batch.completion_ids[row]) - 1
+                    shape = len(self.routers), first.top_k, first.experts
+                    check_routes(routes, length, *shape, what=f"row {row} of the batch")
+        return UpdateRouting(self, batch, kl_rows, device, has_old_pass)
+
+
+class UpdateRouting:
+    """One update. Enter ``during`` around each forward pass, and its backward pass if it has one."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        batch: TrainingBatch,
+        kl_rows: np.ndarray,
+        device: torch.device,
+        has_old_pass: bool,
+    ) -> None:
+        self.routing = routing
+        self.routers = routing.routers
+        self.device = device
+        self.engine = batch.routes
+        self.completions_N = [len(completion) for completion in batch.completion_ids]
+        self.lengths_N = [len(p) + t for p, t in zip(batch.prompt_ids, self.completions_N, strict=True)]
+        # R2 needs the first pass's routes of every row, telemetry those of the rows that are passed again.
+        self.replays_first = routing.replay == "r2" and has_old_pass
+        wanted = range(len(batch)) if self.replays_first else kl_rows if routing.telemetry else ()
+        self.wanted = {int(row) for row in wanted}
+        self.first: list[np.ndarray | None] = [None] * len(batch)
+        self.load = LoadTally(self.routers, device)
+        self.with_engine = AgreementTally(len(self.routers), device)
+        self.with_first = AgreementTally(len(self.routers), device)
+
+    @contextmanager
+    def during(self, which: Pass, micro: MicroBatch) -> Iterator[None]:
+        """Force and watch what this pass has to."""
+        forced = self.forced(which, micro)
+        recorder = None
+        observe: Observe | None = None
+        if which == "first":
+            recorder = Recorder(self.routers) if self.wanted & set(micro.rows.tolist()) else None
+            observe = self.first_look(micro, recorder, forced)
+        elif which == "kl" and self.routing.telemetry:
+            observe = self.second_look(micro)
+        if forced is None and observe is None:
+            yield
+            return
+        with tapped(self.routers, *as_computed(micro, forced, observe)):
+            yield
+        if recorder is not None:
+            self.keep(recorder, micro)
+
+    def forced(self, which: Pass, micro: MicroBatch) -> ForcedRoutes | None:
+        if self.routing.replay == "r3":
+            return self.on(micro, self.engine)
+        return self.on(micro, self.first) if self.replays_first and which != "first" else None
+
+    def on(self, micro: MicroBatch, routes: Sequence[np.ndarray | None] | None) -> ForcedRoutes | None:
+        """Records by row of the batch, laid out on the micro-batch's positions."""
+        if routes is None:
+            return None
+        lengths_B = [self.lengths_N[row] for row in micro.rows]
+        return force([routes[row] for row in micro.rows], lengths_B, micro.tokens_BS.shape[1], self.device)
+
+    def first_look(
+        self, micro: MicroBatch, recorder: Recorder | None, forced: ForcedRoutes | None
+    ) -> Observe | None:
+        """Keep the choice, count load and entropy, compare with the engine's routes."""
+        if not self.routing.telemetry:
+            return recorder
+        counted_M = predicting_positions(micro)
+        engine = forced or self.on(micro, self.engine)  # forced here is r3's: the engine's
+
+        def observe(index: int, logits_NE: Tensor, native_NK: Tensor) -> None:
+            if recorder is not None:
+                recorder(index, logits_NE, native_NK)
+            self.load.add(index, logits_NE, native_NK, counted_M)
+            if engine is not None:
+                self.with_engine.add(index, native_NK, engine)
+
+        return observe
+
+    def second_look(self, micro: MicroBatch) -> Observe:
+        """Compare with the choice of the first pass."""
+        first = self.on(micro, self.first)
+        assert first is not None  # its rows are those that were kept
+        counted_N1 = torch.zeros_like(first.mask_N1)
+        counted_N1[predicting_positions(micro)] = True
+        first = ForcedRoutes(first.chosen_LNK, counted_N1)
+        return lambda index, _, native_NK: self.with_first.add(index, native_NK, first)
+
+    def keep(self, recorder: Recorder, micro: MicroBatch) -> None:
+        lengths_B = [self.lengths_N[row] for row in micro.rows]
+        records_B = unpad(recorder.routes(), lengths_B, micro.tokens_BS.shape[1])
+        for row, record in zip(micro.rows.tolist(), records_B, strict=True):
+            if row in self.wanted:
+                self.first[row] = record
+
+    @property
+    def replayed(self) -> float:
+        """Share of completion tokens predicted from a position whose experts were forced."""
+        if self.replays_first:
+            return 1.0
+        if self.routing.replay != "r3" or self.engine is None:
+            return 0.0
+        return sum(0 if r is None else len(r) for r in self.engine) / sum(self.completions_N)
+
+    def results(self) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """Metrics of the update under ``routing/``, and values by routed layer for ``routing.jsonl``."""
+        metrics = {} if self.routing.replay == "none" else {"routing/replayed": self.replayed}
+        if not self.routing.telemetry or self.routing.alarm is None:
+            return metrics, {}
+        layers = self.load.layers()
+        for name, tally in (("agreement_engine", self.with_engine), ("agreement_update", self.with_first)):
+            shares_L = tally.shares()
+            if shares_L is not None:
+                layers[name] = shares_L
+        collapsing = self.routing.alarm.check(layers["experts_in_use"])
+        metrics |= scalars(layers) | {"routing/collapsing": float(len(collapsing))}
+        by_layer = {"layer": [router.layer for router in self.routers]}
+        return metrics, by_layer | {name: values.tolist() for name, values in layers.items()}
+
+
+def as_computed(
+    micro: MicroBatch, forced: ForcedRoutes | None, observe: Observe | None
+) -> tuple[ForcedRoutes | None, Observe | None]:
+    """The same for the layout that the pass computes: with shared prompts, tokens stand elsewhere, those of a
+    prompt for all of its completions."""
+    if micro.shared is None:
+        return forced, observe
+    place_N = micro.shared.place_N
+    if forced is not None:
+        at_M = place_N[forced.mask_N1.squeeze(1)]
+        layers, _, top_k = forced.chosen_LNK.shape
+        chosen_LNK = forced.chosen_LNK.new_zeros(layers, micro.computed, top_k)
+        chosen_LNK[:, at_M] = forced.chosen_LNK[:, forced.mask_N1.squeeze(1)]
+        mask_N1 = forced.mask_N1.new_zeros(micro.computed, 1)
+        mask_N1[at_M] = True
+        forced = ForcedRoutes(chosen_LNK, mask_N1)
+    if observe is None:
+        return forced, None
+    return forced, lambda index, logits, native: observe(index, logits[place_N], native[place_N])
+
+
+def predicting_positions(micro: MicroBatch) -> Tensor:
+    """Flat positions (M,) whose hidden state predicts a completion token."""
+    rows_M, offsets_M = micro.mask_BT.nonzero(as_tuple=True)
+    return rows_M * micro.tokens_BS.shape[1] + micro.prompt_lengths_B[rows_M] + offsets_M - 1

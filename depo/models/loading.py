@@ -1,0 +1,232 @@
+"""Load a policy in Hugging Face format, from a directory or from the hub, ready to be trained.
+
+Whatever cannot be loaded is bad input: one line that names the key of the recipe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from depo.errors import UserError
+from depo.models.devices import set_compute_dtype
+from depo.models.experts import use_grouped_experts, use_sorted_experts
+from depo.models.routers import route_in_float32, set_router_training
+from depo.recipe.schema import Lora, PretrainedPolicy, TinyMoePolicy
+from depo.rng import seed64
+
+if TYPE_CHECKING:
+    pass
+
+KEY = "policy.model"
+
+
+LAYER = re.compile(r"\.layers\.\d+\.")
+
+
+VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+
+
+def load_model(policy: PretrainedPolicy, device: torch.device | str, seed: int = 0) -> nn.Module:
+    """The policy on ``device``: a `PreTrainedModel`, or a `PeftModel` around it when the recipe has LoRA.
+
+    Weights are float32 when they are trained (they are the optimizer's master weights) and ``policy.dtype``
+    when LoRA freezes them; see ``depo.models.devices``. ``policy.dtype`` counts, not what the checkpoint's
+    config says. Routers compute in float32. The MoE load-balancing loss is off. The run's ``seed`` keys what
+    LoRA begins with.
+    Raises UserError for a model that does not load completely and for LoRA targets it does not have.
+    """
+    check_source(policy.model)
+    device = torch.device(device)
+    compute = getattr(torch, policy.dtype)
+    model = load_whole(policy, dtype=compute if policy.lora else torch.float32, attn_implementation="sdpa")
+    if getattr(model.config, "output_router_logits", False):
+        model.config.output_router_logits = False
+    if model._can_set_experts_implementation():
+        # Grouped kernels pay off on GPUs; on a CPU the loop over experts is faster for small models.
+        (use_sorted_experts if device.type == "cpu" else use_grouped_experts)(model)
+    if policy.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.to(device)
+    set_compute_dtype(model, compute)
+    if compute != torch.float32:
+        route_in_float32(model)
+    adapted = add_lora(model, policy.lora, seed) if policy.lora else model
+    set_router_training(adapted, policy)
+    return adapted
+
+
+def load_whole(policy: PretrainedPolicy, key: str = KEY, **options: Any) -> PreTrainedModel:
+    """The model, every weight of it from the checkpoint, and fit to be saved again. Raises UserError,
+    beginning with ``key``, where it is not."""
+    model, report = from_pretrained(
+        AutoModelForCausalLM,
+        policy,
+        key,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # reported below, by name
+        **options,
+    )
+    misshapen = [entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]]
+    unfit = sorted([*report["missing_keys"], *misshapen])
+    if unfit:
+        raise UserError(
+            f"{key}: the weights of {policy.model} do not fill the model of its config.json; "
+            f"{len(unfit)} missing or misshapen, the first is {unfit[0]}"
+        )
+    mend_generation_config(model, policy.model, key)
+    return model
+
+
+def mend_generation_config(model: PreTrainedModel, source: str, key: str) -> None:
+    """transformers loads a temperature that comes without ``do_sample``, as in many published models, and
+    then refuses to save it. Whoever gives one means to sample. Raises UserError for what else it would not
+    save."""
+    settings = model.generation_config
+    if settings is None:
+        return
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        settings.do_sample = True
+        try:
+            settings.validate(strict=True)
+        except ValueError as error:
+            complaint = "".join(str(error).strip().splitlines()[1:2]).lstrip("- ")  # behind a heading
+            raise UserError(
+                f"{key}: the generation_config.json of {source} is invalid: {complaint}"
+            ) from error
+
+
+def load_tokenizer(policy: PretrainedPolicy, key: str = KEY) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, with a padding token (the end token where it brings none).
+
+    Raises UserError, beginning with ``key``, when there is none or when it has no end token.
+    """
+    check_source(policy.model, key)
+    directory = Path(policy.model)
+    if directory.is_dir() and not any(any(directory.glob(pattern)) for pattern in VOCABULARY_FILES):
+        # transformers would make up an empty vocabulary
+        raise UserError(
+            f"{key}: {policy.model} has no tokenizer (expected tokenizer.json beside config.json)"
+        )
+    tokenizer = from_pretrained(AutoTokenizer, policy, key)
+    if tokenizer.eos_token is None:
+        raise UserError(f"{key}: the tokenizer of {policy.model} has no end-of-sequence token (eos_token)")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def add_lora(model: PreTrainedModel, lora: Lora, seed: int = 0) -> nn.Module:
+    """Wrap the model with an adapter on the named linear modules and parameters, drawn by ``seed`` and by
+    nothing else; torch's global generators stay as they were. Raises UserError for a name that binds
+    to nothing (`peft` accepts it as long as another one binds) and for one of a tied pair."""
+    kind = model.config.model_type
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    parameters = [name for name, parameter in model.named_parameters() if parameter.ndim in (2, 3)]
+    others = [name for name in parameters if name.removesuffix(".weight") not in linear]
+    check_targets("targets", lora.targets, linear, f"linear module of {kind}")
+    check_targets(
+        "target_parameters", lora.target_parameters, parameters, f"parameter of {kind}", shown=others
+    )
+    refuse_tied(model, [*lora.targets, *lora.target_parameters])
+    adapter = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        target_parameters=list(lora.target_parameters) or None,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(seed64(seed, "lora"))
+            # Its weights are float32 (peft's autocast_adapter_dtype).
+            return get_peft_model(model, adapter)
+    except ValueError as error:
+        raise UserError(f"policy.lora: {first_line(error)}") from error
+
+
+def refuse_tied(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Raise UserError for an adapter on output head or embedding where the two are one weight: it would part
+    them, and whoever loads the policy ties them again."""
+    if not model.config.get_text_config().tie_word_embeddings:
+        return
+    pair = (model.get_input_embeddings(), model.get_output_embeddings())
+    tied = [name for name, module in model.named_modules() if module in pair]
+    names = [*tied, *(f"{name}.weight" for name in tied)]
+    parted = [t for t in targets if any(name == t or name.endswith(f".{t}") for name in names)]
+    if parted:
+        raise UserError(
+            f"policy.lora: {', '.join(parted)}: output head and embedding of this model are one weight "
+            "(tie_word_embeddings), which an adapter on one of them would part; leave it out"
+        )
+
+
+def check_targets(
+    key: str, targets: Sequence[str], names: Sequence[str], what: str, shown: Sequence[str] | None = None
+) -> None:
+    """Raise UserError, with the names worth giving, for targets that are not the end of any name."""
+    unknown = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
+    if unknown:
+        ends = sorted({short_name(name, whole=shown is not None) for name in shown or names})
+        raise UserError(f"policy.lora.{key}: {', '.join(unknown)} names no {what}; it has {', '.join(ends)}")
+
+
+def short_name(name: str, *, whole: bool) -> str:
+    """What a recipe would call a module or parameter: its last part, or ``whole``: all behind the layer."""
+    return (LAYER.split(name)[-1]) if whole else name.rpartition(".")[2]
+
+
+def check_source(source: str, key: str = KEY) -> None:
+    """Raise UserError for a directory that is missing or holds no model."""
+    directory = Path(source)
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise UserError(f"{key}: directory {source} holds no config.json (expected Hugging Face format)")
+    elif directory.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        raise UserError(f"{key}: directory {source} does not exist")
+
+
+def from_pretrained(loader: Any, policy: PretrainedPolicy, key: str = KEY, **options: Any) -> Any:
+    """``loader.from_pretrained`` whose failures to find or read a model are the user's to know."""
+    try:
+        return loader.from_pretrained(
+            policy.model, revision=policy.revision, trust_remote_code=policy.trust_remote_code, **options
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        what = f"cannot load directory {policy.model}"
+        if not Path(policy.model).is_dir():
+            what = f"there is no directory {policy.model}, and as a hub id it cannot be loaded"
+        raise UserError(f"{key}: {what}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """The essence of a transformers error."""
+    if "scaled_dot_product_attention" in str(error):
+        return "transformers has no sdpa attention for this architecture, and depo uses no other"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def pretrained_view(policy: TinyMoePolicy | PretrainedPolicy, built: Path) -> PretrainedPolicy:
+    """The policy as something to load, from wherever an actor works: a tiny one was built into ``built``."""
+    if isinstance(policy, PretrainedPolicy):
+        local = Path(policy.model)
+        return policy.model_copy(update={"model": str(local.absolute())}) if local.is_dir() else policy
+    return PretrainedPolicy(model=str(built.absolute()), dtype=policy.dtype, router=policy.router)
+
+
+def end_tokens(model, tokenizer) -> tuple[int, ...]:
+    """Every token that ends a completion: the generation config's and the tokenizer's."""
+    configured = model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None}))

@@ -1,0 +1,169 @@
+"""Where prompts come from, and how they are prepared."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from depo.recipe.schema.block import TABLE_SUFFIXES, Block, Fraction
+
+
+class Columns(Block):
+    """Which columns of a table hold what. A dot descends into a struct: ``reward_model.ground_truth``."""
+
+    prompt: str | None = None
+    """Problem text, or a list of chat messages. Found by name (prompt, question, problem) when null."""
+    answer: str | None = None
+    """Gold answer. Found by name (answer, ground_truth, reward_model.ground_truth, solution) when null."""
+    prior: str | None = None
+    """A pass rate in [0, 1] that the data set brings along, if any."""
+    question_pattern: str | None = None
+    """Regular expression whose group 1 is the problem, for prompts that wrap it in instructions of their own.
+    Rows where it is not found are dropped and counted."""
+
+    @field_validator("question_pattern")
+    @classmethod
+    def has_one_group(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = re.compile(value).groups
+            except re.error as error:
+                raise ValueError(f"is not a regular expression: {error}") from error
+            if groups != 1:
+                raise ValueError(f"must have one group, the problem; found {groups}")
+        return value
+
+
+class FileSource(Block):
+    """A local table: .jsonl, .json, .parquet or .csv."""
+
+    type: Literal["file"] = "file"
+    path: Annotated[Path, AfterValidator(Path.expanduser)]
+    columns: Columns = Columns()
+    where: dict[str, str] = {}
+    """Keep only the rows whose columns, as text, hold these values: ``{lang: sw}``."""
+    limit: PositiveInt | None = None
+    """Use the first rows only, of those that ``where`` keeps."""
+
+
+class HubSource(Block):
+    """A data set of the Hugging Face hub, read with `datasets`."""
+
+    type: Literal["hub"] = "hub"
+    id: str
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    columns: Columns = Columns()
+    where: dict[str, str] = {}
+    """Keep only the rows whose columns, as text, hold these values."""
+    limit: PositiveInt | None = None
+
+
+class ReasoningGymSource(Block):
+    """Procedurally generated tasks of the `reasoning_gym` package, verified by its own scorers."""
+
+    type: Literal["reasoning_gym"] = "reasoning_gym"
+    tasks: list[str] = Field(min_length=1)
+    """Names of reasoning_gym data sets, e.g. basic_arithmetic, gcd."""
+    size: PositiveInt = 1000
+    """Problems per task."""
+    seed: int = 0
+
+
+class ArithmeticSource(Block):
+    """Generated sums, differences and products whose difficulty is graded by their number of digits."""
+
+    type: Literal["arithmetic"] = "arithmetic"
+    phrasing: Literal["digits", "words"] = "digits"
+    """``digits``: "12+7="; ``words``: "What is twelve plus seven?"."""
+    operations: list[Literal["+", "-", "*"]] = Field(default=["+"], min_length=1)
+    digits: list[PositiveInt] = Field(default=[1, 2, 3], min_length=1)
+    """Operand lengths to draw from, one operand length a problem."""
+    size: PositiveInt = 1000
+    """Distinct problems to generate (fewer when the family is smaller)."""
+    seed: int = 0
+
+
+Source = Annotated[
+    FileSource | HubSource | ReasoningGymSource | ArithmeticSource, Field(discriminator="type")
+]
+
+
+def source_from_shorthand(value: Any) -> Any:
+    """A bare string is a file when it ends like a table or exists, else a hub id."""
+    if not isinstance(value, str):
+        return value
+    if value.endswith(TABLE_SUFFIXES) or Path(value).exists():
+        return {"type": "file", "path": value}
+    return {"type": "hub", "id": value}
+
+
+class Grading(Block):
+    """Compose pool and held-out set by *measured* pass rates of the initial policy.
+
+    Only for generated data with one exact answer: the pass rate is the probability of that answer under
+    teacher forcing. The shares must add up to 1.
+    """
+
+    mastered: Fraction = 0.25
+    learnable: Fraction = 0.25
+    impossible: Fraction = 0.5
+    mastered_above: Fraction = 0.7
+    """Pass rate from which a problem counts as mastered."""
+    learnable_between: tuple[Fraction, Fraction] = (0.02, 0.35)
+    """Pass rates of the learnable middle. What lies between the classes is left out."""
+    impossible_below: Fraction = 0.01
+    """Pass rate under which a problem counts as impossible."""
+    pool: PositiveInt = 1000
+    """Prompts in the training pool."""
+    heldout: PositiveInt = 400
+    """Held-out prompts, composed like the pool."""
+
+    @model_validator(mode="after")
+    def shares_add_up(self) -> Self:
+        total = self.mastered + self.learnable + self.impossible
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"mastered + learnable + impossible must be 1, found {total:g}")
+        low, high = self.learnable_between
+        if not self.impossible_below <= low < high <= self.mastered_above:
+            raise ValueError(
+                "the classes must not overlap: impossible_below <= learnable_between[0] < "
+                f"learnable_between[1] <= mastered_above, found {self.impossible_below:g}, {low:g}, "
+                f"{high:g}, {self.mastered_above:g}"
+            )
+        return self
+
+
+class Data(Block):
+    """Where prompts come from and how they are put to the policy."""
+
+    train: Source
+    heldout: NonNegativeInt | Fraction = 0
+    """Prompts set aside from ``train`` for evaluation: a count, or a share when below 1."""
+    grade: Grading | None = None
+    """Compose pool and held-out set by measured difficulty (generated data only)."""
+    template: str = "{question}"
+    """Wrapped around the problem text (the last turn of chat messages) before the chat template; must contain
+    {question}."""
+    system: str | None = None
+    """System message, if any; chat messages that bring their own keep it."""
+    raw: bool = False
+    """Give the text to the policy as it is, without chat template."""
+    max_prompt_tokens: PositiveInt = 1024
+    """Longer prompts are dropped and counted."""
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def shorthand(cls, value: Any) -> Any:
+        return source_from_shorthand(value)
+
+    @field_validator("template")
+    @classmethod
+    def has_question(cls, value: str) -> str:
+        if "{question}" not in value:
+            raise ValueError("must contain {question}")
+        return value

@@ -1,0 +1,148 @@
+"""How the policy is updated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from depo.recipe.schema.block import BelowOne, Block, NonNegativeFloat, PositiveFloat
+
+
+class ClippedLoss(Block):
+    clip_low: NonNegativeFloat = 0.2
+    clip_high: NonNegativeFloat = 0.2
+
+
+class GrpoLoss(ClippedLoss):
+    """Mean over sequences of the mean over tokens (arXiv 2402.03300, eq. 3)."""
+
+    type: Literal["grpo"] = "grpo"
+
+
+class DapoLoss(ClippedLoss):
+    """Mean over all tokens, asymmetric clipping (arXiv 2503.14476, eq. 8)."""
+
+    type: Literal["dapo"] = "dapo"
+    clip_high: NonNegativeFloat = 0.28
+
+
+class DrGrpoLoss(ClippedLoss):
+    """Sum over tokens by a constant length, advantages not scaled (arXiv 2503.20783)."""
+
+    type: Literal["dr_grpo"] = "dr_grpo"
+
+
+class GspoLoss(Block):
+    """Sequence-level ratio and clipping (arXiv 2507.18071, eq. 5–7)."""
+
+    type: Literal["gspo"] = "gspo"
+    clip_low: NonNegativeFloat = 3e-4
+    clip_high: NonNegativeFloat = 4e-4
+
+
+class CispoLoss(Block):
+    """Clipped, detached importance weights on a REINFORCE term (arXiv 2506.13585, eq. 4–5)."""
+
+    type: Literal["cispo"] = "cispo"
+    clip_high: PositiveFloat = 5.0
+    """Largest importance weight (an absolute cap, as in TRL)."""
+
+
+Loss = Annotated[GrpoLoss | DapoLoss | DrGrpoLoss | GspoLoss | CispoLoss, Field(discriminator="type")]
+
+
+class NoCorrection(Block):
+    """Trust the engine's distribution to be the learner's."""
+
+    type: Literal["none"] = "none"
+
+
+class TisCorrection(Block):
+    """Truncated importance sampling: weight min(ratio, cap), per token."""
+
+    type: Literal["tis"] = "tis"
+    cap: PositiveFloat = 2.0
+
+
+class MisCorrection(Block):
+    """Masked importance sampling: weight ratio, or 0 where ratio exceeds the cap, per token."""
+
+    type: Literal["mis"] = "mis"
+    cap: PositiveFloat = 2.0
+
+
+class IcePopCorrection(Block):
+    """IcePop: weight ratio inside [low, high], 0 outside, per token."""
+
+    type: Literal["icepop"] = "icepop"
+    low: PositiveFloat = 0.5
+    high: PositiveFloat = 5.0
+
+    @model_validator(mode="after")
+    def ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be smaller than high {self.high:g}")
+        return self
+
+
+class KPopCorrection(Block):
+    """KPop: weight ratio where the binary KL divergence between the learner's and the engine's probability
+    of the token is at most ``max_kl`` in both directions, 0 elsewhere, per token."""
+
+    type: Literal["kpop"] = "kpop"
+    max_kl: PositiveFloat = 0.1
+    """In nats, of "this token or another one"."""
+
+
+Correction = Annotated[
+    NoCorrection | TisCorrection | MisCorrection | IcePopCorrection | KPopCorrection,
+    Field(discriminator="type"),
+]
+
+
+class Learner(Block):
+    """The update."""
+
+    loss: Loss = DapoLoss()
+    correction: Correction = TisCorrection()
+    """For the mismatch between engine and learner: exp(learner_old − engine), detached."""
+    advantage_scale: Literal["group", "none"] | None = None
+    """Divide advantages by the group's standard deviation; null: by the loss ("none" for dr_grpo)."""
+    zero_variance: Literal["exclude", "include"] = "exclude"
+    """Whether groups without signal count in the loss's denominator ("include" is TRL's behaviour)."""
+    lr: PositiveFloat = 1e-6
+    warmup_steps: NonNegativeInt = 0
+    """Linear learning-rate warm-up, in steps."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up, over the run's steps."""
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    epochs: PositiveInt = 1
+    """Passes over the batch per step."""
+    minibatches: PositiveInt = 1
+    """Optimizer steps per pass."""
+    tokens_per_microbatch: PositiveInt = 16_384
+    """Padded tokens of one forward and backward pass, at most."""
+    share_prompts: bool = True
+    """Compute a prompt once for all of its completions, where they are short and the model can."""
+    kl_coef: NonNegativeFloat = 0.0
+    """Weight of the k3 KL penalty to the initial policy; 0 needs no reference policy."""
+    routing_replay: Literal["none", "r2", "r3"] = "none"
+    """Experts forced in the update's passes of a mixture of experts: none; those of the old-policy forward
+    pass (r2); those the rollout engine took (r3). Indices are forced, weights stay the router's."""
+    routing_telemetry: bool = True
+    """Watch expert load, router entropy and routing agreement where the policy is a mixture of experts."""
+    load_balancing_coef: NonNegativeFloat = 0.0
+    """Weight of a mixture's load-balancing loss; 0: none, whatever the model's own config says."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Batch(Block):
+    """What one step trains on."""
+
+    prompts: PositiveInt = 64
+    """Groups a step."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Rollouts per group."""

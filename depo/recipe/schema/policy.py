@@ -1,0 +1,122 @@
+"""What is trained."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from depo.recipe.schema.block import BelowOne, Block, Fraction, PositiveFloat
+
+Router = Literal["trained", "frozen"]
+
+
+class Lora(Block):
+    """Low-rank adaptation (`peft`). Targets are named: "all-linear" would also adapt router gates."""
+
+    rank: PositiveInt = 32
+    alpha: PositiveFloat = 64.0
+    dropout: BelowOne = 0.0
+    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    """Linear modules, by the end of their name."""
+    target_parameters: list[str] = []
+    """Parameters that are no linear module, by the end of their name: a mixture's fused experts
+    (mlp.experts.gate_up_proj, mlp.experts.down_proj; the rank is that of each expert) and its router
+    (mlp.gate.weight)."""
+
+    @model_validator(mode="after")
+    def adapts_something(self) -> Self:
+        if not self.targets and not self.target_parameters:
+            raise ValueError("name at least one of targets and target_parameters, or leave lora out")
+        if self.target_parameters and self.dropout > 0:
+            raise ValueError("dropout must be 0 with target_parameters: peft has none for them")
+        return self
+
+
+class WarmStart(Block):
+    """Supervised fine-tuning of a freshly built policy (`trl.SFTTrainer`) into a stated band."""
+
+    families: dict[str, PositiveFloat] = Field(default={"+1": 0.2, "+2": 0.8}, min_length=1)
+    """What the worked examples teach: an operation with an operand length, and its share."""
+    problems: PositiveInt = 60_000
+    """Worked examples to generate."""
+    forgotten_carries: Fraction = 0.85
+    """Share of the worked examples whose teacher never carries: what RL then has to put right."""
+    batch_size: PositiveInt = 64
+    lr: PositiveFloat = 8e-4
+    warmup_steps: NonNegativeInt = 30
+    """Linear learning-rate warm-up; constant afterwards."""
+    beta2: BelowOne = 0.98
+    """AdamW's decay of the second moment: a short training needs a short memory."""
+    max_steps: PositiveInt = 800
+    """Of one attempt."""
+    attempts: PositiveInt = 3
+    """Initialisations to try: now and then one never gets off the plateau of guessing the last digit."""
+    check_every: PositiveInt = 25
+    """Steps between two measurements of solvable held-out accuracy."""
+    band: tuple[Fraction, Fraction] = (0.40, 0.50)
+    """Training stops inside this band of solvable held-out accuracy; ending outside is an error."""
+
+    @field_validator("families")
+    @classmethod
+    def families_are_written_right(cls, families: dict[str, float]) -> dict[str, float]:
+        for name in families:
+            if not re.fullmatch(r"[-+*][1-9]", name):
+                raise ValueError(f"{name!r}: write an operation and an operand length, like +2 or *3")
+        return families
+
+    @model_validator(mode="after")
+    def band_is_ordered(self) -> Self:
+        if self.band[0] >= self.band[1]:
+            raise ValueError(f"band[0] {self.band[0]:g} must be smaller than band[1] {self.band[1]:g}")
+        return self
+
+
+class TinyMoePolicy(Block):
+    """A small `qwen3_moe` with a character tokenizer, built from scratch: runs anywhere in minutes."""
+
+    type: Literal["tiny_moe"] = "tiny_moe"
+    hidden_size: PositiveInt = 128
+    layers: PositiveInt = 3
+    heads: PositiveInt = 4
+    kv_heads: PositiveInt = 2
+    experts: PositiveInt = 8
+    experts_per_token: PositiveInt = 2
+    expert_size: PositiveInt = 160
+    """Intermediate size of one expert."""
+    max_positions: PositiveInt = 128
+    dtype: Literal["float32"] = "float32"
+    router: Router | None = None
+    """Whether RL trains the router; null: trained, like everything else."""
+    warm_start: WarmStart = WarmStart()
+
+    @model_validator(mode="after")
+    def shapes_fit(self) -> Self:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} must be divisible by heads {self.heads}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} must be divisible by kv_heads {self.kv_heads}")
+        if self.experts_per_token > self.experts:
+            raise ValueError(f"experts_per_token {self.experts_per_token} exceeds experts {self.experts}")
+        return self
+
+
+class PretrainedPolicy(Block):
+    """A causal language model in Hugging Face format: hub id or local directory."""
+
+    type: Literal["pretrained"] = "pretrained"
+    model: Annotated[str, AfterValidator(os.path.expanduser)]
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Compute type. Full fine-tuning keeps float32 master weights either way."""
+    lora: Lora | None = None
+    router: Router | None = None
+    """Whether a mixture's routers are trained; null: in full fine-tuning like everything else, with LoRA
+    where its target_parameters name them."""
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+
+Policy = Annotated[TinyMoePolicy | PretrainedPolicy, Field(discriminator="type")]

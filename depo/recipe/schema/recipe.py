@@ -1,0 +1,168 @@
+"""The whole recipe, and what its blocks demand of each other."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from depo.recipe.schema.block import SCHEMA_VERSION, Block
+from depo.recipe.schema.data import ArithmeticSource, Data
+from depo.recipe.schema.estimator import EstimatorSpec, HybridEstimator, OracleEstimator
+from depo.recipe.schema.evaluation import Evaluation
+from depo.recipe.schema.learner import Batch, Learner
+from depo.recipe.schema.policy import Policy, TinyMoePolicy
+from depo.recipe.schema.reward import (
+    ExactReward,
+    MathReward,
+    RewardSpec,
+    Verification,
+    WeightedReward,
+    check_buffers,
+    check_judge,
+)
+from depo.recipe.schema.rollout import Rollouts
+from depo.recipe.schema.selection import RuleSelection, Selection, ThompsonSelection
+
+
+class Checkpoints(Block):
+    every: NonNegativeInt = 50
+    """Steps between checkpoints; 0: only at the end."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept."""
+
+
+class Tracking(Block):
+    tensorboard: bool = False
+    rollouts: bool = True
+    """Write every rollout to rollouts/*.parquet."""
+
+
+class Resources(Block):
+    threads: PositiveInt | None = None
+    """CPU threads of the learner; all cores that the process may use when null."""
+    learner_gpus: NonNegativeInt | None = None
+    """GPUs that Ray sets aside for the learner, 0 or 1; null: 1 when the cluster has one. With 0 it has none
+    to itself and works on the first one that its process sees, beside the vLLM engine there: that is how they
+    share one GPU, with a rollout.vllm.gpu_memory_utilization that leaves the learner its memory (0.3, for
+    instance). A cluster of one's own with an older Ray must then have been started with
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 in its environment, or Ray hides the GPUs from the learner."""
+    address: str | None = None
+    """Ray cluster; RAY_ADDRESS, else a local Ray, when null."""
+
+
+class Recipe(Block):
+    """One training run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    schema_version: Literal[1] = SCHEMA_VERSION
+    seed: int = 0
+    steps: PositiveInt
+    """Updates, at most; the learning-rate schedule spans them."""
+    max_rollouts: PositiveInt | None = None
+    """Stop after the step in which so many rollouts have been generated; null: after ``steps``."""
+    policy: Policy
+    data: Data
+    batch: Batch = Batch()
+    rollout: Rollouts = Rollouts()
+    reward: RewardSpec = MathReward()
+    verification: Verification = Verification()
+    estimator: EstimatorSpec = HybridEstimator()
+    selection: Selection = ThompsonSelection()
+    learner: Learner = Learner()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoints = Checkpoints()
+    tracking: Tracking = Tracking()
+    resources: Resources = Resources()
+
+    @property
+    def context_length(self) -> int:
+        """Longest sequence this recipe allows, in tokens."""
+        return self.data.max_prompt_tokens + self.rollout.max_new_tokens
+
+    @model_validator(mode="after")
+    def minibatches_divide_prompts(self) -> Self:
+        if self.batch.prompts % self.learner.minibatches:
+            raise ValueError(
+                f"batch.prompts {self.batch.prompts} must be divisible by learner.minibatches "
+                f"{self.learner.minibatches}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def context_fits(self) -> Self:
+        limit = self.rollout.vllm.max_model_len
+        if self.rollout.engine == "vllm" and limit is not None and self.context_length > limit:
+            raise ValueError(
+                f"data.max_prompt_tokens + rollout.max_new_tokens = {self.context_length} exceeds "
+                f"rollout.vllm.max_model_len {limit}"
+            )
+        if isinstance(self.policy, TinyMoePolicy) and self.context_length > self.policy.max_positions:
+            raise ValueError(
+                f"data.max_prompt_tokens + rollout.max_new_tokens = {self.context_length} exceeds "
+                f"policy.max_positions {self.policy.max_positions}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def selection_has_beliefs(self) -> Self:
+        if self.selection.type != "uniform" and self.estimator.type == "uniform":
+            raise ValueError(
+                f"selection.type {self.selection.type} needs an estimator; estimator.type is uniform"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def candidates_fill_a_batch(self) -> Self:
+        rule = self.selection
+        if isinstance(rule, RuleSelection) and rule.candidates < self.batch.prompts:
+            raise ValueError(
+                f"selection.candidates {rule.candidates} must be at least batch.prompts "
+                f"{self.batch.prompts}: a wave is chosen among them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def grading_is_possible(self) -> Self:
+        generated = isinstance(self.data.train, ArithmeticSource)
+        if self.data.grade is not None and not (generated and isinstance(self.reward, ExactReward)):
+            raise ValueError("data.grade needs data.train.type arithmetic and reward.type exact")
+        if isinstance(self.policy, TinyMoePolicy) and self.data.grade is None:
+            raise ValueError(
+                "policy.type tiny_moe needs data.grade: its pool is composed after the warm start"
+            )
+        if (
+            isinstance(self.policy, TinyMoePolicy)
+            and isinstance(self.data.train, ArithmeticSource)
+            and self.data.train.phrasing != "digits"
+        ):
+            raise ValueError(
+                "policy.type tiny_moe needs data.train.phrasing digits: its tokenizer knows only digits "
+                "and + - * ="
+            )
+        exact = isinstance(self.reward, ExactReward)
+        if self.evaluation.method == "exact" and not exact:
+            raise ValueError("evaluation.method exact needs reward.type exact")
+        if isinstance(self.estimator, OracleEstimator) and self.estimator.live and not exact:
+            raise ValueError("estimator.live of the oracle needs reward.type exact")
+        return self
+
+    @model_validator(mode="after")
+    def rewards_fit(self) -> Self:
+        limit = self.rollout.max_new_tokens
+        check_judge("reward", self.reward, "data.train", self.data.train)
+        check_buffers("reward", self.reward, "rollout.max_new_tokens", limit)
+        for index, one in enumerate(self.evaluation.sets):
+            key, own = f"evaluation.sets.{index}", one.reward
+            if own is None or self.evaluation.method == "exact":  # which asks for the gold answer itself
+                check_judge("reward", self.reward, f"{key}.source", one.source)
+            else:
+                check_judge(f"{key}.reward", own, f"{key}.source", one.source)
+                check_buffers(f"{key}.reward", own, "rollout.max_new_tokens", limit)
+        return self
+
+
+WeightedReward.model_rebuild()
+
+
+Recipe.model_rebuild()

@@ -1,0 +1,135 @@
+"""Which prompts are rolled out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from depo.recipe.schema.block import Block, Fraction, PositiveFloat
+
+
+class SelectionBase(Block):
+    audit: Fraction = 0.05
+    """Share of every batch drawn uniformly from the pool to grade the estimator."""
+    refill: bool = True
+    """Generate further waves until the batch is full of groups with signal (DAPO's dynamic sampling)."""
+    max_waves: PositiveInt = 4
+    """Waves per step at most, the first included."""
+    window: PositiveInt = 400
+    """Uniformly drawn groups over which the estimator is graded."""
+    min_window: NonNegativeInt = 200
+    """Selection stays uniform until this many groups have been graded (warm-up). 0: select from the first
+    step, and never fail open."""
+    warmup_steps: NonNegativeInt = 0
+    """Selection stays uniform for this many steps whatever the estimator is worth (DEPO's warm-up)."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Of the one-sided tests that end the warm-up and that let selection fail open."""
+
+    @model_validator(mode="after")
+    def window_fits(self) -> Self:
+        if self.min_window > self.window:
+            raise ValueError(f"min_window {self.min_window} exceeds window {self.window}")
+        return self
+
+
+class UniformSelection(SelectionBase):
+    """Prompts in shuffled order, pass after pass."""
+
+    type: Literal["uniform"] = "uniform"
+
+
+class RuleSelection(SelectionBase):
+    """What the rules that go by an estimator share."""
+
+    candidates: PositiveInt = 8192
+    """Prompts considered per wave, at least batch.prompts, drawn uniformly from the pool (``skip``: the next
+    ones in its order)."""
+    cooldown: NonNegativeInt = 0
+    """Steps during which a prompt just visited is passed over, as long as there are others."""
+    revisit_after: PositiveInt | Literal["auto"] | None = "auto"
+    """Steps after which a prompt not visited gets a reserved place; auto: 4 · pool / batch.prompts, the time
+    of four passes; null: never."""
+    revisit_share: Fraction = 0.05
+    """Largest share of a first wave that such prompts get."""
+
+    @model_validator(mode="after")
+    def rule_keeps_places(self) -> Self:
+        if self.audit + (self.revisit_share if self.revisit_after is not None else 0.0) > 1:
+            raise ValueError(
+                f"audit {self.audit} and revisit_share {self.revisit_share} must not add up to more than 1"
+            )
+        return self
+
+
+class ThompsonSelection(RuleSelection):
+    """Draw a pass rate from each belief, take the prompts most likely to give a mixed group under it."""
+
+    type: Literal["thompson"] = "thompson"
+    draws: PositiveInt = 1
+    """Draws of which the mean counts. 1 is Thompson sampling; with more, doubt draws less, up to `greedy`."""
+
+
+class OptimisticSelection(RuleSelection):
+    """Thompson's draws, the best of several, until a prompt is known; the belief itself afterwards."""
+
+    type: Literal["optimistic"] = "optimistic"
+    sure_after: NonNegativeInt = 3
+    """Visits after which a prompt's belief is taken at its word."""
+    draws: PositiveInt = 2
+    """Draws for the others, of which the best counts."""
+    revisit_after: PositiveInt | Literal["auto"] | None = None
+    """As above, but off by default: this rule returns to prompts hardly known by itself."""
+
+
+class WindowSelection(RuleSelection):
+    """Prompts drawn uniformly among those whose mean pass rate lies in a window (DEPO, arXiv 2602.06375)."""
+
+    type: Literal["window"] = "window"
+    low: Fraction = 0.15
+    high: Fraction = 0.85
+
+    @model_validator(mode="after")
+    def window_is_open(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} exceeds high {self.high}")
+        return self
+
+
+class ThresholdSelection(RuleSelection):
+    """Prompts drawn uniformly among those with p_mixed at or above a threshold."""
+
+    type: Literal["threshold"] = "threshold"
+    p_mixed: Fraction = 0.3
+
+
+class SkipSelection(RuleSelection):
+    """The pool in its order, each prompt kept with probability p_mixed (GRESO, arXiv 2506.02177)."""
+
+    type: Literal["skip"] = "skip"
+
+
+class GumbelSelection(RuleSelection):
+    """Drawn without replacement with probability ∝ (p_mixed / expected tokens)^(1/temperature)."""
+
+    type: Literal["gumbel"] = "gumbel"
+    temperature: PositiveFloat = 0.25
+
+
+class GreedySelection(RuleSelection):
+    """The highest p_mixed (DPS, arXiv 2603.10887). Returns to the same few prompts: for comparison."""
+
+    type: Literal["greedy"] = "greedy"
+
+
+Selection = Annotated[
+    UniformSelection
+    | ThompsonSelection
+    | OptimisticSelection
+    | WindowSelection
+    | ThresholdSelection
+    | SkipSelection
+    | GumbelSelection
+    | GreedySelection,
+    Field(discriminator="type"),
+]

@@ -1,0 +1,176 @@
+"""vLLM engines as Ray actors behind one rollout engine: samples out to all, rollouts back as they finish.
+
+The constructor returns while the engines start, so that the caller can load the learner meanwhile;
+``ready`` waits for them. Engine i is called "vLLM worker i" in every error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from depo.recipe import schema
+from depo.rollout.engine import LOOK_SECONDS, Sampling, WeightSyncError, WeightUpdate
+from depo.rollout.vllm.worker import Dtype, VllmOptions, actor_class, worker_environment
+from depo.types import Request, Rollout
+
+SILENT_SECONDS = 1800.0
+"""Without a look from any engine at work: none is compiling that long, so it hangs."""
+
+
+class VllmPool:
+    """A ``RolloutEngine`` over ``rollout.vllm.workers`` vLLM engines.
+
+    ``model`` is a directory or hub id that every node can read; it is served as policy version 0.
+    ``context_length`` (tokens, prompt and completion) applies where ``rollout.vllm.max_model_len`` is
+    null. A completion ends at any of ``eos_token_ids`` and at nothing else. ``threads`` are the CPU
+    threads of each engine (None: all cores). ``num_gpus_per_worker`` is 0 on CPUs, else normally
+    ``rollout.vllm.tensor_parallel``. ``routed_layers`` are the decoder layers whose experts rollouts bring
+    along (none: they bring none). ``heartbeat`` is told every few seconds how many tokens an engine has
+    decoded since it was told last, whether or not a sample has ended. Ray must be initialised.
+    """
+
+    def __init__(
+        self,
+        rollout: schema.Rollouts,
+        model: str,
+        *,
+        dtype: Dtype,
+        context_length: int,
+        eos_token_ids: Sequence[int],
+        threads: int | None = None,
+        num_gpus_per_worker: int = 0,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        seed: int = 0,
+        routed_layers: Sequence[int] = (),
+        heartbeat: Callable[[int], None] | None = None,
+    ) -> None:
+        self.heartbeat = heartbeat or (lambda tokens: None)
+        vllm = rollout.vllm
+        options = VllmOptions(
+            model=str(model),
+            dtype=dtype,
+            max_model_len=vllm.max_model_len or context_length,
+            eos_token_ids=tuple(int(token) for token in eos_token_ids),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            max_num_seqs=vllm.max_num_seqs,
+            enforce_eager=vllm.enforce_eager,
+            tensor_parallel=vllm.tensor_parallel,
+            gpu_memory_utilization=vllm.gpu_memory_utilization,
+            cpu_kv_cache_gib=vllm.cpu_kv_cache_gib,
+            seed=seed,
+            routed_layers=tuple(routed_layers),
+        )
+        # Learner and engines take turns, so an engine reserves no CPU of Ray's count; GPUs it does.
+        remote = actor_class().options(
+            num_cpus=0,
+            num_gpus=num_gpus_per_worker,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": worker_environment(threads)},
+        )
+        self.workers = {f"vLLM worker {index}": remote.remote(options) for index in range(vllm.workers)}
+        self.num_gpus = num_gpus_per_worker * vllm.workers
+
+    def ready(self, timeout: float = 1800.0) -> None:
+        """Wait until every engine is up; RuntimeError names the one that is not after ``timeout`` s."""
+        pending = {name: worker.ready.remote() for name, worker in self.workers.items()}
+        for name, reference in pending.items():
+            try:
+                self.get(name, reference, timeout)
+            except GetTimeoutError:
+                free, gpus = (
+                    resources.get("GPU", 0)
+                    for resources in (ray.available_resources(), ray.cluster_resources())
+                )
+                raise RuntimeError(
+                    f"{name} is not up after {timeout:g} s: the engines ask for {self.num_gpus} GPUs; of the "
+                    f"Ray cluster's {gpus:g}, {free:g} are not taken by engines that are up or by the learner"
+                ) from None
+
+    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
+        """Yield rollouts as they finish on any engine. Samples go round the engines one by one.
+
+        A consumer that stops early does not stop the engines: they finish what they were given before
+        they answer the next call.
+        """
+        streams: dict[Any, str] = {}  # Ray's generator of one engine's looks, by which engine it is
+        for (name, worker), share in zip(
+            self.workers.items(), dealt(requests, len(self.workers)), strict=True
+        ):
+            if share:
+                generate = worker.generate.options(num_returns="streaming")
+                streams[generate.remote(share, sampling, LOOK_SECONDS)] = name
+        while streams:
+            done, _ = ray.wait(list(streams), num_returns=1, timeout=SILENT_SECONDS)
+            if not done:
+                silent = " and ".join(streams.values())
+                raise RuntimeError(
+                    f"{silent}: not a word for {SILENT_SECONDS:g} s while generating, where one comes every "
+                    f"{LOOK_SECONDS:g} s; ended, to go on with --resume"
+                )
+            stream: Any = done[0]
+            try:
+                reference = next(stream)
+            except StopIteration:
+                del streams[stream]
+                continue
+            look = self.get(streams[stream], reference)
+            yield from look.finished
+            self.heartbeat(look.tokens)
+
+    def load_weights(self, update: WeightUpdate) -> int:
+        """Load ``update`` into all engines; returns its version. Raises WeightSyncError."""
+        versions = self.on_all("load_weights", update)
+        wrong = {name: version for name, version in versions.items() if version != update.version}
+        if wrong:
+            raise WeightSyncError(f"asked for policy version {update.version}, served: {wrong}")
+        return update.version
+
+    def score_each(
+        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> dict[str, list[np.ndarray]]:
+        """``score`` by every engine, by name: what the parity probe compares."""
+        return self.on_all("score", sequences)
+
+    def score(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
+        """Log-probabilities (temperature 1) of each (prompt ids, completion ids), by the first engine."""
+        name, worker = next(iter(self.workers.items()))
+        return self.get(name, worker.score.remote(sequences))
+
+    def close(self) -> None:
+        """Stop the engines."""
+        for worker in self.workers.values():
+            ray.kill(worker)
+        self.workers = {}
+
+    def on_all(self, method: str, *arguments: Any) -> dict[str, Any]:
+        """Call a method on all workers at once; results by worker name."""
+        pending = {name: getattr(worker, method).remote(*arguments) for name, worker in self.workers.items()}
+        return {name: self.get(name, reference) for name, reference in pending.items()}
+
+    def get(self, name: str, reference: Any, timeout: float | None = None) -> Any:
+        """A worker's answer; its failures are re-raised under its name."""
+        try:
+            return ray.get(reference, timeout=timeout)
+        except RayActorError as error:
+            raise RuntimeError(f"{name} died: {error}") from error
+        except RayTaskError as error:
+            if isinstance(error.cause, WeightSyncError):
+                raise WeightSyncError(f"{name}: {error.cause}") from error
+            raise RuntimeError(f"{name}: {type(error.cause).__name__}: {error.cause}") from error
+
+
+def dealt(requests: Iterable[Request], hands: int) -> list[list[Request]]:
+    """One-sample requests dealt round ``hands`` engines, in order."""
+    single = [
+        Request(request.prompt, (seed,), request.first_index + offset)
+        for request in requests
+        for offset, seed in enumerate(request.seeds)
+    ]
+    return [single[hand::hands] for hand in range(hands)]

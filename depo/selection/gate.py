@@ -1,0 +1,182 @@
+"""How good the predictions are, on groups that no filter chose, and whether they may choose.
+
+Each graded group was drawn uniformly and predicted *before* its outcome was known. W: groups in the window.
+
+The gate compares the estimator's Brier score on ``p_mixed`` with that of the base rate. As base rate stands
+the window's own share of mixed groups: the constant which fits the window best in hindsight, so that no
+constant prediction can ever be better than it. (Leaving the group itself out would be a trap: that rate
+moves against each outcome, and the plain constant then beats it group after group.) The flattery costs an
+informative estimator p(1−p)/W of Brier score, 0.00125 at most for W = 200.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from depo.report.calibration import (
+    auroc,
+    average_precision,
+    brier,
+    brier_skill,
+    by_visits,
+    expected_calibration_error,
+    false_reject_rate,
+    reliability,
+    spearman,
+)
+from depo.report.statistics import wilson_interval
+
+ROUNDING = 1e-12  # differences of squared errors below this are float noise
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One uniformly drawn group: what was predicted, and what came of it (``successes`` of ``trials``).
+
+    ``visits`` is how many groups of the prompt had been observed before this one; −1 where unknown.
+    """
+
+    predicted_mixed: float
+    predicted_mean: float
+    successes: int
+    trials: int
+    visits: int = -1
+
+    @property
+    def mixed(self) -> bool:
+        return 0 < self.successes < self.trials
+
+
+class Calibration:
+    """Rolling window of graded groups, and the gate that lets predictions choose.
+
+    The gate *opens* when ``min_window`` groups have been graded and the estimator beats the base rate over
+    the whole window, by a one-sided z test on the paired differences of squared errors. Looking again and
+    again would open it for a useless estimator sooner or later; so it looks once for every
+    ``min_window / 2`` new groups, and look j is taken at the level α/(j(j+1)) with α = 1 − ``confidence``.
+    These add up to α: the chance that a useless estimator is let in at any time of a run is at most α.
+
+    It *closes* again (selection fails open to uniform) when the estimator is worse than the base rate over
+    the newest ``min_window`` groups, whatever that is: the window's share of mixed groups, or either end of
+    that share's 95 % interval (Wilson's). Where mixed groups are rare, a window that happens to hold none
+    would else be predicted best by 0, in hindsight, and no honest estimator could stand beside that. The
+    test is taken at the plain level α and after every new group: erring in this direction costs rollouts,
+    never the result. Between the two thresholds it stays as it is.
+
+    ``min_window`` 0 switches the gate off: open from the start, and never closed.
+    """
+
+    def __init__(self, window: int, min_window: int, confidence: float) -> None:
+        self.min_window = min_window
+        self.confidence = confidence
+        self.graded: deque[Graded] = deque(maxlen=window)
+        self.open = min_window == 0
+        self._looks = 0
+        self._new = 0  # groups graded since the last look
+
+    def add(self, graded: Graded) -> None:
+        """Grade one group and let the gate decide. Raises ValueError when a prediction is no probability."""
+        for name in ("predicted_mixed", "predicted_mean"):
+            if not 0 <= getattr(graded, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], found {getattr(graded, name)}")
+        self.graded.append(graded)
+        self._new += 1
+        if self.min_window == 0 or len(self.graded) < self.min_window:
+            return
+        if self.open:
+            if self.worst_case(self.min_window) < -NormalDist().inv_cdf(self.confidence):
+                self.open = False
+        elif self._looks == 0 or self._new >= self.min_window / 2:
+            self._new = 0
+            self._looks += 1
+            level = (1 - self.confidence) / (self._looks * (self._looks + 1))
+            self.open = self.advantage() > NormalDist().inv_cdf(1 - level)
+
+    def arrays(self, newest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(predicted p_mixed, mixed), each (W,) float64, oldest first."""
+        graded = list(self.graded)[-newest if newest else None :]
+        return (
+            np.array([one.predicted_mixed for one in graded], dtype=np.float64),
+            np.array([one.mixed for one in graded], dtype=np.float64),
+        )
+
+    def worst_case(self, newest: int) -> float:
+        """The advantage over that plausible base rate which is the easiest to beat."""
+        _, mixed_W = self.arrays(newest)
+        plausible = wilson_interval(int(mixed_W.sum()), len(mixed_W))
+        return max(self.advantage(newest, base_rate) for base_rate in (None, *plausible))
+
+    def advantage(self, newest: int | None = None, base_rate: float | None = None) -> float:
+        """z statistic of base rate's minus estimator's squared error: positive when the estimator is better.
+        ``base_rate`` None: the window's own share of mixed groups.
+
+        Infinite when the differences are all alike and not 0 (a perfect prediction where half are mixed).
+        """
+        predicted_W, mixed_W = self.arrays(newest)
+        constant = mixed_W.mean() if base_rate is None else base_rate
+        difference_W = (constant - mixed_W) ** 2 - (predicted_W - mixed_W) ** 2
+        mean = float(difference_W.mean())
+        if len(difference_W) < 2 or np.abs(difference_W).max() < ROUNDING:
+            return 0.0
+        if np.ptp(difference_W) < ROUNDING:
+            return math.copysign(math.inf, mean)
+        return mean / (float(difference_W.std(ddof=1)) / math.sqrt(len(difference_W)))
+
+    def metrics(self) -> dict[str, float]:
+        """Figures of the window, and under ``visits_…/`` those of its strata by how often the prompt had been
+        visited; what is undefined on the window is left out."""
+        predicted_W, mixed_W = self.arrays()
+        mean_W = np.array([one.predicted_mean for one in self.graded], dtype=np.float64)
+        rate_W = np.array([one.successes / one.trials for one in self.graded], dtype=np.float64)
+        visits_W = np.array([one.visits for one in self.graded], dtype=np.int64)
+        figures = {
+            **quality(predicted_W, mixed_W),
+            "average_precision": average_precision(predicted_W, mixed_W),
+            "spearman": spearman(mean_W, rate_W),
+            "false_reject_rate": false_reject_rate(predicted_W, mixed_W),
+            "base_rate": float(mixed_W.mean()) if len(mixed_W) else math.nan,
+            "pass_rate_bias": float((mean_W - rate_W).mean()) if len(mixed_W) else math.nan,
+        }
+        for label, member_W in by_visits(visits_W):
+            if member_W.any():
+                stratum = quality(predicted_W[member_W], mixed_W[member_W])
+                figures[f"visits_{label}/groups"] = float(member_W.sum())
+                figures |= {f"visits_{label}/{name}": value for name, value in stratum.items()}
+        defined = {name: value for name, value in figures.items() if not math.isnan(value)}
+        return {"groups": float(len(self.graded)), **defined}
+
+    def reliability(self) -> list[dict[str, float]]:
+        """Predicted and observed share of mixed groups in the window, bin by bin."""
+        return reliability(*self.arrays())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "graded": [list(astuple(one)) for one in self.graded],
+            "open": self.open,
+            "looks": self._looks,
+            "new": self._new,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.graded.clear()
+        self.graded.extend(Graded(*one) for one in state["graded"])
+        self.open = bool(state["open"])
+        self._looks = int(state["looks"])
+        self._new = int(state["new"])
+
+
+def quality(predicted_W: np.ndarray, mixed_W: np.ndarray) -> dict[str, float]:
+    """The figures that are also given for each stratum."""
+    return {
+        "auroc": auroc(predicted_W, mixed_W),
+        "brier": brier(predicted_W, mixed_W),
+        "brier_skill": brier_skill(predicted_W, mixed_W),
+        "ece": expected_calibration_error(predicted_W, mixed_W),
+    }

@@ -1,0 +1,116 @@
+"""rollouts/step_000042.parquet: every rollout of a step, one row each, with a schema fixed from the start.
+
+Null means "does not apply": no advantage where a group was not trained on, no verdict where verification
+failed, no prediction where nothing was predicted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from depo.types import Group
+
+SCHEMA_VERSION = 1
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("prompt_key", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("reference", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("policy_version", pa.int32(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("propensity", pa.float64()),
+        pa.field("selector", pa.string(), nullable=False),
+        pa.field("predicted_mean", pa.float64()),
+        pa.field("predicted_mixed", pa.float64()),
+        pa.field("completion", pa.string(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("engine_logprobs", pa.list_(pa.float32()), nullable=False),
+        pa.field("learner_logprobs", pa.list_(pa.float32())),
+        pa.field("value", pa.float64()),
+        pa.field("correct", pa.bool_()),
+        pa.field("unparseable", pa.bool_(), nullable=False),
+        pa.field("components", pa.map_(pa.string(), pa.float64()), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("advantage", pa.float32()),
+    ],
+    metadata={"depo_schema_version": str(SCHEMA_VERSION)},
+)
+
+
+class RolloutLog:
+    """Writes one file a step into ``directory``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+
+    def write(self, step: int, groups: Sequence[Group]) -> None:
+        """All rollouts of ``groups``, whose outcomes must be settled. Written aside and renamed, so a file
+        is whole or absent; replaces what an earlier attempt at this step wrote."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        rows = [row for group in groups for row in rollout_rows(step, group)]
+        final = self.directory / f"step_{step:06d}.parquet"
+        aside = self.directory / f".{final.name}.partial"
+        with aside.open("wb") as file:
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(final)
+
+    def truncate_after(self, step: int) -> None:
+        """Remove the files of later steps, and those a kill left half written."""
+        for file in self.directory.glob("step_*.parquet"):
+            if int(file.stem.removeprefix("step_")) > step:
+                file.unlink()
+        for file in self.directory.glob(".step_*.parquet.partial"):
+            file.unlink()
+
+
+def rollout_rows(step: int, group: Group) -> Iterator[dict[str, Any]]:
+    """The rows of one group, in sample order."""
+    pick = group.pick
+    for index, (rollout, score) in enumerate(zip(group.rollouts, group.scores, strict=True)):
+        learner_logprobs = None if group.learner_logprobs is None else group.learner_logprobs[index]
+        yield {
+            "step": step,
+            "prompt_key": pick.prompt.key,
+            "prompt": pick.prompt.text,
+            "reference": pick.prompt.reference,
+            "sample_index": rollout.index,
+            "seed": rollout.seed,
+            "policy_version": rollout.policy_version,
+            "origin": str(pick.origin),
+            "outcome": str(group.outcome_of(index)),
+            "propensity": null_if_nan(pick.propensity),
+            "selector": pick.selector,
+            "predicted_mean": null_if_nan(pick.predicted_mean),
+            "predicted_mixed": null_if_nan(pick.predicted_mixed),
+            "completion": group.completions[index],
+            "finish_reason": rollout.finish_reason,
+            "token_ids": rollout.token_ids,
+            "engine_logprobs": rollout.logprobs,
+            "learner_logprobs": learner_logprobs,
+            "value": null_if_nan(score.value),
+            "correct": score.correct,
+            "unparseable": score.unparseable,
+            "components": list(score.components.items()),
+            "detail": score.detail,
+            "advantage": None if group.advantages is None else float(group.advantages[index]),
+        }
+
+
+def null_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

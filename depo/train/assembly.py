@@ -1,0 +1,287 @@
+"""Assemble a run: policy, prompts, estimator, engines, in the order they need each other."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import estimators
+from depo.data import LoadedData, PromptPool, load_data, load_prompts, load_saved, save_prompts
+from depo.errors import UserError
+from depo.evaluation.heldout import EvalSetData, Evaluator, exact_pass_rates
+from depo.evaluation.in_training import training_suite
+from depo.models.loading import load_tokenizer, pretrained_view
+from depo.recipe.schema import Recipe, RewardSpec, TinyMoePolicy
+from depo.recipe.schema.estimator import built_with
+from depo.rollout.engine import RolloutEngine
+from depo.rollout.parity import ParityProbe, choose_sequences, default_tolerance
+from depo.rollout.weights import DirectorySync, SharedWeights, WeightSync
+from depo.selection import Selector
+from depo.selection.answer_rescoring import Recall
+from depo.selection.selector import Look
+from depo.trackers.console import Console
+from depo.trackers.jsonl import MetricsLog
+from depo.trackers.rollouts import RolloutLog
+from depo.trackers.tensorboard import TensorBoardLog
+from depo.train.alarms import Alarms
+from depo.train.best import BestPolicy, check_measure
+from depo.train.ledger import Ledger
+from depo.train.state import Run
+from depo.types import Prompt
+from depo.workers.cluster import gpus_in_cluster, learner_gpus
+from depo.workers.learner import ColocatedEngine, PolicyFacts, RemoteLearner
+from estimators.base import Estimator
+from reward import VerifierPool
+
+
+def assemble(
+    recipe: Recipe,
+    run_dir: Path,
+    estimator: Estimator,
+    reward: VerifierPool,
+    console: Console,
+    stack: ExitStack,
+) -> Run:
+    """All parts of a run, ready for its first step. What needs ending is registered with ``stack``.
+
+    Raises UserError when the recipe asks for something that is not there.
+    """
+    check_routes_are_returned(recipe)
+    check_gpus_suffice(recipe)
+    learner = RemoteLearner(recipe)
+
+    initial_policy = run_dir / "initial_policy"
+    policy = pretrained_view(recipe.policy, initial_policy)
+    if isinstance(recipe.policy, TinyMoePolicy):
+        train, heldout = graded_prompts(recipe, run_dir, initial_policy, learner, console)
+        tokenizer = load_tokenizer(policy)
+    else:
+        tokenizer = load_tokenizer(policy)
+        train, heldout = loaded_prompts(recipe, run_dir, tokenizer, console)
+
+    facts = learner.start(policy)
+    console.say(
+        f"policy: {facts.parameters:,} parameters, {facts.trainable:,} trained, on {facts.device}; "
+        f"pool: {len(train):,} prompts; held out: {len(heldout):,}"
+    )
+    pool = PromptPool(train, recipe.seed)
+    engine, weight_sync = make_engine(recipe, run_dir, policy.model, facts, pool, learner, console)
+    stack.callback(engine.close)
+    stack.callback(weight_sync.close)
+
+    evaluator = Evaluator(
+        recipe.evaluation,
+        EvalSetData("heldout", heldout, reward),
+        benchmarks(recipe, tokenizer, reward, console, stack),
+        engine=engine,
+        learner=learner,
+        tokenizer=tokenizer,
+        max_new_tokens=recipe.rollout.max_new_tokens,
+        seed=recipe.seed,
+        suite=training_suite(recipe, engine, tokenizer, console.say, stack),
+    )
+    check_measure(recipe.evaluation, evaluator.measures)
+    trained_on = {prompt.key for prompt in train}
+    for name, prompts in evaluator.prompts():
+        shared = sum(prompt.key in trained_on for prompt in prompts)
+        if shared:
+            console.say(
+                f"warning: {name}: {shared:,} of its {len(prompts):,} problems are in the training pool too: "
+                "its accuracy is partly of what was trained on",
+                always=True,
+            )
+    tensorboard = TensorBoardLog(run_dir / "tensorboard") if recipe.tracking.tensorboard else None
+    if tensorboard is not None:
+        stack.callback(tensorboard.close)
+    return Run(
+        recipe=recipe,
+        directory=run_dir,
+        pool=pool,
+        estimator=estimator,
+        selector=Selector(
+            recipe.selection,
+            recipe.batch,
+            recipe.seed,
+            look=policy_look(recipe, learner, tokenizer),
+            recall=policy_recall(recipe, learner),
+        ),
+        ledger=Ledger(recipe.batch.group_size),
+        reward=reward,
+        learner=learner,
+        engine=engine,
+        weight_sync=weight_sync,
+        evaluator=evaluator,
+        best=BestPolicy(recipe.evaluation, run_dir / "best", learner.export),
+        tokenizer=tokenizer,
+        console=console,
+        alarms=Alarms(partial(console.say, always=True)),
+        metrics_log=MetricsLog(run_dir / "metrics.jsonl"),
+        routing_log=MetricsLog(run_dir / "routing.jsonl"),
+        rollout_log=RolloutLog(run_dir / "rollouts") if recipe.tracking.rollouts else None,
+        tensorboard=tensorboard,
+    )
+
+
+def graded_prompts(
+    recipe: Recipe, run_dir: Path, initial_policy: Path, learner: RemoteLearner, console: Console
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Build and warm-start the tiny policy and grade its prompts; or read what an earlier start stored."""
+    stored = stored_prompts(run_dir)
+    if stored is not None:
+        return stored
+    shutil.rmtree(initial_policy, ignore_errors=True)
+    graded = learner.build(initial_policy, console.say)
+    return store_prompts(run_dir, graded.train, graded.heldout)
+
+
+def loaded_prompts(
+    recipe: Recipe, run_dir: Path, tokenizer, console: Console
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts from the recipe's source; or what an earlier start stored."""
+    stored = stored_prompts(run_dir)
+    if stored is not None:
+        return stored
+    loaded: LoadedData = load_data(recipe.data, tokenizer, recipe.seed)
+    console.say(f"data: {loaded.report}")
+    return store_prompts(run_dir, loaded.train, loaded.heldout)
+
+
+def stored_prompts(run_dir: Path) -> tuple[list[Prompt], list[Prompt]] | None:
+    train, heldout = run_dir / "prompts.parquet", run_dir / "heldout.parquet"
+    return (load_saved(train), load_saved(heldout)) if train.exists() and heldout.exists() else None
+
+
+def store_prompts(
+    run_dir: Path, train: list[Prompt], heldout: list[Prompt]
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Keep the prompts with the run: a resume does not depend on their source. ``prompts.parquet`` last."""
+    save_prompts(run_dir / "heldout.parquet", heldout)
+    save_prompts(run_dir / "prompts.parquet", train)
+    return train, heldout
+
+
+def make_engine(
+    recipe: Recipe,
+    run_dir: Path,
+    model: str,
+    facts: PolicyFacts,
+    pool: PromptPool,
+    learner: RemoteLearner,
+    console: Console,
+) -> tuple[RolloutEngine, WeightSync]:
+    """The recipe's rollout engine and the way weights get there."""
+    if recipe.rollout.engine == "transformers":
+        engine = ColocatedEngine(learner)
+        return engine, SharedWeights(engine)
+    from depo.rollout.vllm.pool import VllmPool
+
+    vllm, policy = recipe.rollout.vllm, pretrained_view(recipe.policy, Path(model))
+    context = vllm.max_model_len or recipe.context_length
+    engine = VllmPool(
+        recipe.rollout,
+        model,
+        dtype=policy.dtype,
+        context_length=recipe.context_length,
+        eos_token_ids=facts.eos_token_ids,
+        threads=recipe.resources.threads,
+        num_gpus_per_worker=vllm.tensor_parallel if gpus_in_cluster() else 0,
+        revision=policy.revision,
+        trust_remote_code=policy.trust_remote_code,
+        seed=recipe.seed,
+        routed_layers=facts.routed_layers if recipe.learner.routing_replay == "r3" else (),
+    )
+    probe = ParityProbe(
+        choose_sequences(pool.prompts, facts.vocab_size, recipe.seed, longest=context - 1),
+        vllm.parity_tolerance or default_tolerance(policy.dtype, mixture=bool(facts.routed_layers)),
+    )
+    return engine, DirectorySync(learner, engine, probe, vllm.sync_dir, run_dir, recipe.seed, console.say)
+
+
+def check_routes_are_returned(recipe: Recipe) -> None:
+    """Raise UserError where the recipe replays an engine's routes and that engine cannot return them."""
+    r3 = recipe.learner.routing_replay == "r3"
+    if r3 and recipe.rollout.engine == "vllm" and not gpus_in_cluster():
+        raise UserError(
+            "learner.routing_replay r3: vLLM returns routed experts on GPUs only, and the Ray cluster has "
+            "none; use r2, or rollout.engine transformers"
+        )
+
+
+def check_gpus_suffice(recipe: Recipe) -> None:
+    """Raise UserError where learner and engines reserve more GPUs than the Ray cluster has: Ray would let
+    those wait that find no place, and say nothing."""
+    vllm, gpus = recipe.rollout.vllm, gpus_in_cluster()
+    if recipe.rollout.engine != "vllm" or not gpus:
+        return
+    learner, engines = learner_gpus(recipe, gpus), vllm.workers * vllm.tensor_parallel
+    if learner + engines <= gpus:
+        return
+    remedy = "use fewer or smaller engines"
+    if engines <= gpus:
+        remedy = (
+            "let the learner share a GPU with an engine: resources.learner_gpus=0 and a smaller "
+            f"rollout.vllm.gpu_memory_utilization (now {vllm.gpu_memory_utilization:g}), such as 0.3"
+        )
+    raise UserError(
+        f"rollout.vllm: the learner reserves {learner} GPUs (resources.learner_gpus) and the engines "
+        f"{engines} (rollout.vllm.workers {vllm.workers} x tensor_parallel {vllm.tensor_parallel}), but the "
+        f"Ray cluster has {gpus}; {remedy}"
+    )
+
+
+def benchmarks(
+    recipe: Recipe, tokenizer, reward: VerifierPool, console: Console, stack: ExitStack
+) -> list[EvalSetData]:
+    """The recipe's evaluation sets, loaded; one with a reward of its own gets verifiers of its own."""
+    loaded = []
+    for i, benchmark in enumerate(recipe.evaluation.sets):
+        where = f"evaluation.sets.{i}.source"
+        prompts, report = load_prompts(benchmark.source, recipe.data, tokenizer, where)
+        console.say(f"evaluation set {benchmark.name}: {report}")
+        own = reward
+        if benchmark.reward is not None:
+            own = verifier(f"evaluation.sets.{i}.reward", benchmark.reward, recipe, stack)
+        loaded.append(EvalSetData(benchmark.name, prompts, own))
+    return loaded
+
+
+def build_estimator(recipe: Recipe) -> Estimator:
+    with user_errors("estimator"):
+        return estimators.build(built_with(recipe.estimator))
+
+
+def policy_look(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Look | None:
+    """What the estimator is shown of the policy's view of candidates; None when it wants nothing."""
+    if getattr(recipe.estimator, "features", "none") == "policy":
+        return learner.prompt_features
+    if getattr(recipe.estimator, "live", False):
+        return lambda prompts: exact_pass_rates(prompts, learner, tokenizer)[:, None]
+    return None
+
+
+def policy_recall(recipe: Recipe, learner: RemoteLearner) -> Recall | None:
+    """The memory of earlier answers that the recipe asks for, if any."""
+    limit = getattr(recipe.estimator, "recall", 0)
+    if not limit:
+        return None
+    return Recall(limit, partial(learner.answer_logprobs, temperature=recipe.rollout.temperature))
+
+
+def verifier(key: str, reward: RewardSpec, recipe: Recipe, stack: ExitStack) -> VerifierPool:
+    """Verification workers for a reward. Raises UserError naming ``key`` when it cannot be built."""
+    with user_errors(key):
+        pool = stack.enter_context(VerifierPool(reward.model_dump(), **recipe.verification.model_dump()))
+    pool.start()  # what a worker imports loads while the policy does
+    return pool
+
+
+@contextmanager
+def user_errors(key: str) -> Iterator[None]:
+    """``estimators`` and ``reward`` know no recipes and raise ValueError: say which block it came from."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from error

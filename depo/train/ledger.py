@@ -1,0 +1,227 @@
+"""What every rollout was worth: where it came from, what became of it, and what choosing prompts saved.
+
+Each generated rollout has one origin and one outcome; both breakdowns add up to what was generated, in
+rollouts and in tokens. Evaluation and probe rollouts are counted apart. An *effective group* carried signal
+and was trained on: surplus groups had signal too, but nobody learned from them, so they count as waste.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from depo.report.statistics import wilson_interval
+from depo.types import Group, Origin, Outcome
+
+SCHEMA_VERSION = 1
+
+
+TRAINING_ORIGINS = (Origin.SELECTED, Origin.AUDIT, Origin.REFILL)
+
+
+OTHER_ORIGINS = (Origin.EVAL, Origin.PROBE)
+
+
+RECENT_VERSIONS = 2  # policy versions for which booked rollouts are remembered, to catch double booking
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Rollouts saved against uniform sampling, with their 95 % interval; None while no uniformly drawn
+    group has been mixed, as then nothing is known about what uniform sampling would have needed."""
+
+    rollouts: float | None
+    low: float | None
+    high: float | None
+
+
+class Ledger:
+    """``group_size`` is G, the rollouts that one group would cost under uniform sampling."""
+
+    def __init__(self, group_size: int) -> None:
+        self.group_size = group_size
+        self.rollouts: Counter[tuple[Origin, Outcome]] = Counter()
+        self.tokens: Counter[tuple[Origin, Outcome]] = Counter()
+        self.apart: Counter[tuple[Origin, str]] = Counter()  # evaluation and probes: rollouts, tokens
+        self.groups: Counter[str] = Counter()
+        self.prompt_tokens = 0
+        self.visits: Counter[str] = Counter()  # groups by prompt key
+        self._booked: dict[int, set[tuple[str, int, int]]] = {}  # by policy version
+
+    # ------------------------------------------------------------ booking
+
+    def book(self, groups: Sequence[Group]) -> None:
+        """Count finished groups, all of them or none. Raises ValueError when a group has no outcome, when
+        its scores do not match its rollouts, or when a rollout has been booked before."""
+        new: dict[int, set[tuple[str, int, int]]] = {}
+        for group in groups:
+            key = group.pick.prompt.key
+            if group.outcome is None:
+                raise ValueError(f"prompt {key}: the group has no outcome; settle it before booking")
+            if group.pick.origin not in TRAINING_ORIGINS:
+                raise ValueError(f"prompt {key}: origin {group.pick.origin} is not booked as training")
+            if len(group.rollouts) != len(group.scores):
+                raise ValueError(f"prompt {key}: {len(group.rollouts)} rollouts, {len(group.scores)} scores")
+            for rollout in group.rollouts:
+                identity, version = (rollout.key, rollout.index, rollout.seed), rollout.policy_version
+                if identity in new.setdefault(version, set()) or identity in self._booked.get(version, ()):
+                    raise ValueError(f"prompt {key}: rollout {rollout.index} is booked twice")
+                new[version].add(identity)
+        for group in groups:
+            self._book_group(group)
+        for version, identities in new.items():
+            self._booked.setdefault(version, set()).update(identities)
+        for version in sorted(self._booked)[:-RECENT_VERSIONS]:
+            del self._booked[version]
+
+    def _book_group(self, group: Group) -> None:
+        origin = group.pick.origin
+        for index, rollout in enumerate(group.rollouts):
+            self.rollouts[origin, group.outcome_of(index)] += 1
+            self.tokens[origin, group.outcome_of(index)] += len(rollout.token_ids)
+        self.prompt_tokens += len(group.pick.prompt.token_ids)
+        self.visits[group.pick.prompt.key] += 1
+        self.groups["generated"] += 1
+        self.groups["mixed"] += group.has_signal
+        self.groups["effective"] += group.has_signal and group.outcome == Outcome.TRAINED
+        if group.pick.uniform:  # without verdicts as well: uniform sampling would have paid for it, too
+            self.groups["uniform"] += 1
+            self.groups["uniform_mixed"] += group.has_signal
+
+    def book_lost(self, origin: Origin, rollouts: int, tokens: int) -> None:
+        """Count rollouts that were generated, at least in part, and never came back."""
+        self._book_without_group(origin, Outcome.LOST, rollouts, tokens)
+
+    def book_cancelled(self, origin: Origin, rollouts: int, tokens: int) -> None:
+        """Count rollouts that were stopped on purpose before they were finished."""
+        self._book_without_group(origin, Outcome.CANCELLED, rollouts, tokens)
+
+    def _book_without_group(self, origin: Origin, outcome: Outcome, rollouts: int, tokens: int) -> None:
+        if origin not in TRAINING_ORIGINS:
+            raise ValueError(f"origin {origin} is not booked as training")
+        self.rollouts[origin, outcome] += rollouts
+        self.tokens[origin, outcome] += tokens
+
+    def book_evaluation(self, rollouts: int, tokens: int, origin: Origin = Origin.EVAL) -> None:
+        """Count rollouts outside training: evaluation, or the parity probe."""
+        if origin not in OTHER_ORIGINS:
+            raise ValueError(f"origin {origin} is booked with its groups")
+        self.apart[origin, "rollouts"] += rollouts
+        self.apart[origin, "tokens"] += tokens
+
+    # ------------------------------------------------------------ reading
+
+    def cost(self) -> dict[str, float | None]:
+        """What one effective group has cost so far, in rollouts and in generated tokens; None before the
+        first."""
+        effective = self.groups["effective"]
+        return {
+            "rollouts_per_effective_group": ratio(self.generated, effective),
+            "tokens_per_effective_group": ratio(self.generated_tokens, effective),
+        }
+
+    @property
+    def generated(self) -> int:
+        """Rollouts."""
+        return sum(self.rollouts.values())
+
+    @property
+    def generated_tokens(self) -> int:
+        return sum(self.tokens.values())
+
+    @property
+    def prompts_seen(self) -> int:
+        """Distinct prompts with at least one group."""
+        return len(self.visits)
+
+    def saved(self) -> Saved:
+        """What uniform sampling would have needed for as many effective groups, at the rate of mixed groups
+        among all uniformly drawn ones, minus what was generated:
+
+            saved = G · effective / rate − generated
+
+        The interval is that of the rate (Wilson, 95 %): the larger the rate, the less was saved.
+        """
+        drawn, mixed = self.groups["uniform"], self.groups["uniform_mixed"]
+        if not mixed:
+            return Saved(None, None, None)
+        low_rate, high_rate = wilson_interval(mixed, drawn)
+        needed = self.group_size * self.groups["effective"]
+        return Saved(
+            rollouts=needed * drawn / mixed - self.generated,
+            low=needed / high_rate - self.generated,
+            high=needed / low_rate - self.generated,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Everything above as JSON values; every origin and outcome is named, also those with 0."""
+        saved = self.saved()
+        groups = {name: self.groups[name] for name in ("generated", "mixed", "effective")}
+        drawn, mixed = self.groups["uniform"], self.groups["uniform_mixed"]
+        return {
+            "rollouts": {
+                "generated": self.generated,
+                "saved": saved.rollouts,
+                "saved_interval": None if saved.rollouts is None else [saved.low, saved.high],
+                **breakdowns(self.rollouts),
+            },
+            "tokens": {
+                "generated": self.generated_tokens,
+                "trained": sum(n for (_, outcome), n in self.tokens.items() if outcome == Outcome.TRAINED),
+                "prompt": self.prompt_tokens,  # each group's prompt once
+                **breakdowns(self.tokens),
+            },
+            "groups": {
+                **groups,
+                "effective_ratio": ratio(groups["effective"], groups["generated"]),
+                **self.cost(),
+                "uniform": {"drawn": drawn, "mixed": mixed, "rate": ratio(mixed, drawn)},
+            },
+            "prompts": {"seen": self.prompts_seen},
+            "evaluation": {unit: self.apart[Origin.EVAL, unit] for unit in ("rollouts", "tokens")},
+            "probe": {unit: self.apart[Origin.PROBE, unit] for unit in ("rollouts", "tokens")},
+        }
+
+    # ------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON. Which rollouts were booked last is not part of it: a resumed run starts a new step."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "group_size": self.group_size,
+            "rollouts": [[*pair, n] for pair, n in self.rollouts.items()],
+            "tokens": [[*pair, n] for pair, n in self.tokens.items()],
+            "apart": [[*pair, n] for pair, n in self.apart.items()],
+            "groups": dict(self.groups),
+            "prompt_tokens": self.prompt_tokens,
+            "visits": dict(self.visits),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError when the state is of another version or group size."""
+        for name, expected in (("schema_version", SCHEMA_VERSION), ("group_size", self.group_size)):
+            if state[name] != expected:
+                raise ValueError(f"ledger state has {name} {state[name]}, expected {expected}")
+        self.rollouts = Counter({(Origin(a), Outcome(b)): n for a, b, n in state["rollouts"]})
+        self.tokens = Counter({(Origin(a), Outcome(b)): n for a, b, n in state["tokens"]})
+        self.apart = Counter({(Origin(a), b): n for a, b, n in state["apart"]})
+        self.groups = Counter(state["groups"])
+        self.prompt_tokens = state["prompt_tokens"]
+        self.visits = Counter(state["visits"])
+        self._booked = {}
+
+
+def breakdowns(counts: Mapping[tuple[Origin, Outcome], int]) -> dict[str, dict[str, int]]:
+    """The same counts by outcome and by origin."""
+    by_outcome = {outcome.value: 0 for outcome in Outcome}
+    by_origin = {origin.value: 0 for origin in TRAINING_ORIGINS}
+    for (origin, outcome), n in counts.items():
+        by_outcome[outcome.value] += n
+        by_origin[origin.value] += n
+    return {"by_outcome": by_outcome, "by_origin": by_origin}
+
+
+def ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,95 @@
+"""The scalars of one step, and the clock of its phases: what the console shows and every tracker keeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from depo.selection import Selector
+from depo.train.ledger import Ledger
+from depo.types import Group
+
+
+class Clock:
+    """Adds up seconds by phase name. Phases do not nest."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    @property
+    def total(self) -> float:
+        """Seconds since this clock was made."""
+        return time.perf_counter() - self._start
+
+
+def step_metrics(
+    step: int,
+    groups: Sequence[Group],
+    trained: Sequence[Group],
+    selector: Selector,
+    ledger: Ledger,
+    clock: Clock,
+) -> dict[str, float]:
+    """Reward, accuracy and signal of this step's rollouts; estimator calibration; savings; seconds.
+
+    ``reward`` and ``accuracy`` are means over scorable rollouts; with a selector at work they describe the
+    chosen prompts, not the pool. ``zero_variance_share`` is the share of groups without mixed outcome among
+    those with two verdicts or more. Each is NaN where there was nothing to judge by: no verdict is not a
+    wrong answer.
+    ``generated/``: rollouts and tokens for training since the start of the run. ``tokens_per_second``
+    is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens per effective group
+    since the start. ``seconds_share/select``: share of the step spent on choosing prompts;
+    ``seconds_share/estimate``: on the estimator beside the update.
+    """
+    scores = [score for group in groups for score in group.scores]
+    values = [score.value for score in scores if score.correct is not None]
+    tokens = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
+    judged = [group for group in groups if group.trials > 1]
+    effective = sum(group.has_signal for group in judged)
+    n_rollouts = max(len(scores), 1)
+    metrics = {
+        "step": step,
+        "reward": float(np.mean(values)) if values else float("nan"),
+        "accuracy": share(sum(group.successes for group in groups), sum(group.trials for group in groups)),
+        "groups": len(groups),
+        "effective_groups": effective,
+        "trained_groups": len(trained),
+        "zero_variance_share": 1 - share(effective, len(judged)),
+        "unparseable_share": sum(score.unparseable for score in scores) / n_rollouts,
+        "unscorable_share": sum(score.correct is None for score in scores) / n_rollouts,
+        "truncated_share": sum(
+            rollout.finish_reason == "length" for group in groups for rollout in group.rollouts
+        )
+        / n_rollouts,
+        "completion_tokens": float(np.mean(tokens)) if tokens else 0.0,
+        "saved": ledger.saved().rollouts,
+        "generated/rollouts": ledger.generated,
+        "generated/tokens": ledger.generated_tokens,
+        "tokens_per_second": sum(tokens) / clock.total,
+    }
+    seconds = {f"seconds/{phase}": value for phase, value in clock.seconds.items()}
+    cost = {f"cost/{name}": value for name, value in ledger.cost().items()}
+    seconds |= {"seconds/step": clock.total}
+    for phase in ("select", "estimate"):
+        seconds[f"seconds_share/{phase}"] = clock.seconds.get(phase, 0.0) / clock.total
+    return metrics | cost | selector.metrics() | seconds
+
+
+def share(part: int, whole: int) -> float:
+    """NaN of nothing."""
+    return part / whole if whole else float("nan")

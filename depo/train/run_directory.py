@@ -1,0 +1,47 @@
+"""A run directory has one process at a time, and is never begun anew over the remains of a run."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from depo.errors import UserError
+from depo.trackers.jsonl import read_metrics
+from depo.train.checkpoint import latest_checkpoint
+
+LOCK = ".lock"
+"""In a run directory: held by whoever is at work there."""
+
+
+@contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """Make the directory, and keep other processes out of it; the kernel lets go when this one dies. Raises
+    UserError when one is at work there. Where the file system knows no locks, nothing is kept out."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--run-dir {run_dir}: another process is at work on this run; wait for it, or end it first"
+            ) from None
+        except OSError:
+            pass
+        yield
+
+
+def check_continuable(run_dir: Path) -> None:
+    """Raise UserError where a run has made steps and its checkpoints are gone: starting over would overwrite
+    what it has left. (The first checkpoint precedes the first step.)"""
+    if latest_checkpoint(run_dir / "checkpoints") is not None:
+        return
+    rows = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []
+    traces = [*(run_dir / "rollouts").glob("step_*.parquet"), *run_dir.glob("summary.json")]
+    if rows or traces:
+        last = f"step {rows[-1]['step']}" if rows else f"{traces[-1].name}"
+        raise UserError(
+            f"--run-dir {run_dir}: no checkpoint is left in checkpoints/, though the run got to {last}: it "
+            "cannot be continued, and beginning anew would overwrite it; name another directory"
+        )

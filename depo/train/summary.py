@@ -1,0 +1,89 @@
+"""The end of a run: the policy as a Hugging Face directory, summary.json, and a few lines for the reader."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from depo.evaluation.heldout import EvalResult
+from depo.files import write_json
+from depo.report.plots import draw_reliability
+from depo.report.provenance import package_versions, source_commit
+
+if TYPE_CHECKING:
+    from depo.train.state import Run
+
+SUMMARY_SCHEMA = 1
+
+
+def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
+    """Write ``policy/``, ``summary.json`` and ``reliability.png``, print what they say; returns the summary.
+
+    There is no picture when the audit window is empty.
+    """
+    policy = run.directory / "policy"
+    aside = run.directory / ".policy.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    run.learner.export(aside)
+    shutil.rmtree(policy, ignore_errors=True)
+    aside.rename(policy)
+
+    summary = summarise(run, after)
+    write_json(run.directory / "summary.json", summary)
+    rows = run.selector.calibration.reliability()
+    if rows:
+        draw_reliability(rows, f"{run.recipe.name}: audit window", run.directory / "reliability.png")
+    for line in lines(run, after):
+        run.console.say(line, always=True)
+    return summary
+
+
+def summarise(run: Run, after: EvalResult | None) -> dict[str, object]:
+    booked = run.ledger.summary()
+    return {
+        "schema_version": SUMMARY_SCHEMA,
+        "name": run.recipe.name,
+        "seed": run.recipe.seed,
+        "steps": run.step,
+        "eval": {
+            "before": None if run.before is None else run.before.summary(),
+            "after": None if after is None else after.summary(),
+        },
+        "best": run.best.summary(),
+        **booked,
+        "prompts": booked["prompts"] | {"pool": len(run.pool)},
+        "selection": {name: finite(value) for name, value in run.selector.metrics().items()},
+        "reliability": run.selector.calibration.reliability(),
+        "seconds": run.seconds | {"wall": run.wall_seconds},
+        "versions": package_versions() | {"commit": source_commit()},
+    }
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def lines(run: Run, after: EvalResult | None) -> list[str]:
+    """The summary for a reader, without repeating the evaluation lines printed before."""
+    booked = run.ledger.summary()["rollouts"]
+    saved = run.ledger.saved()
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in booked["by_outcome"].items() if count)
+    origins = ", ".join(f"{name} {count:,}" for name, count in booked["by_origin"].items() if count)
+    text = []
+    if run.before is not None and after is not None:
+        for label, old, new in (
+            ("held-out accuracy, solvable part", run.before.solvable, after.solvable),
+            ("held-out accuracy, all", run.before.all, after.all),
+        ):
+            if old is not None and new is not None:
+                text.append(f"{label}: {old:.3f} → {new:.3f} ({new - old:+.3f})")
+    text.append(f"rollouts generated: {booked['generated']:,} ({outcomes}; by origin: {origins})")
+    if saved.rollouts is not None:
+        text.append(
+            f"rollouts saved against uniform sampling: {saved.rollouts:+,.0f} "
+            f"(95 % interval {saved.low:+,.0f} to {saved.high:+,.0f})"
+        )
+    text.append(f"policy: {run.directory / 'policy'}")
+    text.append(f"run: {run.directory} ({run.wall_seconds:.0f} s)")
+    return text

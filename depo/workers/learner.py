@@ -1,0 +1,263 @@
+"""The learner's process: policy, optimizer and, for the transformers engine, generation on the same weights.
+
+``LearnerActor`` is what Ray runs; ``RemoteLearner`` is how the driver talks to it; ``ColocatedEngine`` is
+the rollout engine in that process.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import ray
+
+from depo.models.loading import end_tokens
+from depo.recipe.schema import PretrainedPolicy, Recipe
+from depo.report.provenance import usable_cores
+from depo.rollout.engine import Sampling, WeightUpdate
+from depo.types import Prompt, Request, Rollout, TrainingBatch, UpdateResult
+from depo.workers.cluster import gpus_in_cluster, learner_gpus
+
+if TYPE_CHECKING:
+    from depo.toy.grading import Graded
+
+HANDFUL = 256
+
+
+Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFacts:
+    """What the driver needs to know of the policy that the learner loaded. ``routed_layers``: decoder layers
+    whose routing is replayed or watched."""
+
+    parameters: int
+    trainable: int
+    vocab_size: int
+    pad_token_id: int
+    eos_token_ids: tuple[int, ...]
+    device: str
+    routed_layers: tuple[int, ...] = ()
+
+
+class LearnerActor:
+    """Owns the policy. Built once per run; ``start`` loads the policy."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        import torch
+        from transformers.utils import logging
+
+        self.recipe = recipe
+        torch.set_num_threads(recipe.resources.threads or usable_cores())
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def build(self, directory: Path) -> Iterator[str | Graded]:
+        """Build the tiny policy in ``directory``, warm-start it and grade its pool.
+
+        Yields lines to show while it works and the graded prompts at the end.
+        """
+        lines: queue.SimpleQueue[str | Graded | BaseException] = queue.SimpleQueue()
+
+        def work() -> None:
+            from depo.toy import grading, tiny_moe, warm_start
+
+            try:
+                tiny_moe.build(self.recipe.policy, directory, self.recipe.seed)
+                warm_start.warm_start(self.recipe, directory, lines.put)
+                lines.put(grading.grade(self.recipe, directory, lines.put))
+            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread and raised there
+                lines.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        while True:
+            item = lines.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            if not isinstance(item, str):
+                return
+
+    def start(self, policy: PretrainedPolicy) -> PolicyFacts:
+        """Load the policy and make the learner and its colocated engine."""
+        from depo.learner.learner import PolicyLearner
+        from depo.models.devices import pick_device
+        from depo.models.loading import load_model, load_tokenizer
+        from depo.rollout.transformers import TransformersEngine
+
+        recipe = self.recipe
+        device = pick_device(recipe.learner.device)
+        self.tokenizer = tokenizer = load_tokenizer(policy)
+        model = load_model(policy, device, recipe.seed)
+        eos_token_ids = end_tokens(model, tokenizer)
+        pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_token_ids[0]
+        self.learner = PolicyLearner(
+            model,
+            recipe.learner,
+            temperature=recipe.rollout.temperature,
+            max_new_tokens=recipe.rollout.max_new_tokens,
+            total_steps=recipe.steps,
+            pad_token_id=pad_token_id,
+            seed=recipe.seed,
+        )
+        self.engine = TransformersEngine(
+            model,
+            pad_token_id=pad_token_id,
+            eos_token_ids=eos_token_ids,
+            batch_size=recipe.rollout.transformers.batch_size,
+            inference=self.learner.inference,
+        )
+        parameters = list(model.parameters())
+        return PolicyFacts(
+            parameters=sum(p.numel() for p in parameters),
+            trainable=sum(p.numel() for p in parameters if p.requires_grad),
+            vocab_size=model.config.vocab_size,
+            pad_token_id=pad_token_id,
+            eos_token_ids=eos_token_ids,
+            device=str(device),
+            routed_layers=tuple(router.layer for router in self.learner.routing.routers),
+        )
+
+    def generate(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Rollout]]:
+        """Rollouts as they finish, by the handful: a Ray object each would cost more than a small policy."""
+        handful: list[Rollout] = []
+        # No `yield from`: Ray sends values into the generator it runs, which a list's iterator cannot take.
+        for rollout in self.engine.generate(requests, sampling):
+            handful.append(rollout)
+            if len(handful) == HANDFUL:
+                yield handful
+                handful = []
+        if handful:
+            yield handful
+
+    def serve(self, version: int) -> int:
+        from depo.rollout.engine import WeightUpdate
+
+        return self.engine.load_weights(WeightUpdate(version))
+
+    def update(self, batch: TrainingBatch) -> UpdateResult:
+        return self.learner.update(batch)
+
+    def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
+        return self.learner.score(sequences, temperature)
+
+    def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
+        return self.learner.answer_logprobs(sequences, temperature)
+
+    def prompt_features(self, prompts: list[tuple[int, ...]]) -> np.ndarray:
+        return self.learner.prompt_features(prompts)
+
+    def export(self, directory: Path) -> None:
+        """The policy in Hugging Face format with its tokenizer, LoRA merged."""
+        self.learner.export(directory)
+        self.tokenizer.save_pretrained(directory)
+
+    def export_trained(self, directory: Path) -> None:
+        """What an engine lacks that was started from the same checkpoint."""
+        self.learner.export(directory, trained_only=True)
+
+    def perturb(self, seed: int, scale: float) -> None:
+        self.learner.perturb(seed, scale)
+
+    def restore(self) -> None:
+        self.learner.restore()
+
+    def save(self, directory: Path) -> None:
+        self.learner.save(directory)
+
+    def load(self, directory: Path) -> None:
+        self.learner.load(directory)
+
+
+class RemoteLearner:
+    """The driver's side of a LearnerActor: the same methods, waiting for their results.
+
+    Directories go there as absolute paths: the actor's working directory is its cluster's, not the driver's.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        gpus = learner_gpus(recipe, gpus_in_cluster())
+        self.actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus).remote(recipe)
+
+    def build(self, directory: Path, say: Callable[[str], None]) -> Graded:
+        for item in stream(self.actor.build, directory.absolute()):
+            if not isinstance(item, str):
+                return item
+            say(item)
+        raise RuntimeError("the learner ended its build without graded prompts")
+
+    def start(self, policy: PretrainedPolicy) -> PolicyFacts:
+        return ray.get(self.actor.start.remote(policy))
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Rollout]:
+        for handful in stream(self.actor.generate, list(requests), sampling):
+            yield from handful
+
+    def serve(self, version: int) -> int:
+        return ray.get(self.actor.serve.remote(version))
+
+    def begin_update(self, batch: TrainingBatch) -> Callable[[], UpdateResult]:
+        """Start an update; call what comes back to wait for its result."""
+        pending = self.actor.update.remote(batch)
+        return lambda: ray.get(pending)
+
+    def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
+        """Log-probabilities of each (prompt ids, completion ids): (T,) each, in nats."""
+        return ray.get(self.actor.score.remote(sequences, temperature))
+
+    def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
+        """Log-probability of each whole answer, (prompt ids, answer ids): (N,), in nats."""
+        return ray.get(self.actor.answer_logprobs.remote(sequences, temperature))
+
+    def prompt_features(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """(N, F) float32, from one prefill of each prompt: see ``depo.learner.scoring``."""
+        return ray.get(self.actor.prompt_features.remote([prompt.token_ids for prompt in prompts]))
+
+    def export(self, directory: Path) -> None:
+        ray.get(self.actor.export.remote(directory.absolute()))
+
+    def export_trained(self, directory: Path) -> None:
+        ray.get(self.actor.export_trained.remote(directory.absolute()))
+
+    def perturb(self, seed: int, scale: float) -> None:
+        ray.get(self.actor.perturb.remote(seed, scale))
+
+    def restore(self) -> None:
+        ray.get(self.actor.restore.remote())
+
+    def save(self, directory: Path) -> None:
+        ray.get(self.actor.save.remote(directory.absolute()))
+
+    def load(self, directory: Path) -> None:
+        ray.get(self.actor.load.remote(directory.absolute()))
+
+
+def stream(method, *args) -> Iterator:
+    """Items of a remote generator, as it yields them."""
+    for reference in method.options(num_returns="streaming").remote(*args):
+        yield ray.get(reference)
+
+
+class ColocatedEngine:
+    """A RolloutEngine on a RemoteLearner. ``load_weights`` copies nothing: the weights are shared."""
+
+    def __init__(self, learner: RemoteLearner) -> None:
+        self.learner = learner
+
+    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
+        yield from self.learner.generate(list(requests), sampling)
+
+    def load_weights(self, update: WeightUpdate) -> int:
+        return self.learner.serve(update.version)
+
+    def score(self, sequences: Sequences) -> Sequence[np.ndarray]:
+        return self.learner.score(sequences)
+
+    def close(self) -> None:
+        """Nothing of its own to end."""

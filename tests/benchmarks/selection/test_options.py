@@ -1,0 +1,69 @@
+"""What ``depo bench selection --help`` promises is what the default plan is; mistakes end before it."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.selection.arms import PRIMARY
+from benchmarks.selection.command import SEEDS
+from benchmarks.selection.recipes import USUAL_PROMPTS, horizon_of
+from depo.cli import main
+
+
+def test_help_tells_how_long_the_default_takes(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "selection", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{len(PRIMARY) * len(SEEDS)} runs of {horizon_of(USUAL_PROMPTS):,} rollouts" in text
+    assert f"{len(SEEDS)} warm starts" in text
+    assert "less than two hours on 2 cores" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--passes", "nan"], "--passes nan: expected a positive number"),
+        (["--passes", "inf"], "--passes inf: expected a positive number"),
+        (
+            ["--passes", "0.001"],
+            "--passes 0.001: shorter than one step of 256 rollouts; expected at least 0.008",
+        ),
+        (["--passes", "0.02", "--pools", "mixed,single_pass"], "--passes 0.02: shorter than one step"),
+        (["--seeds=-1"], "--seeds -1: expected numbers from 0 on"),
+        (["--seeds=0,-1"], "--seeds 0,-1: expected numbers from 0 on"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_one_line_before_anything_starts(options, says, tmp_path, capsys):
+    assert main(["bench", "selection", "--out", str(tmp_path / "out"), *options]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("taken", "taken: is a file; expected a directory"),
+        ("taken/deeper/out", "taken is a file, so nothing can lie below it"),
+        ("/proc/out", "nothing can be made in /proc"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_one_line(out, says, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file")
+    assert main(["bench", "selection", "--out", str(tmp_path / out)]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("benchmark", ["model", "throughput"])
+@pytest.mark.parametrize("out", ["taken/r.json", "/proc/r.json", "directory.json"])
+def test_other_benchmarks_ask_before_they_measure_too(benchmark, out, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "directory.json").mkdir()
+    model = ["--model", "organisation/name"] if benchmark == "model" else []
+    assert main(["bench", benchmark, "--out", str(tmp_path / out), *model]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --out")
+    assert said.count("\n") == 1

@@ -1,0 +1,103 @@
+"""`ray job submit` against a local Ray head, with token authentication as Ray asks for it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from tiny_run import depo_command
+
+RAY = Path(sys.executable).with_name("ray")
+REPOSITORY = Path(__file__).parents[3]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def ray_head(tmp_path):
+    """A Ray head on free ports."""
+    dashboard, port = free_port(), free_port()
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    # The token is kept under ~/.ray; a directory of its own, with a short path (sockets), hides this head
+    # from other Ray programs of the machine.
+    scratch = tempfile.mkdtemp(prefix="ray")
+    env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path), "RAY_TMPDIR": scratch}
+    env["PATH"] = f"{RAY.parent}{os.pathsep}{env['PATH']}"  # whose `python` runs the job
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
+    start = [
+        *(RAY, "start", "--head", "--block", "--port", str(port), "--num-cpus=2"),
+        *("--object-store-memory=150000000", "--dashboard-port", str(dashboard), "--disable-usage-stats"),
+        *("--dashboard-agent-listen-port", str(free_port())),
+    ]
+    # Elsewhere than any run, as a system service would be: workers inherit its working directory.
+    # --block keeps the head a child of ours: ending it ends its processes, and no one else's Ray.
+    head = subprocess.Popen(start, cwd=scratch, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_port(dashboard, head, seconds=90)
+    yield f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", env
+    head.terminate()
+    head.wait(timeout=60)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def run_until_agent_is_up(command: list, **options: object) -> subprocess.CompletedProcess[str]:
+    """A head that has just started takes a while to find its own job agent."""
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(2)
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        assert process.poll() is None, "ray start ended early"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"no dashboard on port {port}"
+            time.sleep(0.5)
+
+
+def test_a_submitted_job_trains_and_writes_its_run_directory(ray_head, workdir):
+    address, _, env = ray_head
+    for package in ("depo", "estimators", "reward"):
+        shutil.copytree(REPOSITORY / package, workdir / package, ignore=shutil.ignore_patterns("__pycache__"))
+    run_dir = workdir / "run"
+    command = ["python", "-m", "depo", "train", "tiny.yaml", "steps=2", "--run-dir", str(run_dir)]
+    submit = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *command]
+    done = run_until_agent_is_up(submit, cwd=workdir, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 2
+
+
+def test_relative_paths_are_the_drivers_on_a_cluster_that_was_started_elsewhere(
+    ray_head, workdir, tiny_policy
+):
+    _, cluster, env = ray_head
+    (workdir / "base").symlink_to(tiny_policy)
+    done = subprocess.run(
+        depo_command("train", "tiny.yaml", "steps=2", "policy.model=base", "--run-dir", "run"),
+        cwd=workdir,
+        env=env | {"RAY_ADDRESS": cluster},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (workdir / "run" / "policy" / "config.json").is_file()
+    assert (workdir / "run" / "checkpoints" / "step_000002" / "learner" / "learner.json").is_file()
+    assert not list(Path(env["RAY_TMPDIR"]).rglob(".step_*.partial"))

@@ -1,0 +1,37 @@
+"""Starting Ray where the machine is slow. That cannot be had at will, so ``ray.init`` is replaced here."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from depo.workers.cluster import STARTS, start_local
+
+SLOW = Exception("The current node timed out during startup. This could happen because …")
+
+
+def failing(times: int, error: Exception, tried: list[dict]):
+    def init(**settings):
+        tried.append(settings)
+        if len(tried) <= times:
+            raise error
+
+    return init
+
+
+def test_a_start_that_took_too_long_is_tried_again(monkeypatch) -> None:
+    tried: list[dict] = []
+    monkeypatch.setattr(ray, "init", failing(STARTS - 1, SLOW, tried))
+    start_local(num_cpus=2)
+    assert tried == [{"num_cpus": 2}] * STARTS
+
+
+@pytest.mark.parametrize(
+    ("error", "times"), [(SLOW, STARTS), (ValueError("num_cpus must not be negative"), 1)]
+)
+def test_one_that_goes_on_failing_or_fails_otherwise_is_told(error, times, monkeypatch) -> None:
+    tried: list[dict] = []
+    monkeypatch.setattr(ray, "init", failing(STARTS, error, tried))
+    with pytest.raises(type(error), match=str(error)[:20]):
+        start_local(num_cpus=2)
+    assert len(tried) == times
