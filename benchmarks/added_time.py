@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from depo.learner.routing import Routing, UpdateRouting
-from depo.moe.hooks import Tap
+from depo.moe.hooks import RouterHook
 
 AROUND = ("forced", "first_look", "second_look", "keep", "results")
 
@@ -44,9 +44,11 @@ class AddedTime:
 def added_time() -> Iterator[AddedTime]:
     """Inside the block, updates add to ``seconds``."""
     added = AddedTime()
-    hook = Tap.hook
+    original = RouterHook.hook
     with ExitStack() as stack:
-        patches = [mock.patch.object(Tap, "hook", lambda tap, index: added.timed(hook(tap, index)))]
+        patches = [
+            mock.patch.object(RouterHook, "hook", lambda hook, index: added.timed(original(hook, index)))
+        ]
         patches += [mock.patch.object(Routing, "of_update", added.timed(Routing.of_update))]
         patches += [
             mock.patch.object(UpdateRouting, name, added.timed(getattr(UpdateRouting, name)))

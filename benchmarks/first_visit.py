@@ -5,7 +5,7 @@
 2. Prompts whose key, int(sha256(prompt_id), 16), is even come in as observed groups, in batches of 64, in an
    order drawn with ``--seed``; every estimator sees each once. Odd ones are only ever predicted.
 3. After each size, the beliefs about the odd prompts are graded: AUROC for zero variance, all wrong, all
-   right; Brier skill of p_mixed against the odd prompts' own base rate.
+   right; Brier skill of p_informative against the odd prompts' own base rate.
 
 ``frozen`` is the plain frozen encoder: trunk and heads on the last layer's token means. ``frozen, all
 repairs`` adds what the preset ``repaired`` has besides training the backbone. ``--replays`` adds a table of
@@ -42,7 +42,7 @@ from depo.report.provenance import source_commit
 from depo.selection.gate import auroc, brier_skill
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation, State
 from estimators.concentration import ConcentrationFit
-from estimators.encoder import EncoderEstimator
+from estimators.depo import DepoEstimator
 from estimators.hybrid import HybridEstimator
 from estimators.moments import beta_estimates
 from estimators.ngram_head import HashedNgramHead
@@ -108,7 +108,7 @@ def build(arm: str, args: argparse.Namespace) -> Estimator:
     if arm == "hybrid":
         return HybridEstimator(seed=args.seed, **ARMS[arm])
     common = {"max_length": args.max_length, "precision": args.precision, "seed": args.seed}
-    return EncoderEstimator(model=args.model, **common, **ARMS[arm], **args.override.get(arm, {}))
+    return DepoEstimator(model=args.model, **common, **ARMS[arm], **args.override.get(arm, {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +170,13 @@ def run(arm: str, trace: Trace, args: argparse.Namespace) -> list[dict[str, Any]
             {
                 "estimator": arm,
                 "groups": size,
-                "zero_variance": auroc(-estimates.p_mixed, zero_variance_N),
+                "zero_variance": auroc(-estimates.p_informative, zero_variance_N),
                 "all_wrong": auroc(estimates.p_all_wrong, wrong_N),
                 "all_right": auroc(estimates.p_all_right, right_N),
-                "brier_skill": brier_skill(estimates.p_mixed, ~zero_variance_N),
+                "brier_skill": brier_skill(estimates.p_informative, ~zero_variance_N),
                 "fit_cpu_seconds": round(cpu, 1),
                 "predict_cpu_ms_per_prompt": round(1000 * (time.process_time() - start) / len(candidates), 2),
-                "scores": -estimates.p_mixed,
+                "scores": -estimates.p_informative,
             }
         )
         print({key: value for key, value in rows[-1].items() if key != "scores"}, flush=True)
@@ -230,7 +230,7 @@ def replay_section(paths: Sequence[str]) -> str:
         "## First visits in a training run, with and without a recorded pass rate",
         "",
         "From `depo replay` on the training trace: prompts with odd key before their first visit, in",
-        "shuffled passes, AUROC of `p_mixed` for mixed groups.",
+        "shuffled passes, AUROC of `p_informative` for informative groups.",
         "",
         "| recorded pass rate | estimator | prompts | zero variance | all wrong | all right | ECE |",
         "|---|---|---|---|---|---|---|",

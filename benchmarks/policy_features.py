@@ -1,4 +1,4 @@
-"""What the policy's own view of a prompt adds to its text, on a single pass over the data.
+"""What the prefill probe of a prompt adds to its text, on a single pass over the data.
 
 1. The quickstart's policy is warm-started, and a pool is graded (25 % mastered, 25 % learnable,
    50 % impossible).
@@ -72,10 +72,12 @@ def train(arm: str, seed: int, directory: Path) -> float:
 
 def groups_of(directory: Path) -> pd.DataFrame:
     """One row a group of the last three quarters: step, key, prediction, was it mixed."""
-    columns = ["step", "prompt_key", "predicted_mixed", "correct"]
+    columns = ["step", "prompt_key", "predicted_informative", "correct"]
     rollouts = pd.read_parquet(directory / "rollouts", columns=columns)
     grouped = rollouts.groupby(["step", "prompt_key"])
-    groups = grouped.agg(predicted=("predicted_mixed", "first"), k=("correct", "sum"), n=("correct", "size"))
+    groups = grouped.agg(
+        predicted=("predicted_informative", "first"), k=("correct", "sum"), n=("correct", "size")
+    )
     groups["mixed"] = ((groups.k > 0) & (groups.k < groups.n)).astype(float)
     groups = groups.reset_index()
     return groups[groups.step > groups.step.max() / 4].reset_index(drop=True)
@@ -92,7 +94,7 @@ def graded(arms: dict[str, pd.DataFrame], seed: int) -> dict[str, dict[str, obje
     for name, groups in arms.items():
         merged = arms["text"][["step", "prompt_key", "mixed"]].merge(groups, on=["step", "prompt_key"])
         assert len(merged) == len(mixed), "arms saw other prompts"
-        assert (merged.mixed_x == merged.mixed_y).all(), "arms saw other rollouts"
+        assert (merged.informative_x == merged.informative_y).all(), "arms saw other rollouts"
         predicted[name] = merged.predicted.to_numpy()
     rng = np.random.default_rng(seed)
     samples = [rng.integers(len(mixed), size=len(mixed)) for _ in range(RESAMPLES)]
@@ -106,7 +108,7 @@ def graded(arms: dict[str, pd.DataFrame], seed: int) -> dict[str, dict[str, obje
             "above_text_95": interval(resampled[name] - resampled["text"]),
         }
         for name, p in predicted.items()
-    } | {"groups": {"n": len(mixed), "mixed_share": float(mixed.mean())}}
+    } | {"groups": {"n": len(mixed), "informative_share": float(mixed.mean())}}
 
 
 def main() -> None:
@@ -140,11 +142,11 @@ def write(results: dict[int, dict], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps({"settings": settings, "seeds": results}, indent=2) + "\n")
     lines = [
-        "# What the policy's own view of a prompt adds, on a single pass",
+        "# What the prefill probe of a prompt adds, on a single pass",
         "",
         f"`{settings['command']}` on {settings['machine']}, commit {settings['commit']}.",
         "Zero-variance AUROC of",
-        "`p_mixed` before a prompt's only visit, groups after the first quarter of the pass;",
+        "`p_informative` before a prompt's only visit, groups after the first quarter of the pass;",
         f"95 % intervals by bootstrap over prompts ({RESAMPLES} resamples), differences paired.",
         "",
         "| seed | told | AUROC | above text | Brier skill | estimator s/step |",
@@ -160,7 +162,7 @@ def write(results: dict[int, dict], out: Path) -> None:
                 f"{row['brier_skill']:+.3f} | {row['estimator_seconds_per_step']:.3f} |"
             )
     counts = ", ".join(
-        f"seed {seed}: {r['groups']['n']:,} ({r['groups']['mixed_share']:.0%} mixed)"
+        f"seed {seed}: {r['groups']['n']:,} ({r['groups']['informative_share']:.0%} mixed)"
         for seed, r in results.items()
     )
     lines += ["", f"Groups graded: {counts}."]

@@ -18,7 +18,7 @@ from depo.learner.logprobs import token_logprobs
 from depo.learner.loss import k3
 from depo.learner.packing import unpad_values
 from depo.learner.routing import as_computed
-from depo.moe.hooks import Recorder, tapped
+from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import find_routers
 from depo.moe.routes import force, unpad
 from depo.rollout.transformers import Row, TransformersEngine
@@ -37,7 +37,7 @@ class PromptRecordingEngine(TransformersEngine):
 
     def _read_prompts(self, rows: list[Row]):
         recorder = Recorder(self.routers)
-        with tapped(self.routers, observe=recorder):
+        with hooked(self.routers, observe=recorder):
             read = super()._read_prompts(rows)
         prompts = list(dict.fromkeys(row.request.prompt.token_ids for row in rows))
         width = max(len(prompt) for prompt in prompts)
@@ -64,13 +64,13 @@ def logprobs_under(
     values: list[np.ndarray] = [np.empty(0)] * len(batch)
     chosen: list[np.ndarray] = [np.empty(0)] * len(batch)
     with learner.inference():
-        for rows in learner.cutting.cut(np.arange(len(batch)), batch.prompt_ids, batch.completion_ids):
-            micro = learner.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
+        for rows in learner.packing.cut(np.arange(len(batch)), batch.prompt_ids, batch.completion_ids):
+            micro = learner.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
             lengths = [len(batch.prompt_ids[row]) + len(batch.completion_ids[row]) for row in rows]
             width = micro.tokens_BS.shape[1]
             recorder = Recorder(routers)
             forced = force([routes[row] for row in rows], lengths, width, learner.device)
-            with tapped(routers, *as_computed(micro, forced, recorder)):
+            with hooked(routers, *as_computed(micro, forced, recorder)):
                 logprobs_BT, _ = token_logprobs(learner.model, micro, learner.temperature)
             found = unpad_values(logprobs_BT, micro.mask_BT), unpad(recorder.routes(), lengths, width)
             for row, row_values, row_chosen in zip(rows, *found, strict=True):

@@ -22,22 +22,22 @@ from pathlib import Path
 TRACE = "traces/dsrsub_qwen25math15b_grpo_epochs_n8.parquet"
 
 
-TUNED_BETA = "beta:discount=0.9,prior_successes=0.5,prior_failures=0.5"
+TUNED_BETA = "mopps:discount=0.9,prior_successes=0.5,prior_failures=0.5"
 
 
 FULL = [
     "hybrid",
     TUNED_BETA,
-    "beta",
-    "hmm",
-    "streak",
+    "mopps",
+    "dps",
+    "greso",
     "hybrid:text=none",
     "hybrid:drift=false",
     "hybrid:history=false",
 ]
 
 
-CENSORED = ["hybrid", TUNED_BETA, "beta", "hmm", "streak", "uniform"]
+CENSORED = ["hybrid", TUNED_BETA, "mopps", "dps", "greso", "uniform"]
 
 
 SELECTORS = [

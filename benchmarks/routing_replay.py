@@ -43,7 +43,7 @@ from benchmarks.storing import store
 from depo.learner.learner import PolicyLearner
 from depo.learner.routing import Routing
 from depo.models.experts import use_sorted_experts
-from depo.moe.hooks import Recorder, tapped
+from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import find_routers
 from depo.recipe import schema
 from depo.report.provenance import provenance, provenance_lines
@@ -261,7 +261,7 @@ def made_up_batch(model: PreTrainedModel, rows: int, tokens: int) -> TrainingBat
     routes: list[np.ndarray | None] = []
     for sequence in sequences:
         recorder = Recorder(routers)
-        with torch.no_grad(), tapped(routers, observe=recorder):
+        with torch.no_grad(), hooked(routers, observe=recorder):
             model.get_decoder()(input_ids=torch.from_numpy(sequence[None].astype(np.int64)), use_cache=False)
         routes.append(recorder.routes().transpose(1, 0, 2)[cut:-1].copy())
     return TrainingBatch(

@@ -1,5 +1,5 @@
 """The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo route``,
-``depo replay TRACE``, ``depo bench NAME``, ``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
+``depo replay TRACE``, ``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
 
 Exit status 0: done; 2: bad input, one line that names file and key; 1: anything else; 130: interrupted;
 143: terminated (SIGTERM, ``depo train``).
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from benchmarks.options import add_bench
 from depo.errors import BAD_INPUT, DONE, UserError, report_failure, say, terminations
 from depo.evaluation.cascade.command import add_route
 from depo.evaluation.command import add_eval
@@ -62,10 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from depo.replay.command import replay
 
             return replay(options, list(sys.argv[1:] if arguments is None else arguments))
-        if options.command == "bench":
-            from benchmarks.command import bench
-
-            return bench(options, list(sys.argv[1:] if arguments is None else arguments))
         if options.command == "upcycle":
             from depo.moe.upcycle.command import upcycle
 
@@ -116,7 +111,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     fetch_parser.add_argument("name", help="smollm2 (a language model) or minilm (a text encoder)")
     fetch_parser.add_argument("directory", type=Path, metavar="DIR")
     suite_parsers = {"eval": add_eval(commands), "route": add_route(commands)}
-    others = [fetch_parser, add_replay(commands), *add_bench(commands), add_upcycle(commands)]
+    others = [fetch_parser, add_replay(commands), add_upcycle(commands)]
 
     options, rest = parser.parse_known_args(arguments)
     if options.command in suite_parsers:
@@ -139,7 +134,7 @@ def add_replay(commands: argparse._SubParsersAction[Parser]) -> Parser:
         "replay",
         help="compare estimators and selectors on recorded outcomes",
         description="Compare estimators and selectors on recorded outcomes, before spending a GPU.",
-        epilog="NAME may carry options: beta:discount=0.9,prior_successes=0.5. See docs/replay.md.",
+        epilog="NAME may carry options: mopps:discount=0.9,prior_successes=0.5. See docs/replay.md.",
     )
     replay.add_argument("trace", type=Path, metavar="TRACE_OR_RUN", help="Parquet file or depo run directory")
     replay.add_argument("--estimator", action="append", required=True, metavar="NAME", help="repeatable")

@@ -13,7 +13,10 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from safetensors.numpy import load_file, save_file
+
 from depo.errors import UserError
+from estimators.base import State
 
 
 def new_directory(name: str) -> Path:
@@ -62,7 +65,7 @@ def write_json(path: Path, value: object) -> None:
     """Write JSON aside and rename it into place."""
     aside = path.with_name(f".{path.name}.partial")
     aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    _fsync(aside)
+    fsync(aside)
     aside.rename(path)
 
 
@@ -73,12 +76,44 @@ def read_json(path: Path) -> dict:
 def on_disk(directory: Path) -> None:
     """Wait until a directory with all that is in it would survive a power cut."""
     for path in [*directory.rglob("*"), directory]:
-        _fsync(path)
+        fsync(path)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+STEP_DIGITS = 6
+
+
+def step_name(step: int) -> str:
+    return f"step_{step:0{STEP_DIGITS}d}"
+
+
+def latest_checkpoint(root: Path) -> Path | None:
+    """The newest complete checkpoint under ``root``, or None."""
+    return max(complete_checkpoints(root), default=None)
+
+
+def save_state(directory: Path, state: State) -> None:
+    """An estimator's state as ``state.json`` and ``state.safetensors``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(dict(state.arrays), directory / "state.safetensors")
+    write_json(directory / "state.json", {"schema_version": state.schema_version, "values": state.values})
+
+
+def load_state(directory: Path) -> State:
+    try:
+        meta = read_json(directory / "state.json")
+        arrays = load_file(directory / "state.safetensors")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory}: not a readable estimator state ({error})") from error
+    return State(schema_version=meta["schema_version"], values=meta["values"], arrays=arrays)
+
+
+def complete_checkpoints(root: Path) -> list[Path]:
+    return [path for path in root.glob("step_*") if path.is_dir()]

@@ -3,10 +3,10 @@
 How it differs from textbook GRPO:
 - prompts are *chosen*: an estimator predicts which of them will give a group with mixed outcomes, and a
   selector picks those (plus a small uniform audit slice that keeps the estimator honest);
-- waves of rollouts go on until B groups carry signal, and each wave is sized by the yield to expect;
-- every rollout is booked: where it came from, and what it was worth.
+- sampling rounds go on until B groups carry signal, and each round is sized by the yield to expect;
+- every rollout is recorded: where it came from, and what it was worth.
 
-P: prompts picked in a wave, G: rollouts of a group, N: rows of the batch, T: completion tokens.
+P: prompts picked in a round, G: rollouts of a group, N: rows of the batch, T: completion tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def train(run: Run) -> None:
         clock = Clock()
         context = Context(recipe.batch.group_size, step, run.kl_travelled)
 
-        # Choose prompts, roll them out, verify; wave after wave until B groups carry signal.
+        # Choose prompts, roll them out, verify; round after round until B groups carry signal.
         groups: list[Group] = []
         while True:
             with clock.phase("select"):
@@ -51,7 +51,7 @@ def train(run: Run) -> None:
         # Grade the predictions, and keep what carries signal.
         with clock.phase("select"):
             run.selector.observe(groups)
-            trained = run.selector.settle(groups)
+            trained = run.selector.assign(groups)
 
         # Update the policy on that. Meanwhile the estimator learns, and reads what it will be asked next.
         with clock.phase("update"):
@@ -68,7 +68,7 @@ def train(run: Run) -> None:
             parity = run.sync(version=step)
 
         # Account for every rollout, log, and make it durable.
-        run.ledger.book(groups)
+        run.ledger.record(groups)
         run.kl_travelled += update.policy_kl
         run.step = step
         metrics = step_metrics(step, groups, trained, run.selector, run.ledger, clock)

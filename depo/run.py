@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from depo.evaluation.heldout import EvalResult
+from depo.files import latest_checkpoint
 from depo.loop import train as run_loop
 from depo.recipe.loading import write_resolved
 from depo.recipe.resume import changes_on_resume
 from depo.recipe.schema import Recipe
 from depo.trackers.console import Console
-from depo.train.checkpoint import latest_checkpoint
 from depo.train.run_directory import check_continuable, claimed
 from depo.train.state import Run
 from depo.workers.cluster import ray_cluster
@@ -69,7 +69,7 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
 def timed_evaluation(run: Run, say: Callable[[str], None], when: str) -> EvalResult:
     start = time.perf_counter()
     result = run.evaluator.run()
-    run.ledger.book_evaluation(result.rollouts, result.tokens)
+    run.ledger.record_evaluation(result.rollouts, result.tokens)
     run.best.consider(run.step, result.scalars())
     run.seconds["evaluate"] = run.seconds.get("evaluate", 0.0) + time.perf_counter() - start
     parts = [f"{name} {value:.3f}" for name, value in result.scalars().items()]

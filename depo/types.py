@@ -13,16 +13,16 @@ from enum import StrEnum
 
 import numpy as np
 
-from estimators.base import Recalled
+from estimators.base import Rescored
 from reward.base import Sample, Score
 
 
 class Origin(StrEnum):
     """Why a rollout was asked for."""
 
-    SELECTED = "selected"  # the selector's choice, first wave of a step
+    SELECTED = "selected"  # the selector's choice, first round of a step
     AUDIT = "audit"  # drawn uniformly from the pool to grade the estimator
-    REFILL = "refill"  # the selector's choice in a later wave, replacing groups without signal
+    REFILL = "refill"  # the selector's choice in a later round, replacing groups without signal
     PROBE = "probe"  # parity probe between learner and engine
     EVAL = "eval"  # evaluation
 
@@ -102,9 +102,9 @@ class Pick:
     ``uniform`` says that the prompt was drawn uniformly from the pool, so that its outcome is an
     unbiased sample (audit slice, warm-up, failed-open selection, or no estimator at all).
     ``propensity`` is the probability of this pick by the uniform draw alone; NaN where unknown.
-    ``features`` (F,) are the policy's view of the prompt at that time, and ``recalled`` says how likely it
+    ``features`` (F,) are the prefill probe of the prompt at that time, and ``rescored`` says how likely it
     found its earlier answers, where that was asked for.
-    ``predicted_mean`` and ``predicted_mixed`` are NaN where no estimate was made.
+    ``predicted_mean`` and ``predicted_informative`` are NaN where no estimate was made.
     """
 
     prompt: Prompt
@@ -113,9 +113,9 @@ class Pick:
     uniform: bool
     propensity: float
     predicted_mean: float
-    predicted_mixed: float
+    predicted_informative: float
     features: np.ndarray | None = None
-    recalled: Recalled | None = None
+    rescored: Rescored | None = None
 
 
 @dataclass(slots=True)
@@ -167,7 +167,7 @@ class Group:
         return len(self.correct)
 
     @property
-    def has_signal(self) -> bool:
+    def informative(self) -> bool:
         """Mixed outcome: decided on correctness by exact equality, never on a shaped reward's noise."""
         verdicts = {score.correct for score in self.scores}
         return True in verdicts and False in verdicts

@@ -14,7 +14,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
+class Rescored:
     """Answers that the policy gave to a prompt before, and how likely they are today: the probability of
     those that were right, and of those that were wrong, each answer counted once. The rest of 1 is what it
     might answer otherwise."""
@@ -31,7 +31,7 @@ class Candidate:
     text: str
     prior: float | None = None
     features: np.ndarray | None = None  # (F,)
-    recalled: Recalled | None = None
+    rescored: Rescored | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Observation:
     propensity: float = float("nan")
     prior: float | None = None  # the candidate's, when the prompt was picked
     features: np.ndarray | None = None  # the candidate's, when the prompt was picked
-    recalled: Recalled | None = None  # the same
+    rescored: Rescored | None = None  # the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,13 @@ class Estimates:
     """Beliefs about N candidates; float64 arrays of shape (N,).
 
     ``mean`` and ``sd`` describe the success probability p. ``p_all_wrong`` = E[(1−p)^G], ``p_all_right``
-    = E[p^G], and ``p_mixed`` = 1 − both: the probability that a group has any advantage at all.
+    = E[p^G], and ``p_informative`` = 1 − both: the probability that a group has any advantage at all.
     ``sample(rng)`` draws p of shape (N,) from the belief, independently between prompts.
     """
 
     mean: np.ndarray
     sd: np.ndarray
-    p_mixed: np.ndarray
+    p_informative: np.ndarray
     p_all_wrong: np.ndarray
     p_all_right: np.ndarray
     sample: Callable[[np.random.Generator], np.ndarray]

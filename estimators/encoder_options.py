@@ -19,7 +19,8 @@ three losses, AdamW with a slower backbone) and changes what costs it accuracy:
 
 Tried on recorded first visits (even keys) and not kept, as zero variance was ranked no better: a head for the
 three outcomes of a group in place of the beta-binomial, targets smoothed by what another group would show,
-ranking mixed groups above the others. Replay ranks as well as a single pass does there, at twice the cost.
+ranking informative groups above the others. Replay ranks as well as a single pass does there, at twice the
+cost.
 
 ``micro_batch`` and ``probability`` are our reading of how the published hinge is reduced and of what it
 compares. Weights and optimizer state are float32 under both: bfloat16 has 8 bits of precision, so that the

@@ -12,17 +12,17 @@ learned, online, from counts of k successes in n trials:
    (`Population`). Most pools have two humps, which no Beta prior has.
 2. *Prior.* What is known of a prompt beforehand (its text, a pass rate recorded elsewhere) becomes a pass
    rate m_i by regression (`PromptPrior`), and tilts the population by exp(w · (m_i − m̄) · z): as w rollouts
-   at the rate m_i instead of the average m̄ would. How many rollouts it is worth is inferred (`Contest`).
+   at the rate m_i instead of the average m̄ would. How many rollouts it is worth is inferred (`ModelAverage`).
 3. *History.* Each group multiplies its binomial likelihood into the prompt's belief. Between visits the
    belief spreads as a random walk, at a rate inferred from revisits (`Movement`).
 4. *Ability.* D goes on at its recent pace, corrected to where the revisited prompts' outcomes are most
    likely, held back by a random-walk prior (Holt's linear trend with a likelihood in the middle).
 
 Where a prompt is shown as today's policy sees it (``features``), that view moves the belief, and where its
-earlier answers were weighed anew (``recalled``), these bound the pass rate at last: neither is ever out of
+earlier answers were weighed anew (``rescored``), these bound the pass rate at last: neither is ever out of
 date, as a history is when the policy learns fast. A history counts as far as it holds beside them (`Today`).
 
-What a selector needs (mean, p_mixed, draws) are sums over the grid. Why one D for all: in a recorded
+What a selector needs (mean, p_informative, draws) are sums over the grid. Why one D for all: in a recorded
 training run prompts of every difficulty but the very hardest moved by 0.6 to 0.8 logits in 28 visits.
 
 Shapes: N candidates or groups, M grid points, V visited prompts, W prior worths.
@@ -35,10 +35,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from estimators.base import Candidate, Context, Estimates, Observation, State
-from estimators.contest import Contest
 from estimators.counts import tally
 from estimators.logit_grid import SPACING, LogitGrid, normalised
-from estimators.moments import mixed_probability, require_group_size
+from estimators.model_average import ModelAverage
+from estimators.moments import informative_probability, require_group_size
 from estimators.movement import Movement
 from estimators.nested_state import joined, part
 from estimators.population import Population
@@ -83,7 +83,7 @@ class HybridEstimator:
         base_M[0] = NEVER * base_M.sum()
         self.population = Population(base_M, weight=4.0, window=POPULATION_WINDOW)
         self.prior = PromptPrior(text_head(text, text_model, seed), memory)
-        self.worth = Contest(PRIOR_WORTHS, memory)
+        self.worth = ModelAverage(PRIOR_WORTHS, memory)
         self.movement = Movement(self.grid, memory)
         self.today = Today(self.grid, memory)
         self.ability = 0.0  # as the grid counts it …
@@ -117,7 +117,7 @@ class HybridEstimator:
         return Before(self._beliefs(prompts, step), np.array(again, dtype=np.int64), stranger_KM)
 
     def _beliefs(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
-        """(N, M), without the policy's view: prepared where that was done for this step, else worked out."""
+        """(N, M), without the prefill probe: prepared where that was done for this step, else worked out."""
         prepared = self._prepared
         if prepared is None or prepared.step != step:
             return self._worked_out(candidates, step)
@@ -147,11 +147,11 @@ class HybridEstimator:
     def _estimates(self, belief_NM: np.ndarray, group_size: int) -> Estimates:
         rate_M = self.grid.rates(self.ability)
         functions_M5 = np.column_stack([rate_M, rate_M**2, self._outcomes(group_size)])
-        mean_N, square_N, wrong_N, mixed_N, right_N = (belief_NM @ functions_M5).T
+        mean_N, square_N, wrong_N, informative_N, right_N = (belief_NM @ functions_M5).T
         return Estimates(
             mean=np.clip(mean_N, 0.0, 1.0),
             sd=np.sqrt(np.maximum(square_N - mean_N**2, 0.0)),
-            p_mixed=np.clip(mixed_N, 0.0, 1.0),
+            p_informative=np.clip(informative_N, 0.0, 1.0),
             p_all_wrong=np.clip(wrong_N, 0.0, 1.0),
             p_all_right=np.clip(right_N, 0.0, 1.0),
             sample=lambda rng: self.grid.draw(belief_NM, rng, self.ability),
@@ -196,7 +196,7 @@ class HybridEstimator:
             "never": float(self.population.histogram_M[0]),
             "prior_worth": self.worth.mean,
             "history_trust": self.today.history.mean,
-            "view_trust": self.today.view.trust.mean,
+            "probe_trust": self.today.view.trust.mean,
             "known_trust": self.today.known.trust.mean,
         }
 
@@ -204,7 +204,7 @@ class HybridEstimator:
         """P(all wrong, mixed, all right | state), (M, 3), for groups of ``group_size``."""
         rate_M = self.grid.rates(self.ability)
         wrong_M, right_M = (1.0 - rate_M) ** group_size, rate_M**group_size
-        return np.column_stack([wrong_M, mixed_probability(rate_M, group_size), right_M])
+        return np.column_stack([wrong_M, informative_probability(rate_M, group_size), right_M])
 
     def _learn_from_today(
         self, observations: Sequence[Observation], counts: dict[str, tuple[int, int]], context: Context

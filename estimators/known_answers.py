@@ -11,7 +11,7 @@ has moved since, and only ρ is to be guessed. Its distribution is learned onlin
 groups (expectation-maximisation with slow forgetting), apart for prompts of which much or little is known and
 of which known answers were mostly right or mostly wrong: where there is one right answer and it has been
 seen, ρ is 0; where right ones have many wordings, it is about a / (a + b). What was believed of p before
-weighs in, as far as it has proved to help (`Contest`).
+weighs in, as far as it has proved to help (`ModelAverage`).
 
 Long answers are never given twice: a and b are 0 then, and the belief stays what it was.
 
@@ -25,8 +25,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from estimators.base import Candidate, Observation, State
-from estimators.contest import Contest
 from estimators.logit_grid import LogitGrid, normalised, sigmoid
+from estimators.model_average import ModelAverage
 from estimators.nested_state import joined, part
 
 SCHEMA_VERSION = 1
@@ -47,7 +47,7 @@ class KnownAnswers:
         self.grid = grid
         self.memory = memory
         self.share_CR = np.full((CLASSES, len(RHO_R)), START / len(RHO_R))
-        self.trust = Contest(TRUST, memory)
+        self.trust = ModelAverage(TRUST, memory)
 
     def updated(self, belief_NM: np.ndarray, known_N2: np.ndarray, ability: float) -> np.ndarray:
         """Beliefs (N, M) with (a, b) taken in; unchanged where hardly anything is known."""
@@ -134,10 +134,10 @@ def binomial(successes_N: np.ndarray, trials_N: np.ndarray, rate_NR: np.ndarray,
     return np.exp(log_NR - log_NR.max(axis=1, keepdims=True))
 
 
-def recalled_of(prompts: Sequence[Candidate | Observation]) -> np.ndarray:
+def rescored_of(prompts: Sequence[Candidate | Observation]) -> np.ndarray:
     """(a, b) of each prompt, (N, 2); zeros where nothing is known."""
     known_N2 = np.zeros((len(prompts), 2))
     for row, prompt in enumerate(prompts):
-        if prompt.recalled is not None:
-            known_N2[row] = prompt.recalled.right, prompt.recalled.wrong
+        if prompt.rescored is not None:
+            known_N2[row] = prompt.rescored.right, prompt.rescored.wrong
     return known_N2

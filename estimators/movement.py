@@ -16,8 +16,8 @@ from itertools import product
 import numpy as np
 
 from estimators.base import State
-from estimators.contest import Contest
 from estimators.logit_grid import LogitGrid, normalised
+from estimators.model_average import ModelAverage
 from estimators.nested_state import joined, part
 
 SCHEMA_VERSION = 1
@@ -32,7 +32,7 @@ class Movement:
 
     def __init__(self, grid: LogitGrid, memory: float) -> None:
         self.grid = grid
-        self.contest = Contest(range(len(RATES)), memory)
+        self.model_average = ModelAverage(range(len(RATES)), memory)
         self._row: dict[str, int] = {}
         self._belief_RPM = np.zeros((len(RATES), 0, len(grid)))
         self._visited_at_P = np.zeros(0, dtype=np.int64)
@@ -40,17 +40,17 @@ class Movement:
     @property
     def variance(self) -> float:
         """Of the walk, per policy step, by posterior mean."""
-        return float(self.contest.weights @ np.array([variance for variance, _ in RATES]))
+        return float(self.model_average.weights @ np.array([variance for variance, _ in RATES]))
 
     @property
     def escape(self) -> float:
         """Share of *never* that leaves it in one policy step, by posterior mean."""
-        return float(self.contest.weights @ np.array([escape for _, escape in RATES]))
+        return float(self.model_average.weights @ np.array([escape for _, escape in RATES]))
 
     def spread(self, belief_NM: np.ndarray, elapsed_N: np.ndarray, shift: float) -> np.ndarray:
         """Beliefs after ``elapsed_N`` policy steps, averaged over the rates; ``shift`` as in `LogitGrid`."""
         elapsed_U, index_N = np.unique(elapsed_N, return_inverse=True)
-        weights_VE = self.contest.weights.reshape(len(VARIANCES), len(ESCAPES))
+        weights_VE = self.model_average.weights.reshape(len(VARIANCES), len(ESCAPES))
         decay_UVL = self.grid.decay(elapsed_U[:, None] * np.array(VARIANCES))
         decay_UL = np.einsum("v,uvl->ul", weights_VE.sum(axis=1), decay_UVL)
         kept_U = np.exp(-np.outer(elapsed_U, ESCAPES)) @ weights_VE.sum(axis=0)
@@ -90,7 +90,7 @@ class Movement:
             probability_NR[:, r] = joint_NM.sum(axis=1)
             self._belief_RPM[r, row_N] = normalised(joint_NM)
         self._visited_at_P[row_N] = step
-        self.contest.score(probability_NR)
+        self.model_average.score(probability_NR)
 
     def state_dict(self) -> State:
         own = State(
@@ -98,7 +98,7 @@ class Movement:
             values={"keys": list(self._row)},
             arrays={"beliefs": self._belief_RPM.copy(), "visited_at": self._visited_at_P.copy()},
         )
-        return joined(own, {"contest": self.contest.state_dict()})
+        return joined(own, {"model_average": self.model_average.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
         keys = state.values["keys"]
@@ -106,4 +106,4 @@ class Movement:
         self._row = {key: row for row, key in enumerate(keys)}
         self._belief_RPM = np.array(state.arrays["beliefs"], dtype=np.float64)
         self._visited_at_P = np.array(state.arrays["visited_at"], dtype=np.int64)
-        self.contest.load_state_dict(part(state, "contest"))
+        self.model_average.load_state_dict(part(state, "model_average"))

@@ -51,10 +51,10 @@ def hashed_ngrams(text: str, bits: int) -> np.ndarray:
 
 def _in_space(space: int, values: np.ndarray) -> np.ndarray:
     """Values (…,) uint64 scattered over 64 bits, differently for each feature kind ``space``."""
-    mixed = values + SPREAD // np.uint64(space + 1)  # an offset of its own for each kind
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * MIX_1
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * MIX_2
-    return mixed ^ (mixed >> np.uint64(31))
+    informative = values + SPREAD // np.uint64(space + 1)  # an offset of its own for each kind
+    informative = (informative ^ (informative >> np.uint64(30))) * MIX_1
+    informative = (informative ^ (informative >> np.uint64(27))) * MIX_2
+    return informative ^ (informative >> np.uint64(31))
 
 
 class FeatureRows:

@@ -8,7 +8,7 @@ import numpy as np
 
 from estimators.base import Candidate, Context, Estimates, Observation, State
 from estimators.counts import tally
-from estimators.moments import mixed_probability
+from estimators.moments import informative_probability
 
 SCHEMA_VERSION = 1
 
@@ -25,11 +25,11 @@ class OracleEstimator:
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
         """p itself, without spread. Raises ValueError for a candidate of whom no pass rate was told."""
         p_N = np.array([self._told(candidate) for candidate in candidates], dtype=np.float64)
-        mixed_N = mixed_probability(p_N, context.group_size)
+        informative_N = informative_probability(p_N, context.group_size)
         return Estimates(
             mean=p_N,
             sd=np.zeros_like(p_N),
-            p_mixed=mixed_N,
+            p_informative=informative_N,
             p_all_wrong=(1 - p_N) ** context.group_size,
             p_all_right=p_N**context.group_size,
             sample=lambda rng: p_N.copy(),

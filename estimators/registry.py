@@ -17,12 +17,12 @@ from estimators.base import Estimator
 GROUP = "depo.estimators"
 BUILT_IN = {
     "uniform": "estimators.uniform:UniformEstimator",
-    "beta": "estimators.beta:BetaEstimator",
+    "mopps": "estimators.mopps:MoppsEstimator",
     "hybrid": "estimators.hybrid:HybridEstimator",
-    "streak": "estimators.streak:StreakEstimator",
-    "hmm": "estimators.hmm:HmmEstimator",
+    "greso": "estimators.greso:GresoEstimator",
+    "dps": "estimators.dps:DpsEstimator",
     "oracle": "estimators.oracle:OracleEstimator",
-    "encoder": "estimators.encoder:EncoderEstimator",
+    "depo": "estimators.depo:DepoEstimator",
 }
 
 

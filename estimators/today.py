@@ -1,10 +1,10 @@
 """What today's policy shows of a prompt, and how far a history still holds beside it.
 
-A policy can be asked: how it sees a prompt by now (`PolicyView`), how likely it finds the answers it gave
+A policy can be asked: how it sees a prompt by now (`PrefillProbe`), how likely it finds the answers it gave
 before (`KnownAnswers`). A history cannot: its outcomes are another policy's, and what they say today is only
 as good as the model of how pass rates move, which foresees no sudden understanding. So where the policy has
 been asked, a history counts with the power w that has predicted best together with the policy's replies
-(`Contest`): a power prior (Ibrahim and Chen, Statistical Science 15, 2000).
+(`ModelAverage`): a power prior (Ibrahim and Chen, Statistical Science 15, 2000).
 
     belief ∝ stranger^(1 − w) · history^w
 
@@ -22,11 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from estimators.base import Candidate, Observation, State
-from estimators.contest import Contest
-from estimators.known_answers import LEAST, KnownAnswers, recalled_of
+from estimators.known_answers import LEAST, KnownAnswers, rescored_of
 from estimators.logit_grid import LogitGrid, normalised
+from estimators.model_average import ModelAverage
 from estimators.nested_state import joined, part
-from estimators.policy_view import PolicyView, features_of
+from estimators.prefill_probe import PrefillProbe, features_of
 
 SCHEMA_VERSION = 1
 TRUST = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -57,8 +57,8 @@ class Today:
 
     def __init__(self, grid: LogitGrid, memory: float) -> None:
         self.grid = grid
-        self.history = Contest(TRUST, memory)
-        self.view = PolicyView(memory)
+        self.history = ModelAverage(TRUST, memory)
+        self.view = PrefillProbe(memory)
         self.known = KnownAnswers(grid, memory)
 
     def updated(
@@ -70,8 +70,8 @@ class Today:
     ) -> np.ndarray:
         """Beliefs (N, M) with all that today's policy showed taken in; ``outcome_M3`` is P(all wrong, mixed,
         all right | state). Raises ValueError for another number of features than those learned from."""
-        viewed_NM = self._viewed(before.weighed(self.history.mean), prompts, outcome_M3)
-        return self.known.updated(viewed_NM, recalled_of(prompts), ability)
+        probed_NM = self._probed(before.weighed(self.history.mean), prompts, outcome_M3)
+        return self.known.updated(probed_NM, rescored_of(prompts), ability)
 
     def observe(
         self,
@@ -85,9 +85,9 @@ class Today:
         """Learn from N groups: what was believed before, what the policy showed, and the counts."""
         likelihood_NM = self.grid.likelihood(successes_N, trials_N, ability)
         weighed_NM = before.weighed(self.history.mean)
-        viewed_NM = self._viewed(weighed_NM, groups, outcome_M3)
+        probed_NM = self._probed(weighed_NM, groups, outcome_M3)
         self._score_history(before, groups, outcome_M3, ability, likelihood_NM)
-        self.known.observe(viewed_NM, recalled_of(groups), ability, successes_N, trials_N)
+        self.known.observe(probed_NM, rescored_of(groups), ability, successes_N, trials_N)
         has_N, features_NF = features_of(groups)
         if has_N.any():
             outcome_N = np.where(successes_N == 0, 0, np.where(successes_N == trials_N, 2, 1))
@@ -95,16 +95,16 @@ class Today:
                 weighed_NM[has_N], outcome_M3, features_NF, likelihood_NM[has_N], outcome_N[has_N]
             )
 
-    def _viewed(
+    def _probed(
         self, belief_NM: np.ndarray, prompts: Sequence[Candidate | Observation], outcome_M3: np.ndarray
     ) -> np.ndarray:
-        """Beliefs (N, M) with the policy's view of the prompts taken in, where it was asked for."""
+        """Beliefs (N, M) with the prefill probe of the prompts taken in, where it was asked for."""
         has_N, features_NF = features_of(prompts)
         if not has_N.any():
             return belief_NM
-        viewed_NM = belief_NM.copy()
-        viewed_NM[has_N] = self.view.updated(belief_NM[has_N], outcome_M3, features_NF)
-        return viewed_NM
+        probed_NM = belief_NM.copy()
+        probed_NM[has_N] = self.view.updated(belief_NM[has_N], outcome_M3, features_NF)
+        return probed_NM
 
     def _score_history(
         self,
@@ -121,8 +121,8 @@ class Today:
         again = [groups[i] for i in rows_K]
         probability_KW = np.empty((len(again), len(TRUST)))
         for w, trust in enumerate(TRUST):
-            viewed_KM = self._viewed(before.weighed(trust)[rows_K], again, outcome_M3)
-            belief_KM = self.known.updated(viewed_KM, recalled_of(again), ability)
+            probed_KM = self._probed(before.weighed(trust)[rows_K], again, outcome_M3)
+            belief_KM = self.known.updated(probed_KM, rescored_of(again), ability)
             probability_KW[:, w] = (belief_KM * likelihood_NM[rows_K]).sum(axis=1)
         self.history.score(probability_KW)
 
@@ -142,5 +142,5 @@ class Today:
 
 def was_asked(prompt: Candidate | Observation) -> bool:
     """Whether today's policy has shown its view of the prompt, or found anything likely of its answers."""
-    recalled = prompt.recalled
-    return prompt.features is not None or (recalled is not None and recalled.right + recalled.wrong >= LEAST)
+    rescored = prompt.rescored
+    return prompt.features is not None or (rescored is not None and rescored.right + rescored.wrong >= LEAST)

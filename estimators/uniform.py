@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 
 
 class UniformEstimator:
-    """Believes that any pass rate is equally likely for any prompt: mean 1/2, p_mixed = (G−1)/(G+1)."""
+    """Believes that any pass rate is equally likely for any prompt: mean 1/2, p_informative = (G−1)/(G+1)."""
 
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
         ones_N = np.ones(len(candidates))

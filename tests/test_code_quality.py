@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TYPED = ["estimators", "reward", "depo/config", "depo/types.py"]
+TYPED = ["estimators", "reward", "depo/recipe/schema", "depo/types.py"]
 SCRIPTS = Path(sys.executable).parent
 
 

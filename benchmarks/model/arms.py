@@ -43,7 +43,7 @@ def arm_blocks(arm: str, form: Form, encoder: str | None = None) -> dict[str, di
     """
     method = METHODS[arm]
     selection = {"audit": form.audit, "min_window": form.min_window, "window": form.window}
-    selection |= {"max_waves": form.max_waves} | dict(method.selection)
+    selection |= {"max_rounds": form.max_rounds} | dict(method.selection)
     if "candidates" in selection:
         selection["candidates"] = CANDIDATES * form.prompts  # each is prefilled
     if "warmup_steps" in selection:

@@ -99,7 +99,7 @@ def accuracy_curve(summary: dict[str, Any], rows: Sequence[Row]) -> list[list[fl
 
 def at(curve: Sequence[Sequence[float]], horizon: int) -> float | None:
     """Accuracy at ``horizon`` rollouts, on the straight line between the two evaluations around it: a last
-    step with refill waves ends beyond the horizon. None when the run did not get there."""
+    step with refill rounds ends beyond the horizon. None when the run did not get there."""
     if not curve or curve[-1][0] < horizon:
         return None
     return float(np.interp(horizon, [point[0] for point in curve], [point[1] for point in curve]))

@@ -30,7 +30,7 @@ class Form:
     tokens_per_microbatch: int
     evaluations: int
     """Held-out evaluations within the horizon, the last one included, the one before training not."""
-    max_waves: int
+    max_rounds: int
     audit: float
     min_window: int
     window: int
@@ -57,7 +57,7 @@ CPU = Form(
     # SmolLM2-135M leaves 1.8 MB of activations behind for a token (30 layers in float32): 1.9 GB.
     tokens_per_microbatch=1024,
     evaluations=2,
-    max_waves=4,
+    max_rounds=4,
     audit=0.25,  # one group of the four
     min_window=16,
     window=64,
@@ -79,7 +79,7 @@ GPU = Form(
     generation_batch=512,
     tokens_per_microbatch=8192,  # by the same measure 7 GB in bfloat16: several runs fit on one GPU
     evaluations=5,
-    max_waves=4,
+    max_rounds=4,
     audit=0.05,
     min_window=200,
     window=400,

@@ -43,6 +43,8 @@ def draw(document: dict[str, Any], path: Path) -> None:
 
 
 def ratio_so_far(trace: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """(rollouts generated (S,), share of the groups generated so far that were mixed (S,))."""
-    mixed_S = np.cumsum([row["effective_groups"] for row in trace])
-    return np.array([row["rollouts"] for row in trace]), mixed_S / np.cumsum([row["groups"] for row in trace])
+    """(rollouts generated (S,), share of the groups generated so far that were informative (S,))."""
+    informative_S = np.cumsum([row["effective_groups"] for row in trace])
+    return np.array([row["rollouts"] for row in trace]), informative_S / np.cumsum(
+        [row["groups"] for row in trace]
+    )

@@ -41,7 +41,7 @@ def arm_recipe(setting: Setting, arm: str, seed: int) -> Recipe:
     raw: dict[str, Any] = {
         "name": f"{task.name}_{arm}_seed{seed}",
         "seed": seed,
-        # No step generates less than a first wave, so the rollouts end the run; this is only its bound.
+        # No step generates less than a first round, so the rollouts end the run; this is only its bound.
         "steps": setting.steps,
         "max_rollouts": setting.horizon,
         "policy": {"type": "pretrained", "model": setting.model, "dtype": form.dtype},

@@ -53,7 +53,7 @@ def setting_text(setting: dict[str, Any]) -> str:
         f"{setting['engine']}, learning rate {form['lr']:g}. Arms of one seed share pool "
         f"({form['pool'] - form['heldout']:,} prompts at most), held-out set ({form['heldout']} prompts, "
         f"{form['samples']} answers each at temperature 1) and keyed randomness. A last step with refill "
-        "waves ends beyond the horizon: accuracy *at the horizon* is read off the line between the two "
+        "rounds ends beyond the horizon: accuracy *at the horizon* is read off the line between the two "
         "evaluations around it."
     )
 
@@ -166,10 +166,11 @@ SAVED_NOTE = (
 
 
 AUDIT_NOTE = (
-    "AUROC, Brier skill and ECE are of predictions that a group will be mixed, on the uniformly drawn groups "
+    "AUROC, Brier skill and ECE are of predictions that a group will be informative, on the uniformly "
+    "drawn groups "
     "of the last window, each predicted before it was rolled out. Arms without beliefs predict a constant. "
     "Training rewards are of the prompts that were chosen, not of the pool. Starvation: share of the prompts "
-    "last seen mixed that were visited fewer than three times."
+    "last seen informative that were visited fewer than three times."
 )
 
 

@@ -1,4 +1,4 @@
-"""What the policy is asked: sums in words or tasks of reasoning_gym, easy enough for mixed groups."""
+"""What the policy is asked: sums in words or tasks of reasoning_gym, easy enough for informative groups."""
 
 from __future__ import annotations
 

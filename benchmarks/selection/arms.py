@@ -33,10 +33,10 @@ UNIFORM = {"type": "uniform"}
 HYBRID = {"type": "hybrid", "features": "policy", "recall": 8}
 
 
-WAVE = {"refill": False, "candidates": 256}
+ROUND = {"refill": False, "candidates": 256}
 
 
-CHOICE = {"type": "thompson", "draws": 16, **WAVE}
+CHOICE = {"type": "thompson", "draws": 16, **ROUND}
 
 
 LR, HYBRID_LR = 1e-4, 2e-4
@@ -48,27 +48,27 @@ ARMS: dict[str, Arm] = {
     "dapo": Arm("DAPO dynamic sampling", UNIFORM, {"type": "uniform", "refill": True}, 2e-4),
     "depo": Arm(
         "DEPO: encoder, window",
-        {"type": "encoder", "frozen": True},
+        {"type": "depo", "frozen": True},
         {"type": "window", "refill": False, "warmup_steps": 10, **PUBLISHED},
         LR,
         needs_encoder=True,
     ),
     "hybrid": Arm("hybrid", HYBRID, CHOICE, HYBRID_LR),
-    "greso": Arm("GRESO", {"type": "streak"}, {"type": "skip", "refill": True, **PUBLISHED}, 2e-4),
-    "mopps": Arm("MoPPS", {"type": "beta"}, {"type": "thompson", "refill": False, **PUBLISHED}, LR),
+    "greso": Arm("GRESO", {"type": "greso"}, {"type": "skip", "refill": True, **PUBLISHED}, 2e-4),
+    "mopps": Arm("MoPPS", {"type": "mopps"}, {"type": "thompson", "refill": False, **PUBLISHED}, LR),
     "dps": Arm(
         "DPS",
-        {"type": "hmm", "prior_count": 1, "discount": 0.7, "confusion": 0},
+        {"type": "dps", "prior_count": 1, "discount": 0.7, "confusion": 0},
         {"type": "greedy", "refill": False, **PUBLISHED},
         LR,
     ),
     "oracle": Arm(
-        "knows every pass rate", {"type": "oracle", "live": True}, {"type": "greedy", **WAVE}, HYBRID_LR
+        "knows every pass rate", {"type": "oracle", "live": True}, {"type": "greedy", **ROUND}, HYBRID_LR
     ),
-    "greedy": Arm("hybrid, greedy", HYBRID, {"type": "greedy", **WAVE}, HYBRID_LR),
+    "greedy": Arm("hybrid, greedy", HYBRID, {"type": "greedy", **ROUND}, HYBRID_LR),
     "one_draw": Arm("hybrid, Thompson sampling", HYBRID, CHOICE | {"draws": 1}, HYBRID_LR),
-    "no_view": Arm("hybrid without the policy's view", HYBRID | {"features": "none"}, CHOICE, HYBRID_LR),
-    "no_recall": Arm("hybrid without earlier answers", HYBRID | {"recall": 0}, CHOICE, HYBRID_LR),
+    "no_probe": Arm("hybrid without the prefill probe", HYBRID | {"features": "none"}, CHOICE, HYBRID_LR),
+    "no_rescoring": Arm("hybrid without earlier answers", HYBRID | {"recall": 0}, CHOICE, HYBRID_LR),
     "no_text": Arm("hybrid without text", HYBRID | {"text": "none"}, CHOICE, HYBRID_LR),
     "no_history": Arm("hybrid without history", HYBRID | {"history": False}, CHOICE, HYBRID_LR),
     "no_drift": Arm("hybrid without drift", HYBRID | {"drift": False}, CHOICE, HYBRID_LR),

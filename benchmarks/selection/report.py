@@ -102,10 +102,11 @@ def pool_tables(pool: Mapping[str, Any], document: Mapping[str, Any]) -> list[st
 
 
 DIAGNOSIS_NOTE = (
-    "AUROC and ECE are of predictions that a group will be mixed, on the uniformly drawn groups of the last "
+    "AUROC and ECE are of predictions that a group will be informative, on the uniformly drawn groups of "
+    "the last "
     "window, each predicted before it was rolled out; arms without beliefs predict a constant, and arms that "
     "draw nothing uniformly (`audit: 0`) cannot be graded once they select. Starvation: share of the prompts "
-    "last seen mixed that were visited fewer than three times."
+    "last seen informative that were visited fewer than three times."
 )
 
 

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from depo.files import read_json, write_json
+from depo.files import latest_checkpoint, read_json, write_json
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema import Recipe
 from depo.rng import generator
-from depo.train.checkpoint import latest_checkpoint
 from depo.train.run_directory import LOCK, claimed
 from depo.types import Prompt
 

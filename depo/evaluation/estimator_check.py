@@ -16,12 +16,11 @@ import estimators
 from depo.errors import UserError
 from depo.evaluation.problems import LoadedBenchmark
 from depo.evaluation.target import Target
-from depo.files import read_json
+from depo.files import load_state, read_json
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema import Recipe
 from depo.recipe.schema.estimator import asks_policy, built_with
 from depo.report.calibration import reliability, spearman
-from depo.train.checkpoint import load_state
 from estimators.base import Candidate, Context
 
 BINS = 10
@@ -74,7 +73,7 @@ def cannot_ask(recipe: Recipe) -> str:
 
 def unseen(recipe: Recipe) -> str:
     """What the estimator had in training and has to do without here."""
-    return "the policy's own view of a problem" if asks_policy(recipe.estimator) else ""
+    return "the prefill probe of a problem" if asks_policy(recipe.estimator) else ""
 
 
 def predictions(

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from depo.errors import UserError
-from depo.files import read_json
+from depo.files import latest_checkpoint, read_json, step_name
 from depo.recipe.checks import directory_problem
 from depo.recipe.model_shape import HUB_ID, find_config, model_shape
-from depo.train.checkpoint import latest_checkpoint, step_name
 
 
 def told_apart(

@@ -21,7 +21,7 @@ from depo.learner.logprobs import check_head, token_logprobs
 from depo.learner.loss import correction_weights, k3, token_loss, token_weights
 from depo.learner.metrics import Tally, mismatch
 from depo.learner.optimizer import load_state, lr_factor, perturb, restore, save_state, silence_dropout
-from depo.learner.packing import Cutting, MicroBatch, Rows, pad_values, pass_cost, split_groups, unpad_values
+from depo.learner.packing import MicroBatch, Packing, Rows, pad_values, pass_cost, split_groups, unpad_values
 from depo.learner.routing import Pass, Routing, UpdateRouting
 from depo.learner.scoring import answer_logprobs, prompt_features
 from depo.learner.shared_prompts import SHARED_TOKENS, can_share
@@ -73,7 +73,7 @@ class PolicyLearner:
         self.has_dropout = silence_dropout(model)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
-        self.cutting = self.how_to_cut()
+        self.packing = self.choose_packing()
         with self.inference():
             self.routing = Routing(model, settings)
         self.optimizer = adamw(self.parameters, settings)
@@ -83,7 +83,7 @@ class PolicyLearner:
         self.updates = 0  # position in the learning-rate schedule
         self.perturbed_from: dict[str, Tensor] | None = None
 
-    def how_to_cut(self) -> Cutting:
+    def choose_packing(self) -> Packing:
         """Prompts are computed once for all of their completions, if that is wanted and the model can."""
         budget = self.settings.tokens_per_microbatch
         with self.inference():
@@ -93,7 +93,7 @@ class PolicyLearner:
             shares = self.settings.share_prompts and can_share(
                 decoder, self.pad_token_id, self.device, longest
             )
-        return Cutting(budget, min(SHARED_TOKENS, budget) if shares else 0, self.pad_token_id, self.device)
+        return Packing(budget, min(SHARED_TOKENS, budget) if shares else 0, self.pad_token_id, self.device)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -182,7 +182,7 @@ class PolicyLearner:
         for minibatch in (minibatch for epoch in passes for minibatch in epoch):
             weights_N = self.weights(minibatch, lengths_N)
             for rows in minibatch:
-                micro = self.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
+                micro = self.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
                 with routed(routing, "first" if one_step else "train", micro):
                     logprobs_BT = self.backward(micro, batch, weights_N, old, reference, tally)
                 if one_step:
@@ -192,14 +192,14 @@ class PolicyLearner:
         self.model.eval()
         metrics = tally.means() | {
             "tokens": float(lengths_N.sum()),
-            "padding_share": self.cutting.padding(first_pass, batch.prompt_ids, batch.completion_ids),
+            "padding_share": self.packing.padding(first_pass, batch.prompt_ids, batch.completion_ids),
         }
         return (current if old is None else old), metrics
 
     def cut(self, batch: TrainingBatch, epoch: int) -> list[list[Rows]]:
         """Mini-batches of one pass, each a list of micro-batches."""
         parts = split_groups(batch.group, self.settings.minibatches, self.seed, self.updates, epoch)
-        return [self.cutting.cut(rows, batch.prompt_ids, batch.completion_ids) for rows in parts]
+        return [self.packing.cut(rows, batch.prompt_ids, batch.completion_ids) for rows in parts]
 
     def weights(self, minibatch: list[Rows], lengths_N: np.ndarray) -> Tensor:
         """Token weights of a mini-batch, placed at its rows of (N,)."""
@@ -264,7 +264,7 @@ class PolicyLearner:
         completions = [np.asarray(completion, dtype=np.int64) for _, completion in sequences]
         none = np.zeros(len(sequences), dtype=np.float32)
         batch = TrainingBatch(prompts, completions, [], none, np.arange(len(sequences)))
-        parts = self.cutting.cut(np.arange(len(batch)), prompts, completions)
+        parts = self.packing.cut(np.arange(len(batch)), prompts, completions)
         return self.logprobs(self.model, batch, parts, temperature)
 
     def answer_logprobs(
@@ -282,7 +282,7 @@ class PolicyLearner:
             )
 
     def prompt_features(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """The policy's view of N prompts, (N, F) float32: see ``depo.learner.scoring``."""
+        """the prefill probe of N prompts, (N, F) float32: see ``depo.learner.scoring``."""
         with self.inference():
             return prompt_features(
                 self.model,
@@ -304,7 +304,7 @@ class PolicyLearner:
         values: Values = [np.empty(0, dtype=np.float32)] * len(batch)
         with self.inference():
             for rows in parts:
-                micro = self.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
+                micro = self.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
                 with routed(routing, which, micro):
                     logprobs_BT, _ = token_logprobs(model, micro, temperature)
                 for row, row_values in zip(rows, unpad_values(logprobs_BT, micro.mask_BT), strict=True):
@@ -319,7 +319,7 @@ class PolicyLearner:
     def policy_kl(
         self, batch: TrainingBatch, old: Values, rows: Rows, routing: UpdateRouting | None
     ) -> float:
-        parts = self.cutting.cut(rows, batch.prompt_ids, batch.completion_ids)
+        parts = self.packing.cut(rows, batch.prompt_ids, batch.completion_ids)
         new = self.logprobs(self.model, batch, parts, self.temperature, routing, "kl")
         difference = np.concatenate([new[row] - old[row] for row in rows])
         return float(k3(torch.from_numpy(difference).double()).mean())

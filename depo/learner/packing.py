@@ -138,7 +138,7 @@ Tokens = Sequence[np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
-class Cutting:
+class Packing:
     """``budget``: tokens of a pass, padding included. ``share``: a prompt is computed once for as many of its
     completions as fit into a row of so many tokens; 0: for each of them."""
 

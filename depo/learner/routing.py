@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from depo.learner.packing import MicroBatch
-from depo.moe.hooks import Observe, Recorder, tapped
+from depo.moe.hooks import Observe, Recorder, hooked
 from depo.moe.routers import Router, find_routers, require_routers
 from depo.moe.routes import ForcedRoutes, check_routes, force, unpad
 from depo.moe.telemetry import AgreementTally, CollapseAlarm, LoadTally, scalars
@@ -108,7 +108,7 @@ class UpdateRouting:
         if forced is None and observe is None:
             yield
             return
-        with tapped(self.routers, *as_computed(micro, forced, observe)):
+        with hooked(self.routers, *as_computed(micro, forced, observe)):
             yield
         if recorder is not None:
             self.keep(recorder, micro)

@@ -28,7 +28,7 @@ Observe = Callable[[int, Tensor, Tensor], None]
 """(which router, logits (N, E) detached, native choice (N, K)), once a router and forward pass."""
 
 
-class Tap:
+class RouterHook:
     """One block's state. ``forced`` may be exchanged between forward passes of the block."""
 
     def __init__(
@@ -65,16 +65,16 @@ class Tap:
 
 
 @contextmanager
-def tapped(
+def hooked(
     routers: Sequence[Router], forced: ForcedRoutes | None = None, observe: Observe | None = None
-) -> Iterator[Tap]:
+) -> Iterator[RouterHook]:
     """Force routes and tell ``observe`` what the routers would have chosen, inside the block."""
-    tap = Tap(routers, forced, observe)
+    hook = RouterHook(routers, forced, observe)
     with ExitStack() as stack:
         for index, router in enumerate(routers):
-            handle = router.module.register_forward_hook(tap.hook(index))
+            handle = router.module.register_forward_hook(hook.hook(index))
             stack.callback(handle.remove)
-        yield tap
+        yield hook
 
 
 class Recorder:

@@ -69,7 +69,7 @@ def batch_rows(recipe: Recipe) -> list[Row]:
     batch, learner = recipe.batch, recipe.learner
     context, completion = recipe.context_length, recipe.rollout.max_new_tokens
     rollouts = batch.prompts * batch.group_size
-    waves = recipe.selection.max_waves if recipe.selection.refill else 1
+    rounds = recipe.selection.max_rounds if recipe.selection.refill else 1
     rows_per_minibatch = rollouts // learner.minibatches
     rows_per_microbatch = max(1, learner.tokens_per_microbatch // context)
     passes_of_full_length = (
@@ -78,7 +78,7 @@ def batch_rows(recipe: Recipe) -> list[Row]:
     passes = f"{plural(learner.epochs, 'epoch')} × {plural(learner.minibatches, 'mini-batch')}"
     return [
         Row("rollouts per step", f"{rollouts:,}", f"{batch.prompts} prompts × group size {batch.group_size}"),
-        Row("generated per step, at most", f"{rollouts * waves:,}", plural(waves, "wave")),
+        Row("generated per step, at most", f"{rollouts * rounds:,}", plural(rounds, "round")),
         Row(
             "trained tokens per step, at most",
             f"{rollouts * context:,}",

@@ -1,8 +1,8 @@
 """The recipe schema as data: which keys exist where, and which types a union block can have.
 
-Overrides and error messages need to walk ``depo.recipe.schema`` by dotted key (``learner.loss.clip_low``). A *union*
-is a block whose ``type`` key picks one of several classes; its key path does not contain the type. The same
-functions walk other files' schemas from another ``root``: evaluation suites have one of their own.
+Overrides and error messages need to walk ``depo.recipe.schema`` by dotted key (``learner.loss.clip_low``). A
+*union* is a block whose ``type`` key picks one of several classes; its key path does not contain the type.
+The same functions walk other files' schemas from another ``root``: evaluation suites have one of their own.
 """
 
 from __future__ import annotations

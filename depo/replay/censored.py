@@ -88,7 +88,7 @@ def censored_feedback(
         groups = [answered(pick, trace, row[pick.prompt.key], t) for pick in picks]
         estimator.observe(observations(groups, int(step)), context)
         selector.observe(groups)
-        selector.settle(groups)
+        selector.assign(groups)
         uniform += [group for group in groups if group.pick.uniform]
         picked_NT[[row[pick.prompt.key] for pick in picks], t] = True
     return (
@@ -118,10 +118,10 @@ def figures(trace: Trace, picked_NT: np.ndarray) -> dict[str, float]:
     half of their visits of the later half of the trace. ``since_visit_pXX``: percentiles over all prompts,
     after the last step, of the steps since they were picked; T for a prompt that never was.
     """
-    mixed_NT = trace.mixed_NT
+    informative_NT = trace.informative_NT
     steps = picked_NT.shape[1]
     picks_T = picked_NT[:, 1:].sum(axis=0)
-    ratio_T = (picked_NT & mixed_NT)[:, 1:].sum(axis=0)[picks_T > 0] / picks_T[picks_T > 0]
+    ratio_T = (picked_NT & informative_NT)[:, 1:].sum(axis=0)[picks_T > 0] / picks_T[picks_T > 0]
     learnable_N = informative_later(trace)
     visits_N = picked_NT.sum(axis=1)
     last_N = np.where(picked_NT.any(axis=1), steps - 1 - np.argmax(picked_NT[:, ::-1], axis=1), -1)
@@ -137,18 +137,18 @@ def informative_later(trace: Trace) -> np.ndarray:
     """(N,) bool: prompts mixed in at least half of their visits of the later half of the trace, t ≥ T/2."""
     later = slice(math.ceil(trace.trials_NT.shape[1] / 2), None)
     visits_N = trace.recorded_NT[:, later].sum(axis=1)
-    mixed_N = trace.mixed_NT[:, later].sum(axis=1)
-    return (visits_N > 0) & (2 * mixed_N >= visits_N)
+    informative_N = trace.informative_NT[:, later].sum(axis=1)
+    return (visits_N > 0) & (2 * informative_N >= visits_N)
 
 
 def audit_figures(groups: Sequence[Group]) -> dict[str, float]:
     """Quality of the predictions on the picks that were drawn uniformly (all of them for ``uniform``)."""
-    predicted_W = np.array([group.pick.predicted_mixed for group in groups])
-    mixed_W = np.array([float(group.has_signal) for group in groups])
+    predicted_W = np.array([group.pick.predicted_informative for group in groups])
+    informative_W = np.array([float(group.informative) for group in groups])
     return {
         "audit_groups": float(len(groups)),
-        "audit_auroc": auroc(predicted_W, mixed_W),
-        "audit_brier": brier(predicted_W, mixed_W),
-        "audit_brier_skill": brier_skill(predicted_W, mixed_W),
-        "audit_ece": expected_calibration_error(predicted_W, mixed_W),
+        "audit_auroc": auroc(predicted_W, informative_W),
+        "audit_brier": brier(predicted_W, informative_W),
+        "audit_brier_skill": brier_skill(predicted_W, informative_W),
+        "audit_ece": expected_calibration_error(predicted_W, informative_W),
     }

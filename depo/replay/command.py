@@ -81,7 +81,9 @@ def check(options: argparse.Namespace) -> None:
     if not 0 <= options.audit <= 1:
         raise UserError(f"--audit {options.audit:g}: expected a share of the picks in [0, 1]")
     if options.group_size is not None and options.group_size < 2:
-        raise UserError(f"--group-size {options.group_size}: a group needs at least 2 rollouts to be mixed")
+        raise UserError(
+            f"--group-size {options.group_size}: a group needs at least 2 rollouts to be informative"
+        )
     for flag in ("seeds", "visits", "resamples", "batch"):
         value = getattr(options, flag)
         if value is not None and value < 1:

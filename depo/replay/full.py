@@ -17,7 +17,7 @@ from depo.replay.trace import Trace
 from depo.rng import generator
 from depo.types import Origin
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation
-from estimators.moments import mixed_probability
+from estimators.moments import informative_probability
 
 Factory = Callable[[], Estimator]
 """Makes a fresh estimator: every replay starts from nothing."""
@@ -31,7 +31,7 @@ class Predictions:
     prompt_M: np.ndarray
     visits_M: np.ndarray
     mean_M: np.ndarray
-    mixed_M: np.ndarray  # predicted probabilities of the three outcomes
+    informative_M: np.ndarray  # predicted probabilities of the three outcomes
     all_wrong_M: np.ndarray
     all_right_M: np.ndarray
     successes_M: np.ndarray
@@ -106,7 +106,7 @@ def full_feedback(
 def probabilities(estimates: Estimates, n: int, name: str) -> list[np.ndarray]:
     """Mean and the probabilities of the three outcomes, each (n,). Raises ValueError when they are none."""
     found = []
-    for what in ("mean", "p_mixed", "p_all_wrong", "p_all_right"):
+    for what in ("mean", "p_informative", "p_all_wrong", "p_all_right"):
         values_N = np.asarray(getattr(estimates, what), dtype=np.float64)
         if values_N.shape != (n,) or not ((values_N >= 0) & (values_N <= 1)).all():  # NaN fails too
             raise ValueError(f"{name}: {what} must be ({n},) probabilities, found shape {values_N.shape}")
@@ -143,7 +143,7 @@ def smoother(trace: Trace, group_size: int) -> Predictions | None:
         row_M,
         visits_NT[graded_NT],
         rate_M,
-        mixed_probability(rate_M, group_size),
+        informative_probability(rate_M, group_size),
         (1 - rate_M) ** group_size,
         rate_M**group_size,
         trace.successes_NT[graded_NT],

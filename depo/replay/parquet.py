@@ -78,7 +78,7 @@ def training_trace(
     check_counts(path, k_NT, n_N[:, None])
     size = group_size or int(n_N.min())
     if size < 2:
-        raise UserError(f"{path}: n is {size}; a group needs at least 2 rollouts to be mixed")
+        raise UserError(f"{path}: n is {size}; a group needs at least 2 rollouts to be informative")
     if size > n_N.min():
         raise UserError(f"--group-size {size}: {path} recorded {n_N.min()} rollouts a visit")
     prompts = prompts_of(table, path, first, prior)
@@ -117,7 +117,7 @@ def count_trace(
     if n_N.min() < group_size:
         notes.append(
             f"pass rates come from as few as {n_N.min()} rollouts: groups of {group_size} drawn from such a "
-            "rate are mixed less often than real ones"
+            "rate are informative less often than real ones"
         )
     notes.append(f"outcomes drawn as Binomial({group_size}, k/n) with seed {seed}: the policy does not move")
     prompts = prompts_of(table, path, rows, prior)

@@ -40,32 +40,32 @@ class Quality:
 def full_quality(predictions: Predictions, weights_RN: np.ndarray) -> Quality:
     """Everything that is said about one estimator's predictions; NaN where a figure is undefined.
 
-    ``auroc`` is that of zero variance: does ``p_mixed`` tell mixed groups from the others. Figures that have
-    a bootstrap interval have it under ``intervals``. ECE has none: drawing prompts twice makes bins lumpier
-    than they are, which biases it upwards.
+    ``auroc`` is that of zero variance: does ``p_informative`` tell informative groups from the others.
+    Figures that have a bootstrap interval have it under ``intervals``. ECE has none: drawing prompts twice
+    makes bins lumpier than they are, which biases it upwards.
     """
     one, cluster_M = predictions, predictions.prompt_M
-    mixed_M, rate_M = one.was_mixed_M, one.successes_M / np.maximum(one.trials_M, 1)
-    base = float(mixed_M.mean()) if len(mixed_M) else math.nan
-    auroc_R, precision_R = weighted_ranking(one.mixed_M, mixed_M, cluster_M, weights_RN)
+    informative_M, rate_M = one.was_mixed_M, one.successes_M / np.maximum(one.trials_M, 1)
+    base = float(informative_M.mean()) if len(informative_M) else math.nan
+    auroc_R, precision_R = weighted_ranking(one.informative_M, informative_M, cluster_M, weights_RN)
     wrong_R, _ = weighted_ranking(one.all_wrong_M, one.was_all_wrong_M, cluster_M, weights_RN)
     right_R, _ = weighted_ranking(one.all_right_M, one.was_all_right_M, cluster_M, weights_RN)
-    brier_R = weighted_mean((one.mixed_M - mixed_M) ** 2, cluster_M, weights_RN)
-    base_R = weighted_mean(mixed_M, cluster_M, weights_RN)
+    brier_R = weighted_mean((one.informative_M - informative_M) ** 2, cluster_M, weights_RN)
+    base_R = weighted_mean(informative_M, cluster_M, weights_RN)
     with np.errstate(invalid="ignore", divide="ignore"):
         skill_R = 1 - brier_R / (base_R * (1 - base_R))
     figures = {
-        "predictions": len(mixed_M),
+        "predictions": len(informative_M),
         "base_rate": base,
-        "auroc": auroc(one.mixed_M, mixed_M),
+        "auroc": auroc(one.informative_M, informative_M),
         "auroc_all_wrong": auroc(one.all_wrong_M, one.was_all_wrong_M),
         "auroc_all_right": auroc(one.all_right_M, one.was_all_right_M),
-        "average_precision": average_precision(one.mixed_M, mixed_M),
-        "brier": brier(one.mixed_M, mixed_M),
-        "brier_skill": brier_skill(one.mixed_M, mixed_M),
-        "ece": expected_calibration_error(one.mixed_M, mixed_M),
+        "average_precision": average_precision(one.informative_M, informative_M),
+        "brier": brier(one.informative_M, informative_M),
+        "brier_skill": brier_skill(one.informative_M, informative_M),
+        "ece": expected_calibration_error(one.informative_M, informative_M),
         "spearman": spearman(one.mean_M, rate_M),
-        "false_reject_rate": false_reject_rate(one.mixed_M, mixed_M),
+        "false_reject_rate": false_reject_rate(one.informative_M, informative_M),
         "intervals": {
             "auroc": interval(auroc_R),
             "auroc_all_wrong": interval(wrong_R),
@@ -75,7 +75,7 @@ def full_quality(predictions: Predictions, weights_RN: np.ndarray) -> Quality:
             "brier_skill": interval(skill_R),
         },
         "by_visits": strata(one),
-        "reliability": reliability(one.mixed_M, mixed_M),
+        "reliability": reliability(one.informative_M, informative_M),
     }
     return Quality(figures, auroc_R, brier_R)
 
@@ -86,16 +86,16 @@ def strata(predictions: Predictions) -> dict[str, dict[str, float]]:
     for label, member_M in by_visits(predictions.visits_M):
         if member_M.any():
             part = predictions.of(member_M)
-            mixed_M = part.was_mixed_M
+            informative_M = part.was_mixed_M
             found[label] = {
                 "predictions": int(member_M.sum()),
-                "auroc": auroc(part.mixed_M, mixed_M),
+                "auroc": auroc(part.informative_M, informative_M),
                 "auroc_all_wrong": auroc(part.all_wrong_M, part.was_all_wrong_M),
                 "auroc_all_right": auroc(part.all_right_M, part.was_all_right_M),
-                "average_precision": average_precision(part.mixed_M, mixed_M),
-                "brier": brier(part.mixed_M, mixed_M),
-                "brier_skill": brier_skill(part.mixed_M, mixed_M),
-                "ece": expected_calibration_error(part.mixed_M, mixed_M),
+                "average_precision": average_precision(part.informative_M, informative_M),
+                "brier": brier(part.informative_M, informative_M),
+                "brier_skill": brier_skill(part.informative_M, informative_M),
+                "ece": expected_calibration_error(part.informative_M, informative_M),
             }
     return found
 

@@ -1,6 +1,6 @@
 """What the command line names: estimators and selectors with their options, ``NAME:key=value,key=value``.
 
-Values are read as in YAML: ``beta:discount=0.9``, ``mine:sizes=[1,2]``.
+Values are read as in YAML: ``mopps:discount=0.9``, ``mine:sizes=[1,2]``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def build_estimator(spec: Spec) -> Estimator:
 
 
 def selection_block(spec: Spec, prompts: int, audit: float) -> schema.Selection:
-    """The recipe's ``selection`` block for a replay over ``prompts`` prompts: one wave a step, all prompts
+    """The recipe's ``selection`` block for a replay over ``prompts`` prompts: one round a step, all prompts
     as candidates, no warm-up, whatever the options say on top. Raises UserError for a selector or an option
     that recipes do not know."""
     blocks = {block.model_fields["type"].default: block for block in get_args(get_args(schema.Selection)[0])}

@@ -51,7 +51,7 @@ class Trace:
         return self.trials_NT > 0
 
     @property
-    def mixed_NT(self) -> np.ndarray:
+    def informative_NT(self) -> np.ndarray:
         return (self.successes_NT > 0) & (self.successes_NT < self.trials_NT)
 
     @property

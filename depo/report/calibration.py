@@ -28,25 +28,25 @@ def midranks(values_W: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- order
 
 
-def auroc(predicted_W: np.ndarray, mixed_W: np.ndarray) -> float:
-    """Probability that a mixed group was predicted above one that is not, ties counting half. NaN when
+def auroc(predicted_W: np.ndarray, informative_W: np.ndarray) -> float:
+    """Probability that an informative group was predicted above one that is not, ties counting half. NaN when
     the window holds one kind only."""
-    positives = int(mixed_W.sum())
-    negatives = len(mixed_W) - positives
+    positives = int(informative_W.sum())
+    negatives = len(informative_W) - positives
     if not positives or not negatives:
         return math.nan
-    rank_sum = float(midranks(predicted_W)[mixed_W.astype(bool)].sum())
+    rank_sum = float(midranks(predicted_W)[informative_W.astype(bool)].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def average_precision(predicted_W: np.ndarray, mixed_W: np.ndarray) -> float:
+def average_precision(predicted_W: np.ndarray, informative_W: np.ndarray) -> float:
     """Σ (R_j − R_{j−1}) P_j over the distinct predictions from high to low: precision at each threshold,
-    weighted by the recall it adds; no interpolation. NaN when no group is mixed."""
-    positives = float(mixed_W.sum())
+    weighted by the recall it adds; no interpolation. NaN when no group is informative."""
+    positives = float(informative_W.sum())
     if not positives:
         return math.nan
     order_W = np.argsort(-predicted_W, kind="stable")
-    falling_W, hits_W = predicted_W[order_W], np.cumsum(mixed_W[order_W], dtype=np.float64)
+    falling_W, hits_W = predicted_W[order_W], np.cumsum(informative_W[order_W], dtype=np.float64)
     last_U = np.flatnonzero(np.append(np.diff(falling_W) != 0, True))  # equal predictions enter together
     precision_U = hits_W[last_U] / (last_U + 1)
     return float((np.diff(hits_W[last_U], prepend=0.0) * precision_U).sum() / positives)
@@ -65,16 +65,16 @@ def spearman(first_W: np.ndarray, second_W: np.ndarray) -> float:
 # ---------------------------------------------------------------- probabilities
 
 
-def brier(predicted_W: np.ndarray, mixed_W: np.ndarray) -> float:
+def brier(predicted_W: np.ndarray, informative_W: np.ndarray) -> float:
     """Mean squared error of the predicted probabilities. NaN for an empty window."""
-    return float(np.mean((predicted_W - mixed_W) ** 2)) if len(mixed_W) else math.nan
+    return float(np.mean((predicted_W - informative_W) ** 2)) if len(informative_W) else math.nan
 
 
-def brier_skill(predicted_W: np.ndarray, mixed_W: np.ndarray) -> float:
+def brier_skill(predicted_W: np.ndarray, informative_W: np.ndarray) -> float:
     """1 − Brier / Brier of the window's base rate. NaN when the window holds one kind only."""
-    base = float(np.mean(mixed_W)) if len(mixed_W) else math.nan
+    base = float(np.mean(informative_W)) if len(informative_W) else math.nan
     reference = base * (1 - base)
-    return 1 - brier(predicted_W, mixed_W) / reference if reference > 0 else math.nan
+    return 1 - brier(predicted_W, informative_W) / reference if reference > 0 else math.nan
 
 
 def mass_bins(predicted_W: np.ndarray, bins: int) -> np.ndarray:
@@ -83,24 +83,28 @@ def mass_bins(predicted_W: np.ndarray, bins: int) -> np.ndarray:
     return ((midranks(predicted_W) - 0.5) / len(predicted_W) * bins).astype(int)
 
 
-def expected_calibration_error(predicted_W: np.ndarray, mixed_W: np.ndarray, bins: int = ECE_BINS) -> float:
+def expected_calibration_error(
+    predicted_W: np.ndarray, informative_W: np.ndarray, bins: int = ECE_BINS
+) -> float:
     """Mean over groups of |mean prediction − mixed share| in its bin (``mass_bins``). NaN for an empty
     window."""
-    if not len(mixed_W):
+    if not len(informative_W):
         return math.nan
-    gap_B = np.bincount(mass_bins(predicted_W, bins), weights=predicted_W - mixed_W, minlength=bins)
-    return float(np.abs(gap_B).sum() / len(mixed_W))
+    gap_B = np.bincount(mass_bins(predicted_W, bins), weights=predicted_W - informative_W, minlength=bins)
+    return float(np.abs(gap_B).sum() / len(informative_W))
 
 
-def reliability(predicted_W: np.ndarray, mixed_W: np.ndarray, bins: int = ECE_BINS) -> list[dict[str, float]]:
+def reliability(
+    predicted_W: np.ndarray, informative_W: np.ndarray, bins: int = ECE_BINS
+) -> list[dict[str, float]]:
     """One row a bin of ``mass_bins`` that is not empty, lowest first: ``groups`` in it, mean ``predicted``
-    probability, ``observed`` share of mixed groups."""
-    if not len(mixed_W):
+    probability, ``observed`` share of informative groups."""
+    if not len(informative_W):
         return []
     bin_W = mass_bins(predicted_W, bins)
     count_B = np.bincount(bin_W, minlength=bins)
     predicted_B = np.bincount(bin_W, weights=predicted_W, minlength=bins)
-    observed_B = np.bincount(bin_W, weights=mixed_W, minlength=bins)
+    observed_B = np.bincount(bin_W, weights=informative_W, minlength=bins)
     return [
         {
             "groups": int(count_B[b]),
@@ -111,11 +115,12 @@ def reliability(predicted_W: np.ndarray, mixed_W: np.ndarray, bins: int = ECE_BI
     ]
 
 
-def false_reject_rate(predicted_W: np.ndarray, mixed_W: np.ndarray, threshold: float = 0.5) -> float:
-    """Share of the mixed groups that were predicted to be mixed with less than ``threshold``. NaN when no
-    group is mixed."""
-    mixed_W = mixed_W.astype(bool)
-    return float(np.mean(predicted_W[mixed_W] < threshold)) if mixed_W.any() else math.nan
+def false_reject_rate(predicted_W: np.ndarray, informative_W: np.ndarray, threshold: float = 0.5) -> float:
+    """Share of the informative groups that were predicted to be mixed with less than ``threshold``. NaN when
+    no
+    group is informative."""
+    informative_W = informative_W.astype(bool)
+    return float(np.mean(predicted_W[informative_W] < threshold)) if informative_W.any() else math.nan
 
 
 # ---------------------------------------------------------------- strata

@@ -1,4 +1,4 @@
-"""A reliability diagram: predicted against observed share of mixed groups, bin by bin.
+"""A reliability diagram: predicted against observed share of informative groups, bin by bin.
 
 matplotlib is imported where it draws: nothing else needs it, and it takes a while to start.
 """
@@ -25,5 +25,5 @@ def draw_reliability(rows: Sequence[Mapping[str, float]], title: str, path: Path
         axes.scatter(predicted, observed, s=[60 * row["groups"] / most + 4 for row in rows], color="tab:blue")
     groups = sum(int(row["groups"]) for row in rows)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title=f"{title}\n{groups:,} groups")
-    axes.set(xlabel="predicted probability of a mixed group", ylabel="share that was mixed")
+    axes.set(xlabel="predicted probability of an informative group", ylabel="share that was informative")
     FigureCanvasAgg(figure).print_png(path)

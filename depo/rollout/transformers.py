@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from depo.learner.scoring import score_sequences
-from depo.moe.hooks import Recorder, Tap, tapped
+from depo.moe.hooks import Recorder, RouterHook, hooked
 from depo.moe.routers import find_routers
 from depo.rollout.engine import LOOK_SECONDS, Look, Sampling, WeightUpdate
 from depo.types import Request, Rollout
@@ -121,8 +121,8 @@ class TransformersEngine:
             # Autocast forgets its casts of the weights when its outermost context is left. With this one
             # around, that is not at every look: casting all of them costs as much as some tokens.
             keeping_casts = torch.autocast(self.model.device.type, enabled=False)
-            with keeping_casts, tapped(self.routers if recorder else (), observe=recorder) as tap:
-                looks = self._decode(rows[start : start + self.batch_size], sampling, recorder, tap)
+            with keeping_casts, hooked(self.routers if recorder else (), observe=recorder) as hook:
+                looks = self._decode(rows[start : start + self.batch_size], sampling, recorder, hook)
                 while (look := self._next(looks)) is not None:
                     yield from look.finished
                     self.heartbeat(look.tokens)
@@ -136,7 +136,7 @@ class TransformersEngine:
             return next(looks, None)
 
     def _decode(
-        self, rows: list[Row], sampling: Sampling, recorder: Recorder | None, tap: Tap
+        self, rows: list[Row], sampling: Sampling, recorder: Recorder | None, hook: RouterHook
     ) -> Iterator[Look]:
         """Decode rows until each has ended or is at the limit."""
         version = self.version
@@ -171,7 +171,7 @@ class TransformersEngine:
                 rows = [rows[r] for r in kept]
                 seeds_R, token_R, alive_R = seeds_R[kept], token_R[kept], alive_R[kept]
             mask_RS = torch.cat([mask_RS, mask_RS.new_ones(len(rows), 1)], dim=1)
-            tap.next_pass()
+            hook.next_pass()
             logits_RV = self._forward(torch.from_numpy(token_R).to(mask_RS.device)[:, None], mask_RS, cache)
             if recorder is not None:
                 for row, routes_LK in zip(rows, recorder.routes().transpose(1, 0, 2), strict=True):

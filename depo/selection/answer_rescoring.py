@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from depo.types import Group, Prompt
-from estimators.base import Recalled
+from estimators.base import Rescored
 
 LEAST_PROBABILITY = 1e-3
 
@@ -31,7 +31,7 @@ Score = Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], np.ndarray]
 as it is sampled from."""
 
 
-class Recall:
+class AnswerRescoring:
     """Remembers the latest answers to a prompt, up to ``limit``; asks ``score`` what they are worth now."""
 
     def __init__(self, limit: int, score: Score) -> None:
@@ -52,13 +52,13 @@ class Recall:
             for tokens in list(answers)[: -self.limit]:
                 del answers[tokens]
 
-    def __call__(self, prompts: Sequence[Prompt]) -> list[Recalled | None]:
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Rescored | None]:
         """What is remembered of each prompt, as today's policy sees it; None where nothing is. Answers that
         have become unlikely count this once, and are forgotten."""
         known = [(prompt, self._answers.get(prompt.key) or {}) for prompt in prompts]
         sequences = [(prompt.token_ids, tokens) for prompt, answers in known for tokens in answers]
         scores = iter(self.score(sequences) if sequences else [])
-        recalled: list[Recalled | None] = []
+        rescored: list[Rescored | None] = []
         for _, answers in known:
             given = {True: 0.0, False: 0.0}
             for tokens, right in list(answers.items()):
@@ -66,8 +66,8 @@ class Recall:
                 given[right] += probability
                 if probability < LEAST_PROBABILITY:
                     del answers[tokens]
-            recalled.append(Recalled(given[True], given[False]) if sum(given.values()) > 0.0 else None)
-        return recalled
+            rescored.append(Rescored(given[True], given[False]) if sum(given.values()) > 0.0 else None)
+        return rescored
 
     def state_dict(self) -> dict[str, Any]:
         """JSON: of each prompt the answers, oldest first, as "right" or "wrong" and token ids."""

@@ -2,11 +2,11 @@
 
 Each graded group was drawn uniformly and predicted *before* its outcome was known. W: groups in the window.
 
-The gate compares the estimator's Brier score on ``p_mixed`` with that of the base rate. As base rate stands
-the window's own share of mixed groups: the constant which fits the window best in hindsight, so that no
-constant prediction can ever be better than it. (Leaving the group itself out would be a trap: that rate
-moves against each outcome, and the plain constant then beats it group after group.) The flattery costs an
-informative estimator p(1−p)/W of Brier score, 0.00125 at most for W = 200.
+The gate compares the estimator's Brier score on ``p_informative`` with that of the base rate. As base rate
+stands the window's own share of informative groups: the constant which fits the window best in hindsight, so
+that no constant prediction can ever be better than it. (Leaving the group itself out would be a trap: that
+rate moves against each outcome, and the plain constant then beats it group after group.) The flattery costs
+an informative estimator p(1−p)/W of Brier score, 0.00125 at most for W = 200.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Graded:
     ``visits`` is how many groups of the prompt had been observed before this one; −1 where unknown.
     """
 
-    predicted_mixed: float
+    predicted_informative: float
     predicted_mean: float
     successes: int
     trials: int
     visits: int = -1
 
     @property
-    def mixed(self) -> bool:
+    def informative(self) -> bool:
         return 0 < self.successes < self.trials
 
 
@@ -64,11 +64,11 @@ class Calibration:
     These add up to α: the chance that a useless estimator is let in at any time of a run is at most α.
 
     It *closes* again (selection fails open to uniform) when the estimator is worse than the base rate over
-    the newest ``min_window`` groups, whatever that is: the window's share of mixed groups, or either end of
-    that share's 95 % interval (Wilson's). Where mixed groups are rare, a window that happens to hold none
-    would else be predicted best by 0, in hindsight, and no honest estimator could stand beside that. The
-    test is taken at the plain level α and after every new group: erring in this direction costs rollouts,
-    never the result. Between the two thresholds it stays as it is.
+    the newest ``min_window`` groups, whatever that is: the window's share of informative groups, or either
+    end of that share's 95 % interval (Wilson's). Where informative groups are rare, a window that happens to
+    hold none would else be predicted best by 0, in hindsight, and no honest estimator could stand beside
+    that. The test is taken at the plain level α and after every new group: erring in this direction costs
+    rollouts, never the result. Between the two thresholds it stays as it is.
 
     ``min_window`` 0 switches the gate off: open from the start, and never closed.
     """
@@ -83,7 +83,7 @@ class Calibration:
 
     def add(self, graded: Graded) -> None:
         """Grade one group and let the gate decide. Raises ValueError when a prediction is no probability."""
-        for name in ("predicted_mixed", "predicted_mean"):
+        for name in ("predicted_informative", "predicted_mean"):
             if not 0 <= getattr(graded, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], found {getattr(graded, name)}")
         self.graded.append(graded)
@@ -100,28 +100,29 @@ class Calibration:
             self.open = self.advantage() > NormalDist().inv_cdf(1 - level)
 
     def arrays(self, newest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(predicted p_mixed, mixed), each (W,) float64, oldest first."""
+        """(predicted p_informative, mixed), each (W,) float64, oldest first."""
         graded = list(self.graded)[-newest if newest else None :]
         return (
-            np.array([one.predicted_mixed for one in graded], dtype=np.float64),
-            np.array([one.mixed for one in graded], dtype=np.float64),
+            np.array([one.predicted_informative for one in graded], dtype=np.float64),
+            np.array([one.informative for one in graded], dtype=np.float64),
         )
 
     def worst_case(self, newest: int) -> float:
         """The advantage over that plausible base rate which is the easiest to beat."""
-        _, mixed_W = self.arrays(newest)
-        plausible = wilson_interval(int(mixed_W.sum()), len(mixed_W))
+        _, informative_W = self.arrays(newest)
+        plausible = wilson_interval(int(informative_W.sum()), len(informative_W))
         return max(self.advantage(newest, base_rate) for base_rate in (None, *plausible))
 
     def advantage(self, newest: int | None = None, base_rate: float | None = None) -> float:
         """z statistic of base rate's minus estimator's squared error: positive when the estimator is better.
-        ``base_rate`` None: the window's own share of mixed groups.
+        ``base_rate`` None: the window's own share of informative groups.
 
-        Infinite when the differences are all alike and not 0 (a perfect prediction where half are mixed).
+        Infinite when the differences are all alike and not 0 (a perfect prediction where half are
+        informative).
         """
-        predicted_W, mixed_W = self.arrays(newest)
-        constant = mixed_W.mean() if base_rate is None else base_rate
-        difference_W = (constant - mixed_W) ** 2 - (predicted_W - mixed_W) ** 2
+        predicted_W, informative_W = self.arrays(newest)
+        constant = informative_W.mean() if base_rate is None else base_rate
+        difference_W = (constant - informative_W) ** 2 - (predicted_W - informative_W) ** 2
         mean = float(difference_W.mean())
         if len(difference_W) < 2 or np.abs(difference_W).max() < ROUNDING:
             return 0.0
@@ -132,28 +133,28 @@ class Calibration:
     def metrics(self) -> dict[str, float]:
         """Figures of the window, and under ``visits_…/`` those of its strata by how often the prompt had been
         visited; what is undefined on the window is left out."""
-        predicted_W, mixed_W = self.arrays()
+        predicted_W, informative_W = self.arrays()
         mean_W = np.array([one.predicted_mean for one in self.graded], dtype=np.float64)
         rate_W = np.array([one.successes / one.trials for one in self.graded], dtype=np.float64)
         visits_W = np.array([one.visits for one in self.graded], dtype=np.int64)
         figures = {
-            **quality(predicted_W, mixed_W),
-            "average_precision": average_precision(predicted_W, mixed_W),
+            **quality(predicted_W, informative_W),
+            "average_precision": average_precision(predicted_W, informative_W),
             "spearman": spearman(mean_W, rate_W),
-            "false_reject_rate": false_reject_rate(predicted_W, mixed_W),
-            "base_rate": float(mixed_W.mean()) if len(mixed_W) else math.nan,
-            "pass_rate_bias": float((mean_W - rate_W).mean()) if len(mixed_W) else math.nan,
+            "false_reject_rate": false_reject_rate(predicted_W, informative_W),
+            "base_rate": float(informative_W.mean()) if len(informative_W) else math.nan,
+            "pass_rate_bias": float((mean_W - rate_W).mean()) if len(informative_W) else math.nan,
         }
         for label, member_W in by_visits(visits_W):
             if member_W.any():
-                stratum = quality(predicted_W[member_W], mixed_W[member_W])
+                stratum = quality(predicted_W[member_W], informative_W[member_W])
                 figures[f"visits_{label}/groups"] = float(member_W.sum())
                 figures |= {f"visits_{label}/{name}": value for name, value in stratum.items()}
         defined = {name: value for name, value in figures.items() if not math.isnan(value)}
         return {"groups": float(len(self.graded)), **defined}
 
     def reliability(self) -> list[dict[str, float]]:
-        """Predicted and observed share of mixed groups in the window, bin by bin."""
+        """Predicted and observed share of informative groups in the window, bin by bin."""
         return reliability(*self.arrays())
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,11 +173,11 @@ class Calibration:
         self._new = int(state["new"])
 
 
-def quality(predicted_W: np.ndarray, mixed_W: np.ndarray) -> dict[str, float]:
+def quality(predicted_W: np.ndarray, informative_W: np.ndarray) -> dict[str, float]:
     """The figures that are also given for each stratum."""
     return {
-        "auroc": auroc(predicted_W, mixed_W),
-        "brier": brier(predicted_W, mixed_W),
-        "brier_skill": brier_skill(predicted_W, mixed_W),
-        "ece": expected_calibration_error(predicted_W, mixed_W),
+        "auroc": auroc(predicted_W, informative_W),
+        "brier": brier(predicted_W, informative_W),
+        "brier_skill": brier_skill(predicted_W, informative_W),
+        "ece": expected_calibration_error(predicted_W, informative_W),
     }

@@ -16,7 +16,7 @@ from depo.recipe import schema
 from depo.rng import generator
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Pick, Prompt
-from estimators.base import Candidate, Context, Estimates, Estimator, Observation, Recalled
+from estimators.base import Candidate, Context, Estimates, Estimator, Observation, Rescored
 
 AUTO_PASSES = 4  # revisit_after: auto
 
@@ -36,11 +36,13 @@ class Pool(Protocol):
     def candidates(self, n: int, rng: np.random.Generator) -> list[Prompt]: ...
 
 
-def audited(selection: schema.SelectionBase, pool: Pool, wave: int, seed: int, step: int) -> list[Prompt]:
+def audited(
+    selection: schema.SelectionBase, pool: Pool, round_size: int, seed: int, step: int
+) -> list[Prompt]:
     """The audit slice: ε·B prompts drawn uniformly from the whole pool. A fractional part is one more
     prompt with that probability, so that the long-run share is ε in small batches too."""
     rng = generator(seed, "audit", step)
-    n = whole(selection.audit * wave, rng)
+    n = whole(selection.audit * round_size, rng)
     return pool.candidates(n, rng) if n else []
 
 
@@ -49,19 +51,19 @@ def overdue(
     batch: schema.Batch,
     pool: Pool,
     visits: Visits,
-    wave: int,
+    round_size: int,
     seed: int,
     step: int,
     taken: Sequence[Prompt],
 ) -> list[Prompt]:
     """Prompts that have waited longer than ``revisit_after`` steps, longest first, equal ones in random
-    order: at most ``revisit_share`` of the wave, rounded as the audit slice is, none that is taken, and
+    order: at most ``revisit_share`` of the round, rounded as the audit slice is, none that is taken, and
     none that rests because nothing could be verified of it."""
     limit = revisit_after(selection, batch, len(pool))
     if limit is None or step <= limit:
         return []
     rng = generator(seed, "revisit", step)
-    n = whole(selection.revisit_share * wave, rng)
+    n = whole(selection.revisit_share * round_size, rng)
     waited_P = visits.waited(pool.by_key, step)
     order_P = np.lexsort((rng.random(len(waited_P)), -waited_P))
     closed = {prompt.key for prompt in taken} | visits.resting(step)
@@ -90,11 +92,11 @@ REVISIT = "revisit"
 def as_candidates(
     prompts: Sequence[Prompt],
     features: Sequence[np.ndarray] | np.ndarray | None = None,
-    recalled: Sequence[Recalled | None] | None = None,
+    rescored: Sequence[Rescored | None] | None = None,
 ) -> list[Candidate]:
-    """N prompts as an estimator sees them: with the policy's view of each, (N, F), and with what the policy
+    """N prompts as an estimator sees them: with the prefill probe of each, (N, F), and with what the policy
     makes of the earlier answers to each, where these are at hand."""
-    if features is None and recalled is None:
+    if features is None and rescored is None:
         return [Candidate(prompt.key, prompt.text, prompt.prior) for prompt in prompts]
     nothing = [None] * len(prompts)
     return [
@@ -102,7 +104,7 @@ def as_candidates(
         for prompt, *seen in zip(
             prompts,
             nothing if features is None else features,
-            nothing if recalled is None else recalled,
+            nothing if rescored is None else rescored,
             strict=True,
         )
     ]
@@ -111,7 +113,7 @@ def as_candidates(
 def beliefs(estimator: Estimator, candidates: Sequence[Candidate], context: Context) -> Estimates:
     """The estimator's word on these. Raises ValueError when it is not made of probabilities."""
     estimates = estimator.predict(candidates, context)
-    for name in ("mean", "p_mixed"):
+    for name in ("mean", "p_informative"):
         values_N = np.asarray(getattr(estimates, name))
         wrong = int(np.count_nonzero(~((values_N >= 0) & (values_N <= 1))))  # NaN included
         if values_N.shape != (len(candidates),) or wrong:
@@ -141,9 +143,9 @@ def described(
             uniform=selector == UNIFORM,
             propensity=propensity,
             predicted_mean=float(estimates.mean[row]),
-            predicted_mixed=float(estimates.p_mixed[row]),
+            predicted_informative=float(estimates.p_informative[row]),
             features=candidates[row].features,
-            recalled=candidates[row].recalled,
+            rescored=candidates[row].rescored,
         )
         for row in (range(len(prompts)) if rows is None else rows)
     ]
@@ -165,7 +167,7 @@ def next_unused(pool: Pool, n: int, used: set[str]) -> list[Prompt]:
 def yields(groups: Sequence[Group]) -> list[tuple[str, bool]]:
     """(who picked it, was it mixed) of each group that the rule or the uniform order picked."""
     return [
-        (group.pick.selector, group.has_signal)
+        (group.pick.selector, group.informative)
         for group in groups
         if group.pick.origin != Origin.AUDIT and group.pick.selector != REVISIT
     ]
@@ -185,7 +187,7 @@ def observations(groups: Sequence[Group], step: int) -> list[Observation]:
             propensity=group.pick.propensity,
             prior=group.pick.prompt.prior,
             features=group.pick.features,
-            recalled=group.pick.recalled,
+            rescored=group.pick.rescored,
         )
         for group in groups
     ]

@@ -14,7 +14,7 @@ import numpy as np
 
 from depo.recipe import schema
 from estimators.base import Estimates
-from estimators.moments import mixed_probability
+from estimators.moments import informative_probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +33,23 @@ Rule = Callable[[View, Any, np.random.Generator], np.ndarray]
 
 
 def thompson(view: View, settings: schema.ThompsonSelection, rng: np.random.Generator) -> np.ndarray:
-    """Draw p from each belief and score it by the chance of a mixed group, 1 − p^G − (1−p)^G.
+    """Draw p from each belief and score it by the chance of an informative group, 1 − p^G − (1−p)^G.
 
     The score falls with |p − 1/2|, so that the order is that of MoPPS with its target of 1/2
     (arXiv 2507.04632). With several ``draws`` their mean counts: for n of them the score scatters around
-    p_mixed by 1/√n of what one would.
+    p_informative by 1/√n of what one would.
     """
     return _drawn(view, settings.draws, rng).mean(axis=0)
 
 
 def optimistic(view: View, settings: schema.OptimisticSelection, rng: np.random.Generator) -> np.ndarray:
-    """p_mixed of the belief once a prompt has been visited ``sure_after`` times; before that the best of
+    """p_informative of the belief once a prompt has been visited ``sure_after`` times; before that the best
+    of
     ``draws`` draws, as in optimistic Bayesian sampling (May et al., JMLR 13, 2012): what little is known of
     a prompt must not be held against it."""
     drawn_DN = _drawn(view, settings.draws, rng)
     unsure_N = view.visits() < settings.sure_after
-    return np.where(unsure_N, drawn_DN.max(axis=0, initial=0.0), view.estimates.p_mixed)
+    return np.where(unsure_N, drawn_DN.max(axis=0, initial=0.0), view.estimates.p_informative)
 
 
 def window(view: View, settings: schema.WindowSelection, rng: np.random.Generator) -> np.ndarray:
@@ -60,39 +61,46 @@ def window(view: View, settings: schema.WindowSelection, rng: np.random.Generato
 
 
 def threshold(view: View, settings: schema.ThresholdSelection, rng: np.random.Generator) -> np.ndarray:
-    """A uniform draw among p_mixed ≥ threshold; should these be too few, then the highest p_mixed."""
-    mixed_N = view.estimates.p_mixed
-    return np.where(mixed_N >= settings.p_mixed, 1 + rng.random(len(mixed_N)), mixed_N)
+    """A uniform draw among p_informative ≥ threshold; should these be too few, then the highest
+    p_informative."""
+    informative_N = view.estimates.p_informative
+    return np.where(
+        informative_N >= settings.p_informative, 1 + rng.random(len(informative_N)), informative_N
+    )
 
 
 def skip(view: View, settings: schema.SkipSelection, rng: np.random.Generator) -> np.ndarray:
-    """The candidates in their order, each kept with probability p_mixed (GRESO, arXiv 2506.02177); should
-    those kept be too few, then the highest p_mixed of those skipped."""
-    mixed_N = view.estimates.p_mixed
-    size = len(mixed_N)
-    kept_N = rng.random(size) < mixed_N
-    return np.where(kept_N, 2 - np.arange(size) / max(size, 1), mixed_N)
+    """The candidates in their order, each kept with probability p_informative (GRESO, arXiv 2506.02177);
+    should
+    those kept be too few, then the highest p_informative of those skipped."""
+    informative_N = view.estimates.p_informative
+    size = len(informative_N)
+    kept_N = rng.random(size) < informative_N
+    return np.where(kept_N, 2 - np.arange(size) / max(size, 1), informative_N)
 
 
 def gumbel(view: View, settings: schema.GumbelSelection, rng: np.random.Generator) -> np.ndarray:
-    """Gumbel top-k on log(p_mixed / expected tokens) / temperature: draws without replacement, each
-    with probability ∝ (p_mixed / tokens)^(1/temperature) (Kool et al., arXiv 1903.06059).
+    """Gumbel top-k on log(p_informative / expected tokens) / temperature: draws without replacement, each
+    with probability ∝ (p_informative / tokens)^(1/temperature) (Kool et al., arXiv 1903.06059).
 
-    The signal is p_mixed and not E[p(1−p)]: GRPO divides by the group's standard deviation, so that every
-    mixed group weighs the same (its squared advantages add up to G), and the ledger counts it as one.
+    The signal is p_informative and not E[p(1−p)]: GRPO divides by the group's standard deviation, so that
+    every informative group weighs the same (its squared advantages add up to G), and the ledger counts it as
+    one.
     """
-    signal_N = np.maximum(view.estimates.p_mixed, np.finfo(np.float64).tiny)  # log 0 would be all alike
+    signal_N = np.maximum(view.estimates.p_informative, np.finfo(np.float64).tiny)  # log 0 would be all alike
     return np.log(signal_N / view.tokens()) / settings.temperature + rng.gumbel(size=len(signal_N))
 
 
 def greedy(view: View, settings: schema.GreedySelection, rng: np.random.Generator) -> np.ndarray:
-    """The highest p_mixed: DPS's choice (arXiv 2603.10887), and the one that starves most prompts."""
-    return view.estimates.p_mixed
+    """The highest p_informative: DPS's choice (arXiv 2603.10887), and the one that starves most prompts."""
+    return view.estimates.p_informative
 
 
 def _drawn(view: View, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Chances of a mixed group (draws, N), each under another draw from the beliefs."""
-    return np.array([mixed_probability(view.estimates.sample(rng), view.group_size) for _ in range(draws)])
+    """Chances of an informative group (draws, N), each under another draw from the beliefs."""
+    return np.array(
+        [informative_probability(view.estimates.sample(rng), view.group_size) for _ in range(draws)]
+    )
 
 
 RULES: dict[str, Rule] = {

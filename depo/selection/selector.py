@@ -1,8 +1,8 @@
-"""One step's picks, wave after wave.
+"""One step's picks, round after round.
 
-A first wave of B picks, a small audit share of which is drawn uniformly whatever the estimator says, and
+A first round of B picks, a small audit share of which is drawn uniformly whatever the estimator says, and
 another of which goes to prompts that have waited too long; the rest is the rule's choice (``rules``). With
-``refill``, further waves until B groups carry signal. Selection is uniform until the estimator has proved
+``refill``, further rounds until B groups carry signal. Selection is uniform until the estimator has proved
 itself on uniformly drawn groups, and falls back to that when it has gone bad (``calibration``).
 
 Every draw is keyed by (seed, purpose, step, groups already there): no call depends on calls before it.
@@ -21,7 +21,7 @@ import numpy as np
 
 from depo.recipe import schema
 from depo.rng import generator
-from depo.selection.answer_rescoring import Recall
+from depo.selection.answer_rescoring import AnswerRescoring
 from depo.selection.gate import Calibration, Graded
 from depo.selection.picks import (
     REVISIT,
@@ -43,16 +43,16 @@ from estimators.base import Candidate, Context, Estimator
 SCHEMA_VERSION = 3
 
 
-LOWEST_YIELD = 1 / 8  # a refill wave is at most this many times larger than what is missing
+LOWEST_YIELD = 1 / 8  # a refill round is at most this many times larger than what is missing
 
 
 Look = Callable[[Sequence[Prompt]], np.ndarray]
-"""N prompts → the policy's view of them, (N, F)."""
+"""N prompts → the prefill probe of them, (N, F)."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a wave may be made of: places given away beforehand, then the rule's choice of ``candidates``,
+    """What a round may be made of: places given away beforehand, then the rule's choice of ``candidates``,
     with ``rng`` for its draws. ``used``: keys of all prompts that are not open to choice any more."""
 
     audit: list[Prompt]
@@ -76,20 +76,21 @@ class Selector:
         batch: schema.Batch,
         seed: int,
         look: Look | None = None,
-        recall: Recall | None = None,
+        answer_rescoring: AnswerRescoring | None = None,
     ) -> None:
         self.selection = selection
         self.batch = batch
         self.seed = seed
         self.calibration = Calibration(selection.window, selection.min_window, selection.confidence)
-        # Who picked a group and whether it was mixed, audit left out: the yield that sizes refill waves.
+        # Who picked a group and whether it was informative, audit left out: the yield that sizes refill
+        # rounds.
         self._recent: deque[tuple[str, bool]] = deque(maxlen=selection.window)
         self.visits = Visits()
         self.look = look
-        self.recall = recall
+        self.answer_rescoring = answer_rescoring
         self._candidates: dict[str, Candidate] = {}  # as the policy saw them in this step
         self._order: dict[str, int] = {}  # prompt key → position among this step's picks
-        self._waves = 0
+        self._rounds = 0
         self._step = 0
 
     def rule_at(self, step: int) -> str:
@@ -103,19 +104,19 @@ class Selector:
         return self.rule_at(self._step)
 
     def pick(self, pool: Pool, estimator: Estimator, context: Context, done: Sequence[Group]) -> list[Pick]:
-        """The next wave of this step; [] when the step has what it needs. ``done`` holds the groups of the
-        step's earlier waves: none of their prompts is picked again.
+        """The next round of this step; [] when the step has what it needs. ``done`` holds the groups of the
+        step's earlier rounds: none of their prompts is picked again.
 
         Raises ValueError when the estimator's beliefs are not probabilities.
         """
         if not done:
-            self._waves, self._order, self._candidates = 0, {}, {}
+            self._rounds, self._order, self._candidates = 0, {}, {}
         self._step = context.step
         used = self._order.keys() | {group.pick.prompt.key for group in done}
-        n = min(self._wave_size(done), len(pool) - len(used))
+        n = min(self._round_size(done), len(pool) - len(used))
         if n <= 0:
             return []
-        self._waves += 1
+        self._rounds += 1
         origin = Origin.REFILL if done else Origin.SELECTED
         if self.rule == UNIFORM:
             prompts = next_unused(pool, n, used)
@@ -132,8 +133,8 @@ class Selector:
         return picks
 
     def preview(self, pool: Pool, step: int) -> list[Candidate]:
-        """The candidates whose beliefs ``pick`` will ask for in the first wave of ``step``, each once, so
-        that an estimator can prepare them while the learner updates; without the policy's view, which is
+        """The candidates whose beliefs ``pick`` will ask for in the first round of ``step``, each once, so
+        that an estimator can prepare them while the learner updates; without the prefill probe, which is
         not known before the update. Call it once the step before has been observed: what it says depends
         on the gate and on the visits so far. Changes nothing."""
         n = min(self.batch.prompts, len(pool))
@@ -141,31 +142,34 @@ class Selector:
             return as_candidates(pool.peek(n))
         return as_candidates(self._offer(pool, n, step, used=set(), reserve=True).prompts)
 
-    def _wave_size(self, done: Sequence[Group]) -> int:
+    def _round_size(self, done: Sequence[Group]) -> int:
         """B at first. Then what is missing by the yield to expect of whoever picks now; at most B, so that
-        no wave needs more memory than the first."""
+        no round needs more memory than the first."""
         if not done:
             return self.batch.prompts
-        missing = self.batch.prompts - sum(group.has_signal for group in done)
-        if missing <= 0 or not self.selection.refill or self._waves >= self.selection.max_waves:
+        missing = self.batch.prompts - sum(group.informative for group in done)
+        if missing <= 0 or not self.selection.refill or self._rounds >= self.selection.max_rounds:
             return 0
         return min(math.ceil(missing / self.expected_yield(done)), self.batch.prompts)
 
     def expected_yield(self, done: Sequence[Group] = ()) -> float:
-        """Share of mixed groups among the current rule's recent picks, this step's included; in [1/8, 1]."""
+        """Share of informative groups among the current rule's recent picks, this step's included; in [1/8,
+        1]."""
         now = self.rule
-        mixed = [was_mixed for rule, was_mixed in [*self._recent, *yields(done)] if rule == now]
-        return max(sum(mixed) / len(mixed), LOWEST_YIELD) if mixed else 1.0
+        informative = [
+            was_informative for rule, was_informative in [*self._recent, *yields(done)] if rule == now
+        ]
+        return max(sum(informative) / len(informative), LOWEST_YIELD) if informative else 1.0
 
-    def _offer(self, pool: Pool, wave: int, step: int, used: Set[str], reserve: bool) -> Offer:
-        """What a wave of the rule may be made of, ``used`` apart. ``reserve``: audit and overdue as well."""
+    def _offer(self, pool: Pool, round_size: int, step: int, used: Set[str], reserve: bool) -> Offer:
+        """What a round of the rule may be made of, ``used`` apart. ``reserve``: audit and overdue as well."""
         assert isinstance(self.selection, schema.RuleSelection)
         audit: list[Prompt] = []
         late: list[Prompt] = []
         if reserve:
-            audit = audited(self.selection, pool, wave, self.seed, step)
-            late = overdue(self.selection, self.batch, pool, self.visits, wave, self.seed, step, audit)
-            late = late[: wave - len(audit)]
+            audit = audited(self.selection, pool, round_size, self.seed, step)
+            late = overdue(self.selection, self.batch, pool, self.visits, round_size, self.seed, step, audit)
+            late = late[: round_size - len(audit)]
         used = used | {prompt.key for prompt in [*audit, *late]}
         rng = generator(self.seed, "select", step, index=len(used))
         return Offer(audit, late, self._considered(pool, used, step, rng), used, rng)
@@ -211,13 +215,13 @@ class Selector:
         new = [prompt for prompt in prompts if prompt.key not in self._candidates]
         if new:
             features = None if self.look is None else self.look(new)
-            recalled = None if self.recall is None else self.recall(new)
-            seen = as_candidates(new, features, recalled)
+            rescored = None if self.answer_rescoring is None else self.answer_rescoring(new)
+            seen = as_candidates(new, features, rescored)
             self._candidates |= {candidate.key: candidate for candidate in seen}
         return [self._candidates[prompt.key] for prompt in prompts]
 
     def _considered(self, pool: Pool, used: Set[str], step: int, rng: np.random.Generator) -> list[Prompt]:
-        """The candidates of a wave. ``skip`` takes the next ones in the pool's order, the others a uniform
+        """The candidates of a round. ``skip`` takes the next ones in the pool's order, the others a uniform
         draw. More are drawn for those that the step has already, and for those that rest."""
         assert isinstance(self.selection, schema.RuleSelection)
         resting = self._resting(step)
@@ -257,7 +261,7 @@ class Selector:
             if group.pick.uniform and group.trials >= 2:
                 self.calibration.add(
                     Graded(
-                        group.pick.predicted_mixed,
+                        group.pick.predicted_informative,
                         group.pick.predicted_mean,
                         group.successes,
                         group.trials,
@@ -266,17 +270,17 @@ class Selector:
                 )
         self._recent.extend(yields(groups))
         self.visits.record(groups, self._step)
-        if self.recall is not None:
-            self.recall.remember(groups)
+        if self.answer_rescoring is not None:
+            self.answer_rescoring.remember(groups)
 
-    def settle(self, groups: Sequence[Group]) -> list[Group]:
+    def assign(self, groups: Sequence[Group]) -> list[Group]:
         """Set each group's outcome; returns, in request order, the groups to train on: the first B with
         signal, whatever order they finished in. Raises ValueError for a group not picked in this step."""
         trained: list[Group] = []
         for group in self._in_request_order(groups):
             if group.trials < 2:
                 group.outcome = Outcome.UNSCORABLE
-            elif not group.has_signal:
+            elif not group.informative:
                 group.outcome = Outcome.ZERO_VARIANCE
             elif len(trained) == self.batch.prompts:
                 group.outcome = Outcome.SURPLUS
@@ -309,9 +313,9 @@ class Selector:
         return {
             "schema_version": SCHEMA_VERSION,
             "calibration": self.calibration.state_dict(),
-            "recent": [[rule, bool(mixed)] for rule, mixed in self._recent],
+            "recent": [[rule, bool(informative)] for rule, informative in self._recent],
             "visits": self.visits.state_dict(),
-            "recall": None if self.recall is None else self.recall.state_dict(),
+            "recall": None if self.answer_rescoring is None else self.answer_rescoring.state_dict(),
             "step": self._step,
         }
 
@@ -322,9 +326,9 @@ class Selector:
             )
         self.calibration.load_state_dict(state["calibration"])
         self._recent.clear()
-        self._recent.extend((rule, bool(mixed)) for rule, mixed in state["recent"])
+        self._recent.extend((rule, bool(informative)) for rule, informative in state["recent"])
         self.visits.load_state_dict(state["visits"])
-        if self.recall is not None:
-            self.recall.load_state_dict(state["recall"] or {})  # null: resumed from a run without
+        if self.answer_rescoring is not None:
+            self.answer_rescoring.load_state_dict(state["recall"] or {})  # null: resumed from a run without
         self._step = int(state["step"])
-        self._waves, self._order, self._candidates = 0, {}, {}
+        self._rounds, self._order, self._candidates = 0, {}, {}

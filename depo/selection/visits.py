@@ -37,7 +37,8 @@ REST_AFTER = 2
 @dataclass(slots=True)
 class Visited:
     """One prompt: last step, expected tokens of a completion, number of visits, whether the latest group with
-    at least two verdicts was mixed (None: there was none), and how many groups without came after it."""
+    at least two verdicts was informative (None: there was none), and how many groups without came after
+    it."""
 
     step: int
     tokens: float
@@ -76,7 +77,7 @@ class Visits:
             visited.tokens = NEWEST * tokens + (1 - NEWEST) * visited.tokens
             visited.count += 1
             if group.trials >= 2:
-                visited.informative = group.has_signal
+                visited.informative = group.informative
                 visited.unscorable = 0
             else:
                 visited.unscorable += 1
@@ -112,7 +113,7 @@ class Visits:
     def coverage(self, step: int) -> dict[str, float]:
         """Figures after ``step``; {} before the first visit.
 
-        ``starvation``: share of the prompts whose latest group was mixed that were visited fewer than
+        ``starvation``: share of the prompts whose latest group was informative that were visited fewer than
         three times (left out while no prompt is informative). ``since_visit_pXX``: percentiles, over visited
         prompts, of the steps since their last visit.
         """

@@ -142,7 +142,8 @@ class Console:
             self.progress = None
 
     def step(self, metrics: Mapping[str, float | None]) -> None:
-        """One line for a finished step; ``metrics`` as ``depo.train.metrics.step_metrics`` names them, missing or
+        """One line for a finished step; ``metrics`` as ``depo.train.metrics.step_metrics`` names them,
+        missing or
         NaN ones are shown as "-"."""
         step = int(metrics["step"] or 0)
         if self.progress is not None:

@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         pa.field("propensity", pa.float64()),
         pa.field("selector", pa.string(), nullable=False),
         pa.field("predicted_mean", pa.float64()),
-        pa.field("predicted_mixed", pa.float64()),
+        pa.field("predicted_informative", pa.float64()),
         pa.field("completion", pa.string(), nullable=False),
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
@@ -58,7 +58,7 @@ class RolloutLog:
         self.directory = Path(directory)
 
     def write(self, step: int, groups: Sequence[Group]) -> None:
-        """All rollouts of ``groups``, whose outcomes must be settled. Written aside and renamed, so a file
+        """All rollouts of ``groups``, whose outcomes must be assigned. Written aside and renamed, so a file
         is whole or absent; replaces what an earlier attempt at this step wrote."""
         self.directory.mkdir(parents=True, exist_ok=True)
         rows = [row for group in groups for row in rollout_rows(step, group)]
@@ -97,7 +97,7 @@ def rollout_rows(step: int, group: Group) -> Iterator[dict[str, Any]]:
             "propensity": null_if_nan(pick.propensity),
             "selector": pick.selector,
             "predicted_mean": null_if_nan(pick.predicted_mean),
-            "predicted_mixed": null_if_nan(pick.predicted_mixed),
+            "predicted_informative": null_if_nan(pick.predicted_informative),
             "completion": group.completions[index],
             "finish_reason": rollout.finish_reason,
             "token_ids": rollout.token_ids,

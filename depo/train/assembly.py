@@ -20,7 +20,7 @@ from depo.rollout.engine import RolloutEngine
 from depo.rollout.parity import ParityProbe, choose_sequences, default_tolerance
 from depo.rollout.weights import DirectorySync, SharedWeights, WeightSync
 from depo.selection import Selector
-from depo.selection.answer_rescoring import Recall
+from depo.selection.answer_rescoring import AnswerRescoring
 from depo.selection.selector import Look
 from depo.trackers.console import Console
 from depo.trackers.jsonl import MetricsLog
@@ -106,7 +106,7 @@ def assemble(
             recipe.batch,
             recipe.seed,
             look=policy_look(recipe, learner, tokenizer),
-            recall=policy_recall(recipe, learner),
+            answer_rescoring=answer_rescoring_for(recipe, learner),
         ),
         ledger=Ledger(recipe.batch.group_size),
         reward=reward,
@@ -254,7 +254,7 @@ def build_estimator(recipe: Recipe) -> Estimator:
 
 
 def policy_look(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Look | None:
-    """What the estimator is shown of the policy's view of candidates; None when it wants nothing."""
+    """What the estimator is shown of the prefill probe of candidates; None when it wants nothing."""
     if getattr(recipe.estimator, "features", "none") == "policy":
         return learner.prompt_features
     if getattr(recipe.estimator, "live", False):
@@ -262,12 +262,12 @@ def policy_look(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Look | Non
     return None
 
 
-def policy_recall(recipe: Recipe, learner: RemoteLearner) -> Recall | None:
+def answer_rescoring_for(recipe: Recipe, learner: RemoteLearner) -> AnswerRescoring | None:
     """The memory of earlier answers that the recipe asks for, if any."""
     limit = getattr(recipe.estimator, "recall", 0)
     if not limit:
         return None
-    return Recall(limit, partial(learner.answer_logprobs, temperature=recipe.rollout.temperature))
+    return AnswerRescoring(limit, partial(learner.answer_logprobs, temperature=recipe.rollout.temperature))
 
 
 def verifier(key: str, reward: RewardSpec, recipe: Recipe, stack: ExitStack) -> VerifierPool:

@@ -24,13 +24,13 @@ TRAINING_ORIGINS = (Origin.SELECTED, Origin.AUDIT, Origin.REFILL)
 OTHER_ORIGINS = (Origin.EVAL, Origin.PROBE)
 
 
-RECENT_VERSIONS = 2  # policy versions for which booked rollouts are remembered, to catch double booking
+RECENT_VERSIONS = 2  # policy versions for which recorded rollouts are remembered, to catch double recording
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
     """Rollouts saved against uniform sampling, with their 95 % interval; None while no uniformly drawn
-    group has been mixed, as then nothing is known about what uniform sampling would have needed."""
+    group has been informative, as then nothing is known about what uniform sampling would have needed."""
 
     rollouts: float | None
     low: float | None
@@ -48,35 +48,35 @@ class Ledger:
         self.groups: Counter[str] = Counter()
         self.prompt_tokens = 0
         self.visits: Counter[str] = Counter()  # groups by prompt key
-        self._booked: dict[int, set[tuple[str, int, int]]] = {}  # by policy version
+        self._recorded: dict[int, set[tuple[str, int, int]]] = {}  # by policy version
 
-    # ------------------------------------------------------------ booking
+    # ------------------------------------------------------------ recording
 
-    def book(self, groups: Sequence[Group]) -> None:
+    def record(self, groups: Sequence[Group]) -> None:
         """Count finished groups, all of them or none. Raises ValueError when a group has no outcome, when
-        its scores do not match its rollouts, or when a rollout has been booked before."""
+        its scores do not match its rollouts, or when a rollout has been recorded before."""
         new: dict[int, set[tuple[str, int, int]]] = {}
         for group in groups:
             key = group.pick.prompt.key
             if group.outcome is None:
-                raise ValueError(f"prompt {key}: the group has no outcome; settle it before booking")
+                raise ValueError(f"prompt {key}: the group has no outcome; assign it before recording")
             if group.pick.origin not in TRAINING_ORIGINS:
-                raise ValueError(f"prompt {key}: origin {group.pick.origin} is not booked as training")
+                raise ValueError(f"prompt {key}: origin {group.pick.origin} is not recorded as training")
             if len(group.rollouts) != len(group.scores):
                 raise ValueError(f"prompt {key}: {len(group.rollouts)} rollouts, {len(group.scores)} scores")
             for rollout in group.rollouts:
                 identity, version = (rollout.key, rollout.index, rollout.seed), rollout.policy_version
-                if identity in new.setdefault(version, set()) or identity in self._booked.get(version, ()):
-                    raise ValueError(f"prompt {key}: rollout {rollout.index} is booked twice")
+                if identity in new.setdefault(version, set()) or identity in self._recorded.get(version, ()):
+                    raise ValueError(f"prompt {key}: rollout {rollout.index} is recorded twice")
                 new[version].add(identity)
         for group in groups:
-            self._book_group(group)
+            self._record_group(group)
         for version, identities in new.items():
-            self._booked.setdefault(version, set()).update(identities)
-        for version in sorted(self._booked)[:-RECENT_VERSIONS]:
-            del self._booked[version]
+            self._recorded.setdefault(version, set()).update(identities)
+        for version in sorted(self._recorded)[:-RECENT_VERSIONS]:
+            del self._recorded[version]
 
-    def _book_group(self, group: Group) -> None:
+    def _record_group(self, group: Group) -> None:
         origin = group.pick.origin
         for index, rollout in enumerate(group.rollouts):
             self.rollouts[origin, group.outcome_of(index)] += 1
@@ -84,30 +84,30 @@ class Ledger:
         self.prompt_tokens += len(group.pick.prompt.token_ids)
         self.visits[group.pick.prompt.key] += 1
         self.groups["generated"] += 1
-        self.groups["mixed"] += group.has_signal
-        self.groups["effective"] += group.has_signal and group.outcome == Outcome.TRAINED
+        self.groups["mixed"] += group.informative
+        self.groups["effective"] += group.informative and group.outcome == Outcome.TRAINED
         if group.pick.uniform:  # without verdicts as well: uniform sampling would have paid for it, too
             self.groups["uniform"] += 1
-            self.groups["uniform_mixed"] += group.has_signal
+            self.groups["uniform_informative"] += group.informative
 
-    def book_lost(self, origin: Origin, rollouts: int, tokens: int) -> None:
+    def record_lost(self, origin: Origin, rollouts: int, tokens: int) -> None:
         """Count rollouts that were generated, at least in part, and never came back."""
-        self._book_without_group(origin, Outcome.LOST, rollouts, tokens)
+        self._record_without_group(origin, Outcome.LOST, rollouts, tokens)
 
-    def book_cancelled(self, origin: Origin, rollouts: int, tokens: int) -> None:
+    def record_cancelled(self, origin: Origin, rollouts: int, tokens: int) -> None:
         """Count rollouts that were stopped on purpose before they were finished."""
-        self._book_without_group(origin, Outcome.CANCELLED, rollouts, tokens)
+        self._record_without_group(origin, Outcome.CANCELLED, rollouts, tokens)
 
-    def _book_without_group(self, origin: Origin, outcome: Outcome, rollouts: int, tokens: int) -> None:
+    def _record_without_group(self, origin: Origin, outcome: Outcome, rollouts: int, tokens: int) -> None:
         if origin not in TRAINING_ORIGINS:
-            raise ValueError(f"origin {origin} is not booked as training")
+            raise ValueError(f"origin {origin} is not recorded as training")
         self.rollouts[origin, outcome] += rollouts
         self.tokens[origin, outcome] += tokens
 
-    def book_evaluation(self, rollouts: int, tokens: int, origin: Origin = Origin.EVAL) -> None:
+    def record_evaluation(self, rollouts: int, tokens: int, origin: Origin = Origin.EVAL) -> None:
         """Count rollouts outside training: evaluation, or the parity probe."""
         if origin not in OTHER_ORIGINS:
-            raise ValueError(f"origin {origin} is booked with its groups")
+            raise ValueError(f"origin {origin} is recorded with its groups")
         self.apart[origin, "rollouts"] += rollouts
         self.apart[origin, "tokens"] += tokens
 
@@ -137,20 +137,21 @@ class Ledger:
         return len(self.visits)
 
     def saved(self) -> Saved:
-        """What uniform sampling would have needed for as many effective groups, at the rate of mixed groups
+        """What uniform sampling would have needed for as many effective groups, at the rate of informative
+        groups
         among all uniformly drawn ones, minus what was generated:
 
             saved = G · effective / rate − generated
 
         The interval is that of the rate (Wilson, 95 %): the larger the rate, the less was saved.
         """
-        drawn, mixed = self.groups["uniform"], self.groups["uniform_mixed"]
-        if not mixed:
+        drawn, informative = self.groups["uniform"], self.groups["uniform_informative"]
+        if not informative:
             return Saved(None, None, None)
-        low_rate, high_rate = wilson_interval(mixed, drawn)
+        low_rate, high_rate = wilson_interval(informative, drawn)
         needed = self.group_size * self.groups["effective"]
         return Saved(
-            rollouts=needed * drawn / mixed - self.generated,
+            rollouts=needed * drawn / informative - self.generated,
             low=needed / high_rate - self.generated,
             high=needed / low_rate - self.generated,
         )
@@ -159,7 +160,7 @@ class Ledger:
         """Everything above as JSON values; every origin and outcome is named, also those with 0."""
         saved = self.saved()
         groups = {name: self.groups[name] for name in ("generated", "mixed", "effective")}
-        drawn, mixed = self.groups["uniform"], self.groups["uniform_mixed"]
+        drawn, informative = self.groups["uniform"], self.groups["uniform_informative"]
         return {
             "rollouts": {
                 "generated": self.generated,
@@ -177,7 +178,7 @@ class Ledger:
                 **groups,
                 "effective_ratio": ratio(groups["effective"], groups["generated"]),
                 **self.cost(),
-                "uniform": {"drawn": drawn, "mixed": mixed, "rate": ratio(mixed, drawn)},
+                "uniform": {"drawn": drawn, "mixed": informative, "rate": ratio(informative, drawn)},
             },
             "prompts": {"seen": self.prompts_seen},
             "evaluation": {unit: self.apart[Origin.EVAL, unit] for unit in ("rollouts", "tokens")},
@@ -187,7 +188,7 @@ class Ledger:
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON. Which rollouts were booked last is not part of it: a resumed run starts a new step."""
+        """JSON. Which rollouts were recorded last is not part of it: a resumed run starts a new step."""
         return {
             "schema_version": SCHEMA_VERSION,
             "group_size": self.group_size,
@@ -210,7 +211,7 @@ class Ledger:
         self.groups = Counter(state["groups"])
         self.prompt_tokens = state["prompt_tokens"]
         self.visits = Counter(state["visits"])
-        self._booked = {}
+        self._recorded = {}
 
 
 def breakdowns(counts: Mapping[tuple[Origin, Outcome], int]) -> dict[str, dict[str, int]]:

@@ -60,7 +60,7 @@ def step_metrics(
     values = [score.value for score in scores if score.correct is not None]
     tokens = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
     judged = [group for group in groups if group.trials > 1]
-    effective = sum(group.has_signal for group in judged)
+    effective = sum(group.informative for group in judged)
     n_rollouts = max(len(scores), 1)
     metrics = {
         "step": step,

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from depo.errors import UserError
+from depo.files import latest_checkpoint
 from depo.trackers.jsonl import read_metrics
-from depo.train.checkpoint import latest_checkpoint
 
 LOCK = ".lock"
 """In a run directory: held by whoever is at work there."""

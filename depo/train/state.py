@@ -14,7 +14,7 @@ from typing import Any
 from depo.data import PromptPool
 from depo.errors import UserError
 from depo.evaluation.heldout import EvalResult, Evaluator
-from depo.files import read_json, write_json
+from depo.files import latest_checkpoint, load_state, read_json, save_state, write_json
 from depo.recipe.schema import Recipe
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.weights import WeightSync
@@ -25,7 +25,7 @@ from depo.trackers.rollouts import RolloutLog
 from depo.trackers.tensorboard import TensorBoardLog
 from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy
-from depo.train.checkpoint import latest_checkpoint, load_state, prune, save_state, write_checkpoint
+from depo.train.checkpoint import prune, write_checkpoint
 from depo.train.ledger import Ledger
 from depo.train.metrics import Clock
 from depo.types import Group
@@ -103,7 +103,7 @@ class Run:
 
     def evaluate(self, step: int) -> dict[str, float]:
         result = self.evaluator.run()
-        self.ledger.book_evaluation(result.rollouts, result.tokens)
+        self.ledger.record_evaluation(result.rollouts, result.tokens)
         scalars = result.scalars()
         self.best.consider(step, scalars)
         measure = self.recipe.evaluation.best or "all"

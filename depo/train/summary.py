@@ -39,7 +39,7 @@ def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
 
 
 def summarise(run: Run, after: EvalResult | None) -> dict[str, object]:
-    booked = run.ledger.summary()
+    recorded = run.ledger.summary()
     return {
         "schema_version": SUMMARY_SCHEMA,
         "name": run.recipe.name,
@@ -50,8 +50,8 @@ def summarise(run: Run, after: EvalResult | None) -> dict[str, object]:
             "after": None if after is None else after.summary(),
         },
         "best": run.best.summary(),
-        **booked,
-        "prompts": booked["prompts"] | {"pool": len(run.pool)},
+        **recorded,
+        "prompts": recorded["prompts"] | {"pool": len(run.pool)},
         "selection": {name: finite(value) for name, value in run.selector.metrics().items()},
         "reliability": run.selector.calibration.reliability(),
         "seconds": run.seconds | {"wall": run.wall_seconds},
@@ -66,10 +66,10 @@ def finite(value: float) -> float | None:
 
 def lines(run: Run, after: EvalResult | None) -> list[str]:
     """The summary for a reader, without repeating the evaluation lines printed before."""
-    booked = run.ledger.summary()["rollouts"]
+    recorded = run.ledger.summary()["rollouts"]
     saved = run.ledger.saved()
-    outcomes = ", ".join(f"{name} {count:,}" for name, count in booked["by_outcome"].items() if count)
-    origins = ", ".join(f"{name} {count:,}" for name, count in booked["by_origin"].items() if count)
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in recorded["by_outcome"].items() if count)
+    origins = ", ".join(f"{name} {count:,}" for name, count in recorded["by_origin"].items() if count)
     text = []
     if run.before is not None and after is not None:
         for label, old, new in (
@@ -78,7 +78,7 @@ def lines(run: Run, after: EvalResult | None) -> list[str]:
         ):
             if old is not None and new is not None:
                 text.append(f"{label}: {old:.3f} → {new:.3f} ({new - old:+.3f})")
-    text.append(f"rollouts generated: {booked['generated']:,} ({outcomes}; by origin: {origins})")
+    text.append(f"rollouts generated: {recorded['generated']:,} ({outcomes}; by origin: {origins})")
     if saved.rollouts is not None:
         text.append(
             f"rollouts saved against uniform sampling: {saved.rollouts:+,.0f} "

@@ -79,7 +79,7 @@ def run_step(selector: Selector, pool: PromptPool, estimator: Estimator, step: i
         context,
     )
     selector.observe(groups)
-    selector.settle(groups)
+    selector.assign(groups)
     return groups
 
 

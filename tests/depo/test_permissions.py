@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depo.files import follow_umask
+from depo.files import follow_umask, save_state
 from depo.recipe.schema import TinyMoePolicy
-from depo.train.checkpoint import save_state, write_checkpoint
+from depo.train.checkpoint import write_checkpoint
 from estimators.base import State
 
 

@@ -28,10 +28,10 @@ def test_the_fit_finds_the_spread_that_made_the_groups(true_s):
     fit = ConcentrationFit(1.0)
     fit.add(mean_N, np.ones(1000), rng.binomial(8, p_N).astype(float), np.full(1000, 8.0))
     assert fit.value == pytest.approx(true_s, rel=0.35)
-    # What it is for: the predicted share of mixed groups is that of new groups.
-    mixed, _, _ = beta_outcomes(mean_N * fit.value, (1 - mean_N) * fit.value, 8)
+    # What it is for: the predicted share of informative groups is that of new groups.
+    informative, _, _ = beta_outcomes(mean_N * fit.value, (1 - mean_N) * fit.value, 8)
     k_N = rng.binomial(8, rng.beta(mean_N * true_s, (1 - mean_N) * true_s))
-    assert mixed.mean() == pytest.approx(((k_N > 0) & (k_N < 8)).mean(), abs=0.05)
+    assert informative.mean() == pytest.approx(((k_N > 0) & (k_N < 8)).mean(), abs=0.05)
 
 
 def test_a_base_concentration_is_multiplied():

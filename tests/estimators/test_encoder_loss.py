@@ -81,7 +81,7 @@ def test_the_beta_binomial_keeps_a_gradient_where_the_sigmoid_saturates():
     assert torch.isfinite(log_s.grad).all()
 
 
-def test_mixed_group_sizes_are_each_their_own_likelihood():
+def test_informative_group_sizes_are_each_their_own_likelihood():
     k, n = floats(1.0, 5.0), floats(2.0, 16.0)
     logit, log_s = floats(0.3, -0.4), floats(1.0, 0.2)
     apart = [

@@ -30,14 +30,14 @@ def test_a_visit_is_bayes_rule():
         weight = [w * math.comb(8, k) * p**k * (1 - p) ** (8 - k) for w, p in zip(prior, rates, strict=True)]
         total = sum(weight)
         mean = sum(w * p for w, p in zip(weight, rates, strict=True)) / total
-        mixed = 0.0  # a mixed group has 1 … 7 successes
+        informative = 0.0  # an informative group has 1 … 7 successes
         for j in range(1, 8):
-            mixed += sum(
+            informative += sum(
                 w * math.comb(8, j) * p**j * (1 - p) ** (8 - j) for w, p in zip(weight, rates, strict=True)
             )
         variance = sum(w * (p - mean) ** 2 for w, p in zip(weight, rates, strict=True)) / total
         assert estimates.mean[i] == pytest.approx(mean, rel=1e-5)
-        assert estimates.p_mixed[i] == pytest.approx(mixed / total, rel=1e-5)
+        assert estimates.p_informative[i] == pytest.approx(informative / total, rel=1e-5)
         assert estimates.sd[i] == pytest.approx(math.sqrt(variance), rel=1e-4)
 
 
@@ -66,12 +66,12 @@ def test_estimates_are_probabilities_that_add_up(visits, group_size, later):
     for step, (key, k) in enumerate(visits):
         estimator.observe([seen(key, k)], at(step))
     estimates = estimator.predict([candidate(key) for key in "abcde"], at(len(visits) + later, group_size))
-    total = estimates.p_mixed + estimates.p_all_wrong + estimates.p_all_right
+    total = estimates.p_informative + estimates.p_all_wrong + estimates.p_all_right
     np.testing.assert_allclose(total, 1.0 if group_size > 1 else total, atol=1e-9)
-    for values in (estimates.mean, estimates.p_mixed, estimates.p_all_wrong, estimates.p_all_right):
+    for values in (estimates.mean, estimates.p_informative, estimates.p_all_wrong, estimates.p_all_right):
         assert ((values >= 0) & (values <= 1)).all()
     if group_size == 1:
-        assert (estimates.p_mixed == 0).all()
+        assert (estimates.p_informative == 0).all()
 
 
 def test_draws_have_the_beliefs_mean_and_spread():
@@ -101,7 +101,7 @@ def test_neither_order_nor_splitting_of_groups_matters():
         estimator.observe(visits[::order], at(1))
         estimator.observe(again[::order], at(2))
     np.testing.assert_allclose(
-        forward.predict(asked, at(3)).p_mixed, backward.predict(asked, at(3)).p_mixed, atol=1e-6
+        forward.predict(asked, at(3)).p_informative, backward.predict(asked, at(3)).p_informative, atol=1e-6
     )
     whole, parts = plain(), plain()
     whole.observe([seen("a", 3, 8)], at(1))
@@ -124,16 +124,16 @@ def test_predictions_are_calibrated_where_the_truth_is_known():
     logit = simulated_pool(rng, 400)
     keys = [str(i) for i in range(400)]
     estimator = plain()
-    predicted, mixed = [], []
+    predicted, informative = [], []
     for step in range(1, 41):
         k = rng.binomial(8, 1 / (1 + np.exp(-logit)))
-        predicted.append(estimator.predict([candidate(key) for key in keys], at(step)).p_mixed)
-        mixed.append((k > 0) & (k < 8))
+        predicted.append(estimator.predict([candidate(key) for key in keys], at(step)).p_informative)
+        informative.append((k > 0) & (k < 8))
         estimator.observe([seen(key, int(count)) for key, count in zip(keys, k, strict=True)], at(step))
         logit = logit + rng.normal(0.02, 0.1, 400)
-    predicted, mixed = np.concatenate(predicted[5:]), np.concatenate(mixed[5:])
+    predicted, informative = np.concatenate(predicted[5:]), np.concatenate(informative[5:])
     for part in np.array_split(np.argsort(predicted), 10):
-        assert predicted[part].mean() == pytest.approx(mixed[part].mean(), abs=0.04)
+        assert predicted[part].mean() == pytest.approx(informative[part].mean(), abs=0.04)
 
 
 def test_ability_follows_a_policy_that_improves_and_lifts_prompts_not_visited_since():
@@ -190,7 +190,7 @@ def test_where_the_grid_is_placed_changes_no_prediction(monkeypatch):
             assert metrics["ability"] == pytest.approx(estimator.origin + estimator.ability)
     assert never.origin == 0 < often.origin
     asked = [candidate(str(i)) for i in range(90)]
-    for name in ("mean", "p_mixed", "sd"):
+    for name in ("mean", "p_informative", "sd"):
         np.testing.assert_allclose(
             getattr(often.predict(asked, at(61)), name),
             getattr(never.predict(asked, at(61)), name),
@@ -263,7 +263,7 @@ def test_beats_a_beta_posterior_on_a_recorded_training_run(test_data):
 
     import pandas as pd
 
-    from estimators.beta import BetaEstimator
+    from estimators.mopps import MoppsEstimator
 
     trace = pd.read_parquet(test_data / "traces" / "dsrsub_qwen25math15b_grpo_epochs_n8.parquet")
     odd = [int(hashlib.sha256(key.encode()).hexdigest(), 16) % 2 == 1 for key in trace.prompt_id.astype(str)]
@@ -274,12 +274,12 @@ def test_beats_a_beta_posterior_on_a_recorded_training_run(test_data):
     def auroc(estimator):
         scores = []
         for t in range(44):
-            scores.append(estimator.predict([candidate(key) for key in keys], at(t + 1)).p_mixed)
+            scores.append(estimator.predict([candidate(key) for key in keys], at(t + 1)).p_informative)
             groups = [seen(key, int(k)) for key, k in zip(keys, counts[:, t], strict=True)]
             estimator.observe(groups, at(t + 1))
-        score, mixed = np.array(scores).T.ravel(), ((counts > 0) & (counts < 8)).ravel()
-        below = np.searchsorted(np.sort(score[~mixed]), score[mixed])
-        upto = np.searchsorted(np.sort(score[~mixed]), score[mixed], side="right")
-        return float((below + upto).mean() / 2 / (~mixed).sum())
+        score, informative = np.array(scores).T.ravel(), ((counts > 0) & (counts < 8)).ravel()
+        below = np.searchsorted(np.sort(score[~informative]), score[informative])
+        upto = np.searchsorted(np.sort(score[~informative]), score[informative], side="right")
+        return float((below + upto).mean() / 2 / (~informative).sum())
 
-    assert auroc(plain()) > auroc(BetaEstimator(0.5, 0.5, discount=0.9)) > 0.88
+    assert auroc(plain()) > auroc(MoppsEstimator(0.5, 0.5, discount=0.9)) > 0.88

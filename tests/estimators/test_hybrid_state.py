@@ -37,7 +37,7 @@ def test_state_round_trips_exactly_and_learning_goes_on_as_if_never_stopped():
         metrics = original.observe(batch, at(step))
         assert restored.observe(batch, at(step)) == metrics
     asked = [candidate(str(i), text=f"word{i % 7} {i}", features=np.ones(3)) for i in range(80)]
-    for name in ("mean", "sd", "p_mixed", "p_all_wrong", "p_all_right"):
+    for name in ("mean", "sd", "p_informative", "p_all_wrong", "p_all_right"):
         np.testing.assert_array_equal(
             getattr(original.predict(asked, at(30)), name), getattr(restored.predict(asked, at(30)), name)
         )
@@ -49,10 +49,10 @@ def test_predicting_and_preparing_change_nothing():
     estimator = HybridEstimator()
     estimator.observe([seen("a", 3, text="x y z"), seen("b", 0, text="u v w")], at(1))
     asked = [candidate(key, text=f"{key} text") for key in "abcd"]
-    before = estimator.predict(asked, at(2)).p_mixed
+    before = estimator.predict(asked, at(2)).p_informative
     estimator.prepare(asked, 2)
     estimator.predict(asked, at(50))
-    np.testing.assert_array_equal(estimator.predict(asked, at(2)).p_mixed, before)
+    np.testing.assert_array_equal(estimator.predict(asked, at(2)).p_informative, before)
 
 
 def test_what_was_prepared_is_neither_kept_past_an_observation_nor_used_at_another_step():
@@ -63,14 +63,16 @@ def test_what_was_prepared_is_neither_kept_past_an_observation_nor_used_at_anoth
     prepared.prepare(asked, 2)
     for question, context in ((asked[::-1], at(2)), (asked[1:3], at(9)), (asked, at(2, group_size=4))):
         np.testing.assert_array_equal(
-            prepared.predict(question, context).p_mixed, plain.predict(question, context).p_mixed
+            prepared.predict(question, context).p_informative, plain.predict(question, context).p_informative
         )
     for subject in (prepared, plain):
         subject.observe([seen("a", 8), seen("c", 8)], at(2))
-    np.testing.assert_array_equal(prepared.predict(asked, at(2)).p_mixed, plain.predict(asked, at(2)).p_mixed)
+    np.testing.assert_array_equal(
+        prepared.predict(asked, at(2)).p_informative, plain.predict(asked, at(2)).p_informative
+    )
 
 
-def test_the_policys_view_of_a_new_prompt_is_heard_although_it_came_after_the_preparation():
+def test_the_prefill_probe_of_a_new_prompt_is_heard_although_it_came_after_the_preparation():
     rng = np.random.default_rng(3)
 
     def groups(step):
@@ -117,7 +119,7 @@ def test_odd_prompts_are_read_and_impossible_ones_refused():
     odd = ["", "🤯" * 50, "word " * 10_000, "\x00\n\t"]
     estimator.observe([seen(str(i), 4, text=text) for i, text in enumerate(odd)], at(1))
     estimates = estimator.predict([candidate(f"new {i}", text=text) for i, text in enumerate(odd)], at(2))
-    assert np.isfinite(estimates.p_mixed).all()
+    assert np.isfinite(estimates.p_informative).all()
     assert len(estimator.predict([], at(2)).mean) == 0
     assert estimator.observe([], at(2))["prompts_visited"] == 4
     estimator.observe([seen("unscorable", 0, n=0)], at(2))
@@ -186,4 +188,6 @@ def test_an_encoder_can_read_the_texts_and_its_state_goes_along(minilm):
     assert easy > hard + 0.3
     restored = reading()
     restored.load_state_dict(estimator.state_dict())
-    np.testing.assert_array_equal(restored.predict(new, at(9)).p_mixed, estimator.predict(new, at(9)).p_mixed)
+    np.testing.assert_array_equal(
+        restored.predict(new, at(9)).p_informative, estimator.predict(new, at(9)).p_informative
+    )

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from estimators.base import Candidate, Context, Observation, Recalled, State
+from estimators.base import Candidate, Context, Observation, Rescored, State
 from estimators.hybrid import HybridEstimator
-from estimators.known_answers import KnownAnswers, recalled_of
+from estimators.known_answers import KnownAnswers, rescored_of
 from estimators.logit_grid import SPACING, LogitGrid, normalised, sigmoid
 
 G = 8
@@ -126,7 +126,7 @@ def test_hybrid_bounds_its_belief_by_what_is_known_after_the_policy_has_moved() 
         known_N2, rate_N = worlds(rng, 16, many_wordings=False)
         estimator.observe(
             [
-                Observation(f"{step} {i}", "", int(k), G, step, recalled=Recalled(*known_N2[i]))
+                Observation(f"{step} {i}", "", int(k), G, step, rescored=Rescored(*known_N2[i]))
                 for i, k in enumerate(rng.binomial(G, rate_N))
             ],
             Context(G, step),
@@ -134,19 +134,19 @@ def test_hybrid_bounds_its_belief_by_what_is_known_after_the_policy_has_moved() 
     estimator.observe([Observation("a", "", 0, G, 31)], Context(G, 31))
     now = Context(G, 32)
     stale = estimator.predict([Candidate("a", "")], now).mean[0]
-    fresh = estimator.predict([Candidate("a", "", recalled=Recalled(0.8, 0.1))], now).mean[0]
+    fresh = estimator.predict([Candidate("a", "", rescored=Rescored(0.8, 0.1))], now).mean[0]
     assert stale < 0.4, "no right answer last time"
     assert fresh == pytest.approx(0.8, abs=0.05)
 
 
-@pytest.mark.parametrize(("recalled", "successes"), [((1.0, 0.0), 0), ((0.0, 1.0), 256)])
-def test_a_large_group_that_contradicts_what_is_known_teaches_something_finite(recalled, successes) -> None:
+@pytest.mark.parametrize(("rescored", "successes"), [((1.0, 0.0), 0), ((0.0, 1.0), 256)])
+def test_a_large_group_that_contradicts_what_is_known_teaches_something_finite(rescored, successes) -> None:
     """As when a judge is down and calls everything wrong: such verdicts are less likely than a float can
     say."""
     known = learned(many_wordings=False)
-    known.observe(flat(1), np.array([recalled]), 0.0, np.array([successes]), np.array([256]))
+    known.observe(flat(1), np.array([rescored]), 0.0, np.array([successes]), np.array([256]))
     assert np.isfinite(known.share_CR).all()
-    assert np.isfinite(known.updated(flat(1), np.array([recalled]), 0.0)).all()
+    assert np.isfinite(known.updated(flat(1), np.array([rescored]), 0.0)).all()
 
 
 def test_state_round_trips_exactly() -> None:
@@ -163,6 +163,6 @@ def test_state_round_trips_exactly() -> None:
 
 
 def test_prompts_without_known_answers_have_none() -> None:
-    candidates = [Candidate("a", ""), Candidate("b", "", recalled=Recalled(0.25, 0.5))]
-    np.testing.assert_array_equal(recalled_of(candidates), [[0.0, 0.0], [0.25, 0.5]])
-    assert recalled_of([]).shape == (0, 2)
+    candidates = [Candidate("a", ""), Candidate("b", "", rescored=Rescored(0.25, 0.5))]
+    np.testing.assert_array_equal(rescored_of(candidates), [[0.0, 0.0], [0.25, 0.5]])
+    assert rescored_of([]).shape == (0, 2)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from estimators.contest import Contest
 from estimators.logit_grid import LogitGrid, normalised
+from estimators.model_average import ModelAverage
 from estimators.movement import ESCAPES, PANEL, RATES, VARIANCES, Movement
 
 
@@ -34,7 +34,9 @@ def simulated(variance, seed, prompts=300, visits=25, gap=1, out_of_reach=0.0, e
 
 @pytest.mark.parametrize(("variance", "gap"), [(0.01, 1), (0.03, 1), (0.003, 10)])
 def test_finds_the_walks_rate_per_step_however_far_apart_the_visits(variance, gap):
-    weights_V = simulated(variance, seed=0, gap=gap).contest.weights.reshape(len(VARIANCES), -1).sum(axis=1)
+    weights_V = (
+        simulated(variance, seed=0, gap=gap).model_average.weights.reshape(len(VARIANCES), -1).sum(axis=1)
+    )
     assert VARIANCES[int(np.argmax(weights_V))] == variance
 
 
@@ -55,12 +57,12 @@ def test_the_panel_is_bounded_and_strangers_are_ignored():
     keys = [str(i) for i in range(PANEL + 10)]
     belief_NM = normalised(grid.likelihood(np.full(len(keys), 4), np.full(len(keys), 8)))
     movement.first_visit(keys, belief_NM, step=1)
-    before_R = movement.contest.weights
+    before_R = movement.model_average.weights
     all_right_NM = grid.likelihood(np.full(10, 8), np.full(10, 8))
     movement.revisit(keys[PANEL:], all_right_NM, step=5, shift=0.0)
-    np.testing.assert_array_equal(movement.contest.weights, before_R)
+    np.testing.assert_array_equal(movement.model_average.weights, before_R)
     movement.revisit(keys[:10], all_right_NM, step=5, shift=0.0)
-    assert not np.array_equal(movement.contest.weights, before_R)
+    assert not np.array_equal(movement.model_average.weights, before_R)
 
 
 def test_beliefs_spread_as_the_average_over_the_rates_says():
@@ -71,20 +73,20 @@ def test_beliefs_spread_as_the_average_over_the_rates_says():
     elapsed_N = np.array([0, 1, 7, 7])
     expected_NM = sum(
         weight * grid.spread(belief_NM, grid.decay(elapsed_N * v), np.exp(-e * elapsed_N), 0.5)
-        for weight, (v, e) in zip(movement.contest.weights, RATES, strict=True)
+        for weight, (v, e) in zip(movement.model_average.weights, RATES, strict=True)
     )
     np.testing.assert_allclose(movement.spread(belief_NM, elapsed_N, 0.5), expected_NM, atol=1e-12)
 
 
-def test_contest_weights_are_bayes_posterior_and_fade():
-    contest = Contest([1.0, 2.0], memory=1e12)
-    contest.score(np.array([[0.2, 0.6], [0.5, 0.5]]))
-    np.testing.assert_allclose(contest.weights, [0.25, 0.75])
-    assert contest.mean == pytest.approx(1.75)
-    forgetful = Contest([1.0, 2.0], memory=1.0)
+def test_model_average_weights_are_bayes_posterior_and_fade():
+    model_average = ModelAverage([1.0, 2.0], memory=1e12)
+    model_average.score(np.array([[0.2, 0.6], [0.5, 0.5]]))
+    np.testing.assert_allclose(model_average.weights, [0.25, 0.75])
+    assert model_average.mean == pytest.approx(1.75)
+    forgetful = ModelAverage([1.0, 2.0], memory=1.0)
     forgetful.score(np.array([[0.2, 0.6]]))
     forgetful.score(np.array([[0.5, 0.5]]))
     odds = 3 ** np.exp(-1)
     np.testing.assert_allclose(forgetful.weights, [1 / (1 + odds), odds / (1 + odds)])
     with pytest.raises(ValueError, match="memory"):
-        Contest([1.0], memory=0)
+        ModelAverage([1.0], memory=0)

@@ -11,7 +11,7 @@ def test_believes_the_recorded_rate_exactly() -> None:
     """p = 1/4, G = 2: all right 1/16, all wrong 9/16, mixed 6/16."""
     estimates = OracleEstimator().predict([Candidate("a", "?", prior=0.25)], Context(2, 1))
     assert (estimates.mean[0], estimates.sd[0]) == (0.25, 0.0)
-    assert estimates.p_mixed[0] == pytest.approx(6 / 16)
+    assert estimates.p_informative[0] == pytest.approx(6 / 16)
     assert (estimates.p_all_wrong[0], estimates.p_all_right[0]) == (9 / 16, 1 / 16)
     assert estimates.sample(np.random.default_rng(0))[0] == 0.25
 
@@ -39,7 +39,7 @@ def test_a_live_oracle_is_told_by_the_policy_and_not_by_the_data_set() -> None:
 
 def test_no_candidates_and_state() -> None:
     estimator = OracleEstimator()
-    assert estimator.predict([], Context(8, 1)).p_mixed.shape == (0,)
+    assert estimator.predict([], Context(8, 1)).p_informative.shape == (0,)
     estimator.load_state_dict(estimator.state_dict())
     with pytest.raises(ValueError, match="schema_version 7"):
         estimator.load_state_dict(State(schema_version=7))

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from estimators.base import Candidate, Context, Estimator, Observation
-from estimators.hmm import HmmEstimator
-from estimators.streak import StreakEstimator
+from estimators.dps import DpsEstimator
+from estimators.greso import GresoEstimator
 
 VISITS = 44
 
@@ -24,8 +24,8 @@ def auroc(score_N: np.ndarray, positive_N: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     ("estimator", "floor"),
-    [(StreakEstimator(), 0.80), (HmmEstimator(), 0.88), (HmmEstimator(1.0, 1.0, 0.0), 0.87)],
-    ids=["streak", "hmm", "hmm-as-published"],
+    [(GresoEstimator(), 0.80), (DpsEstimator(), 0.88), (DpsEstimator(1.0, 1.0, 0.0), 0.87)],
+    ids=["greso", "dps", "dps-as-published"],
 )
 def test_zero_variance_groups_are_told_apart(test_data: Path, estimator: Estimator, floor: float) -> None:
     """Full feedback: every prompt is predicted, then observed, at each of its visits 0 … 43."""
@@ -40,7 +40,7 @@ def test_zero_variance_groups_are_told_apart(test_data: Path, estimator: Estimat
     for visit in range(VISITS):
         step = visit + 1
         context = Context(group_size=8, step=step)
-        scores.append(1 - estimator.predict(candidates, context).p_mixed)
+        scores.append(1 - estimator.predict(candidates, context).p_informative)
         k_P = [int(row["k_correct"][visit]) for row in rows]
         zero_variance.append([k in (0, 8) for k in k_P])
         groups = [Observation(c.key, c.text, k, 8, step) for c, k in zip(candidates, k_P, strict=True)]

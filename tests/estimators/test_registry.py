@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 import estimators
-from estimators.beta import BetaEstimator
+from estimators.mopps import MoppsEstimator
 from estimators.registry import BUILT_IN, GROUP
 from estimators.uniform import UniformEstimator
 
 
 def test_builds_what_the_recipe_block_says() -> None:
     assert isinstance(estimators.build({"type": "uniform"}), UniformEstimator)
-    spec = {"type": "beta", "prior_successes": 2.0, "prior_failures": 1.0, "discount": 0.25}
+    spec = {"type": "mopps", "prior_successes": 2.0, "prior_failures": 1.0, "discount": 0.25}
     built = estimators.build(spec)
-    assert isinstance(built, BetaEstimator)
+    assert isinstance(built, MoppsEstimator)
     assert (built.prior_successes, built.prior_failures, built.discount) == (2.0, 1.0, 0.25)
 
 
@@ -25,17 +25,17 @@ def test_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_option_the_estimator_does_not_take_is_an_error_naming_it() -> None:
-    with pytest.raises(ValueError, match=r"'beta' does not take these options.*discout"):
-        estimators.build({"type": "plugin", "name": "beta", "options": {"discout": 0.5}})
+    with pytest.raises(ValueError, match=r"'mopps' does not take these options.*discout"):
+        estimators.build({"type": "plugin", "name": "mopps", "options": {"discout": 0.5}})
 
 
 @pytest.fixture
 def plugin_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory on the path as pip would leave it: a module and the metadata of its distribution."""
     (tmp_path / "coin_estimator.py").write_text(
-        "from estimators.beta import BetaEstimator\n"
+        "from estimators.mopps import MoppsEstimator\n"
         "def coin(weight: float):\n"
-        "    return BetaEstimator(weight, weight)\n"
+        "    return MoppsEstimator(weight, weight)\n"
     )
     info = tmp_path / "coin_estimator-1.0.dist-info"
     info.mkdir()
@@ -51,7 +51,7 @@ def plugin_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("plugin_site")
 def test_installed_package_registers_by_entry_point() -> None:
     built = estimators.build({"type": "plugin", "name": "coin", "options": {"weight": 3.0}})
-    assert isinstance(built, BetaEstimator)
+    assert isinstance(built, MoppsEstimator)
     assert built.prior_successes == 3.0
 
 
@@ -63,8 +63,8 @@ def test_plugin_whose_code_is_missing_is_an_error_naming_it() -> None:
 
 @pytest.mark.usefixtures("plugin_site")
 def test_package_cannot_silently_take_a_built_in_name() -> None:
-    with pytest.raises(ValueError, match="'beta' is registered more than once"):
-        estimators.build({"type": "beta"})
+    with pytest.raises(ValueError, match="'mopps' is registered more than once"):
+        estimators.build({"type": "mopps"})
 
 
 def test_project_metadata_registers_exactly_the_built_in_table() -> None:
@@ -74,7 +74,7 @@ def test_project_metadata_registers_exactly_the_built_in_table() -> None:
 
 def test_package_needs_nothing_but_numpy() -> None:
     code = (
-        "import sys, estimators; estimators.build({'type': 'beta'})\n"
+        "import sys, estimators; estimators.build({'type': 'mopps'})\n"
         "heavy = {'torch', 'transformers', 'ray', 'depo', 'reward', 'pydantic'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estimators.base import Candidate, Context, Observation, Recalled
+from estimators.base import Candidate, Context, Observation, Rescored
 from estimators.hybrid import HybridEstimator
 from estimators.logit_grid import LogitGrid, normalised, sigmoid
 from estimators.today import Before, was_asked
@@ -40,7 +40,7 @@ def test_an_answer_hardly_likely_any_more_is_no_reply_and_history_stands() -> No
     for step in range(1, 4):
         estimator.observe([Observation("a", "", 8, G, step)], Context(G, step))
     asked = [
-        Candidate("a", "", recalled=recalled) for recalled in (None, Recalled(1e-6, 0.0), Recalled(0.3, 0.3))
+        Candidate("a", "", rescored=rescored) for rescored in (None, Rescored(1e-6, 0.0), Rescored(0.3, 0.3))
     ]
     nothing, hardly, much = estimator.predict(asked, Context(G, 4)).mean
     assert hardly == nothing
@@ -52,9 +52,9 @@ class World:
     its earlier answers are, a share ``known`` of all it might say. Where it is ``sudden``, any prompt may
     become any other one overnight: no walk of logits goes there."""
 
-    def __init__(self, sudden: float, view_noise: float | None = None, known: float = 0.0) -> None:
+    def __init__(self, sudden: float, probe_noise: float | None = None, known: float = 0.0) -> None:
         self.rng = np.random.default_rng(1)
-        self.sudden, self.view_noise, self.known = sudden, view_noise, known
+        self.sudden, self.probe_noise, self.known = sudden, probe_noise, known
         self.logit_N = self.rng.normal(0.0, 3.0, PROMPTS)
 
     def night(self) -> None:
@@ -62,10 +62,10 @@ class World:
         self.logit_N[jumps_N] = self.rng.normal(0.0, 3.0, jumps_N.sum())
 
     def shown(self, i: int) -> dict[str, Any]:
-        if self.view_noise is None:
+        if self.probe_noise is None:
             rate = float(sigmoid(self.logit_N[i]))
-            return {"recalled": Recalled(self.known * rate, self.known * (1.0 - rate))}
-        return {"features": np.array([self.logit_N[i] + self.rng.normal(0.0, self.view_noise), 1.0])}
+            return {"rescored": Rescored(self.known * rate, self.known * (1.0 - rate))}
+        return {"features": np.array([self.logit_N[i] + self.rng.normal(0.0, self.probe_noise), 1.0])}
 
     def groups(self, step: int, picks_n: np.ndarray) -> list[Observation]:
         counts_n = self.rng.binomial(G, sigmoid(self.logit_N[picks_n]))
@@ -86,7 +86,7 @@ def lived(world: World) -> tuple[HybridEstimator, float]:
     return estimator, diagnosis["history_trust"]
 
 
-@pytest.mark.parametrize("asked", [{"view_noise": 6.0}, {"known": 0.05}], ids=["view", "answers"])
+@pytest.mark.parametrize("asked", [{"probe_noise": 6.0}, {"known": 0.05}], ids=["view", "answers"])
 def test_a_history_counts_where_pass_rates_stay_and_replies_say_little(asked: dict[str, float]) -> None:
     assert lived(World(sudden=0.0, **asked))[1] > 0.9
 
@@ -100,7 +100,7 @@ def test_answers_alone_show_a_history_that_misleads() -> None:
 
 
 def test_a_history_that_keeps_misleading_is_let_go_and_predictions_are_the_better_for_it() -> None:
-    world = World(sudden=0.3, view_noise=0.5)
+    world = World(sudden=0.3, probe_noise=0.5)
     estimator, trust = lived(world)
     assert trust < 0.4 < UNDECIDED
 
@@ -119,7 +119,7 @@ def test_a_history_that_keeps_misleading_is_let_go_and_predictions_are_the_bette
 def test_where_the_policy_was_not_asked_its_replies_elsewhere_leave_the_history_alone() -> None:
     """Two estimators with the same groups, one of them shown the views besides, agree on prompts without."""
     told, untold = HybridEstimator(text="none"), HybridEstimator(text="none")
-    world = World(sudden=0.1, view_noise=0.5)
+    world = World(sudden=0.1, probe_noise=0.5)
     for step in range(1, 31):
         world.night()
         groups = world.groups(step, world.rng.choice(PROMPTS, 24, replace=False))
@@ -128,7 +128,7 @@ def test_where_the_policy_was_not_asked_its_replies_elsewhere_leave_the_history_
             [Observation(one.key, "", one.successes, one.trials, step) for one in groups], Context(G, step)
         )
     candidates = [Candidate(str(i), "") for i in range(PROMPTS)]
-    for name in ("mean", "sd", "p_mixed"):
+    for name in ("mean", "sd", "p_informative"):
         np.testing.assert_array_equal(
             getattr(told.predict(candidates, Context(G, 31)), name),
             getattr(untold.predict(candidates, Context(G, 31)), name),
@@ -137,6 +137,6 @@ def test_where_the_policy_was_not_asked_its_replies_elsewhere_leave_the_history_
 
 def test_answers_of_which_none_is_likely_any_more_are_no_reply() -> None:
     assert not was_asked(Candidate("a", ""))
-    assert not was_asked(Candidate("a", "", recalled=Recalled(0.0, 0.0)))
-    assert was_asked(Candidate("a", "", recalled=Recalled(0.0, 0.2)))
+    assert not was_asked(Candidate("a", "", rescored=Rescored(0.0, 0.0)))
+    assert was_asked(Candidate("a", "", rescored=Rescored(0.0, 0.2)))
     assert was_asked(Candidate("a", "", features=np.zeros(2)))

@@ -12,7 +12,7 @@ def test_believes_the_same_of_every_prompt_whatever_happened() -> None:
     estimator.observe([Observation("a", "?", 0, 4, 1)], CONTEXT)
     estimates = estimator.predict([Candidate("a", "?"), Candidate("b", "?", prior=0.9)], CONTEXT)
     np.testing.assert_allclose(estimates.mean, 0.5)
-    np.testing.assert_allclose(estimates.p_mixed, 3 / 5)  # (G−1)/(G+1)
+    np.testing.assert_allclose(estimates.p_informative, 3 / 5)  # (G−1)/(G+1)
     np.testing.assert_allclose(estimates.sd, np.sqrt(1 / 12))
     assert estimates.sample(np.random.default_rng(0)).shape == (2,)
 

@@ -26,9 +26,9 @@ from depo.evaluation.estimator_check import cannot_ask, predictions
 from depo.evaluation.problems import LoadedBenchmark
 from depo.evaluation.results import avg_of
 from depo.evaluation.target import Target
+from depo.files import latest_checkpoint
 from depo.recipe.loading import load_recipe
 from depo.recipe.suites import parse_suite
-from depo.train.checkpoint import latest_checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,8 +104,8 @@ def measured(
         "oracle": [one.questions.small_N for one in benchmarks],
     }
     none, everything = (
-        interval_of(questions, [np.full(len(one.small_N), value) for one in questions], weights, settled)
-        for value, settled in ((False, ALL_LARGE), (True, ALL_SMALL))
+        interval_of(questions, [np.full(len(one.small_N), value) for one in questions], weights, assigned)
+        for value, assigned in ((False, ALL_LARGE), (True, ALL_SMALL))
     )
     return {
         "large": none,
@@ -136,10 +136,10 @@ def interval_of(
     questions: Sequence[Questions],
     routed_BN: Sequence[np.ndarray],
     weights: Sequence[np.ndarray],
-    settled: Sequence[str] = (),
+    assigned: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Every figure of one routing as [mean, low, high], each benchmark resampled on its own.
-    ``clopper_pearson`` names the figures in which all questions of a benchmark come out alike; ``settled``
+    ``clopper_pearson`` names the figures in which all questions of a benchmark come out alike; ``assigned``
     are figures that no other questions could change."""
     whole, resampled, equals = [], [], []
     for one, routed_N, weights_RN in zip(questions, routed_BN, weights, strict=True):
@@ -152,7 +152,7 @@ def interval_of(
             float(np.mean([part[i][0] for part in whole])),
             *limits(np.mean([part[i] for part in resampled], axis=0)),
         ]
-        alike = [] if name in settled else [some[name] for some in equals if name in some]
+        alike = [] if name in assigned else [some[name] for some in equals if name in some]
         found[name] = with_equals(bootstrap, alike, len(questions))
         if alike:
             found["clopper_pearson"].append(name)

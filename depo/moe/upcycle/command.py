@@ -1,4 +1,5 @@
-"""The options of ``depo upcycle``, without importing torch; ``depo.moe.upcycle.settings`` checks their values.
+"""The options of ``depo upcycle``, without importing torch; ``depo.moe.upcycle.settings`` checks their
+values.
 
 ``depo upcycle`` from parsed options to a directory, with what it measured on the way.
 """

@@ -16,10 +16,10 @@ class UniformEstimator(Block):
     type: Literal["uniform"] = "uniform"
 
 
-class BetaEstimator(Block):
+class MoppsEstimator(Block):
     """Discounted Beta posterior per prompt (MoPPS, arXiv 2507.04632)."""
 
-    type: Literal["beta"] = "beta"
+    type: Literal["mopps"] = "mopps"
     prior_successes: PositiveFloat = 1.0
     prior_failures: PositiveFloat = 1.0
     discount: Fraction = 0.5
@@ -36,11 +36,13 @@ class HybridEstimator(Block):
     text_model: str | None = None
     """BERT-family encoder: Hugging Face id or local directory (`depo fetch minilm DIR`)."""
     features: Literal["none", "policy"] = "none"
-    """``policy``: at each wave one prefill of each candidate tells how the policy sees it by now (perplexity,
+    """``policy``: at each round one prefill of each candidate tells how the policy sees it by now
+    (perplexity,
     entropy of the first token, last hidden state). Costs ``selection.candidates`` prefills: keep those at a
     few times ``batch.prompts``."""
-    recall: NonNegativeInt = 0
-    """Answers to remember of each prompt. At each wave those of the candidates are weighed anew under today's
+    answer_rescoring: NonNegativeInt = 0
+    """Answers to remember of each prompt. At each round those of the candidates are weighed anew under
+    today's
     policy, by one prefill each. Kept are only such as it gives with a probability of 1/1000 or more: long
     answers are neither kept nor paid for. 0: none."""
     history: bool = True
@@ -62,10 +64,10 @@ class HybridEstimator(Block):
         return self
 
 
-class StreakEstimator(Block):
+class GresoEstimator(Block):
     """Keep probabilities from runs of zero-variance groups (GRESO, arXiv 2506.02177). Not calibrated."""
 
-    type: Literal["streak"] = "streak"
+    type: Literal["greso"] = "greso"
     p_easy: Fraction = 0.5
     """Base keep probability after all-right groups, at the start; it adjusts itself."""
     p_hard: Fraction = 0.5
@@ -91,10 +93,10 @@ class StreakEstimator(Block):
         return self
 
 
-class HmmEstimator(Block):
+class DpsEstimator(Block):
     """Three-state filter (all wrong, mixed, all right) with learned transitions (DPS, arXiv 2603.10887)."""
 
-    type: Literal["hmm"] = "hmm"
+    type: Literal["dps"] = "dps"
     prior_count: PositiveFloat = 0.3
     """Dirichlet prior count of every transition; the paper has 1."""
     discount: Fraction = 0.9
@@ -110,17 +112,17 @@ class OracleEstimator(Block):
 
     type: Literal["oracle"] = "oracle"
     live: bool = False
-    """Ask the policy at each wave: the probability of the gold answer by teacher forcing, for data with one
+    """Ask the policy at each round: the probability of the gold answer by teacher forcing, for data with one
     exact answer."""
 
 
-class EncoderEstimator(Block):
+class DepoEstimator(Block):
     """DEPO's difficulty estimator (arXiv 2602.06375): a pretrained encoder with two heads, trained online.
 
     Null means: as the preset has it. The presets and the reasons are in `estimators/encoder_options.py`.
     """
 
-    type: Literal["encoder"] = "encoder"
+    type: Literal["depo"] = "depo"
     model: str
     """BERT-family encoder: Hugging Face id or local directory (`depo fetch minilm DIR`)."""
     preset: Literal["paper", "repaired"] = "paper"
@@ -204,10 +206,10 @@ def asks_policy(spec: Block) -> bool:
 
 EstimatorSpec = Annotated[
     UniformEstimator
-    | EncoderEstimator
-    | BetaEstimator
-    | StreakEstimator
-    | HmmEstimator
+    | DepoEstimator
+    | MoppsEstimator
+    | GresoEstimator
+    | DpsEstimator
     | HybridEstimator
     | OracleEstimator
     | PluginEstimator,

@@ -118,7 +118,7 @@ class Recipe(Block):
         if isinstance(rule, RuleSelection) and rule.candidates < self.batch.prompts:
             raise ValueError(
                 f"selection.candidates {rule.candidates} must be at least batch.prompts "
-                f"{self.batch.prompts}: a wave is chosen among them"
+                f"{self.batch.prompts}: a round is chosen among them"
             )
         return self
 

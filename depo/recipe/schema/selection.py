@@ -13,9 +13,9 @@ class SelectionBase(Block):
     audit: Fraction = 0.05
     """Share of every batch drawn uniformly from the pool to grade the estimator."""
     refill: bool = True
-    """Generate further waves until the batch is full of groups with signal (DAPO's dynamic sampling)."""
-    max_waves: PositiveInt = 4
-    """Waves per step at most, the first included."""
+    """Generate further rounds until the batch is full of groups with signal (DAPO's dynamic sampling)."""
+    max_rounds: PositiveInt = 4
+    """Rounds per step at most, the first included."""
     window: PositiveInt = 400
     """Uniformly drawn groups over which the estimator is graded."""
     min_window: NonNegativeInt = 200
@@ -43,7 +43,7 @@ class RuleSelection(SelectionBase):
     """What the rules that go by an estimator share."""
 
     candidates: PositiveInt = 8192
-    """Prompts considered per wave, at least batch.prompts, drawn uniformly from the pool (``skip``: the next
+    """Prompts considered per round, at least batch.prompts, drawn uniformly from the pool (``skip``: the next
     ones in its order)."""
     cooldown: NonNegativeInt = 0
     """Steps during which a prompt just visited is passed over, as long as there are others."""
@@ -51,7 +51,7 @@ class RuleSelection(SelectionBase):
     """Steps after which a prompt not visited gets a reserved place; auto: 4 · pool / batch.prompts, the time
     of four passes; null: never."""
     revisit_share: Fraction = 0.05
-    """Largest share of a first wave that such prompts get."""
+    """Largest share of a first round that such prompts get."""
 
     @model_validator(mode="after")
     def rule_keeps_places(self) -> Self:
@@ -63,7 +63,8 @@ class RuleSelection(SelectionBase):
 
 
 class ThompsonSelection(RuleSelection):
-    """Draw a pass rate from each belief, take the prompts most likely to give a mixed group under it."""
+    """Draw a pass rate from each belief, take the prompts most likely to give an informative group under
+    it."""
 
     type: Literal["thompson"] = "thompson"
     draws: PositiveInt = 1
@@ -97,27 +98,27 @@ class WindowSelection(RuleSelection):
 
 
 class ThresholdSelection(RuleSelection):
-    """Prompts drawn uniformly among those with p_mixed at or above a threshold."""
+    """Prompts drawn uniformly among those with p_informative at or above a threshold."""
 
     type: Literal["threshold"] = "threshold"
-    p_mixed: Fraction = 0.3
+    p_informative: Fraction = 0.3
 
 
 class SkipSelection(RuleSelection):
-    """The pool in its order, each prompt kept with probability p_mixed (GRESO, arXiv 2506.02177)."""
+    """The pool in its order, each prompt kept with probability p_informative (GRESO, arXiv 2506.02177)."""
 
     type: Literal["skip"] = "skip"
 
 
 class GumbelSelection(RuleSelection):
-    """Drawn without replacement with probability ∝ (p_mixed / expected tokens)^(1/temperature)."""
+    """Drawn without replacement with probability ∝ (p_informative / expected tokens)^(1/temperature)."""
 
     type: Literal["gumbel"] = "gumbel"
     temperature: PositiveFloat = 0.25
 
 
 class GreedySelection(RuleSelection):
-    """The highest p_mixed (DPS, arXiv 2603.10887). Returns to the same few prompts: for comparison."""
+    """The highest p_informative (DPS, arXiv 2603.10887). Returns to the same few prompts: for comparison."""
 
     type: Literal["greedy"] = "greedy"
 

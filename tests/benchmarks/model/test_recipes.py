@@ -36,7 +36,7 @@ def test_arms_of_a_seed_differ_in_the_allowed_blocks_only(task: str, form: str, 
 
 @pytest.mark.parametrize("arm", ["grpo", "dapo", "depo"])
 def test_published_methods_are_those_of_the_documentation(arm: str) -> None:
-    """But for what the size of the run decides: waves, candidates and the length of the warm-up."""
+    """But for what the size of the run decides: rounds, candidates and the length of the warm-up."""
     settings, built = PUBLISHED[arm.upper()], recipe(arm, form="gpu").model_dump()
     for block, keys in settings.items():
         for key in keys.keys() - {"model"}:

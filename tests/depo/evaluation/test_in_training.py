@@ -47,7 +47,7 @@ def test_a_suite_decides_which_policy_is_best_and_when_to_stop(workdir, monkeypa
     best = {"measure": "sums/first/avg", "value": max(values), "step": values.index(max(values))}
     assert summary["best"] == best
     assert f"evaluation after step 1: sums/first/avg {values[1]:.3f}" in said
-    assert summary["evaluation"]["rollouts"] >= 4 * 40 * 4, "before, two steps, after: booked"
+    assert summary["evaluation"]["rollouts"] >= 4 * 40 * 4, "before, two steps, after: recorded"
 
     # The finished run by the harness: the same prompts, seeds and policy give the same figures.
     assert main(["eval", "run", "--suite", "sums.yaml", "--run-dir", "out", "--quiet"]) == 0
@@ -57,8 +57,8 @@ def test_a_suite_decides_which_policy_is_best_and_when_to_stop(workdir, monkeypa
     # The estimator trained beside the policy is asked about the same problems.
     estimator = document["estimator"]
     assert estimator["why_not"] == ""
-    assert estimator["without"] == "the policy's own view of a problem"
-    assert "It did without the policy's own view of a problem" in (workdir / "out/results.md").read_text()
+    assert estimator["without"] == "the prefill probe of a problem"
+    assert "It did without the prefill probe of a problem" in (workdir / "out/results.md").read_text()
     assert estimator["problems"] == 40
     for suffix, begins in ((".png", b"\x89PNG"), (".svg", b"<?xml")):
         assert (workdir / f"out/results_reliability{suffix}").read_bytes().startswith(begins)

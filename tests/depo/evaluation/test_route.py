@@ -15,9 +15,9 @@ from tiny_run import make_workdir
 
 import estimators
 from depo.cli import main
+from depo.files import save_state
 from depo.recipe.schema import TinyMoePolicy
 from depo.toy import tiny_moe
-from depo.train.checkpoint import save_state
 from estimators.base import Context, Observation
 
 LARGER = TinyMoePolicy(
@@ -37,7 +37,7 @@ benchmarks:
   even: {source: {type: file, path: sums.jsonl, limit: 30}}
   exact: {source: {type: file, path: sums.jsonl, limit: 12}, reward: {type: exact}}
 """
-BETA = {"type": "beta", "prior_successes": 1.0, "prior_failures": 1.0, "discount": 1.0}
+BETA = {"type": "mopps", "prior_successes": 1.0, "prior_failures": 1.0, "discount": 1.0}
 TRIALS = 98
 """So a prediction is (successes + 1) / 100."""
 
@@ -156,12 +156,12 @@ def test_equal_questions_do_not_make_a_router_certain(here, capsys):
     assert route(*arguments, large="out/small") == 0
     one = read(here / "same/route.json")["benchmarks"]["even"]
     q = 1 - 0.025 ** (1 / 30)
-    mixed, none, impossible = one["routers"]["estimator"]
-    p = mixed["share"][0]
-    assert 0 < mixed["share"][1] < p < mixed["share"][2] < 1
+    informative, none, impossible = one["routers"]["estimator"]
+    p = informative["share"][0]
+    assert 0 < informative["share"][1] < p < informative["share"][2] < 1
     # A question that a router of share p sends right: (1 - p) · (1 - 0) above random; or p · (0 + 1).
-    assert mixed["gain"] == pytest.approx([0.0, -q * max(p, 1 - p), q * max(p, 1 - p)])
-    assert mixed["saved"] == pytest.approx([0.0, 0.0, q])
+    assert informative["gain"] == pytest.approx([0.0, -q * max(p, 1 - p), q * max(p, 1 - p)])
+    assert informative["saved"] == pytest.approx([0.0, 0.0, q])
     exact = binomtest(0, 30).proportion_ci(0.95, method="exact")
     assert none["share"] == pytest.approx([0.0, exact.low, exact.high])
     assert none["clopper_pearson"] == ["share", "saved", "gain"]

@@ -29,10 +29,10 @@ def test_none_or_all_routed_has_the_exact_binomial_interval(n):
 
 
 def test_only_figures_without_any_spread_get_limits():
-    mixed_N = np.array([True, False, True])
-    assert distances_of_equals(questions([0.0, 1.0, 0.5], [1.0, 0.0, 1.0]), mixed_N) == {}
-    assert set(distances_of_equals(questions([0.5, 0.5, 0.25], [0.5, 0.5, 0.25]), mixed_N)) == {"gain"}
-    assert set(distances_of_equals(questions([0.0] * 3, [0.0] * 3), mixed_N)) == {"accuracy", "gain"}
+    informative_N = np.array([True, False, True])
+    assert distances_of_equals(questions([0.0, 1.0, 0.5], [1.0, 0.0, 1.0]), informative_N) == {}
+    assert set(distances_of_equals(questions([0.5, 0.5, 0.25], [0.5, 0.5, 0.25]), informative_N)) == {"gain"}
+    assert set(distances_of_equals(questions([0.0] * 3, [0.0] * 3), informative_N)) == {"accuracy", "gain"}
     one = questions([0.0, 1.0, 0.5], [1.0, 0.0, 1.0], np.array([0.1, 0.2, 0.3]))
     assert set(distances_of_equals(one, np.zeros(3, bool))) == {"share", "saved", "gain"}
     assert set(distances_of_equals(one, np.ones(3, bool))) == {"share", "gain"}

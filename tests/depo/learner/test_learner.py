@@ -43,7 +43,7 @@ def gradient(
     (minibatch,) = learner.cut(batch, epoch=0)
     weights = learner.weights(minibatch, np.array([len(c) for c in batch.completion_ids]))
     for rows in minibatch:
-        micro = learner.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
+        micro = learner.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
         learner.backward(micro, batch, weights, old, None, Tally())
     return len(minibatch), {name: p.grad for name, p in learner.parameters.items()}
 

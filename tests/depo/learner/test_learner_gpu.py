@@ -89,7 +89,7 @@ def test_shared_prompts_change_nothing(
     for share in (True, False):
         model = make_model("qwen3_moe").to(cuda)
         learner = make_learner(model, lr=LR, share_prompts=share, tokens_per_microbatch=1000, **settings)
-        assert (learner.cutting.share > 0) == share, "a model of plain attention can share"
+        assert (learner.packing.share > 0) == share, "a model of plain attention can share"
         found[share] = moved_by(learner, batch)
     assert_same_update(found[True], found[False])
 
@@ -143,7 +143,7 @@ def test_bfloat16_moves_the_weights_in_the_direction_of_float32(
         set_compute_dtype(model, dtype)
         route_in_float32(model)
         learner = make_learner(model, lr=LR, share_prompts=share, tokens_per_microbatch=1000)
-        assert (learner.cutting.share > 0) == share, "bfloat16 is no reason not to share"
+        assert (learner.packing.share > 0) == share, "bfloat16 is no reason not to share"
         found[dtype] = moved_by(learner, batch)
     result, moved = found[torch.bfloat16]
     assert all(np.isfinite(value) for value in result.metrics.values())

@@ -21,7 +21,7 @@ VOCABULARY = 40
 
 
 def whole_batch(learner: PolicyLearner, batch: TrainingBatch) -> MicroBatch:
-    return learner.cutting.collate(list(range(len(batch))), batch.prompt_ids, batch.completion_ids)
+    return learner.packing.collate(list(range(len(batch))), batch.prompt_ids, batch.completion_ids)
 
 
 def plain_logprobs(model: nn.Module, batch: TrainingBatch) -> list[tuple[Tensor, Tensor]]:

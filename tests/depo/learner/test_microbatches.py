@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depo.learner.packing import Cutting, collate, pad_values, split_by_tokens, split_groups, unpad_values
+from depo.learner.packing import Packing, collate, pad_values, split_by_tokens, split_groups, unpad_values
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=80).map(np.array)
 
@@ -43,8 +43,8 @@ def test_a_pass_of_a_gpu_bears_more_padding() -> None:
     """Padding of 400 tokens costs more than another pass on a CPU, and less than one there."""
     prompts, completions = [np.array([5])] * 2, [np.full(499, 7), np.full(99, 7)]
     for device, expected in (("cpu", [[0], [1]]), ("cuda", [[0, 1]])):
-        cutting = Cutting(10_000, share=0, pad_token_id=0, device=torch.device(device))
-        assert [part.tolist() for part in cutting.cut(np.arange(2), prompts, completions)] == expected
+        packing = Packing(10_000, share=0, pad_token_id=0, device=torch.device(device))
+        assert [part.tolist() for part in packing.cut(np.arange(2), prompts, completions)] == expected
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 5))

@@ -63,8 +63,8 @@ def test_logprobs_entropies_and_gradients_are_those_of_the_plain_layout(
             torch.manual_seed(0)
             model = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"]))
         learner = make_learner(model, share_prompts=share, tokens_per_microbatch=1000)
-        (rows,) = learner.cutting.cut(np.arange(len(batch)), batch.prompt_ids, batch.completion_ids)
-        micro = learner.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
+        (rows,) = learner.packing.cut(np.arange(len(batch)), batch.prompt_ids, batch.completion_ids)
+        micro = learner.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
         assert (micro.shared is not None) == share
         logprobs_BT, entropy_BT = token_logprobs(learner.model, micro, 0.8)
         weight_B = torch.linspace(-1, 1, len(batch))[torch.from_numpy(rows)]
@@ -117,7 +117,7 @@ def test_an_update_ends_at_the_same_weights_with_the_same_metrics(
 def test_completions_that_are_long_are_left_as_they_are(make_model, make_learner):
     learner = make_learner(make_model("llama"), tokens_per_microbatch=10_000)
     prompts, completions = [ids(3, 4)] * 2, [np.full(SHARED_TOKENS // 2, 7)] * 2
-    micro = learner.cutting.collate(np.arange(2), prompts, completions)
+    micro = learner.packing.collate(np.arange(2), prompts, completions)
     assert micro.shared is None
 
 
@@ -141,7 +141,7 @@ def test_a_model_is_asked_whether_it_can(make_model, make_learner):
             assert can_share(decoder, 0, CPU)
             assert not can_share(Deaf(decoder, refuses=False), 0, CPU)
             assert not can_share(Deaf(decoder, refuses=True), 0, CPU)
-    assert make_learner(make_model("llama"), share_prompts=False).cutting.share == 0
+    assert make_learner(make_model("llama"), share_prompts=False).packing.share == 0
 
 
 @pytest.mark.parametrize(("window", "shares"), [(64, False), (383, False), (384, True), (None, True)])
@@ -160,7 +160,7 @@ def test_attention_that_reaches_only_so_far_back_is_not_shared(make_learner, win
     torch.manual_seed(0)
     model = MistralForCausalLM(settings).eval()
     learner = make_learner(model, tokens_per_microbatch=1000)
-    assert (learner.cutting.share > 0) == shares
+    assert (learner.packing.share > 0) == shares
     prompt = tuple(range(2, 32)) * 5
     sequences = [(prompt, (3, 4, 5)), (prompt, (6, 7)), (prompt, (8,) * 200)]
     for found_T, (_, completion) in zip(learner.score(sequences), sequences, strict=True):

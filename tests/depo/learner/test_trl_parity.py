@@ -135,7 +135,7 @@ def our_gradient(
     weights = learner.weights(minibatch, np.array([len(c) for c in batch.completion_ids]))
     tally = Tally()
     for rows in minibatch:
-        micro = learner.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
+        micro = learner.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
         learner.backward(micro, batch, weights, old, reference, tally)
     tally.add_step(0.0, finite=True)
     return tally.means(), {name: p.grad for name, p in learner.model.named_parameters()}
@@ -216,8 +216,8 @@ def test_update_is_one_adamw_step_on_trl_gradient(
     theirs = dict(trainer.model.named_parameters())
     for name, parameter in model.named_parameters():
         # Adam divides by |g| + 1e-8: an entry whose gradient is rounding noise moves by rounding noise
-        settled = theirs[name].grad.abs() > 1e-5
-        assert torch.allclose(parameter[settled], theirs[name][settled], atol=2e-5), name
+        assigned = theirs[name].grad.abs() > 1e-5
+        assert torch.allclose(parameter[assigned], theirs[name][assigned], atol=2e-5), name
 
 
 @pytest.mark.parametrize("scale", ["group", "none"])

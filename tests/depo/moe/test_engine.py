@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from depo.moe.hooks import Recorder, tapped
+from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import find_routers
 from depo.rng import seed64
 from depo.rollout.engine import Sampling
@@ -48,7 +48,7 @@ def test_recorded_routes_are_those_of_the_tokens_fed_back(
         assert rollout.routes.shape == (len(rollout.token_ids) - 1, len(routers), 2)
         assert rollout.routes.dtype == np.uint8
         recorder = Recorder(routers)
-        with torch.no_grad(), tapped(routers, observe=recorder):
+        with torch.no_grad(), hooked(routers, observe=recorder):
             model(input_ids=torch.tensor([[*prompt, *rollout.token_ids.tolist()]]), use_cache=False)
         whole = recorder.routes().transpose(1, 0, 2)[len(prompt) : -1]
         same += (np.sort(whole, -1) == np.sort(rollout.routes, -1)).ravel().tolist()

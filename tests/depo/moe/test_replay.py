@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig, PreTra
 
 from depo.errors import UserError
 from depo.models.experts import use_sorted_experts
-from depo.moe.hooks import Recorder, tapped
+from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import Router, find_routers, require_routers
 from depo.moe.routes import ForcedRoutes
 
@@ -48,12 +48,12 @@ def everywhere(routes_LNK: Tensor) -> ForcedRoutes:
     return ForcedRoutes(routes_LNK.long(), torch.ones(routes_LNK.shape[1], 1, dtype=torch.bool))
 
 
-def logits(model: nn.Module, tokens: Tensor, routers: list[Router] | None = None, **tap: object) -> Tensor:
-    with torch.no_grad(), tapped(routers or [], **tap):
+def logits(model: nn.Module, tokens: Tensor, routers: list[Router] | None = None, **hook: object) -> Tensor:
+    with torch.no_grad(), hooked(routers or [], **hook):
         return model(input_ids=tokens, use_cache=False).logits
 
 
-def calls_of_experts(model: nn.Module, tokens: Tensor, routers: list[Router], **tap: object) -> list[tuple]:
+def calls_of_experts(model: nn.Module, tokens: Tensor, routers: list[Router], **hook: object) -> list[tuple]:
     """(module, hidden (N, H), indices (N, K), weights (N, K), output (N, H)) of each layer's experts."""
     calls: list[tuple] = []
     handles = [
@@ -61,7 +61,7 @@ def calls_of_experts(model: nn.Module, tokens: Tensor, routers: list[Router], **
         for module in model.modules()
         if type(module).__name__.endswith("Experts")
     ]
-    logits(model, tokens, routers, **tap)
+    logits(model, tokens, routers, **hook)
     for handle in handles:
         handle.remove()
     return calls
@@ -136,7 +136,7 @@ def test_gradients_reach_the_router_and_the_forced_experts_and_no_others(
     routers = find_routers(model)
     forced = random_routes(routers, tokens.numel())
     forced.chosen_LNK.clamp_(max=EXPERTS - 2)  # nobody goes to the last expert
-    with tapped(routers, forced):
+    with hooked(routers, forced):
         model(input_ids=tokens, use_cache=False).logits.logsumexp(-1).sum().backward()
     experts = [module for module in model.modules() if type(module).__name__.endswith("Experts")]
     for layer, (router, module) in enumerate(zip(routers, experts, strict=True)):
@@ -158,10 +158,10 @@ def test_the_routers_gradient_is_the_slope_of_the_replayed_function(
     weight = routers[0].module.weight
 
     def value() -> Tensor:
-        with tapped(routers, forced):
+        with hooked(routers, forced):
             return model(input_ids=tokens, use_cache=False).logits.logsumexp(-1).sum()
 
-    with tapped(routers, forced):
+    with hooked(routers, forced):
         model(input_ids=tokens, use_cache=False).logits.logsumexp(-1).sum().backward()
     for entry in ((0, 3), (4, 17)):
         with torch.no_grad():
@@ -212,7 +212,7 @@ def gradients(model: PreTrainedModel, tokens: Tensor, forced: ForcedRoutes) -> d
     model.train()
     model.zero_grad()
     seen: list[int] = []
-    with tapped(find_routers(model), forced, observe=lambda index, *_: seen.append(index)):
+    with hooked(find_routers(model), forced, observe=lambda index, *_: seen.append(index)):
         model(input_ids=tokens, use_cache=False).logits.logsumexp(-1).sum().backward()
     assert seen == [0, 1, 2], "a layer that is computed again is not counted again"
     return {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -231,7 +231,7 @@ def test_a_checkpointed_backward_outside_of_the_block_is_an_error(moe: MakeMoe, 
     model = moe("qwen3_moe").train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     routers = find_routers(model)
-    with tapped(routers, random_routes(routers, tokens.numel())):
+    with hooked(routers, random_routes(routers, tokens.numel())):
         value = model(input_ids=tokens, use_cache=False).logits.sum()
     with pytest.raises(RuntimeError, match=r"torch\.utils\.checkpoint"):
         value.backward()
@@ -245,7 +245,7 @@ def test_replay_works_inside_a_peft_model(moe: MakeMoe, tokens: Tensor) -> None:
     model = get_peft_model(bare, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     routers = require_routers(model, "learner.routing_replay r3")
     assert torch.allclose(logits(model, tokens, routers, forced=forced), expected, atol=1e-5)
-    with tapped(routers, forced):
+    with hooked(routers, forced):
         model(input_ids=tokens, use_cache=False).logits.logsumexp(-1).sum().backward()
     adapters = [p for name, p in model.named_parameters() if "lora_B" in name]
     assert adapters
@@ -266,7 +266,7 @@ def test_packed_sequences_take_the_routes_of_each(moe: MakeMoe, tokens: Tensor) 
     routers = find_routers(model)
     forced = random_routes(routers, tokens.numel())
     positions = torch.arange(7).repeat(3)[None]
-    with torch.no_grad(), tapped(routers, forced):
+    with torch.no_grad(), hooked(routers, forced):
         packed = model(input_ids=tokens.view(1, -1), position_ids=positions, use_cache=False).logits
     apart = logits(model, tokens, routers, forced=forced)
     assert torch.allclose(packed.view_as(apart), apart, atol=1e-4)

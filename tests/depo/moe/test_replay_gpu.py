@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from depo.models.devices import autocast
 from depo.models.loading import load_model
 from depo.models.routers import route_in_float32
-from depo.moe.hooks import Recorder, tapped
+from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import Router, find_routers, require_routers
 from depo.moe.routes import ForcedRoutes, force
 from depo.recipe.schema import PretrainedPolicy
@@ -46,8 +46,8 @@ def on(model: PreTrainedModel, device: torch.device, implementation: str) -> Pre
     return model.to(device)
 
 
-def logprobs(model: PreTrainedModel, tokens: Tensor, **tap: object) -> Tensor:
-    with torch.no_grad(), tapped(find_routers(model), **tap):
+def logprobs(model: PreTrainedModel, tokens: Tensor, **hook: object) -> Tensor:
+    with torch.no_grad(), hooked(find_routers(model), **hook):
         logits = model(input_ids=tokens.to(model.device), use_cache=False).logits
     return logits.float().log_softmax(-1).cpu()
 
@@ -56,7 +56,7 @@ def gradients(model: PreTrainedModel, tokens: Tensor, forced: ForcedRoutes) -> d
     model.train()
     model.zero_grad()
     seen: list[int] = []
-    with tapped(find_routers(model), forced, observe=lambda index, *_: seen.append(index)):
+    with hooked(find_routers(model), forced, observe=lambda index, *_: seen.append(index)):
         logits = model(input_ids=tokens.to(model.device), use_cache=False).logits
         logits.float().log_softmax(-1)[..., 3].sum().backward()
     assert seen == [0, 1, 2], "a layer that is computed again is not counted again"

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from depo.learner.learner import PolicyLearner
 from depo.models.devices import set_compute_dtype
 from depo.models.routers import route_in_float32
-from depo.moe.hooks import Recorder, tapped
+from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import find_routers
 from depo.moe.routes import ForcedRoutes
 from depo.recipe import schema
@@ -77,7 +77,7 @@ def alone(
         chosen[:, len(prompt) : -1] = torch.from_numpy(batch.routes[row]).long().transpose(0, 1)
         mask[len(prompt) : -1] = True
         routes = ForcedRoutes(chosen, mask)
-    with torch.no_grad(), tapped(routers, routes, recorder):
+    with torch.no_grad(), hooked(routers, routes, recorder):
         logprobs = model(input_ids=tokens, use_cache=False).logits[0].log_softmax(-1)
     picked = logprobs[len(prompt) - 1 : -1].gather(1, tokens[0, len(prompt) :, None]).squeeze(1)
     return picked.numpy(), recorder.routes().transpose(1, 0, 2)
@@ -143,7 +143,7 @@ def test_r2_forces_the_old_passes_experts_after_the_router_has_moved(moe: MakeMo
         assert len(trained) == len(parts)
         shares = []
         for old, new, rows in zip(whole, trained, parts, strict=False):
-            micro = learner.cutting.collate(rows, batch.prompt_ids, batch.completion_ids)
+            micro = learner.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
             assert micro.shared is not None
             old, new = old[micro.shared.place_N.numpy()], new[micro.shared.place_N.numpy()]
             width = micro.tokens_BS.shape[1]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from depo.moe.hooks import Recorder, tapped
+from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import find_routers
 from depo.rollout.engine import Sampling
 from depo.rollout.vllm.worker import VllmOptions, VllmWorker
@@ -65,7 +65,7 @@ def test_vllms_record_means_what_transformers_record_means(
         assert rollout.routes.shape == (len(rollout.token_ids) - 1, 2, 4)
         tokens = torch.tensor([[*prompt, *rollout.token_ids.tolist()]], device="cuda")
         recorder = Recorder(routers)
-        with torch.no_grad(), tapped(routers, observe=recorder):
+        with torch.no_grad(), hooked(routers, observe=recorder):
             model(input_ids=tokens, use_cache=False)
         whole = recorder.routes().transpose(1, 0, 2)[len(prompt) : -1]
         same += (np.sort(whole, -1) == np.sort(rollout.routes, -1)).ravel().tolist()

@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from depo.learner.logprobs import CHUNK_LOGITS
-from depo.learner.packing import PASS_TOKENS, Cutting, split_by_tokens
+from depo.learner.packing import PASS_TOKENS, Packing, split_by_tokens
 from depo.learner.shared_prompts import SHARED_TOKENS
 from depo.recipe import budget
 from depo.recipe.budget import Row, batch_rows, budget_text, memory_sections, policy_shape
@@ -27,7 +27,7 @@ TINY = {
     "rollout": {"max_new_tokens": 8},
     "batch": {"prompts": 32, "group_size": 8},
     "learner": {"minibatches": 2, "epochs": 3, "tokens_per_microbatch": 1000},
-    "selection": {"type": "thompson", "max_waves": 4},
+    "selection": {"type": "thompson", "max_rounds": 4},
 }
 
 LONG = {"type": "tiny_moe", "max_positions": 8192}
@@ -52,13 +52,13 @@ def values(rows: list[Row]) -> dict[str, str]:
 def test_batch_arithmetic() -> None:
     rows = values(batch_rows(Recipe.model_validate(TINY)))
     assert rows["rollouts per step"] == "256"  # 32 · 8
-    assert rows["generated per step, at most"] == "1,024"  # four waves
+    assert rows["generated per step, at most"] == "1,024"  # four rounds
     assert rows["trained tokens per step, at most"] == "6,144"  # 256 · (16 + 8)
     assert rows["optimizer steps per step"] == "6"
     assert rows["rollouts trained on in all, at most"] == "2,560"
 
 
-def test_without_refill_a_step_is_one_wave() -> None:
+def test_without_refill_a_step_is_one_round() -> None:
     recipe = Recipe.model_validate(TINY | {"selection": {"type": "thompson", "refill": False}})
     assert values(batch_rows(recipe))["generated per step, at most"] == "256"
 
@@ -88,11 +88,11 @@ def test_no_lengths_are_cut_into_more_micro_batches_than_told(tokens: tuple[int,
         }
         recipe = Recipe.model_validate(TINY | lengths | {"policy": LONG, "learner": learner})
         told = int(values(batch_rows(recipe))["micro-batches per step, at most"].replace(",", ""))
-        cutting = Cutting(budget_tokens, min(SHARED_TOKENS, budget_tokens) * share, 0, torch.device("cpu"))
+        packing = Packing(budget_tokens, min(SHARED_TOKENS, budget_tokens) * share, 0, torch.device("cpu"))
         for exponent in (0.2, 1.0, 4.0):
             prompts = [np.full(max(1, int(u * tokens[0])), g) for g, u in enumerate(rng.random(32))]
             completions = [np.full(max(1, int(u**exponent * tokens[1])), 9) for u in rng.random(256)]
-            cut = cutting.cut(np.arange(256), [prompts[n // 8] for n in range(256)], completions)
+            cut = packing.cut(np.arange(256), [prompts[n // 8] for n in range(256)], completions)
             assert len(cut) <= told <= 256
             most_seen = max(most_seen, len(cut))
     assert most_seen > 256 * most_tokens / 16_384  # more than lengths that are all alike take

@@ -207,7 +207,7 @@ LINES = [
     (
         "selection: {candidates: 63}",
         [],
-        "FILE: selection.candidates 63 must be at least batch.prompts 64: a wave is chosen among them",
+        "FILE: selection.candidates 63 must be at least batch.prompts 64: a round is chosen among them",
     ),
     (
         "evaluation: {n: 4}",

@@ -10,7 +10,7 @@ from depo.replay.comparison import mean_interval, over_seeds
 from depo.replay.plots import front
 from depo.replay.specs import parse_spec, selection_block
 from estimators.base import Estimates, State
-from estimators.beta import BetaEstimator
+from estimators.mopps import MoppsEstimator
 
 
 def thompson(prompts: int, audit: float = 0.0):
@@ -18,7 +18,7 @@ def thompson(prompts: int, audit: float = 0.0):
 
 
 def test_figures_of_three_prompts_worked_by_hand(make_trace):
-    """Six steps; later half is t = 3, 4, 5. p0 is mixed in 2 of 3 there, p1 in 1 of 3, p2 in 3 of 3."""
+    """Six steps; later half is t = 3, 4, 5. p0 is informative in 2 of 3 there, p1 in 1 of 3, p2 in 3 of 3."""
     trace = make_trace([[0, 0, 0, 4, 4, 0], [4, 4, 4, 4, 8, 8], [8, 8, 8, 1, 2, 3]])
     picked = np.array([[1, 0, 0, 0, 1, 0], [1, 1, 1, 1, 0, 1], [0, 0, 0, 0, 0, 0]], dtype=bool)
     assert informative_later(trace).tolist() == [True, False, True]
@@ -60,8 +60,8 @@ class Spy:
     def predict(self, candidates, context):
         self.asked |= {one.key for one in candidates}
         p_N = np.array([0.5 if int(one.key[1:]) % 2 == 0 else 0.0 for one in candidates])
-        mixed_N = np.where(p_N > 0, 0.99, 0.01)
-        return Estimates(p_N, 0 * p_N, mixed_N, 1 - mixed_N, 0 * p_N, lambda rng: p_N)
+        informative_N = np.where(p_N > 0, 0.99, 0.01)
+        return Estimates(p_N, 0 * p_N, informative_N, 1 - informative_N, 0 * p_N, lambda rng: p_N)
 
     def observe(self, observations, context):
         self.seen += [(context.step, one.key, one.successes, one.trials) for one in observations]
@@ -131,7 +131,7 @@ def test_replays_are_reproducible_and_differ_between_seeds(make_trace):
     trace = make_trace(rng.binomial(8, rng.beta(0.5, 0.5, size=(50, 1)), size=(50, 10)).tolist())
 
     def replay(seed):
-        found = censored_feedback(trace, BetaEstimator, thompson(50, 0.1), 0.2, 8, seed)
+        found = censored_feedback(trace, MoppsEstimator, thompson(50, 0.1), 0.2, 8, seed)
         return {name: value for name, value in found.items() if "seconds" not in name}
 
     assert replay(0) == replay(0)

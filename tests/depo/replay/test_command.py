@@ -15,7 +15,7 @@ from depo.errors import UserError
 from depo.recipe.schema import Selection
 from depo.replay.censored import censored_feedback
 from depo.replay.specs import parse_spec, selection_block
-from estimators.beta import BetaEstimator
+from estimators.mopps import MoppsEstimator
 
 ROOT = Path(__file__).parents[3]
 
@@ -31,7 +31,7 @@ QUICK = ("--resamples", 40, "--seeds", 2)
 def document(training_file, tmp_path, capsys):
     """The JSON of a replay of two estimators, and what was printed."""
     status = replay(
-        training_file, "--estimator", "beta", "--estimator", "uniform", "--budget", 0.25, *QUICK,
+        training_file, "--estimator", "mopps", "--estimator", "uniform", "--budget", 0.25, *QUICK,
         "--json", tmp_path / "deep" / "out.json", "--plots", tmp_path / "plots",
     )  # fmt: skip
     printed = capsys.readouterr()
@@ -42,8 +42,8 @@ def document(training_file, tmp_path, capsys):
 def test_json_has_the_documented_form(document, training_file):
     found, printed = document
     assert list(found) == ["trace", "settings", "estimators"]
-    assert list(found["estimators"]) == ["beta", "uniform"]
-    full, censored = found["estimators"]["beta"]["full"], found["estimators"]["beta"]["censored"]
+    assert list(found["estimators"]) == ["mopps", "uniform"]
+    full, censored = found["estimators"]["mopps"]["full"], found["estimators"]["mopps"]["censored"]
     assert full.keys() >= {
         "auroc", "auroc_all_wrong", "auroc_all_right", "average_precision", "brier", "brier_skill", "ece",
         "spearman", "false_reject_rate", "by_visits", "reliability", "intervals", "differences",
@@ -60,11 +60,11 @@ def test_json_has_the_documented_form(document, training_file):
     assert settings["split"] == "odd"
     assert settings["prompts"] == found["trace"]["prompts"] < settings["prompts_in_trace"] == 60
     assert settings["group_size"] == 8
-    assert settings["command"].startswith(f"depo replay {training_file} --estimator beta")
+    assert settings["command"].startswith(f"depo replay {training_file} --estimator mopps")
     assert settings["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert f"prompts whose SHA-256 is odd, {settings['prompts']} graded" in printed
     assert found["estimators"]["uniform"]["full"]["spearman"] is None, "JSON has no NaN"
-    mirrored = found["estimators"]["uniform"]["full"]["differences"]["beta"]
+    mirrored = found["estimators"]["uniform"]["full"]["differences"]["mopps"]
     assert mirrored["auroc"] == -full["differences"]["uniform"]["auroc"]
     assert mirrored["auroc_interval"] == [
         -bound for bound in full["differences"]["uniform"]["auroc_interval"][::-1]
@@ -82,14 +82,14 @@ def test_tables_are_plain_text_where_stdout_is_no_terminal(document):
 
 def test_plots_are_written(document, tmp_path):
     names = {path.name for path in (tmp_path / "plots").iterdir()}
-    labels = ("beta", "uniform", "smoother_sees_the_future")
+    labels = ("mopps", "uniform", "smoother_sees_the_future")
     assert names == {"front.png"} | {f"reliability_{label}.png" for label in labels}
     assert all((tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG") for name in names)
 
 
 def test_several_selectors_give_one_entry_each(training_file, tmp_path):
     out = tmp_path / "out.json"
-    slow = "beta:discount=0.9,prior_successes=0.5"
+    slow = "mopps:discount=0.9,prior_successes=0.5"
     status = replay(
         training_file, "--estimator", slow, "--selector", "thompson", "--selector", "uniform", *QUICK,
         "--json", out, "--split", "all",
@@ -105,71 +105,71 @@ def test_several_selectors_give_one_entry_each(training_file, tmp_path):
 
 def test_options_of_an_estimator_reach_it(training_file, tmp_path):
     out = tmp_path / "out.json"
-    names = ["beta", "beta:discount=1.0,prior_successes=0.5,prior_failures=5e-1"]
+    names = ["mopps", "mopps:discount=1.0,prior_successes=0.5,prior_failures=5e-1"]
     arguments = [part for name in names for part in ("--estimator", name)]
     assert replay(training_file, *arguments, *QUICK, "--json", out) == 0
     found = json.loads(out.read_text())["estimators"]
-    assert found[names[1]]["full"]["auroc"] > found["beta"]["full"]["auroc"], "the pass rates stand still"
+    assert found[names[1]]["full"]["auroc"] > found["mopps"]["full"]["auroc"], "the pass rates stand still"
 
 
 def test_fitting_on_all_prompts_grades_the_split_alone(training_file, tmp_path):
     figures = []
     for fit_on in ("split", "all"):
         out = tmp_path / f"{fit_on}.json"
-        assert replay(training_file, "--estimator", "beta", *QUICK, "--fit-on", fit_on, "--json", out) == 0
+        assert replay(training_file, "--estimator", "mopps", *QUICK, "--fit-on", fit_on, "--json", out) == 0
         found = json.loads(out.read_text())
-        figures.append((found["trace"]["graded"], found["estimators"]["beta"]["full"]["auroc"]))
+        figures.append((found["trace"]["graded"], found["estimators"]["mopps"]["full"]["auroc"]))
     assert figures[0] == figures[1], "beta learns nothing about one prompt from another"
 
 
 def test_a_prior_column_makes_the_first_visit_better_than_chance(training_file, tmp_path):
     out = tmp_path / "out.json"
-    assert replay(training_file, "--estimator", "beta", *QUICK, "--prior", "stale/128", "--json", out) == 0
-    assert json.loads(out.read_text())["estimators"]["beta"]["full"]["by_visits"]["0"]["auroc"] > 0.7
+    assert replay(training_file, "--estimator", "mopps", *QUICK, "--prior", "stale/128", "--json", out) == 0
+    assert json.loads(out.read_text())["estimators"]["mopps"]["full"]["by_visits"]["0"]["auroc"] > 0.7
 
 
 def test_a_count_file_with_one_visit_has_no_censored_replay_and_says_so(parquet, tmp_path, capsys):
     path = parquet(prompt_id=[f"q{i}" for i in range(40)], n=[64] * 40, k_correct=list(range(40)))
     out = tmp_path / "out.json"
-    assert replay(path, "--estimator", "beta", *QUICK, "--json", out) == 0
+    assert replay(path, "--estimator", "mopps", *QUICK, "--json", out) == 0
     assert "Censored replay left out" in capsys.readouterr().out
-    assert json.loads(out.read_text())["estimators"]["beta"]["censored"] is None
-    assert replay(path, "--estimator", "beta", *QUICK, "--visits", 6, "--json", out) == 0
-    assert json.loads(out.read_text())["estimators"]["beta"]["censored"]["effective_ratio"] > 0
+    assert json.loads(out.read_text())["estimators"]["mopps"]["censored"] is None
+    assert replay(path, "--estimator", "mopps", *QUICK, "--visits", 6, "--json", out) == 0
+    assert json.loads(out.read_text())["estimators"]["mopps"]["censored"]["effective_ratio"] > 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent.parquet", "--estimator", "beta"], "absent.parquet: no such file or directory"),
+        (["absent.parquet", "--estimator", "mopps"], "absent.parquet: no such file or directory"),
         (["TRACE", "--estimator", "bêta"], "no estimator is called 'bêta'; known: "),
-        (["TRACE", "--estimator", "beta:discount=2"], "discount must lie in [0, 1]"),
-        (["TRACE", "--estimator", "beta:decay=0.5"], "does not take these options"),
-        (["TRACE", "--estimator", "beta:0.5"], "expected NAME or NAME:key=value"),
-        (["TRACE", "--estimator", "beta", "--estimator", "beta"], "--estimator beta: given twice"),
+        (["TRACE", "--estimator", "mopps:discount=2"], "discount must lie in [0, 1]"),
+        (["TRACE", "--estimator", "mopps:decay=0.5"], "does not take these options"),
+        (["TRACE", "--estimator", "mopps:0.5"], "expected NAME or NAME:key=value"),
+        (["TRACE", "--estimator", "mopps", "--estimator", "mopps"], "--estimator mopps: given twice"),
         (
-            ["TRACE", "--estimator", "beta", "--selector", "greedy-ish"],
+            ["TRACE", "--estimator", "mopps", "--selector", "greedy-ish"],
             "no selector is called 'greedy-ish'; known: ",
         ),
         (
-            ["TRACE", "--estimator", "beta", "--selector", "thompson:candidates=0"],
+            ["TRACE", "--estimator", "mopps", "--selector", "thompson:candidates=0"],
             "candidates: Input should be",
         ),
         (
-            ["TRACE", "--estimator", "beta", "--budget", "0"],
+            ["TRACE", "--estimator", "mopps", "--budget", "0"],
             "--budget 0: expected a share of the prompts in (0, 1]",
         ),
-        (["TRACE", "--estimator", "beta", "--budget", "1.5"], "--budget 1.5"),
-        (["TRACE", "--estimator", "beta", "--audit", "-1"], "--audit -1"),
-        (["TRACE", "--estimator", "beta", "--seeds", "0"], "--seeds 0: expected at least 1"),
-        (["TRACE", "--estimator", "beta", "--group-size", "1"], "--group-size 1"),
-        (["TRACE", "--estimator", "beta", "--where", "model"], "expected COLUMN=VALUE"),
-        (["TRACE", "--estimator", "beta", "--prior", "nothing"], "no column 'nothing'"),
-        ([".", "--estimator", "beta"], "not a depo run directory"),
-        (["TRACE", "--estimator", "beta", "--json", "."], "--json .: is a directory"),
-        (["TRACE", "--estimator", "beta", "--plots", "trace.parquet"], "--plots trace.parquet: is a file"),
+        (["TRACE", "--estimator", "mopps", "--budget", "1.5"], "--budget 1.5"),
+        (["TRACE", "--estimator", "mopps", "--audit", "-1"], "--audit -1"),
+        (["TRACE", "--estimator", "mopps", "--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["TRACE", "--estimator", "mopps", "--group-size", "1"], "--group-size 1"),
+        (["TRACE", "--estimator", "mopps", "--where", "model"], "expected COLUMN=VALUE"),
+        (["TRACE", "--estimator", "mopps", "--prior", "nothing"], "no column 'nothing'"),
+        ([".", "--estimator", "mopps"], "not a depo run directory"),
+        (["TRACE", "--estimator", "mopps", "--json", "."], "--json .: is a directory"),
+        (["TRACE", "--estimator", "mopps", "--plots", "trace.parquet"], "--plots trace.parquet: is a file"),
         (["TRACE"], "the following arguments are required: --estimator"),
-        (["TRACE", "--estimator", "beta", "--wrong"], "unrecognized arguments: --wrong"),
+        (["TRACE", "--estimator", "mopps", "--wrong"], "unrecognized arguments: --wrong"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_status_2(
@@ -196,7 +196,7 @@ def test_mistakes_are_one_line_and_exit_status_2(
     ],
 )
 def test_a_trace_that_cannot_be_replayed_is_one_line_and_exit_status_2(columns, message, parquet, capsys):
-    assert replay(parquet(prompt_id=list(range(40)), **columns), "--estimator", "beta") == 2
+    assert replay(parquet(prompt_id=list(range(40)), **columns), "--estimator", "mopps") == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
@@ -215,7 +215,7 @@ def test_a_trace_with_numbers_for_ids_and_chats_for_questions_is_replayed(parque
 def test_a_split_without_prompts_is_an_error(parquet, capsys):
     even = [key for key in map(str, range(40)) if int(sha256(key.encode()).hexdigest(), 16) % 2 == 0]
     path = parquet(prompt_id=even, n=[8] * len(even), k_correct=[[1, 2]] * len(even))
-    assert replay(path, "--estimator", "beta") == 2
+    assert replay(path, "--estimator", "mopps") == 2
     assert "no prompts in split 'odd'" in capsys.readouterr().err
 
 
@@ -233,14 +233,14 @@ def test_every_selector_of_a_recipe_can_be_replayed(make_trace):
     for block in get_args(get_args(Selection)[0]):
         selection = selection_block(parse_spec(block.model_fields["type"].default, "--selector"), 30, 0.1)
         assert (selection.refill, selection.min_window) == (False, 0)
-        found = censored_feedback(trace, BetaEstimator, selection, 0.3, 8, seed=0)
+        found = censored_feedback(trace, MoppsEstimator, selection, 0.3, 8, seed=0)
         assert 0 <= found["effective_ratio"] <= 1
 
 
 def test_replay_imports_neither_torch_nor_ray(training_file):
     program = (
         "import sys; from depo.cli import main\n"
-        f"assert main(['replay', {str(training_file)!r}, '--estimator', 'beta', '--seeds', '1']) == 0\n"
+        f"assert main(['replay', {str(training_file)!r}, '--estimator', 'mopps', '--seeds', '1']) == 0\n"
         "print([name for name in ('torch', 'ray', 'transformers', 'matplotlib') if name in sys.modules])"
     )
     outcome = subprocess.run(
@@ -251,7 +251,7 @@ def test_replay_imports_neither_torch_nor_ray(training_file):
 
 @pytest.mark.parametrize("option", ["--json", "--plots"])
 def test_a_place_where_nothing_can_be_written_is_told_before_the_replay(training_file, option, capsys):
-    assert replay(training_file, "--estimator", "beta", option, "/proc/out.json") == 2
+    assert replay(training_file, "--estimator", "mopps", option, "/proc/out.json") == 2
     assert f"{option} /proc/out.json: nothing can be made in /proc" in capsys.readouterr().err
 
 
@@ -259,7 +259,7 @@ def test_a_damaged_file_is_told_in_one_line(training_file, tmp_path, capsys):
     damaged = bytearray(training_file.read_bytes())
     damaged[4:60] = b"\xff" * 56  # the header of its first page
     (tmp_path / "damaged.parquet").write_bytes(damaged)
-    assert replay(tmp_path / "damaged.parquet", "--estimator", "beta") == 2
+    assert replay(tmp_path / "damaged.parquet", "--estimator", "mopps") == 2
     said = capsys.readouterr().err
     assert "damaged.parquet: not a Parquet file" in said
     assert said.count("\n") == 1

@@ -12,8 +12,8 @@ from depo.replay.quality import differences, full_quality
 from depo.replay.trace import split_rows
 from depo.report.statistics import resample_prompts
 from estimators.base import State
-from estimators.beta import BetaEstimator
 from estimators.moments import beta_estimates
+from estimators.mopps import MoppsEstimator
 from estimators.uniform import UniformEstimator
 
 
@@ -126,12 +126,12 @@ def test_figures_on_a_recorded_training_run(test_data):
     assert len(odd.prompts) == 368
     weights_RN = resample_prompts(368, 200, seed=0)
     qualities = {
-        "beta": full_quality(full_feedback(odd, BetaEstimator, 8)[0], weights_RN),
-        "slow": full_quality(full_feedback(odd, lambda: BetaEstimator(0.5, 0.5, 0.9), 8)[0], weights_RN),
+        "mopps": full_quality(full_feedback(odd, MoppsEstimator, 8)[0], weights_RN),
+        "slow": full_quality(full_feedback(odd, lambda: MoppsEstimator(0.5, 0.5, 0.9), 8)[0], weights_RN),
         "smoother": full_quality(smoother(odd, 8), weights_RN),
         "uniform": full_quality(full_feedback(odd, UniformEstimator, 8)[0], weights_RN),
     }
-    beta = qualities["beta"].figures
+    beta = qualities["mopps"].figures
     assert beta["predictions"] == 368 * 44
     assert beta["auroc"] >= 0.88
     low, high = beta["intervals"]["auroc"]
@@ -142,7 +142,9 @@ def test_figures_on_a_recorded_training_run(test_data):
     assert math.isnan(qualities["uniform"].figures["spearman"])
     assert beta["by_visits"]["0"]["auroc"] == 0.5
     assert beta["by_visits"]["1"]["auroc"] < beta["by_visits"]["5+"]["auroc"]
-    pair = next(one for one in differences(qualities) if (one["estimator"], one["minus"]) == ("beta", "slow"))
+    pair = next(
+        one for one in differences(qualities) if (one["estimator"], one["minus"]) == ("mopps", "slow")
+    )
     assert pair["auroc"] == pytest.approx(beta["auroc"] - qualities["slow"].figures["auroc"])
     paired_low, paired_high = pair["auroc_interval"]
     assert paired_low < pair["auroc"] < paired_high < 0

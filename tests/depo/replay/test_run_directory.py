@@ -22,7 +22,7 @@ from reward.base import Score
 def finished(tmp_path_factory, tiny_policy):
     """The directory of a finished run."""
     workdir = make_workdir(tmp_path_factory.mktemp("finished"), tiny_policy)
-    done = run_depo("train", "tiny.yaml", "estimator=beta", "--run-dir", "run", cwd=workdir)
+    done = run_depo("train", "tiny.yaml", "estimator=mopps", "--run-dir", "run", cwd=workdir)
     assert done.returncode == 0, done.stdout + done.stderr
     return workdir / "run"
 
@@ -52,16 +52,16 @@ def test_trace_says_what_the_rollout_log_says(finished):
 def test_predictions_replayed_are_those_that_the_run_made(finished):
     """The run's own estimator on its own outcomes gives the predictions that the run logged."""
     trace, group_size = read_run(finished)
-    predictions, _ = full_feedback(trace, lambda: build({"type": "beta"}), group_size)
+    predictions, _ = full_feedback(trace, lambda: build({"type": "mopps"}), group_size)
     rows = pd.concat(pd.read_parquet(path) for path in sorted((finished / "rollouts").glob("step_*.parquet")))
     uniform = rows[(rows["selector"] == "uniform") & (rows["sample_index"] == 0)]
-    assert len(predictions.mixed_M) == len(uniform) > 0
-    logged = {(r.step, r.prompt_key): r.predicted_mixed for r in uniform.itertuples()}
-    position = iter(zip(predictions.prompt_M, predictions.mixed_M, strict=True))
+    assert len(predictions.informative_M) == len(uniform) > 0
+    logged = {(r.step, r.prompt_key): r.predicted_informative for r in uniform.itertuples()}
+    position = iter(zip(predictions.prompt_M, predictions.informative_M, strict=True))
     for t, step in enumerate(trace.steps_T.tolist()):
         for _ in range(int(trace.graded_NT[:, t].sum())):
-            i, mixed = next(position)
-            assert mixed == pytest.approx(logged[step, trace.prompts[i].key])
+            i, informative = next(position)
+            assert informative == pytest.approx(logged[step, trace.prompts[i].key])
 
 
 def test_a_run_is_graded_on_uniform_draws_and_has_no_censored_replay(finished, tmp_path, capsys):
@@ -71,7 +71,7 @@ def test_a_run_is_graded_on_uniform_draws_and_has_no_censored_replay(finished, t
             "replay",
             str(finished),
             "--estimator",
-            "beta",
+            "mopps",
             "--split",
             "all",
             "--resamples",
@@ -85,12 +85,12 @@ def test_a_run_is_graded_on_uniform_draws_and_has_no_censored_replay(finished, t
     found = json.loads(out.read_text())
     trace, _ = read_run(finished)
     assert found["trace"]["kind"] == "run"
-    assert found["estimators"]["beta"]["full"]["predictions"] == trace.graded_NT.sum() > 0
-    assert found["estimators"]["beta"]["censored"] is None
+    assert found["estimators"]["mopps"]["full"]["predictions"] == trace.graded_NT.sum() > 0
+    assert found["estimators"]["mopps"]["censored"] is None
     assert "groups that the run drew uniformly" in printed.out
     assert "censored replay left out: a run shows only what it picked" in printed.out
-    assert main(["replay", str(finished), "--estimator", "beta", "--visits", "2"]) == 2
-    assert main(["replay", str(finished), "--estimator", "beta", "--group-size", "8"]) == 2
+    assert main(["replay", str(finished), "--estimator", "mopps", "--visits", "2"]) == 2
+    assert main(["replay", str(finished), "--estimator", "mopps", "--group-size", "8"]) == 2
 
 
 def test_summary_of_the_run_has_cost_and_a_reliability_table_with_picture(finished):
@@ -144,7 +144,7 @@ def rolled_out(prompt, step):
 def test_estimators_are_given_the_pass_rates_that_the_run_was_trained_with(run):
     trace, _ = read_run(run)
     assert {prompt.key: prompt.prior for prompt in trace.prompts} == {"a": 0.25, "b": None}
-    predictions, _ = full_feedback(trace, lambda: build({"type": "beta"}), 2)
+    predictions, _ = full_feedback(trace, lambda: build({"type": "mopps"}), 2)
     first = {trace.prompts[predictions.prompt_M[m]].key: predictions.mean_M[m] for m in range(2)}
     assert first == {"a": pytest.approx(0.25), "b": pytest.approx(0.5)}
     assert not any("prompts.parquet" in note for note in trace.notes)
@@ -164,12 +164,12 @@ def test_a_run_without_its_prompts_is_replayed_without_pass_rates_and_says_so(ru
         ("{type: hybrid, features: none, recall: 8}", "(recall: 8)"),
         ("{type: hybrid, features: policy, recall: 8}", "(features: policy, recall: 8)"),
         ("{type: hybrid, features: none, recall: 0}", None),
-        ("{type: beta}", None),
+        ("{type: mopps}", None),
     ],
 )
 def test_what_the_policy_showed_is_not_in_the_log_and_the_reader_is_told(run, estimator, said, capsys):
     (run / "recipe.yaml").write_text(f"estimator: {estimator}\n")
-    assert main(["replay", str(run), "--estimator", "beta", "--split", "all", "--resamples", "2"]) == 0
+    assert main(["replay", str(run), "--estimator", "mopps", "--split", "all", "--resamples", "2"]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if "the policy's side" in line]
     assert [said in note for note in notes] == ([True] if said else [])
 

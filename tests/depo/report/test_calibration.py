@@ -31,8 +31,8 @@ def unzip(window: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
 
 @given(WINDOWS)
 def test_auroc_equals_counting_all_pairs_with_ties_as_half(window: list[tuple[float, bool]]) -> None:
-    ups = [p for p, mixed in window if mixed]
-    downs = [p for p, mixed in window if not mixed]
+    ups = [p for p, informative in window if informative]
+    downs = [p for p, informative in window if not informative]
     found = auroc(*unzip(window))
     if not ups or not downs:
         assert math.isnan(found)
@@ -63,42 +63,42 @@ def test_brier_skill_equals_its_definition(window: list[tuple[float, bool]]) -> 
 def test_ece_equals_brute_force_over_fifteen_equal_bins() -> None:
     rng = np.random.default_rng(0)
     predicted = rng.permutation(np.linspace(0.01, 0.99, 300))
-    mixed = (rng.random(300) < predicted**2).astype(float)
+    informative = (rng.random(300) < predicted**2).astype(float)
     order = sorted(range(300), key=lambda i: predicted[i])
     expected = 0.0
     for b in range(15):
         members = order[b * 20 : (b + 1) * 20]
-        expected += 20 / 300 * abs(np.mean(predicted[members]) - np.mean(mixed[members]))
-    assert expected_calibration_error(predicted, mixed) == pytest.approx(expected)
+        expected += 20 / 300 * abs(np.mean(predicted[members]) - np.mean(informative[members]))
+    assert expected_calibration_error(predicted, informative) == pytest.approx(expected)
     assert expected > 0.1
 
 
 def test_ece_of_a_calibrated_constant_is_zero_as_equal_predictions_share_a_bin() -> None:
-    mixed = (np.arange(100) % 4 == 0).astype(float)
-    assert expected_calibration_error(np.full(100, 0.25), mixed) == pytest.approx(0, abs=1e-12)
-    assert expected_calibration_error(np.full(100, 0.75), mixed) == pytest.approx(0.5)
+    informative = (np.arange(100) % 4 == 0).astype(float)
+    assert expected_calibration_error(np.full(100, 0.25), informative) == pytest.approx(0, abs=1e-12)
+    assert expected_calibration_error(np.full(100, 0.75), informative) == pytest.approx(0.5)
 
 
-def test_false_rejects_are_the_mixed_groups_called_unlikely() -> None:
+def test_false_rejects_are_the_informative_groups_called_unlikely() -> None:
     predicted = np.array([0.1, 0.6, 0.4, 0.9, 0.2])
-    mixed = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
-    assert false_reject_rate(predicted, mixed) == 0.5
+    informative = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
+    assert false_reject_rate(predicted, informative) == 0.5
     assert math.isnan(false_reject_rate(predicted, np.zeros(5)))
 
 
 @given(WINDOWS)
 def test_average_precision_equals_its_definition_over_thresholds(window: list[tuple[float, bool]]) -> None:
-    positives = sum(mixed for _, mixed in window)
+    positives = sum(informative for _, informative in window)
     found = average_precision(*unzip(window))
     if not positives:
         assert math.isnan(found)
         return
-    expected, recall_before = 0.0, 0.0
+    expected, rescoring_before = 0.0, 0.0
     for threshold in sorted({p for p, _ in window}, reverse=True):
-        taken = [mixed for p, mixed in window if p >= threshold]
+        taken = [informative for p, informative in window if p >= threshold]
         recall = sum(taken) / positives
-        expected += (recall - recall_before) * sum(taken) / len(taken)
-        recall_before = recall
+        expected += (recall - rescoring_before) * sum(taken) / len(taken)
+        rescoring_before = recall
     assert found == pytest.approx(expected)
 
 
@@ -130,8 +130,8 @@ def test_spearman_without_ties_equals_the_textbook_formula() -> None:
 
 def test_reliability_rows_are_the_bins_in_rising_order() -> None:
     predicted = np.array([0.1, 0.1, 0.1, 0.1, 0.8, 0.9])
-    mixed = np.array([0.0, 1.0, 0.0, 0.0, 1.0, 1.0])
-    rows = reliability(predicted, mixed, bins=3)
+    informative = np.array([0.0, 1.0, 0.0, 0.0, 1.0, 1.0])
+    rows = reliability(predicted, informative, bins=3)
     assert rows == [
         {"groups": 4, "predicted": pytest.approx(0.1), "observed": 0.25},
         {"groups": 2, "predicted": pytest.approx(0.85), "observed": 1.0},

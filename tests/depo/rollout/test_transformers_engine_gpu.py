@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from depo.models.devices import autocast, set_compute_dtype
 from depo.models.experts import keep_casts
 from depo.models.routers import route_in_float32
-from depo.moe.hooks import Recorder, tapped
+from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import find_routers
 from depo.rng import seed64
 from depo.rollout.engine import Sampling
@@ -70,7 +70,7 @@ def forward(model, prompt_ids, token_ids, temperature) -> tuple[np.ndarray, np.n
     """Log-probabilities (T,) and experts of the tokens fed back (T − 1, L, K), without cache or padding."""
     tokens = torch.tensor([[*prompt_ids, *token_ids]], device=model.device)
     recorder = Recorder(find_routers(model))
-    with tapped(find_routers(model), observe=recorder):
+    with hooked(find_routers(model), observe=recorder):
         logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt_ids) - 1 : -1]
     logprobs = (logits.double() / temperature).log_softmax(-1)
     picked = logprobs.gather(1, tokens[0, len(prompt_ids) :, None]).squeeze(1)

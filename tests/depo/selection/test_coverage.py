@@ -32,9 +32,7 @@ def told() -> Visits:
     return visits
 
 
-def test_starved_are_prompts_whose_latest_group_was_mixed_and_that_were_visited_fewer_than_three_times() -> (
-    None
-):
+def test_starved_prompts_were_informative_last_and_visited_fewer_than_three_times() -> None:
     """Informative: often (3 visits), early (1), late (1); not lost, whose latest group was all wrong."""
     metrics = told().coverage(10)
     assert metrics["prompts_visited"] == 4

@@ -15,21 +15,21 @@ from depo.selection import RULES, Selector
 from depo.selection.picks import observations
 from depo.types import Group, Origin, Pick, Prompt
 from estimators.base import Candidate, Context, Estimates, Estimator
-from estimators.beta import BetaEstimator
-from estimators.hmm import HmmEstimator
-from estimators.streak import StreakEstimator
+from estimators.dps import DpsEstimator
+from estimators.greso import GresoEstimator
+from estimators.mopps import MoppsEstimator
 from estimators.uniform import UniformEstimator
 
 ALL_RULES = pytest.mark.parametrize("rule", sorted(RULES))
 
 
 @ALL_RULES
-def test_no_prompt_is_picked_twice_in_a_step_and_every_wave_is_full(rule: str) -> None:
-    selector = selector_of(prompts=8, type=rule, min_window=0, audit=0.25, revisit_after=2, max_waves=5)
+def test_no_prompt_is_picked_twice_in_a_step_and_every_round_is_full(rule: str) -> None:
+    selector = selector_of(prompts=8, type=rule, min_window=0, audit=0.25, revisit_after=2, max_rounds=5)
     pool = pool_of(60)
     for step in range(1, 12):
         done: list[Group] = []
-        while picks := selector.pick(pool, StreakEstimator(), Context(G, step), done):
+        while picks := selector.pick(pool, GresoEstimator(), Context(G, step), done):
             assert len(picks) == 8
             done += [group(pick, [False] * G) for pick in picks]
         assert len({g.pick.prompt.key for g in done}) == 40
@@ -43,7 +43,7 @@ def test_audit_share_and_flags_are_the_same_under_every_rule(rule: str) -> None:
         pool_of(100),
     )
     for step in range(1, 31):
-        groups = run_step(selector, pool, BetaEstimator(), step)
+        groups = run_step(selector, pool, MoppsEstimator(), step)
         first = [g.pick for g in groups if g.pick.origin != Origin.REFILL]
         audits = [pick for pick in first if pick.origin == Origin.AUDIT]
         assert len(audits) == 5
@@ -56,7 +56,7 @@ def test_audit_share_and_flags_are_the_same_under_every_rule(rule: str) -> None:
 def test_order_of_the_file_does_not_matter(rule: str) -> None:
     def picks(pool: PromptPool) -> list[str]:
         selector = selector_of(prompts=10, type=rule, min_window=0, audit=0.2, revisit_after=3, cooldown=1)
-        estimator = HmmEstimator()
+        estimator = DpsEstimator()
         found: list[str] = []
         for step in range(1, 9):
             found += [g.pick.prompt.key for g in run_step(selector, pool, estimator, step)]
@@ -102,7 +102,7 @@ def test_resumed_run_picks_what_the_uninterrupted_one_would_have(rule: str) -> N
 # ---------------------------------------------------------------- preview
 
 
-class Eavesdropper(BetaEstimator):
+class Eavesdropper(MoppsEstimator):
     """Notes whose beliefs it is asked for."""
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class Eavesdropper(BetaEstimator):
 
 @pytest.mark.parametrize("min_window", [0, 1000], ids=["open", "closed"])
 @pytest.mark.parametrize("rule", [*sorted(RULES), "uniform"])
-def test_preview_names_all_that_the_first_wave_asks_about_and_changes_nothing(
+def test_preview_names_all_that_the_first_round_asks_about_and_changes_nothing(
     rule: str, min_window: int
 ) -> None:
     options = {} if rule == "uniform" else {"candidates": 30, "revisit_after": 3, "cooldown": 1}
@@ -205,7 +205,7 @@ def run_with_broken(
 ) -> list[str]:
     """Keys of all picks (``audit``: those of the audit slice), where no answer to a broken prompt gets a
     verdict. The estimator keeps every prompt that it has seen nothing of, so that broken ones attract it."""
-    estimator, picked = StreakEstimator(), []
+    estimator, picked = GresoEstimator(), []
     for step in range(1, steps + 1):
         picks = selector.pick(pool, estimator, Context(G, step), [])
         groups = [
@@ -272,7 +272,7 @@ def test_skip_moves_the_pool_on_past_what_it_skipped() -> None:
     pool = pool_of(40)
     order = [prompt.key for prompt in pool.peek(40)]
 
-    class EverySecond(BetaEstimator):
+    class EverySecond(MoppsEstimator):
         def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
             estimates = super().predict(candidates, context)
             odd = [order.index(candidate.key) % 2 == 1 for candidate in candidates]
@@ -296,7 +296,7 @@ def test_skip_moves_the_pool_on_past_what_it_skipped() -> None:
 # ---------------------------------------------------------------- signal per token
 
 
-def test_gumbel_prefers_short_prompts_at_equal_p_mixed() -> None:
+def test_gumbel_prefers_short_prompts_at_equal_p_informative() -> None:
     """Half of the pool takes 40 tokens a completion, half 4; nobody believes anything else of them."""
     selector, pool = selector_of(prompts=10, type="gumbel", min_window=0, audit=0, refill=False), pool_of(100)
     picked = []

@@ -30,8 +30,8 @@ def test_strata_by_visits_grade_their_own_members_only_and_unknown_visits_belong
     rng = np.random.default_rng(5)
     calibration = Calibration(window=400, min_window=0, confidence=0.95)
     visits = rng.integers(-1, 8, size=300)
-    predicted, mixed = rng.random(300), rng.random(300) < 0.5
-    for p, y, v in zip(predicted, mixed, visits, strict=True):
+    predicted, informative = rng.random(300), rng.random(300) < 0.5
+    for p, y, v in zip(predicted, informative, visits, strict=True):
         calibration.add(Graded(float(p), 0.5, 4 if y else 0, 8, int(v)))
     metrics = calibration.metrics()
     total = 0
@@ -43,7 +43,7 @@ def test_strata_by_visits_grade_their_own_members_only_and_unknown_visits_belong
     ):
         assert metrics[f"visits_{label}/groups"] == members.sum()
         total += int(members.sum())
-        expected = auroc(predicted[members], mixed[members].astype(float))
+        expected = auroc(predicted[members], informative[members].astype(float))
         assert metrics[f"visits_{label}/auroc"] == pytest.approx(expected)
     assert total == 300 - (visits == -1).sum()
 
@@ -69,10 +69,10 @@ def test_state_written_before_visits_were_recorded_still_loads() -> None:
 # ---------------------------------------------------------------- gate
 
 
-def feed(calibration: Calibration, predicted: np.ndarray, mixed: np.ndarray) -> list[bool]:
+def feed(calibration: Calibration, predicted: np.ndarray, informative: np.ndarray) -> list[bool]:
     """Grade groups one by one; the gate after each."""
     states = []
-    for p, y in zip(predicted, mixed, strict=True):
+    for p, y in zip(predicted, informative, strict=True):
         calibration.add(Graded(float(p), 0.5, 4 if y else 0, 8))
         states.append(calibration.open)
     return states
@@ -87,8 +87,8 @@ def outcomes(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def test_warm_up_lasts_at_least_min_window_groups_even_for_a_perfect_estimator() -> None:
-    mixed = np.arange(250) % 2 == 0
-    states = feed(gate(), mixed.astype(float), mixed)
+    informative = np.arange(250) % 2 == 0
+    states = feed(gate(), informative.astype(float), informative)
     assert states.index(True) == 199
 
 
@@ -103,18 +103,18 @@ def test_informative_estimator_opens_the_gate_and_keeps_it_open() -> None:
 
 @given(
     constant=st.floats(0, 1),
-    mixed=st.lists(st.booleans(), min_size=20, max_size=80),
+    informative=st.lists(st.booleans(), min_size=20, max_size=80),
 )
-def test_no_constant_prediction_ever_opens_the_gate(constant: float, mixed: list[bool]) -> None:
+def test_no_constant_prediction_ever_opens_the_gate(constant: float, informative: list[bool]) -> None:
     calibration = Calibration(window=20, min_window=10, confidence=0.51)
-    assert not any(feed(calibration, np.full(len(mixed), constant), np.array(mixed)))
+    assert not any(feed(calibration, np.full(len(informative), constant), np.array(informative)))
 
 
 def test_the_base_rate_in_hindsight_does_not_open_the_gate() -> None:
     """The trap of leaving one out: against it, this very constant would win on every single group."""
-    mixed = np.arange(400) % 5 < 2
+    informative = np.arange(400) % 5 < 2
     calibration = gate()
-    assert not any(feed(calibration, np.full(400, 0.4), mixed))
+    assert not any(feed(calibration, np.full(400, 0.4), informative))
     assert calibration.advantage() == pytest.approx(0, abs=1e-6)
 
 
@@ -135,12 +135,12 @@ def test_estimator_gone_bad_closes_the_gate_and_a_recovered_one_opens_it_again()
     rng = np.random.default_rng(1)
     calibration = gate()
     p = rng.beta(0.5, 0.5, size=1200)
-    mixed = outcomes(p, rng)
-    assert feed(calibration, p[:400], mixed[:400])[-1]
-    turned = feed(calibration, 1 - p[400:800], mixed[400:800])
+    informative = outcomes(p, rng)
+    assert feed(calibration, p[:400], informative[:400])[-1]
+    turned = feed(calibration, 1 - p[400:800], informative[400:800])
     assert 20 < turned.index(False) < 200
     assert not any(turned[200:])
-    assert feed(calibration, p[800:], mixed[800:])[-1]
+    assert feed(calibration, p[800:], informative[800:])[-1]
 
 
 def open_gate(rng: np.random.Generator) -> Calibration:
@@ -151,17 +151,17 @@ def open_gate(rng: np.random.Generator) -> Calibration:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.005, 0.01, 0.02])
-def test_where_mixed_groups_are_rare_an_honest_estimator_stays(share: float) -> None:
+def test_where_informative_groups_are_rare_an_honest_estimator_stays(share: float) -> None:
     """It says 0.0045 where none can be and 0.9 where one is: a window without any would be predicted better
     by 0, which nobody can know beforehand."""
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        mixed = rng.random(2000) < share
-        assert all(feed(open_gate(rng), np.where(mixed, 0.9, 0.0045), mixed))
+        informative = rng.random(2000) < share
+        assert all(feed(open_gate(rng), np.where(informative, 0.9, 0.0045), informative))
 
 
 @pytest.mark.parametrize("claimed", [0.1, 0.5])
-def test_one_that_promises_mixed_groups_where_there_are_none_does_not_stay(claimed: float) -> None:
+def test_one_that_promises_informative_groups_where_there_are_none_does_not_stay(claimed: float) -> None:
     states = feed(open_gate(np.random.default_rng(0)), np.full(400, claimed), np.zeros(400, dtype=bool))
     assert states.index(False) < 250
     assert not states[-1]
@@ -172,33 +172,33 @@ def test_between_the_thresholds_the_gate_stays_as_it_is() -> None:
     open one."""
     rng = np.random.default_rng(2)
     nothing = 0.4 + 0.001 * rng.standard_normal(600)
-    mixed = np.arange(600) % 5 < 2
-    assert not any(feed(gate(), nothing, mixed))
+    informative = np.arange(600) % 5 < 2
+    assert not any(feed(gate(), nothing, informative))
     opened = gate()
     p = rng.beta(0.5, 0.5, size=250)
     assert feed(opened, p, outcomes(p, rng))[-1]
-    assert all(feed(opened, nothing, mixed))
+    assert all(feed(opened, nothing, informative))
 
 
 def test_gate_switched_off_is_open_from_the_start_and_never_closes() -> None:
     calibration = gate(min_window=0)
     assert calibration.open
-    mixed = np.arange(500) % 2 == 0
-    assert all(feed(calibration, (~mixed).astype(float), mixed))
+    informative = np.arange(500) % 2 == 0
+    assert all(feed(calibration, (~informative).astype(float), informative))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -0.1, 1.1])
 def test_prediction_that_is_no_probability_is_an_error(bad: float) -> None:
-    with pytest.raises(ValueError, match="predicted_mixed must lie"):
+    with pytest.raises(ValueError, match="predicted_informative must lie"):
         gate().add(Graded(bad, 0.5, 1, 8))
 
 
 def test_state_round_trip_goes_on_alike() -> None:
     rng = np.random.default_rng(3)
     p = rng.beta(0.5, 0.5, size=900)
-    mixed = outcomes(p, rng)
+    informative = outcomes(p, rng)
     first, second = gate(), gate()
-    feed(first, p[:270], mixed[:270])
+    feed(first, p[:270], informative[:270])
     second.load_state_dict(first.state_dict())
-    assert feed(first, 1 - p[270:], mixed[270:]) == feed(second, 1 - p[270:], mixed[270:])
+    assert feed(first, 1 - p[270:], informative[270:]) == feed(second, 1 - p[270:], informative[270:])
     assert first.state_dict() == second.state_dict()

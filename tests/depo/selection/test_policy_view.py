@@ -13,10 +13,10 @@ from depo.selection import Selector
 from depo.selection.picks import observations
 from depo.types import Prompt
 from estimators.base import Candidate, Context, Estimates
-from estimators.beta import BetaEstimator
+from estimators.mopps import MoppsEstimator
 
 
-class Asked(BetaEstimator):
+class Asked(MoppsEstimator):
     """Keeps what it was told about each candidate."""
 
     def __init__(self) -> None:

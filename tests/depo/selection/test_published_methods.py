@@ -89,11 +89,11 @@ def test_rules_that_go_by_beliefs_need_an_estimator_that_has_some(kind: str) -> 
     raw = MINIMAL | {"estimator": {"type": "uniform"}, "selection": {"type": kind}}
     with pytest.raises(ValueError, match=f"selection.type {kind} needs an estimator"):
         Recipe.model_validate(raw)
-    Recipe.model_validate(raw | {"estimator": {"type": "hmm"}})
+    Recipe.model_validate(raw | {"estimator": {"type": "dps"}})
 
 
 def test_base_probability_outside_its_own_bounds_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"p_easy must lie between p_min 0.05 and p_max 0.95, found 0.99"):
         Recipe.model_validate(
-            MINIMAL | {"estimator": {"type": "streak", "p_easy": 0.99}, "selection": {"type": "skip"}}
+            MINIMAL | {"estimator": {"type": "greso", "p_easy": 0.99}, "selection": {"type": "skip"}}
         )

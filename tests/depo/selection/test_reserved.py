@@ -16,7 +16,7 @@ from estimators.base import Context
 
 
 def step_of(selector: Selector, pool: PromptPool, step: int) -> list[Pick]:
-    """One wave, all of it mixed."""
+    """One round, all of it mixed."""
     picks = selector.pick(pool, Oracle(pool), Context(G, step), [])
     selector.observe([group(pick, [True, False]) for pick in picks])
     return picks

@@ -18,22 +18,22 @@ from depo.recipe.schema import (
 )
 from depo.selection import RULES, View, top
 from estimators.base import Candidate, Context, Estimates, Observation
-from estimators.moments import mixed_probability
-from estimators.streak import StreakEstimator
+from estimators.greso import GresoEstimator
+from estimators.moments import informative_probability
 
 
 def view(
-    mixed: Sequence[float],
+    informative: Sequence[float],
     mean: Sequence[float] | None = None,
     tokens: Sequence[float] | None = None,
     visits: Sequence[int] | None = None,
 ) -> View:
-    mixed_N = np.array(mixed, dtype=np.float64)
-    mean_N = np.full(len(mixed_N), 0.5) if mean is None else np.array(mean, dtype=np.float64)
-    rest_N = (1 - mixed_N) / 2
-    estimates = Estimates(mean_N, np.zeros_like(mean_N), mixed_N, rest_N, rest_N, lambda rng: mean_N)
-    tokens_N = np.ones(len(mixed_N)) if tokens is None else np.array(tokens, dtype=float)
-    visits_N = np.zeros(len(mixed_N), dtype=int) if visits is None else np.array(visits)
+    informative_N = np.array(informative, dtype=np.float64)
+    mean_N = np.full(len(informative_N), 0.5) if mean is None else np.array(mean, dtype=np.float64)
+    rest_N = (1 - informative_N) / 2
+    estimates = Estimates(mean_N, np.zeros_like(mean_N), informative_N, rest_N, rest_N, lambda rng: mean_N)
+    tokens_N = np.ones(len(informative_N)) if tokens is None else np.array(tokens, dtype=float)
+    visits_N = np.zeros(len(informative_N), dtype=int) if visits is None else np.array(visits)
     return View(estimates, 8, lambda: tokens_N, lambda: visits_N)
 
 
@@ -56,7 +56,7 @@ def test_thompson_orders_as_mopps_does_by_the_distance_of_the_draw_from_one_half
     seen = view([0.5] * 5, mean=[0.1, 0.55, 0.3, 1.0, 0.6])  # the stand-in's draw is its mean
     assert chosen(ThompsonSelection(), seen, 5, 0) == [1, 4, 2, 0, 3]
     scores = RULES["thompson"](seen, ThompsonSelection(), np.random.default_rng(0))
-    np.testing.assert_array_equal(scores, mixed_probability(seen.estimates.mean, 8))
+    np.testing.assert_array_equal(scores, informative_probability(seen.estimates.mean, 8))
 
 
 def test_window_draws_uniformly_among_the_means_inside() -> None:
@@ -83,7 +83,7 @@ def test_greedy_takes_the_highest_and_breaks_ties_at_random() -> None:
     assert sorted(chosen(GreedySelection(), seen, 3, 0)) == [1, 3, 4]
 
 
-def test_skip_goes_through_the_candidates_in_order_and_keeps_each_with_p_mixed() -> None:
+def test_skip_goes_through_the_candidates_in_order_and_keeps_each_with_p_informative() -> None:
     """One place. First candidate kept with 1/2; else the second, certain."""
     assert shares(SkipSelection(), view([0.5, 1.0, 1.0]), 1) == pytest.approx([0.5, 0.5, 0], abs=0.04)
     assert chosen(SkipSelection(), view([1.0] * 6), 4, 0) == [0, 1, 2, 3]
@@ -95,7 +95,7 @@ def test_skip_with_too_few_kept_is_filled_up_with_the_highest_skipped() -> None:
 
 def test_skip_on_streak_beliefs_keeps_prompts_as_greso_does() -> None:
     """p_easy = p_hard = 1/2: a prompt with z zero-variance groups behind it is kept with 2^−z."""
-    estimator = StreakEstimator(adjustment=0.0)
+    estimator = GresoEstimator(adjustment=0.0)
     context = Context(8, 1)
     for visit in range(3):
         estimator.observe([Observation(f"{z}", "", 0, 8, 1) for z in range(visit + 1, 4)], context)
@@ -107,7 +107,7 @@ def test_skip_on_streak_beliefs_keeps_prompts_as_greso_does() -> None:
 
 
 def test_gumbel_draws_in_proportion_to_signal_per_token() -> None:
-    """Temperature 1, one place: p_mixed / tokens = 0.4/1, 0.8/4, 0.2/1, 0/1."""
+    """Temperature 1, one place: p_informative / tokens = 0.4/1, 0.8/4, 0.2/1, 0/1."""
     seen = view([0.4, 0.8, 0.2, 0.0], tokens=[1, 4, 1, 1])
     expected = np.array([0.4, 0.2, 0.2, 0.0]) / 0.8
     np.testing.assert_allclose(shares(GumbelSelection(temperature=1.0), seen, 1), expected, atol=0.04)
@@ -146,12 +146,12 @@ def test_no_candidates_give_no_scores(rule: str) -> None:
 
 
 def torn(prompts: int, visits: list[int] | None = None) -> View:
-    """Beliefs that are at p = 0.5 (G = 8: p_mixed 127/128) or at p = 0 with equal chance."""
+    """Beliefs that are at p = 0.5 (G = 8: p_informative 127/128) or at p = 0 with equal chance."""
     seen = view([127 / 256] * prompts, visits=visits)
     draws = Estimates(
         seen.estimates.mean,
         seen.estimates.sd,
-        seen.estimates.p_mixed,
+        seen.estimates.p_informative,
         seen.estimates.p_all_wrong,
         seen.estimates.p_all_right,
         lambda rng: np.where(rng.random(prompts) < 0.5, 0.5, 0.0),
@@ -168,7 +168,7 @@ def test_thompson_takes_the_mean_of_its_draws() -> None:
 
 
 def test_optimistic_takes_the_best_draw_for_prompts_hardly_known_and_the_belief_for_others() -> None:
-    """The best of three draws is 127/128 in 7 of 8 cases, else 0; p_mixed is about 1/2."""
+    """The best of three draws is 127/128 in 7 of 8 cases, else 0; p_informative is about 1/2."""
     seen = torn(2000, visits=[0, 5] * 1000)
     settings = OptimisticSelection(draws=3, sure_after=3)
     scores_N = RULES["optimistic"](seen, settings, np.random.default_rng(0))

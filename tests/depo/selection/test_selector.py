@@ -17,8 +17,8 @@ from depo.data import PromptPool
 from depo.selection import Selector, top
 from depo.types import Group, Origin, Outcome, Pick
 from estimators.base import Candidate, Context, Estimates, Observation
-from estimators.beta import BetaEstimator
-from estimators.moments import mixed_probability
+from estimators.moments import informative_probability
+from estimators.mopps import MoppsEstimator
 from estimators.uniform import UniformEstimator
 
 # ---------------------------------------------------------------- uniform picks
@@ -36,7 +36,7 @@ def test_uniform_selection_takes_the_pool_in_its_shuffled_order_pass_after_pass(
 
 
 def test_warm_up_is_uniform_but_records_what_the_estimator_believed() -> None:
-    selector, pool, estimator = selector_of(min_window=200), pool_of(100), BetaEstimator()
+    selector, pool, estimator = selector_of(min_window=200), pool_of(100), MoppsEstimator()
     first = run_step(selector, pool, estimator, 1)
     assert all(g.pick.uniform and g.pick.predicted_mean == 0.5 for g in first)
     run_step(selector, pool, estimator, 2)
@@ -46,11 +46,14 @@ def test_warm_up_is_uniform_but_records_what_the_estimator_believed() -> None:
     assert seen
     for pick in again:
         expected = estimator.predict([Candidate(pick.prompt.key, "")], Context(G, 9))
-        assert (pick.predicted_mean, pick.predicted_mixed) == (expected.mean[0], expected.p_mixed[0])
+        assert (pick.predicted_mean, pick.predicted_informative) == (
+            expected.mean[0],
+            expected.p_informative[0],
+        )
 
 
 def test_pass_boundary_within_a_step_never_picks_a_prompt_twice() -> None:
-    selector = selector_of(prompts=8, type="uniform", max_waves=4)
+    selector = selector_of(prompts=8, type="uniform", max_rounds=4)
     pool = pool_of(20)
     for step in range(1, 30):
         groups = run_step(selector, pool, UniformEstimator(), step)
@@ -61,16 +64,16 @@ def test_pass_boundary_within_a_step_never_picks_a_prompt_twice() -> None:
 @pytest.mark.parametrize("kind", ["uniform", "thompson"])
 def test_pool_smaller_than_the_batch_is_picked_once_each(kind: str) -> None:
     selector, pool = selector_of(prompts=16, type=kind, min_window=0, audit=0.3), pool_of(5)
-    picks = selector.pick(pool, BetaEstimator(), Context(G, 1), [])
+    picks = selector.pick(pool, MoppsEstimator(), Context(G, 1), [])
     assert sorted(keys(picks)) == sorted(prompt.key for prompt in pool.prompts)
-    assert selector.pick(pool, BetaEstimator(), Context(G, 1), rolled_out(picks, 1)) == []
+    assert selector.pick(pool, MoppsEstimator(), Context(G, 1), rolled_out(picks, 1)) == []
 
 
 # ---------------------------------------------------------------- audit
 
 
 def test_audit_share_is_epsilon_in_the_long_run_and_in_every_step_to_the_next_prompt() -> None:
-    pool, estimator = pool_of(300), BetaEstimator()
+    pool, estimator = pool_of(300), MoppsEstimator()
     for epsilon, prompts in ((0.05, 16), (0.1, 20), (0.3, 7)):
         selector = selector_of(prompts=prompts, audit=epsilon, min_window=0)
         counts = []
@@ -112,22 +115,24 @@ def test_thompson_with_sharp_beliefs_takes_the_most_informative_prompts() -> Non
     pool = pool_of(200)
     selector = selector_of(prompts=10, audit=0, min_window=0)
     picks = selector.pick(pool, Oracle(pool), Context(G, 1), [])
-    worth = {prompt.key: mixed_probability(np.array([pass_rate(prompt)]), G)[0] for prompt in pool.prompts}
+    worth = {
+        prompt.key: informative_probability(np.array([pass_rate(prompt)]), G)[0] for prompt in pool.prompts
+    }
     best = sorted(worth.values(), reverse=True)
     assert min(worth[key] for key in keys(picks)) > best[25]
 
 
-def test_thompson_finds_mixed_groups_more_often_than_uniform_selection() -> None:
+def test_thompson_finds_informative_groups_more_often_than_uniform_selection() -> None:
     shares = {}
     for kind in ("uniform", "thompson"):
         groups: list[Group] = []
         for seed in range(3):
             selector = selector_of(prompts=32, seed=seed, type=kind, refill=False, min_window=0, audit=0.05)
-            pool, estimator = pool_of(400, seed), BetaEstimator(0.25, 0.25)
+            pool, estimator = pool_of(400, seed), MoppsEstimator(0.25, 0.25)
             for step in range(1, 61):
                 found = run_step(selector, pool, estimator, step)
                 groups += found if step > 20 else []
-        shares[kind] = np.mean([g.has_signal for g in groups])
+        shares[kind] = np.mean([g.informative for g in groups])
     assert shares["uniform"] < 0.35
     assert shares["thompson"] > shares["uniform"] + 0.3
 
@@ -140,13 +145,13 @@ def test_equal_scores_are_taken_in_random_order() -> None:
 
 
 def test_beliefs_that_are_no_probabilities_are_an_error_naming_the_estimator() -> None:
-    class Broken(BetaEstimator):
+    class Broken(MoppsEstimator):
         def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
             estimates = super().predict(candidates, context)
-            estimates.p_mixed[0] = np.nan
+            estimates.p_informative[0] = np.nan
             return estimates
 
-    with pytest.raises(ValueError, match=r"Broken: p_mixed .* 1 outside"):
+    with pytest.raises(ValueError, match=r"Broken: p_informative .* 1 outside"):
         selector_of().pick(pool_of(40), Broken(), Context(G, 1), [])
 
 
@@ -161,7 +166,7 @@ def test_selection_opens_once_the_estimator_is_proved_and_fails_open_when_it_goe
             estimates = super().predict(candidates, context)
             if not self.lies:
                 return estimates
-            wrong = 1 - estimates.p_mixed
+            wrong = 1 - estimates.p_informative
             return Estimates(estimates.mean, estimates.sd, wrong, wrong, wrong, estimates.sample)
 
         def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
@@ -185,7 +190,7 @@ def test_selection_opens_once_the_estimator_is_proved_and_fails_open_when_it_goe
 
 def test_only_uniform_draws_with_two_verdicts_are_graded() -> None:
     selector, pool = selector_of(prompts=20, audit=0.25, min_window=0), pool_of(100)
-    picks = selector.pick(pool, BetaEstimator(), Context(G, 1), [])
+    picks = selector.pick(pool, MoppsEstimator(), Context(G, 1), [])
     audits = [pick for pick in picks if pick.origin == Origin.AUDIT]
     groups = [group(pick, [True, False]) for pick in picks if pick not in audits]
     groups += [group(audits[0], [None, True]), group(audits[1], [None, None])]
@@ -195,10 +200,10 @@ def test_only_uniform_draws_with_two_verdicts_are_graded() -> None:
     assert selector.metrics()["calibration/groups"] == 3
 
 
-# ---------------------------------------------------------------- waves
+# ---------------------------------------------------------------- rounds
 
 
-def test_without_refill_there_is_one_wave() -> None:
+def test_without_refill_there_is_one_round() -> None:
     selector, pool = selector_of(type="uniform", refill=False), pool_of(100)
     picks = selector.pick(pool, UniformEstimator(), Context(G, 1), [])
     assert len(picks) == 16
@@ -214,22 +219,24 @@ def test_without_refill_there_is_one_wave() -> None:
         (12, 6),  # 4 missing at a yield of 12/16: ⌈5.33⌉
         (8, 16),  # 8 missing at 1/2
         (15, 2),  # 1 missing at 15/16: ⌈1.07⌉
-        (4, 16),  # 12 missing at 1/4 would be 48: no wave is larger than the first
+        (4, 16),  # 12 missing at 1/4 would be 48: no round is larger than the first
         (0, 16),
     ],
 )
-def test_refill_wave_is_sized_by_what_is_missing_and_the_measured_yield(mixed: int, expected: int) -> None:
+def test_refill_round_is_sized_by_what_is_missing_and_the_measured_yield(
+    informative: int, expected: int
+) -> None:
     selector, pool = selector_of(type="uniform"), pool_of(200)
     picks = selector.pick(pool, UniformEstimator(), Context(G, 1), [])
-    done = [group(pick, [i < mixed] + [False] * (G - 1)) for i, pick in enumerate(picks)]
-    wave = selector.pick(pool, UniformEstimator(), Context(G, 1), done)
-    assert len(wave) == expected
-    assert {pick.origin for pick in wave} <= {Origin.REFILL}
-    assert not set(keys(wave)) & set(keys(picks))
+    done = [group(pick, [i < informative] + [False] * (G - 1)) for i, pick in enumerate(picks)]
+    round_size = selector.pick(pool, UniformEstimator(), Context(G, 1), done)
+    assert len(round_size) == expected
+    assert {pick.origin for pick in round_size} <= {Origin.REFILL}
+    assert not set(keys(round_size)) & set(keys(picks))
 
 
 def test_yield_of_earlier_steps_counts_and_has_a_floor_of_one_eighth() -> None:
-    selector, pool = selector_of(type="uniform", refill=True, max_waves=2), pool_of(400)
+    selector, pool = selector_of(type="uniform", refill=True, max_rounds=2), pool_of(400)
     picks = selector.pick(pool, UniformEstimator(), Context(G, 1), [])
     selector.observe([group(pick, [True, False]) for pick in picks])
     assert selector.expected_yield() == 1.0
@@ -245,20 +252,20 @@ def test_yield_of_earlier_steps_counts_and_has_a_floor_of_one_eighth() -> None:
 
 def test_audit_groups_do_not_count_towards_the_yield_of_the_rule() -> None:
     selector, pool = selector_of(prompts=20, audit=0.5, min_window=0), pool_of(200)
-    picks = selector.pick(pool, BetaEstimator(), Context(G, 1), [])
+    picks = selector.pick(pool, MoppsEstimator(), Context(G, 1), [])
     done = [group(pick, [pick.origin != Origin.AUDIT, False]) for pick in picks]
     assert selector.expected_yield(done) == 1.0
-    assert len(selector.pick(pool, BetaEstimator(), Context(G, 1), done)) == 10
+    assert len(selector.pick(pool, MoppsEstimator(), Context(G, 1), done)) == 10
 
 
-def test_waves_end_at_max_waves_and_refills_bring_no_audit() -> None:
-    selector, pool = selector_of(prompts=8, min_window=0, audit=0.5, max_waves=3), pool_of(200)
+def test_rounds_end_at_max_rounds_and_refills_bring_no_audit() -> None:
+    selector, pool = selector_of(prompts=8, min_window=0, audit=0.5, max_rounds=3), pool_of(200)
     done: list[Group] = []
     waves = []
-    while picks := selector.pick(pool, BetaEstimator(), Context(G, 1), done):
+    while picks := selector.pick(pool, MoppsEstimator(), Context(G, 1), done):
         waves.append([pick.origin for pick in picks])
         done += [group(pick, [False] * G) for pick in picks]
-    assert [len(wave) for wave in waves] == [8, 8, 8]
+    assert [len(round_size) for round_size in waves] == [8, 8, 8]
     assert waves[0].count(Origin.AUDIT) == 4
     assert set(waves[1] + waves[2]) == {Origin.REFILL}
     assert len({g.pick.prompt.key for g in done}) == 24
@@ -275,7 +282,7 @@ def test_unscorable_groups_do_not_fill_the_batch() -> None:
 
 
 def test_picks_depend_on_seed_and_step_and_on_nothing_before() -> None:
-    pool, estimator = pool_of(300), BetaEstimator()
+    pool, estimator = pool_of(300), MoppsEstimator()
 
     def picks(seed: int, step: int, earlier: Sequence[int] = ()) -> list[str]:
         selector = selector_of(seed=seed, min_window=0, audit=0.2)
@@ -288,8 +295,8 @@ def test_picks_depend_on_seed_and_step_and_on_nothing_before() -> None:
     assert picks(0, 7) != picks(1, 7)
 
 
-def test_refill_wave_draws_anew_rather_than_repeating_the_first() -> None:
-    """With the same generator the second wave would score each prompt as the first wave did."""
+def test_refill_round_draws_anew_rather_than_repeating_the_first() -> None:
+    """With the same generator the second round would score each prompt as the first round did."""
     pool, estimator = pool_of(60), UniformEstimator()
     selector = selector_of(prompts=20, audit=0, min_window=0)
     first = selector.pick(pool, estimator, Context(G, 1), [])
@@ -301,8 +308,8 @@ def test_refill_wave_draws_anew_rather_than_repeating_the_first() -> None:
 
 
 def test_resumed_run_picks_what_the_uninterrupted_one_would_have() -> None:
-    def things() -> tuple[Selector, PromptPool, BetaEstimator]:
-        return selector_of(min_window=60, window=100, audit=0.1), pool_of(150), BetaEstimator(0.25, 0.25)
+    def things() -> tuple[Selector, PromptPool, MoppsEstimator]:
+        return selector_of(min_window=60, window=100, audit=0.1), pool_of(150), MoppsEstimator(0.25, 0.25)
 
     selector, pool, estimator = things()
     for step in range(1, 16):
@@ -327,7 +334,7 @@ def test_state_of_another_version_is_an_error() -> None:
         selector_of().load_state_dict(state)
 
 
-# ---------------------------------------------------------------- settle
+# ---------------------------------------------------------------- assign
 
 
 def test_first_groups_with_signal_in_request_order_are_trained_whatever_finished_first() -> None:
@@ -345,7 +352,7 @@ def test_first_groups_with_signal_in_request_order_are_trained_whatever_finished
     for seed in range(10):
         groups = [group(pick, verdicts[pick.prompt.key]) for pick in [*first, *second, *third]]
         finished = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-        trained = selector.settle(finished)
+        trained = selector.assign(finished)
         assert [g.outcome for g in groups] == expected
         assert [id(g) for g in trained] == [id(g) for g in groups[2:6]]
     assert groups[4].outcome_of(1) == Outcome.UNSCORABLE
@@ -357,6 +364,6 @@ def test_group_that_nobody_picked_is_an_error() -> None:
     picks = selector.pick(pool, UniformEstimator(), Context(G, 1), [])
     stranger = next(prompt for prompt in pool.prompts if prompt.key not in keys(picks))
     pick = Pick(stranger, Origin.SELECTED, "uniform", True, 1 / 40, 0.5, 0.5)
-    for call in (selector.settle, selector.observe):
+    for call in (selector.assign, selector.observe):
         with pytest.raises(ValueError, match="was not picked in this step"):
             call([group(pick, [True, False])])

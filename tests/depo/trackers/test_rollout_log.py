@@ -99,7 +99,7 @@ def test_what_does_not_apply_is_null(tmp_path: Path) -> None:
     never_trained, never_predicted = [False] * 3 + [True] * 2, [False] * 3 + [True] * 2
     assert nulls["advantage"] == never_trained
     assert nulls["learner_logprobs"] == [False, False, True, True, True]
-    for name in ("propensity", "predicted_mean", "predicted_mixed"):
+    for name in ("propensity", "predicted_mean", "predicted_informative"):
         assert nulls[name] == never_predicted
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from depo.errors import UserError
-from depo.files import read_json, write_json
-from depo.train.checkpoint import latest_checkpoint, load_state, prune, save_state, write_checkpoint
+from depo.files import latest_checkpoint, load_state, read_json, save_state, write_json
+from depo.train.checkpoint import prune, write_checkpoint
 from estimators.base import State
 
 

@@ -47,7 +47,7 @@ def mixed_bag() -> list[Group]:
 
 def test_counts_equal_those_made_by_hand() -> None:
     ledger = Ledger(group_size=3)
-    ledger.book(mixed_bag())
+    ledger.record(mixed_bag())
     summary = ledger.summary()
     assert summary["rollouts"]["by_outcome"] == {
         "trained": 5,  # a and e, but for a's rollout without verdict
@@ -77,7 +77,7 @@ def test_counts_equal_those_made_by_hand() -> None:
 
 def test_cost_of_an_effective_group_is_unknown_before_the_first() -> None:
     ledger = Ledger(group_size=3)
-    ledger.book([group("b", [False, False, False], Outcome.ZERO_VARIANCE)])
+    ledger.record([group("b", [False, False, False], Outcome.ZERO_VARIANCE)])
     assert ledger.cost() == {"rollouts_per_effective_group": None, "tokens_per_effective_group": None}
 
 
@@ -96,9 +96,9 @@ def test_both_breakdowns_add_up_to_what_was_generated_in_rollouts_and_tokens() -
             )
             for i in range(7)
         ]
-        ledger.book(groups)
-        ledger.book_lost(Origin.REFILL, rollouts=2, tokens=5)
-        ledger.book_cancelled(Origin.SELECTED, rollouts=1, tokens=9)
+        ledger.record(groups)
+        ledger.record_lost(Origin.REFILL, rollouts=2, tokens=5)
+        ledger.record_cancelled(Origin.SELECTED, rollouts=1, tokens=9)
         rollouts += 3 + sum(len(g.rollouts) for g in groups)
         tokens += 14 + sum(len(r.token_ids) for g in groups for r in g.rollouts)
     summary = ledger.summary()
@@ -112,77 +112,79 @@ def test_both_breakdowns_add_up_to_what_was_generated_in_rollouts_and_tokens() -
 
 def test_evaluation_and_probes_are_counted_apart() -> None:
     ledger = Ledger(group_size=3)
-    ledger.book_evaluation(rollouts=100, tokens=700)
-    ledger.book_evaluation(rollouts=50, tokens=300)
-    ledger.book_evaluation(rollouts=4, tokens=20, origin=Origin.PROBE)
+    ledger.record_evaluation(rollouts=100, tokens=700)
+    ledger.record_evaluation(rollouts=50, tokens=300)
+    ledger.record_evaluation(rollouts=4, tokens=20, origin=Origin.PROBE)
     summary = ledger.summary()
     assert summary["evaluation"] == {"rollouts": 150, "tokens": 1000}
     assert summary["probe"] == {"rollouts": 4, "tokens": 20}
     assert summary["rollouts"]["generated"] == summary["tokens"]["generated"] == 0
-    with pytest.raises(ValueError, match="booked with its groups"):
-        ledger.book_evaluation(1, 1, origin=Origin.AUDIT)
-    with pytest.raises(ValueError, match="not booked as training"):
-        ledger.book_lost(Origin.EVAL, 1, 1)
+    with pytest.raises(ValueError, match="recorded with its groups"):
+        ledger.record_evaluation(1, 1, origin=Origin.AUDIT)
+    with pytest.raises(ValueError, match="not recorded as training"):
+        ledger.record_lost(Origin.EVAL, 1, 1)
 
 
 def test_group_without_outcome_is_refused_and_nothing_of_the_call_is_counted() -> None:
     ledger = Ledger(group_size=2)
     with pytest.raises(ValueError, match="prompt b: the group has no outcome"):
-        ledger.book([group("a", [True, False], Outcome.TRAINED), group("b", [True, False], None)])
+        ledger.record([group("a", [True, False], Outcome.TRAINED), group("b", [True, False], None)])
     assert ledger.generated == ledger.prompts_seen == 0
 
 
-def test_rollout_booked_before_is_refused_and_nothing_of_the_call_is_counted() -> None:
+def test_rollout_recorded_before_is_refused_and_nothing_of_the_call_is_counted() -> None:
     ledger = Ledger(group_size=2)
     first = group("a", [True, False], Outcome.TRAINED)
-    ledger.book([first])
-    with pytest.raises(ValueError, match="prompt a: rollout 0 is booked twice"):
-        ledger.book([group("b", [True, False], Outcome.TRAINED), first])
+    ledger.record([first])
+    with pytest.raises(ValueError, match="prompt a: rollout 0 is recorded twice"):
+        ledger.record([group("b", [True, False], Outcome.TRAINED), first])
     twin = group("c", [True, True], Outcome.ZERO_VARIANCE)
-    with pytest.raises(ValueError, match="prompt c: rollout 0 is booked twice"):
-        ledger.book([twin, twin])
+    with pytest.raises(ValueError, match="prompt c: rollout 0 is recorded twice"):
+        ledger.record([twin, twin])
     assert ledger.generated == 2
-    ledger.book([group("a", [True, False], Outcome.TRAINED, step=1)])
+    ledger.record([group("a", [True, False], Outcome.TRAINED, step=1)])
     assert (ledger.generated, ledger.prompts_seen, ledger.visits["a"]) == (4, 1, 2)
 
 
-def test_group_booked_once_more_after_an_update_is_still_refused() -> None:
+def test_group_recorded_once_more_after_an_update_is_still_refused() -> None:
     ledger = Ledger(group_size=2)
     first = group("a", [True, False], Outcome.TRAINED)
-    ledger.book([first])
-    ledger.book([group("a", [True, False], Outcome.TRAINED, step=1)])
-    with pytest.raises(ValueError, match="booked twice"):
-        ledger.book([first])
+    ledger.record([first])
+    ledger.record([group("a", [True, False], Outcome.TRAINED, step=1)])
+    with pytest.raises(ValueError, match="recorded twice"):
+        ledger.record([first])
 
 
 def test_scores_that_do_not_match_the_rollouts_are_an_error() -> None:
     broken = group("a", [True, False], Outcome.TRAINED)
     broken.scores.pop()
     with pytest.raises(ValueError, match="prompt a: 2 rollouts, 1 scores"):
-        Ledger(group_size=2).book([broken])
+        Ledger(group_size=2).record([broken])
 
 
 # ---------------------------------------------------------------- saved
 
 
-def booked(uniform_mixed: int, uniform_zero: int, chosen_mixed: int, chosen_zero: int) -> Ledger:
+def recorded(
+    uniform_informative: int, uniform_zero: int, chosen_informative: int, chosen_zero: int
+) -> Ledger:
     ledger = Ledger(group_size=2)
     kinds = [
-        (uniform_mixed, Outcome.TRAINED, True),
+        (uniform_informative, Outcome.TRAINED, True),
         (uniform_zero, Outcome.ZERO_VARIANCE, True),
-        (chosen_mixed, Outcome.TRAINED, False),
+        (chosen_informative, Outcome.TRAINED, False),
         (chosen_zero, Outcome.ZERO_VARIANCE, False),
     ]
     for n, outcome, uniform in kinds:
         verdicts = [True, outcome != Outcome.TRAINED]
-        ledger.book([group(f"{outcome}{uniform}{i}", verdicts, outcome, uniform=uniform) for i in range(n)])
+        ledger.record([group(f"{outcome}{uniform}{i}", verdicts, outcome, uniform=uniform) for i in range(n)])
     return ledger
 
 
 def test_saved_equals_its_definition_worked_by_hand() -> None:
     """Uniform draws: 10 of 40 mixed, rate 1/4. Effective groups 10 + 30 = 40, so uniform sampling would need
     40 / (1/4) = 160 groups of 2 = 320 rollouts; 40 + 40 groups = 160 rollouts were generated."""
-    saved = booked(10, 30, 30, 10).saved()
+    saved = recorded(10, 30, 30, 10).saved()
     assert saved.rollouts == pytest.approx(320 - 160)
     low_rate, high_rate = wilson_interval(10, 40)
     assert saved.low == pytest.approx(2 * 40 / high_rate - 160)
@@ -191,7 +193,7 @@ def test_saved_equals_its_definition_worked_by_hand() -> None:
 
 
 def test_uniform_sampling_saves_nothing_against_itself() -> None:
-    saved = booked(10, 30, 0, 0).saved()
+    saved = recorded(10, 30, 0, 0).saved()
     assert saved.rollouts == 0
     assert saved.low < 0 < saved.high
 
@@ -199,8 +201,8 @@ def test_uniform_sampling_saves_nothing_against_itself() -> None:
 def test_uniform_sampling_saves_nothing_against_itself_where_verdicts_are_missing() -> None:
     """40 groups with verdicts and 10 without: uniform sampling would have paid for these as well. Rate 10/50,
     so that 10 effective groups take 50, which is what was generated."""
-    ledger = booked(10, 30, 0, 0)
-    ledger.book([group(f"u{i}", [None, True], Outcome.UNSCORABLE, uniform=True) for i in range(10)])
+    ledger = recorded(10, 30, 0, 0)
+    ledger.record([group(f"u{i}", [None, True], Outcome.UNSCORABLE, uniform=True) for i in range(10)])
     saved = ledger.saved()
     assert saved.rollouts == 0
     low_rate, high_rate = wilson_interval(10, 50)
@@ -210,13 +212,13 @@ def test_uniform_sampling_saves_nothing_against_itself_where_verdicts_are_missin
 
 
 def test_surplus_groups_are_not_counted_as_gain() -> None:
-    ledger = booked(10, 30, 0, 0)
-    ledger.book([group("s", [True, False], Outcome.SURPLUS, uniform=False)])
+    ledger = recorded(10, 30, 0, 0)
+    ledger.record([group("s", [True, False], Outcome.SURPLUS, uniform=False)])
     assert ledger.saved().rollouts == -2
 
 
-def test_nothing_is_claimed_while_no_uniform_group_was_mixed() -> None:
-    for ledger in (Ledger(group_size=2), booked(0, 5, 20, 0)):
+def test_nothing_is_claimed_while_no_uniform_group_was_informative() -> None:
+    for ledger in (Ledger(group_size=2), recorded(0, 5, 20, 0)):
         saved = ledger.saved()
         assert (saved.rollouts, saved.low, saved.high) == (None, None, None)
         assert ledger.summary()["rollouts"]["saved"] is None
@@ -242,12 +244,12 @@ def test_wilson_interval_solves_its_quadratic_and_covers() -> None:
 
 def test_state_round_trips_through_json_and_goes_on_alike() -> None:
     first, second = Ledger(group_size=3), Ledger(group_size=3)
-    first.book(mixed_bag())
-    first.book_evaluation(10, 20)
-    first.book_lost(Origin.AUDIT, 1, 2)
+    first.record(mixed_bag())
+    first.record_evaluation(10, 20)
+    first.record_lost(Origin.AUDIT, 1, 2)
     second.load_state_dict(json.loads(json.dumps(first.state_dict(), allow_nan=False)))
     for ledger in (first, second):
-        ledger.book([group("a", [True, False], Outcome.TRAINED, uniform=True, step=1)])
+        ledger.record([group("a", [True, False], Outcome.TRAINED, uniform=True, step=1)])
     assert second.summary() == first.summary()
     assert second.state_dict() == first.state_dict()
     assert second.visits == first.visits

@@ -214,7 +214,7 @@ def test_a_live_oracle_predicts_the_policys_exact_pass_rates(workdir, tiny_polic
         assert row.predicted_mean == pytest.approx(exact, rel=1e-3)
 
 
-def test_the_policys_own_view_tells_prompts_apart_before_their_first_visit(workdir):
+def test_the_prefill_probe_tells_prompts_apart_before_their_first_visit(workdir):
     """`estimator.features: policy`, without text: of prompts never visited nothing else is known, so that
     without it their predictions are all alike."""
     predicted = {}

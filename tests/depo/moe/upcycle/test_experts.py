@@ -1,4 +1,4 @@
-"""Cutting, drawing anew and scaling one layer, against the dense formula written out in float64."""
+"""Packing, drawing anew and scaling one layer, against the dense formula written out in float64."""
 
 from __future__ import annotations
 

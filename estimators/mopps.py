@@ -26,7 +26,7 @@ SCHEMA_VERSION = 1
 PRIOR_MARGIN = 0.01
 
 
-class BetaEstimator:
+class MoppsEstimator:
     """``prior_successes`` α₀ and ``prior_failures`` β₀ are pseudo-counts; ``discount`` is λ in [0, 1].
 
     A candidate with a ``prior`` r starts from Beta(r·w, (1−r)·w) with w = α₀ + β₀.
@@ -94,13 +94,13 @@ class BetaEstimator:
         """Raises ValueError when the state is of another version or its parts do not fit together."""
         if state.schema_version != SCHEMA_VERSION:
             raise ValueError(
-                f"beta estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
+                f"mopps estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
             )
         keys = state.values["keys"]
         evidence_V2 = np.array(state.arrays["evidence"], dtype=np.float64)
         if not isinstance(keys, list) or evidence_V2.shape != (len(keys), 2):
             raise ValueError(
-                f"beta estimator: state needs a list of keys and evidence of shape (keys, 2), "
+                f"mopps estimator: state needs a list of keys and evidence of shape (keys, 2), "
                 f"found {evidence_V2.shape}"
             )
         self._row = {key: row for row, key in enumerate(keys)}

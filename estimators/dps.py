@@ -30,7 +30,7 @@ import numpy as np
 
 from estimators.base import Candidate, Context, Estimates, Observation, State
 from estimators.counts import tally
-from estimators.moments import mixed_probability, require_group_size
+from estimators.moments import informative_probability, require_group_size
 
 SCHEMA_VERSION = 1
 STATES = 3
@@ -42,7 +42,7 @@ FIRST_RATES = np.array([0.0, 0.5, 1.0])
 FIRST_ROLLOUTS = 8.0
 
 
-class HmmEstimator:
+class DpsEstimator:
     """``prior_count``: Dirichlet count of each transition. ``discount`` λ: what learned counts keep at each
     transition. ``confusion`` in [0, 1/3): chance that a group shows a given neighbouring state's outcome.
     ``steps_per_transition``: policy steps that make one transition; at least one happens between visits.
@@ -108,7 +108,7 @@ class HmmEstimator:
         return Estimates(
             mean=mean_N,
             sd=np.sqrt(np.maximum(variance_N, 0.0)),
-            p_mixed=np.clip(outcome_N3[:, 1], 0.0, 1.0),
+            p_informative=np.clip(outcome_N3[:, 1], 0.0, 1.0),
             p_all_wrong=outcome_N3[:, 0],
             p_all_right=outcome_N3[:, 2],
             sample=sample,
@@ -124,8 +124,8 @@ class HmmEstimator:
                         f"prompt {candidate.key}: prior must lie in [0, 1], found {candidate.prior}"
                     )
                 rate = min(max(candidate.prior, PRIOR_MARGIN), 1 - PRIOR_MARGIN)
-                mixed = float(mixed_probability(np.array([rate]), group_size)[0])
-                belief_N3[i] = ((1 - rate) ** group_size, mixed, rate**group_size)
+                informative = float(informative_probability(np.array([rate]), group_size)[0])
+                belief_N3[i] = ((1 - rate) ** group_size, informative, rate**group_size)
         return belief_N3
 
     def _before_last_transition(self, row_N: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -229,17 +229,17 @@ class HmmEstimator:
         """Raises ValueError when the state is of another version or its parts do not fit together."""
         if state.schema_version != SCHEMA_VERSION:
             raise ValueError(
-                f"hmm estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
+                f"dps estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
             )
         keys = state.values["keys"]
         if not isinstance(keys, list):
-            raise ValueError("hmm estimator: state needs a list of keys")
+            raise ValueError("dps estimator: state needs a list of keys")
         visited = len(keys)
         shapes = {"belief": (visited, 3), "counts": (visited, 3, 3), "step": (visited,), "rates": (3, 2)}
         for name, shape in shapes.items():
             if state.arrays[name].shape != shape:
                 raise ValueError(
-                    f"hmm estimator: {name} must have shape {shape} for {visited} keys, "
+                    f"dps estimator: {name} must have shape {shape} for {visited} keys, "
                     f"found {state.arrays[name].shape}"
                 )
         self._row = {key: row for row, key in enumerate(keys)}

@@ -2,7 +2,7 @@
 
 A prefill of the prompt by today's policy (its perplexity, the entropy of the first token to come,
 the last hidden state) is out of date for no prompt, whenever that was visited last. Two regressions
-with slow forgetting predict from it how likely a group is to come out mixed and all right. What was
+with slow forgetting predict from it how likely a group is to come out informative and all right. What was
 believed before is one of their inputs, so that they say what is known in all, not what the view
 adds: nothing is counted twice.
 
@@ -13,7 +13,7 @@ and v_c the view's answer,
     belief(z) ← belief(z) · Σ_c P(c | z) · (v_c / b_c)^w
 
 moves the outcome's probabilities from b towards v and leaves alone what is believed given the
-outcome. How far to go, w, is inferred (`Contest`).
+outcome. How far to go, w, is inferred (`ModelAverage`).
 
 Shapes: N prompts, F features, M states, 3 outcomes.
 """
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from estimators.base import Candidate, Observation, State
-from estimators.contest import Contest
+from estimators.model_average import ModelAverage
 from estimators.nested_state import joined, part
 from estimators.online_ridge import OnlineRidge
 
@@ -35,13 +35,13 @@ RIDGE_PENALTY = 20.0  # rows of an average prompt
 LEAST = 0.01  # no outcome is ruled out by a linear regression
 
 
-class PolicyView:
+class PrefillProbe:
     """``memory``: groups over which it learns."""
 
     def __init__(self, memory: float) -> None:
-        self.mixed = OnlineRidge(RIDGE_PENALTY, memory)
+        self.informative = OnlineRidge(RIDGE_PENALTY, memory)
         self.right = OnlineRidge(RIDGE_PENALTY, memory)
-        self.trust = Contest(TRUST, memory)
+        self.trust = ModelAverage(TRUST, memory)
 
     def updated(self, belief_NM: np.ndarray, outcome_M3: np.ndarray, features_NF: np.ndarray) -> np.ndarray:
         """Beliefs (N, M) with the view taken in; ``outcome_M3`` is P(c | z). The same as before while nothing
@@ -49,7 +49,7 @@ class PolicyView:
 
         Raises ValueError for another number of features than those learned from.
         """
-        if not self.mixed.rows:
+        if not self.informative.rows:
             return belief_NM
         factor_N3 = self._factors(belief_NM @ outcome_M3, features_NF)
         return self._moved(belief_NM, outcome_M3, factor_N3, self.trust.mean)
@@ -65,23 +65,23 @@ class PolicyView:
         """Learn from N groups: what was believed before the view, the view, the likelihood of the counts in
         each state, and the outcome (0: all wrong, 1: mixed, 2: all right)."""
         before_N3 = belief_NM @ outcome_M3
-        if self.mixed.rows:
+        if self.informative.rows:
             factor_N3 = self._factors(before_N3, features_NF)
             moved = [self._moved(belief_NM, outcome_M3, factor_N3, trust) for trust in self.trust.values_S]
             self.trust.score(np.column_stack([(m_NM * likelihood_NM).sum(axis=1) for m_NM in moved]))
         inputs_NK = np.column_stack([before_N3[:, 1:], features_NF])
-        self.mixed.fit(inputs_NK, (outcome_N == 1).astype(np.float64))
+        self.informative.fit(inputs_NK, (outcome_N == 1).astype(np.float64))
         self.right.fit(inputs_NK, (outcome_N == 2).astype(np.float64))
         # Solved now, while the learner is busy: predictions are waited for.
-        for regression in (self.mixed, self.right):
+        for regression in (self.informative, self.right):
             if regression.rows:
                 regression.solve()
 
     def _factors(self, before_N3: np.ndarray, features_NF: np.ndarray) -> np.ndarray:
         """v_c / b_c, (N, 3)."""
         inputs_NK = np.column_stack([before_N3[:, 1:], features_NF])
-        mixed_N, right_N = self.mixed.predict(inputs_NK), self.right.predict(inputs_NK)
-        told_N3 = np.column_stack([1.0 - mixed_N - right_N, mixed_N, right_N]).clip(LEAST, 1.0)
+        informative_N, right_N = self.informative.predict(inputs_NK), self.right.predict(inputs_NK)
+        told_N3 = np.column_stack([1.0 - informative_N - right_N, informative_N, right_N]).clip(LEAST, 1.0)
         told_N3 /= told_N3.sum(axis=1, keepdims=True)
         return told_N3 / before_N3.clip(LEAST, 1.0)
 
@@ -93,11 +93,11 @@ class PolicyView:
         return moved_NM / moved_NM.sum(axis=1, keepdims=True)
 
     def state_dict(self) -> State:
-        arrays = {"mixed": self.mixed.moments_KK.copy(), "right": self.right.moments_KK.copy()}
+        arrays = {"mixed": self.informative.moments_KK.copy(), "right": self.right.moments_KK.copy()}
         return joined(State(SCHEMA_VERSION, arrays=arrays), {"trust": self.trust.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
-        self.mixed.set_moments(np.array(state.arrays["mixed"], dtype=np.float64))
+        self.informative.set_moments(np.array(state.arrays["mixed"], dtype=np.float64))
         self.right.set_moments(np.array(state.arrays["right"], dtype=np.float64))
         self.trust.load_state_dict(part(state, "trust"))
 

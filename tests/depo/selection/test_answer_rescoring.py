@@ -11,11 +11,11 @@ from synthetic_pool import G, pool_of
 
 from depo.recipe.schema import Batch, UniformSelection
 from depo.selection import Selector
-from depo.selection.answer_rescoring import Recall
+from depo.selection.answer_rescoring import AnswerRescoring
 from depo.selection.picks import observations
 from depo.types import Group, Origin, Pick, Prompt, Rollout
-from estimators.base import Context, Recalled
-from estimators.beta import BetaEstimator
+from estimators.base import Context, Rescored
+from estimators.mopps import MoppsEstimator
 from reward.base import Score, unscorable
 
 PROMPTS = pool_of(3).prompts
@@ -56,10 +56,12 @@ def group(prompt: Prompt, answers: Sequence[tuple[int, ...]], lost: Sequence[int
 
 def test_each_answer_counts_once_with_the_probability_it_has_today() -> None:
     policy = Policy(NOW)
-    recall = Recall(16, policy)
-    recall.remember([group(PROMPTS[0], [(4, 0), (5, 0), (4, 0), (4, 0)]), group(PROMPTS[1], [(5, 0)])])
-    recall.remember([group(PROMPTS[0], [(6, 6, 0), (5, 0)])])
-    first, second, third = recall(PROMPTS)
+    answer_rescoring = AnswerRescoring(16, policy)
+    answer_rescoring.remember(
+        [group(PROMPTS[0], [(4, 0), (5, 0), (4, 0), (4, 0)]), group(PROMPTS[1], [(5, 0)])]
+    )
+    answer_rescoring.remember([group(PROMPTS[0], [(6, 6, 0), (5, 0)])])
+    first, second, third = answer_rescoring(PROMPTS)
     assert first is not None
     assert (first.right, first.wrong) == pytest.approx((0.6 + 0.15, 0.2))
     assert second is not None
@@ -71,56 +73,62 @@ def test_each_answer_counts_once_with_the_probability_it_has_today() -> None:
 
 def test_unlikely_answers_and_those_without_a_verdict_are_neither_kept_nor_paid_for() -> None:
     policy = Policy(NOW)
-    recall = Recall(16, policy)
-    recall.remember([group(PROMPTS[0], [(7, 7, 7), (5, 0)], lost=[1])])
-    assert recall(PROMPTS) == [None, None, None]
+    answer_rescoring = AnswerRescoring(16, policy)
+    answer_rescoring.remember([group(PROMPTS[0], [(7, 7, 7), (5, 0)], lost=[1])])
+    assert answer_rescoring(PROMPTS) == [None, None, None]
     assert policy.asked == []
 
 
 def test_the_latest_answers_are_kept() -> None:
-    recall = Recall(2, Policy(NOW))
-    recall.remember([group(PROMPTS[0], [(4, 0), (5, 0)])])
-    recall.remember([group(PROMPTS[0], [(4, 0), (6, 6, 0)])])
-    (found, *_) = recall(PROMPTS)
+    answer_rescoring = AnswerRescoring(2, Policy(NOW))
+    answer_rescoring.remember([group(PROMPTS[0], [(4, 0), (5, 0)])])
+    answer_rescoring.remember([group(PROMPTS[0], [(4, 0), (6, 6, 0)])])
+    (found, *_) = answer_rescoring(PROMPTS)
     assert found is not None
     assert (found.right, found.wrong) == pytest.approx((0.15, 0.2)), "(5, 0) was given longest ago"
 
 
 def test_what_has_become_unlikely_counts_once_more_and_is_forgotten() -> None:
     policy = Policy(NOW | {(4, 0): 0.0009})
-    recall = Recall(16, policy)
-    recall.remember([group(PROMPTS[0], [(4, 0), (5, 0)])])
-    first, second = recall(PROMPTS[:1])[0], recall(PROMPTS[:1])[0]
+    answer_rescoring = AnswerRescoring(16, policy)
+    answer_rescoring.remember([group(PROMPTS[0], [(4, 0), (5, 0)])])
+    first, second = answer_rescoring(PROMPTS[:1])[0], answer_rescoring(PROMPTS[:1])[0]
     assert (first.right, first.wrong) == pytest.approx((0.6, 0.0009))
     assert (second.right, second.wrong) == pytest.approx((0.6, 0.0))
     assert [tokens for _, tokens in policy.asked] == [(4, 0), (5, 0), (5, 0)]
 
 
 def test_memory_survives_a_checkpoint() -> None:
-    recall, restored = Recall(16, Policy(NOW)), Recall(16, Policy(NOW))
-    recall.remember([group(PROMPTS[0], [(4, 0), (5, 0)]), group(PROMPTS[2], [(7, 7, 7)])])
-    restored.load_state_dict(json.loads(json.dumps(recall.state_dict())))
-    assert restored(PROMPTS) == recall(PROMPTS)
-    assert restored.state_dict() == recall.state_dict()
+    answer_rescoring, restored = AnswerRescoring(16, Policy(NOW)), AnswerRescoring(16, Policy(NOW))
+    answer_rescoring.remember([group(PROMPTS[0], [(4, 0), (5, 0)]), group(PROMPTS[2], [(7, 7, 7)])])
+    restored.load_state_dict(json.loads(json.dumps(answer_rescoring.state_dict())))
+    assert restored(PROMPTS) == answer_rescoring(PROMPTS)
+    assert restored.state_dict() == answer_rescoring.state_dict()
 
 
-def test_a_run_resumed_with_recall_begins_with_nothing_remembered() -> None:
+def test_a_run_resumed_with_answer_rescoring_begins_with_nothing_remembered() -> None:
     settings, batch = UniformSelection(refill=False), Batch(prompts=3, group_size=G)
-    before, after = Selector(settings, batch, 0), Selector(settings, batch, 0, recall=Recall(4, Policy(NOW)))
+    before, after = (
+        Selector(settings, batch, 0),
+        Selector(settings, batch, 0, answer_rescoring=AnswerRescoring(4, Policy(NOW))),
+    )
     after.load_state_dict(json.loads(json.dumps(before.state_dict())))
-    assert after.recall is not None
-    assert after.recall(PROMPTS) == [None, None, None]
+    assert after.answer_rescoring is not None
+    assert after.answer_rescoring(PROMPTS) == [None, None, None]
 
 
 def test_the_selector_remembers_shows_and_saves() -> None:
-    """From the second visit on, an observation carries what was recalled when its prompt was picked."""
+    """From the second visit on, an observation carries what was rescored when its prompt was picked."""
 
     def selector() -> Selector:
         return Selector(
-            UniformSelection(refill=False), Batch(prompts=3, group_size=G), 0, recall=Recall(4, Policy(NOW))
+            UniformSelection(refill=False),
+            Batch(prompts=3, group_size=G),
+            0,
+            answer_rescoring=AnswerRescoring(4, Policy(NOW)),
         )
 
-    original, pool, estimator = selector(), pool_of(3), BetaEstimator()
+    original, pool, estimator = selector(), pool_of(3), MoppsEstimator()
     for step, expected in ((1, None), (2, pytest.approx(0.6))):
         subject = original
         if step == 2:
@@ -133,7 +141,7 @@ def test_the_selector_remembers_shows_and_saves() -> None:
             for pick in picks
         ]
         for observation in observations(groups, step):
-            recalled = observation.recalled
-            assert (recalled and recalled.right) == expected
-            assert recalled is None or isinstance(recalled, Recalled)
+            rescored = observation.rescored
+            assert (rescored and rescored.right) == expected
+            assert rescored is None or isinstance(rescored, Rescored)
         subject.observe(groups)

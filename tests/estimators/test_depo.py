@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from estimators import build  # noqa: E402
 from estimators.base import Candidate, Context, Observation  # noqa: E402
-from estimators.encoder import EncoderEstimator  # noqa: E402
+from estimators.depo import DepoEstimator  # noqa: E402
 from estimators.encoder_network import Tokenizer  # noqa: E402
 from estimators.encoder_options import encoder_options  # noqa: E402
 from estimators.encoder_replay import gathered  # noqa: E402
@@ -57,7 +57,7 @@ def tiny_bert(tmp_path_factory):
 
 
 def estimator(tiny_bert, preset="paper", **options):
-    return EncoderEstimator(tiny_bert, preset, **{"max_length": 32, "device": "cpu", **options})
+    return DepoEstimator(tiny_bert, preset, **{"max_length": 32, "device": "cpu", **options})
 
 
 def candidates(*texts):
@@ -92,7 +92,7 @@ def means(subject, *texts):
 
 
 def test_the_registry_builds_it_with_options_left_unset(tiny_bert):
-    block = {"type": "encoder", "model": tiny_bert, "preset": "repaired", "max_length": 32, "dropout": None}
+    block = {"type": "depo", "model": tiny_bert, "preset": "repaired", "max_length": 32, "dropout": None}
     assert build(block).options.dropout == "off"
 
 
@@ -204,7 +204,7 @@ def test_prepare_changes_no_prediction_and_spares_the_work(tiny_bert, monkeypatc
         )
         found = prepared.predict(candidates(*texts), CONTEXT)
     np.testing.assert_array_equal(found.mean, expected.mean)
-    np.testing.assert_array_equal(found.p_mixed, expected.p_mixed)
+    np.testing.assert_array_equal(found.p_informative, expected.p_informative)
     for subject in (plain, prepared):  # and is not used any longer once the weights have changed
         subject.observe(groups(12, seed=6), CONTEXT)
     assert (means(prepared, *texts) != expected.mean).all()
@@ -229,7 +229,7 @@ def test_state_round_trips_exactly_and_the_next_fit_is_the_same(tiny_bert, optio
         subject.observe(groups(12, seed=round_), CONTEXT)
     restored = estimator(tiny_bert, **options)
     restored.load_state_dict(subject.state_dict())
-    for name in ("mean", "p_mixed"):
+    for name in ("mean", "p_informative"):
         np.testing.assert_array_equal(
             getattr(restored.predict(candidates(*texts), CONTEXT), name),
             getattr(subject.predict(candidates(*texts), CONTEXT), name),
@@ -340,7 +340,7 @@ def test_any_text_can_be_predicted_and_learned_from(tiny_bert, text):
     assert math.isfinite(metrics["loss"])
     estimates = subject.predict(candidates(text), CONTEXT)
     assert 0 < estimates.mean[0] < 1
-    assert 0 < estimates.p_mixed[0] < 1
+    assert 0 < estimates.p_informative[0] < 1
 
 
 def test_no_known_logprob_at_all_trains_the_rate_alone(tiny_bert):
@@ -368,8 +368,8 @@ def test_beliefs_are_beta_with_the_fitted_concentration(tiny_bert):
 
     subject = estimator(tiny_bert, concentration=5.0)
     estimates = subject.predict(candidates("sum", "integral"), CONTEXT)
-    mixed, _, _ = beta_outcomes(estimates.mean * 5, (1 - estimates.mean) * 5, 8)
-    np.testing.assert_allclose(estimates.p_mixed, mixed)
+    informative, _, _ = beta_outcomes(estimates.mean * 5, (1 - estimates.mean) * 5, 8)
+    np.testing.assert_allclose(estimates.p_informative, informative)
     # Groups that all end at 0 or 8 of 8, unrelated to the text: far more scatter than concentration 5.
     for seed in range(4):
         texts, _ = prompts(60, seed=seed + 50)
@@ -398,17 +398,17 @@ def test_what_cannot_be_is_an_error_before_any_update(tiny_bert):
 
 def test_wrong_models_lengths_and_states_are_one_line(tiny_bert, tmp_path):
     with pytest.raises(ValueError, match="cannot be loaded") as error:
-        EncoderEstimator(str(tmp_path / "nothing"))
+        DepoEstimator(str(tmp_path / "nothing"))
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="max_length must be at most 64"):
-        EncoderEstimator(tiny_bert)
+        DepoEstimator(tiny_bert)
     with pytest.raises(ValueError, match="was it written with other settings"):
         estimator(tiny_bert, blocks=3).load_state_dict(estimator(tiny_bert).state_dict())
 
 
 def test_a_real_encoder_learns_more_than_the_words_it_saw(minilm):
     """MiniLM knows language: told that sums are easy and integrals hard, it places words it was not shown."""
-    subject = EncoderEstimator(str(minilm), "repaired", max_length=24, learning_rate=1e-3, device="cpu")
+    subject = DepoEstimator(str(minilm), "repaired", max_length=24, learning_rate=1e-3, device="cpu")
     easy = [f"What is {a} plus {b}?" for a, b in zip(range(2, 18), range(30, 46), strict=True)]
     hard = [
         f"Evaluate the definite integral of x^{a} sin({b}x)." for a, b in zip(range(16), easy, strict=True)

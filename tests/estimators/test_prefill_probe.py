@@ -1,4 +1,4 @@
-"""The policy's view of a prompt: Jeffrey's rule by hand, what is learned, what is not counted twice."""
+"""the prefill probe of a prompt: Jeffrey's rule by hand, what is learned, what is not counted twice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from estimators.base import Candidate
-from estimators.policy_view import PolicyView, features_of
+from estimators.prefill_probe import PrefillProbe, features_of
 
 RATES_M = np.array([0.05, 0.3, 0.5, 0.7, 0.95])
 G = 8
@@ -25,7 +25,7 @@ def groups(rng, n, informative):
 
 
 def learned(informative, belief_M=None, seed=0):
-    rng, view = np.random.default_rng(seed), PolicyView(memory=1000.0)
+    rng, view = np.random.default_rng(seed), PrefillProbe(memory=1000.0)
     belief_M = np.full(5, 0.2) if belief_M is None else belief_M
     for _ in range(40):
         features_NF, likelihood_NM, outcome_N = groups(rng, 32, informative)
@@ -36,19 +36,19 @@ def learned(informative, belief_M=None, seed=0):
 def test_before_anything_is_learned_nothing_moves():
     belief_NM = np.array([[0.1, 0.2, 0.3, 0.2, 0.2]])
     np.testing.assert_array_equal(
-        PolicyView(100.0).updated(belief_NM, OUTCOME_M3, np.ones((1, 2))), belief_NM
+        PrefillProbe(100.0).updated(belief_NM, OUTCOME_M3, np.ones((1, 2))), belief_NM
     )
 
 
-def test_an_informative_view_is_trusted_and_separates_mixed_groups_from_the_others():
+def test_an_informative_view_is_trusted_and_separates_informative_groups_from_the_others():
     view = learned(informative=True)
     assert view.trust.mean > 0.7
     asked_NF = np.array([[0.0, 0.0], [0.45, 0.0]])
     belief_NM = view.updated(np.full((2, 5), 0.2), OUTCOME_M3, asked_NF)
-    mixed_N = belief_NM @ OUTCOME_M3[:, 1]
+    informative_N = belief_NM @ OUTCOME_M3[:, 1]
     # Views of states with rates 0.5 and 0.05 or 0.95: P(mixed) 0.99 and 0.34.
-    assert mixed_N[0] > 0.8
-    assert mixed_N[1] < 0.6  # 0.71 before
+    assert informative_N[0] > 0.8
+    assert informative_N[1] < 0.6  # 0.71 before
     # Symmetric evidence leaves the mean where it was.
     assert belief_NM @ RATES_M == pytest.approx([0.5, 0.5], abs=0.08)
 
@@ -67,15 +67,15 @@ def test_full_trust_sets_the_outcomes_probabilities_and_keeps_beliefs_given_the_
     told_3, before_3 = np.array([0.2, 0.7, 0.1]), belief_M @ OUTCOME_M3
     joint_M3 = belief_M[:, None] * OUTCOME_M3 / before_3  # P(z | c)
     expected_M = joint_M3 @ told_3
-    moved_M = PolicyView._moved(belief_M[None], OUTCOME_M3, (told_3 / before_3)[None], 1.0)[0]
+    moved_M = PrefillProbe._moved(belief_M[None], OUTCOME_M3, (told_3 / before_3)[None], 1.0)[0]
     np.testing.assert_allclose(moved_M, expected_M, rtol=1e-12)
-    untouched_M = PolicyView._moved(belief_M[None], OUTCOME_M3, (told_3 / before_3)[None], 0.0)[0]
+    untouched_M = PrefillProbe._moved(belief_M[None], OUTCOME_M3, (told_3 / before_3)[None], 0.0)[0]
     np.testing.assert_allclose(untouched_M, belief_M, rtol=1e-12)
 
 
 def test_what_the_belief_knew_already_is_not_counted_twice():
     """The view repeats the belief before it: beliefs must come out as they went in."""
-    rng, view = np.random.default_rng(5), PolicyView(memory=2000.0)
+    rng, view = np.random.default_rng(5), PrefillProbe(memory=2000.0)
     kinds_K5 = np.array([[0.9, 0.1, 0, 0, 0], [0, 0.3, 0.4, 0.3, 0], [0, 0, 0, 0.1, 0.9]])
 
     def drawn(n):
@@ -96,7 +96,7 @@ def test_what_the_belief_knew_already_is_not_counted_twice():
 
 
 def test_state_is_exact():
-    view, same = learned(informative=True), PolicyView(memory=1000.0)
+    view, same = learned(informative=True), PrefillProbe(memory=1000.0)
     same.load_state_dict(view.state_dict())
     asked_NF = np.random.default_rng(2).random((10, 2))
     belief_NM = np.full((10, 5), 0.2)

@@ -4,8 +4,9 @@ A prompt whose last z groups were all of one kind is kept with probability
 
     p_easy^z   after z all-right groups in a row         p_hard^z   after z all-wrong ones
 
-and with probability 1 when its last group was mixed or when it was never visited. After each step both base
-probabilities move by Δ: down when the step's share of groups of that kind reached its target, up otherwise.
+and with probability 1 when its last group was informative or when it was never visited. After each step both
+base probabilities move by Δ: down when the step's share of groups of that kind reached its target, up
+otherwise.
 
 From the paper and its public code: both start at 1/2, Δ = 0.01, bounds 0.05 and 0.95, a target share of 25 %
 zero-variance groups, and no adjustment during the first epoch. That the target is split 1:2, into 1/12 easy
@@ -13,8 +14,8 @@ and 1/6 hard, is the code's (``RayPPOTrainer.__init__`` in verl/trainer/ppo/ray_
 explored among the hard prompts. Ours: a run that changes sides starts again at 1, and "first epoch" reads "no
 prompt of the step had been visited before", since an estimator knows no epochs.
 
-**These are keep probabilities and no calibrated chances of a mixed group**: ``p_mixed`` is the keep
-probability, so that the selection rule ``skip`` is GRESO's, and the rest goes to the side last seen.
+**These are keep probabilities and no calibrated chances of an informative group**: ``p_informative`` is the
+keep probability, so that the selection rule ``skip`` is GRESO's, and the rest goes to the side last seen.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from estimators.moments import require_group_size
 SCHEMA_VERSION = 1
 
 
-class StreakEstimator:
+class GresoEstimator:
     """Raises ValueError for settings that are no probabilities or do not fit together."""
 
     def __init__(
@@ -63,7 +64,7 @@ class StreakEstimator:
         self._streak: dict[str, int] = {}
 
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
-        """Keep probabilities of N candidates as ``p_mixed``; p is thought of as 0, 1/2 or 1."""
+        """Keep probabilities of N candidates as ``p_informative``; p is thought of as 0, 1/2 or 1."""
         streak_N = np.array([self._streak.get(candidate.key, 0) for candidate in candidates], dtype=np.int64)
         base_N = np.where(streak_N > 0, self.p_easy, self.p_hard)
         keep_N = base_N ** np.abs(streak_N).astype(np.float64)
@@ -126,19 +127,18 @@ class StreakEstimator:
         """Raises ValueError when the state is of another version or its parts do not fit together."""
         if state.schema_version != SCHEMA_VERSION:
             raise ValueError(
-                f"streak estimator: state has schema_version {state.schema_version}, "
-                f"expected {SCHEMA_VERSION}"
+                f"greso estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
             )
         keys, streak_V = state.values["keys"], np.asarray(state.arrays["streak"])
         p_easy, p_hard = state.values["p_easy"], state.values["p_hard"]
         if not isinstance(keys, list) or streak_V.shape != (len(keys),):
             raise ValueError(
-                f"streak estimator: state needs a list of keys and streak of shape (keys,), "
+                f"greso estimator: state needs a list of keys and streak of shape (keys,), "
                 f"found {streak_V.shape}"
             )
         if not isinstance(p_easy, float) or not isinstance(p_hard, float):
             raise ValueError(
-                f"streak estimator: state needs numbers p_easy and p_hard, found {p_easy!r}, {p_hard!r}"
+                f"greso estimator: state needs numbers p_easy and p_hard, found {p_easy!r}, {p_hard!r}"
             )
         self.p_easy, self.p_hard = p_easy, p_hard
         self._streak = {key: int(streak) for key, streak in zip(keys, streak_V, strict=True)}

@@ -1,9 +1,9 @@
 """DEPO (arXiv 2602.06375): a pretrained encoder reads the prompt and says how often the policy will solve it.
 
-The head's mean m becomes a belief Beta(m·s, (1−m)·s), so that ``p_mixed`` is a probability. The paper has
-no such belief (it puts a window on m); its s here is one scalar for all prompts, fitted to the groups seen so
-far (``concentration.py``). With the beta-binomial likelihood the network gives an s for each prompt, and the
-scalar corrects them all.
+The head's mean m becomes a belief Beta(m·s, (1−m)·s), so that ``p_informative`` is a probability. The paper
+has no such belief (it puts a window on m); its s here is one scalar for all prompts, fitted to the groups
+seen so far (``concentration.py``). With the beta-binomial likelihood the network gives an s for each prompt,
+and the scalar corrects them all.
 
 DEPO's warm-up, during which every prompt is accepted, is the selector's business: its gate, or for a fixed
 number of steps ``selection.warmup_steps``.
@@ -28,7 +28,7 @@ SCHEMA_VERSION = 1
 CONCENTRATIONS = (0.02, 1e4)
 
 
-class EncoderEstimator:
+class DepoEstimator:
     """``preset`` is ``paper`` or ``repaired``; further options are those of ``encoder_options``.
 
     Text is all it reads: a candidate's ``prior`` and ``features`` are not used.
@@ -74,8 +74,7 @@ class EncoderEstimator:
         """Raises ValueError when the state is of another version or another network's."""
         if state.schema_version != SCHEMA_VERSION:
             raise ValueError(
-                f"encoder estimator: state has schema_version {state.schema_version}, "
-                f"expected {SCHEMA_VERSION}"
+                f"depo estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
             )
         self.head.load_state_dict(part(state, "head"))
         self.concentration.restore(state.arrays["concentration"])

@@ -16,7 +16,7 @@ from estimators.base import State
 SCHEMA_VERSION = 1
 
 
-class Contest:
+class ModelAverage:
     """S values and their posterior ``weights``; ``memory``: how many outcomes count (exponential decay)."""
 
     def __init__(self, values: Sequence[float], memory: float) -> None:
