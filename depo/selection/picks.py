@@ -40,9 +40,7 @@ class Pool(Protocol):
     def candidates(self, n: int, rng: np.random.Generator) -> list[Prompt]: ...
 
 
-def audited(
-    settings: SelectionSettings, pool: Pool, round_size: int, seed: int, step: int
-) -> list[Prompt]:
+def audited(settings: SelectionSettings, pool: Pool, round_size: int, seed: int, step: int) -> list[Prompt]:
     """The audit slice: a share ``audit`` of the round, drawn uniformly from the whole pool. A fractional part
     is one more prompt with that probability: the long-run share is right in small rounds too."""
     rng = generator(seed, "audit", step)

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+
 from depo.data import PromptPool
 from depo.rng import generator
-from depo.selection import Selector, build_selector
+from depo.selection import OpenStep, Selector, build_selector
 from depo.types import Group, Pick, Prompt, Rollout
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation
 from estimators.moments import beta_estimates
@@ -63,6 +64,14 @@ def selector_of(prompts: int = 16, seed: int = 0, **options: object) -> Selector
     if options["type"] == "thompson":
         options.setdefault("draws", 1)
     return build_selector(options, prompts, seed)
+
+
+def first_round(
+    selector: Selector, pool: PromptPool, estimator: Estimator, step: int
+) -> tuple[OpenStep, list[Pick]]:
+    """A step that begins now, and its first round."""
+    open_step = selector.begin(Context(G, step))
+    return open_step, selector.pick(open_step, pool, estimator)
 
 
 def run_step(selector: Selector, pool: PromptPool, estimator: Estimator, step: int) -> list[Group]:
