@@ -71,5 +71,5 @@ def selection_block(spec: Spec, prompts: int, audit: float) -> schema.Selection:
         return TypeAdapter(schema.Selection).validate_python({"type": spec.name, **known, **spec.options})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
+        where = "".join(str(part) for part in first["loc"][1:2])  # then which of several types
         raise UserError(f"--selector {spec.label}: {where}: {first['msg']}") from error

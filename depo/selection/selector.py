@@ -10,10 +10,10 @@ itself on uniformly drawn groups, and falls back to that when it has gone bad (`
     selector.observe(step, groups)
     trained = selector.assign(step, groups)
 
-Several steps may be open at once. They share what has been *observed* (gate, visits, yields, earlier answers),
-and the pool's position. So a step's picks depend on what was observed before they were picked and on what was
-taken from the pool in its order, and not on what else is open: two open steps may hold the same prompt.
-Outcomes depend on the step's own groups alone.
+Several steps may be open at once. They share what has been observed (gate, visits, yields, earlier answers)
+and the pool's position. A step's picks depend on what was observed before they were picked, and on what was
+taken from the pool in its order. They do not depend on what else is open: two open steps may hold the same
+prompt. Outcomes depend on the step's own groups alone.
 
 Every draw is keyed by (seed, purpose, step, picks already there): no call depends on calls before it.
 N: candidates, B: prompts a batch, G: group size, F: features.

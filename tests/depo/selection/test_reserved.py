@@ -74,7 +74,7 @@ def test_equal_waits_are_broken_at_random_and_by_the_seed() -> None:
             prompts=4, seed=seed, type="greedy", min_window=0, audit=0, revisit_after=1, revisit_share=0.25
         )
         pool = pool_of(50)
-        open_step, picks = first_round(selector, pool, Oracle(pool), 9)
+        picks = first_round(selector, pool, Oracle(pool), 9)[1]
         drawn |= {pick.prompt.key for pick in picks if pick.selector == "revisit"}
     assert len(drawn) > 10
 

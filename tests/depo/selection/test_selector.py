@@ -25,6 +25,7 @@ from synthetic_pool import (
 )
 
 from depo.data import PromptPool
+from depo.selection import Selector
 from depo.selection.rules import top
 from depo.types import Group, Origin, Outcome, Pick
 from estimators.base import Candidate, Context, Estimates, Observation
@@ -38,7 +39,7 @@ from estimators.uniform import UniformEstimator
 def test_uniform_selection_takes_the_pool_in_its_shuffled_order_pass_after_pass() -> None:
     selector, pool, reference = selector_of(type="uniform", refill=False), pool_of(40), pool_of(40)
     for step in range(1, 6):
-        open_step, picks = first_round(selector, pool, UniformEstimator(), step)
+        picks = first_round(selector, pool, UniformEstimator(), step)[1]
         assert keys(picks) == [prompt.key for prompt in reference.next(16)]
         assert {pick.origin for pick in picks} == {Origin.SELECTED}
         assert all(
@@ -52,7 +53,7 @@ def test_warm_up_is_uniform_but_records_what_the_estimator_believed() -> None:
     assert all(g.pick.uniform and g.pick.predicted_mean == 0.5 for g in first)
     run_step(selector, pool, estimator, 2)
     state = estimator.state_dict()
-    open_step, again = first_round(selector, pool, estimator, 9)
+    again = first_round(selector, pool, estimator, 9)[1]
     seen = [pick for pick in again if pick.prompt.key in state.values["keys"]]
     assert seen
     for pick in again:
@@ -89,7 +90,7 @@ def test_audit_share_is_epsilon_in_the_long_run_and_in_every_step_to_the_next_pr
         selector = selector_of(prompts=prompts, audit=epsilon, min_window=0)
         counts = []
         for step in range(1, 401):
-            open_step, picks = first_round(selector, pool, estimator, step)
+            picks = first_round(selector, pool, estimator, step)[1]
             assert len(set(keys(picks))) == len(picks) == prompts
             counts.append(sum(pick.origin == Origin.AUDIT for pick in picks))
         expected = epsilon * prompts
@@ -125,7 +126,7 @@ def test_audit_is_drawn_from_the_whole_pool_whatever_the_estimator_says() -> Non
 def test_thompson_with_sharp_beliefs_takes_the_most_informative_prompts() -> None:
     pool = pool_of(200)
     selector = selector_of(prompts=10, audit=0, min_window=0)
-    open_step, picks = first_round(selector, pool, Oracle(pool), 1)
+    picks = first_round(selector, pool, Oracle(pool), 1)[1]
     worth = {
         prompt.key: informative_probability(np.array([pass_rate(prompt)]), G)[0] for prompt in pool.prompts
     }
@@ -163,7 +164,7 @@ def test_beliefs_that_are_no_probabilities_are_an_error_naming_the_estimator() -
             return estimates
 
     with pytest.raises(ValueError, match=r"Broken: p_informative .* 1 outside"):
-        selector_of().pick(pool_of(40), Broken(), Context(G, 1), [])
+        first_round(selector_of(), pool_of(40), Broken(), 1)
 
 
 # ---------------------------------------------------------------- gate

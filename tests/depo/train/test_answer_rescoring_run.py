@@ -1,4 +1,4 @@
-"""`selection.answer_rescoring` in a run: what the estimator is told is true of the policy, also after a stop."""
+"""Answer rescoring in a run: what the estimator is told is true of the policy, also after a stop."""
 
 from __future__ import annotations
 
