@@ -220,10 +220,10 @@ class Selector:
             tokens=lambda: self.visits.tokens(prompts),
             visits=lambda: self.visits.counts(prompts),
         )
-        scores_N = self.rule(considered, rng)
-        if np.shape(scores_N) != (len(prompts),):
+        scores_N = np.asarray(self.rule(considered, rng), dtype=np.float64)
+        if scores_N.shape != (len(prompts),):
             raise ValueError(
-                f"rule {self.rule.name}: expected ({len(prompts)},) scores, found shape {np.shape(scores_N)}"
+                f"rule {self.rule.name}: expected ({len(prompts)},) scores, found shape {scores_N.shape}"
             )
         resting = self._resting(step.context.step)
         last_N = np.array([prompt.key in resting for prompt in prompts], dtype=bool) if resting else None
