@@ -41,11 +41,10 @@ import pandas as pd
 from depo.report.provenance import source_commit
 from depo.selection.gate import auroc, brier_skill
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation, State
-from estimators.concentration import ConcentrationFit
-from estimators.depo import DepoEstimator
+from estimators.depo import ConcentrationFit, DepoEstimator
 from estimators.hybrid import HybridEstimator
 from estimators.moments import beta_estimates
-from estimators.ngram_head import HashedNgramHead
+from estimators.text_head import HashedNgramHead
 
 GROUP_SIZE = 8
 

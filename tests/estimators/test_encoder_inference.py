@@ -6,18 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from estimators.encoder_average import WeightAverage  # noqa: E402
-from estimators.encoder_network import (  # noqa: E402
-    LIKELIHOOD,
-    LOG_CONCENTRATION,
-    RATE,
-    DifficultyNetwork,
-    Words,
-)
-from estimators.encoder_options import encoder_options  # noqa: E402
+from estimators.encoder_inference import WeightAverage
+from estimators.encoder_network import LIKELIHOOD, LOG_CONCENTRATION, RATE, DifficultyNetwork, Words
+from estimators.encoder_options import encoder_options
 
 
 def bucketed(*rows):

@@ -6,19 +6,19 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from estimators.encoder_loss import (  # noqa: E402
+from estimators.encoder_options import encoder_options
+from estimators.encoder_training import (
+    ObservedGroup,
+    Pass,
     beta_binomial_nll,
     likelihood_bce,
+    loss_of,
     ranked_pairs,
     ranking_hinges,
     rate_bce,
 )
-from estimators.encoder_options import encoder_options  # noqa: E402
-from estimators.encoder_replay import ObservedGroup  # noqa: E402
-from estimators.encoder_training import Pass, loss_of  # noqa: E402
 
 EVERYTHING = Pass(dropout=False, rates=True, ranking=True)
 

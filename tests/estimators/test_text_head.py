@@ -11,7 +11,7 @@ import pytest
 
 from estimators.base import Observation
 from estimators.ngram_features import FeatureRows, hashed_ngrams
-from estimators.ngram_head import PRIOR_TRIALS, HashedNgramHead, sigmoid
+from estimators.text_head import PRIOR_TRIALS, HashedNgramHead, sigmoid
 
 
 def observed(text: str, successes: int, trials: int = 8) -> Observation:
