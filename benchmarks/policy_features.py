@@ -31,10 +31,10 @@ from depo.report.calibration import auroc, brier_skill
 from depo.report.provenance import package_versions, source_commit
 
 ARMS = {
-    "nothing": ("none", "none"),
-    "text": ("ngrams", "none"),
-    "policy": ("none", "policy"),
-    "text and policy": ("ngrams", "policy"),
+    "nothing": ("none", "false"),
+    "text": ("ngrams", "false"),
+    "policy": ("none", "true"),
+    "text and policy": ("ngrams", "true"),
 }
 
 
@@ -49,7 +49,7 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 
 def train(arm: str, seed: int, directory: Path) -> float:
     """One run; estimator seconds per step: what `select` (prefills included) and `estimate` took."""
-    text, features = ARMS[arm]
+    text, prefill_probe = ARMS[arm]
     overrides = [
         f"seed={seed}",
         f"steps={POOL // BATCH}",
@@ -59,8 +59,7 @@ def train(arm: str, seed: int, directory: Path) -> float:
         f"batch.prompts={BATCH}",
         "estimator.type=hybrid",
         f"estimator.text={text}",
-        f"estimator.features={features}",
-        "selection={type: uniform, refill: false}",
+        f"selection={{type: uniform, refill: false, prefill_probe: {prefill_probe}}}",
         "evaluation.at_start=false",
         "evaluation.at_end=false",
     ]

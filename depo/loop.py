@@ -35,9 +35,10 @@ def train(run: Run) -> None:
 
         # Choose prompts, roll them out, verify; round after round until B groups carry signal.
         groups: list[Group] = []
+        open_step = run.selector.begin(context)
         while True:
             with clock.phase("select"):
-                picks_P = run.selector.pick(run.pool, run.estimator, context, groups)
+                picks_P = run.selector.pick(open_step, run.pool, run.estimator, groups)
             if not picks_P:
                 break
             with clock.phase("generate"):
@@ -50,8 +51,8 @@ def train(run: Run) -> None:
 
         # Grade the predictions, and keep what carries signal.
         with clock.phase("select"):
-            run.selector.observe(groups)
-            trained = run.selector.assign(groups)
+            run.selector.observe(open_step, groups)
+            trained = run.selector.assign(open_step, groups)
 
         # Update the policy on that. Meanwhile the estimator learns, and reads what it will be asked next.
         with clock.phase("update"):

@@ -38,8 +38,8 @@ def against_trl(workload: Workload) -> Recipe:
 
 
 def live_selection(workload: Workload, steps: int, warm_up: int) -> Recipe:
-    """The quickstart's sizes, with an estimator that does not ask the policy (``features: none``, no recall)
-    and refill from the whole pool, to see what they cost once they are at work.
+    """The quickstart's sizes, with an estimator that does not ask the policy (``prefill_probe:
+    false``) and refill from the whole pool, to see what they cost once they are at work.
 
     The policy is untrained, so outcomes come from ``known_difficulty``: each prompt has a pass rate of its
     own, and the estimator has as much to learn as in a real run. The rule selects from the first step.
@@ -55,7 +55,14 @@ def live_selection(workload: Workload, steps: int, warm_up: int) -> Recipe:
             "rollout": rollout(min(LIVE_NEW_TOKENS, workload.max_new_tokens), 4 * LIVE_PROMPTS * GROUP_SIZE),
             "reward": {"type": "function", "path": "benchmarks.throughput.recipes:known_difficulty"},
             "estimator": {"type": "hybrid"},
-            "selection": {"type": "thompson", "refill": True, "min_window": 0},
+            "selection": {
+                "type": "thompson",
+                "refill": True,
+                "min_window": 0,
+                "draws": 1,
+                "candidates": 8192,
+                "prefill_probe": False,
+            },
             "learner": learner(workload, workload.tokens_per_microbatch),
         },
     )

@@ -15,13 +15,12 @@ from depo.evaluation.heldout import EvalSetData, Evaluator, exact_pass_rates
 from depo.evaluation.in_training import training_suite
 from depo.models.loading import load_tokenizer, pretrained_view
 from depo.recipe.schema import Recipe, RewardSpec, TinyMoePolicy
-from depo.recipe.schema.estimator import built_with
 from depo.rollout.engine import RolloutEngine
 from depo.rollout.parity import ParityProbe, choose_sequences, default_tolerance
 from depo.rollout.weights import DirectorySync, SharedWeights, WeightSync
-from depo.selection import Selector
+from depo.selection import Selector, build_selector
 from depo.selection.answer_rescoring import AnswerRescoring
-from depo.selection.selector import Look
+from depo.selection.selector import PrefillProbe
 from depo.trackers.console import Console
 from depo.trackers.jsonl import MetricsLog
 from depo.trackers.rollouts import RolloutLog
@@ -101,13 +100,7 @@ def assemble(
         directory=run_dir,
         pool=pool,
         estimator=estimator,
-        selector=Selector(
-            recipe.selection,
-            recipe.batch,
-            recipe.seed,
-            look=policy_look(recipe, learner, tokenizer),
-            answer_rescoring=answer_rescoring_for(recipe, learner),
-        ),
+        selector=make_selector(recipe, learner, tokenizer),
         ledger=Ledger(recipe.batch.group_size),
         reward=reward,
         learner=learner,
@@ -250,24 +243,24 @@ def benchmarks(
 
 def build_estimator(recipe: Recipe) -> Estimator:
     with user_errors("estimator"):
-        return estimators.build(built_with(recipe.estimator))
+        return estimators.build(recipe.estimator.model_dump())
 
 
-def policy_look(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Look | None:
-    """What the estimator is shown of the prefill probe of candidates; None when it wants nothing."""
-    if getattr(recipe.estimator, "features", "none") == "policy":
-        return learner.prompt_features
-    if getattr(recipe.estimator, "live", False):
-        return lambda prompts: exact_pass_rates(prompts, learner, tokenizer)[:, None]
-    return None
-
-
-def answer_rescoring_for(recipe: Recipe, learner: RemoteLearner) -> AnswerRescoring | None:
-    """The memory of earlier answers that the recipe asks for, if any."""
-    limit = getattr(recipe.estimator, "recall", 0)
-    if not limit:
-        return None
-    return AnswerRescoring(limit, partial(learner.answer_logprobs, temperature=recipe.rollout.temperature))
+def make_selector(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Selector:
+    """The recipe's selector, with the means to ask the policy what the recipe wants to know of candidates."""
+    prefill_probe: PrefillProbe | None = None
+    if recipe.prefill_probe:
+        prefill_probe = learner.prompt_features
+    elif getattr(recipe.estimator, "live", False):
+        prefill_probe = lambda prompts: exact_pass_rates(prompts, learner, tokenizer)[:, None]  # noqa: E731
+    answer_rescoring = None
+    if recipe.selection.answer_rescoring:
+        score = partial(learner.answer_logprobs, temperature=recipe.rollout.temperature)
+        answer_rescoring = AnswerRescoring(recipe.selection.answer_rescoring, score)
+    with user_errors("selection"):
+        return build_selector(
+            recipe.selection.spec, recipe.batch.prompts, recipe.seed, prefill_probe, answer_rescoring
+        )
 
 
 def verifier(key: str, reward: RewardSpec, recipe: Recipe, stack: ExitStack) -> VerifierPool:

@@ -181,7 +181,7 @@ class Run:
         self.learner.load(directory / "learner")
         self.estimator.load_state_dict(load_state(directory / "estimator"))
         self.pool.load_state_dict(state["pool"])
-        self.selector.load_state_dict(state["selector"])
+        self.selector.load_state_dict(state["selector"], self.pool)
         self.ledger.load_state_dict(state["ledger"])
         self.step = state["step"]
         self.kl_travelled = state["kl_travelled"]

@@ -27,7 +27,7 @@ TINY = {
     "rollout": {"max_new_tokens": 8},
     "batch": {"prompts": 32, "group_size": 8},
     "learner": {"minibatches": 2, "epochs": 3, "tokens_per_microbatch": 1000},
-    "selection": {"type": "thompson", "max_rounds": 4},
+    "selection": {"type": "thompson", "refill": True, "max_rounds": 4},
 }
 
 LONG = {"type": "tiny_moe", "max_positions": 8192}

@@ -158,17 +158,25 @@ def test_a_run_without_its_prompts_is_replayed_without_pass_rates_and_says_so(ru
 
 
 @pytest.mark.parametrize(
-    ("estimator", "said"),
+    ("estimator", "selection", "said"),
     [
-        ("{type: hybrid, features: policy, recall: 0}", "(features: policy)"),
-        ("{type: hybrid, features: none, recall: 8}", "(recall: 8)"),
-        ("{type: hybrid, features: policy, recall: 8}", "(features: policy, recall: 8)"),
-        ("{type: hybrid, features: none, recall: 0}", None),
-        ("{type: mopps}", None),
+        ("hybrid", "{prefill_probe: true, answer_rescoring: 0}", "(prefill_probe: True)"),
+        ("hybrid", "{prefill_probe: auto, answer_rescoring: 0}", "(prefill_probe: True)"),
+        ("hybrid", "{prefill_probe: false, answer_rescoring: 8}", "(answer_rescoring: 8)"),
+        (
+            "hybrid",
+            "{prefill_probe: auto, answer_rescoring: 8}",
+            "(prefill_probe: True, answer_rescoring: 8)",
+        ),
+        ("hybrid", "{prefill_probe: false, answer_rescoring: 0}", None),
+        ("hybrid, features: policy, recall: 8", "{}", "(features: policy, recall: 8)"),
+        ("mopps", "{prefill_probe: auto, answer_rescoring: 0}", None),
     ],
 )
-def test_what_the_policy_showed_is_not_in_the_log_and_the_reader_is_told(run, estimator, said, capsys):
-    (run / "recipe.yaml").write_text(f"estimator: {estimator}\n")
+def test_what_the_policy_showed_is_not_in_the_log_and_the_reader_is_told(
+    run, estimator, selection, said, capsys
+):
+    (run / "recipe.yaml").write_text(f"estimator: {{type: {estimator}}}\nselection: {selection}\n")
     assert main(["replay", str(run), "--estimator", "mopps", "--split", "all", "--resamples", "2"]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if "the policy's side" in line]
     assert [said in note for note in notes] == ([True] if said else [])
