@@ -53,7 +53,7 @@ class Run:
     tokenizer: Any
     console: Console
     alarms: Alarms
-    trackers: Sequence[Tracker]
+    trackers: list[Tracker]
     step: int = 0
     kl_travelled: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
