@@ -115,10 +115,10 @@ def missing_model(recipe: Recipe) -> str | None:
     policy = recipe.policy
     if not isinstance(policy, PretrainedPolicy) or not is_path(policy.model) or Path(policy.model).exists():
         return None
-    return f"policy.model: {no_directory(policy.model)}; the run needs it"
+    return f"policy.model: {no_directory(Path(policy.model))}; the run needs it"
 
 
-def no_directory(model: Path | str) -> str:
+def no_directory(model: Path) -> str:
     return f"no such directory: {model} (depo fetch smollm2 {model} puts a small model there)"
 
 

@@ -91,8 +91,8 @@ class Ledger:
             self.groups["uniform_informative"] += group.informative
 
     def record_ungrouped(self, origin: Origin, outcome: Outcome, rollouts: int, tokens: int) -> None:
-        """Count rollouts that were generated, at least in part, and make no group: cancelled on purpose, or lost
-        with their engine. Raises ValueError for other outcomes, and for evaluation."""
+        """Count rollouts that were generated, at least in part, and make no group: cancelled on purpose, or
+        lost with their engine. Raises ValueError for other outcomes, and for evaluation."""
         if outcome not in UNGROUPED:
             raise ValueError(f"outcome {outcome} is recorded with its group")
         if origin not in TRAINING_ORIGINS:
