@@ -14,7 +14,7 @@ import numpy as np
 
 from depo.recipe.schema import ArithmeticSource
 from depo.rng import generator
-from depo.toy.arithmetic import generate
+from depo.toy.arithmetic import arithmetic_rows
 from depo.types import TrainingBatch
 
 GROUP_SIZE = 8
@@ -94,7 +94,7 @@ def source(workload: Workload) -> ArithmeticSource:
 
 def problems(workload: Workload) -> list[tuple[str, str]]:
     """(question, answer) pairs of the pool."""
-    return generate(source(workload))
+    return [(question, answer) for question, answer, _ in arithmetic_rows(source(workload), "data.train")]
 
 
 def spread_lengths(workload: Workload) -> np.ndarray:

@@ -5,7 +5,7 @@ Accuracy on held-out prompts and benchmarks, before, during and after training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,9 +30,6 @@ def exact_pass_rates(prompts: Sequence[Prompt], learner: RemoteLearner, tokenize
     return np.array([np.exp(logprobs_T.sum(dtype=np.float64)) for logprobs_T in learner.score(sequences)])
 
 
-SOLVABLE_LEVELS = ("mastered", "learnable")
-
-
 @dataclass(frozen=True, slots=True)
 class EvalSetData:
     """A benchmark ready to run: its prompts and the reward that judges them."""
@@ -47,8 +44,8 @@ class EvalResult:
     """Accuracies in [0, 1], and what it took.
 
     ``all`` is the held-out accuracy or, where nothing is held out, the mean over ``sets``; ``solvable``
-    covers held-out prompts measured as mastered or learnable before training, None where nothing was
-    measured. Unscorable completions are left out of the accuracy and counted.
+    covers the held-out prompts of the part of that name, None where there is none. Unscorable completions are
+    left out of the accuracy and counted.
     """
 
     all: float | None = None
@@ -89,6 +86,7 @@ class Evaluator:
         max_new_tokens: int,
         seed: int,
         suite: TrainingSuite | None = None,
+        parts: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         self.config = config
         self.heldout = heldout
@@ -99,12 +97,13 @@ class Evaluator:
         self.max_new_tokens = max_new_tokens
         self.seed = seed
         self.suite = suite
+        self.solvable = (parts or {}).get("solvable", frozenset())
 
     @property
     def measures(self) -> list[str]:
         """Names of all that an evaluation can come to."""
         names = [benchmark.name for benchmark in self.sets]
-        if any(prompt.level in SOLVABLE_LEVELS for prompt in self.heldout.prompts):
+        if self.solvable:
             names.insert(0, "solvable")
         if names or self.heldout.prompts:
             names.insert(0, "all")
@@ -122,7 +121,7 @@ class Evaluator:
         result = EvalResult()
         if self.heldout.prompts:
             accuracy_N = self._accuracy(self.heldout, result)
-            solvable = np.array([prompt.level in SOLVABLE_LEVELS for prompt in self.heldout.prompts])
+            solvable = np.array([prompt.key in self.solvable for prompt in self.heldout.prompts])
             result.all = mean_or_none(accuracy_N)
             result.solvable = mean_or_none(accuracy_N[solvable])
         for benchmark in self.sets:

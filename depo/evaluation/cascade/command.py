@@ -114,3 +114,6 @@ def route_command(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         print(path)
     write_copy(document, options.json)
     return DONE
+
+
+add_options, run = add_route, route_command

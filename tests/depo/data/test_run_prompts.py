@@ -5,14 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from depo.data import load_saved, save_prompts
+from depo.data import RunPrompts, load_saved, save_prompts
 from depo.errors import UserError
 from depo.types import Prompt
 
 PROMPTS = [
-    Prompt("k1", "two 😀\n\n\\frac{1}{2}", (1, 2, 2**31 - 1), "4", prior=0.1 + 0.2, level="mastered"),
-    Prompt("k0", "", (), '{"task": "gcd"}', prior=None, level=None),
-    Prompt("k2", "b", (7,), "", prior=0.0, level="impossible"),
+    Prompt("k1", "two 😀\n\n\\frac{1}{2}", (1, 2, 2**31 - 1), "4", prior=0.1 + 0.2),
+    Prompt("k0", "", (), '{"task": "gcd"}', prior=None),
+    Prompt("k2", "b", (7,), "", prior=0.0),
 ]
 
 
@@ -35,3 +35,16 @@ def test_other_files_are_refused(tmp_path):
     pd.DataFrame({"key": ["a"]}).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(UserError, match="does not hold prompts"):
         load_saved(tmp_path / "other.parquet")
+
+
+def test_a_run_keeps_its_prompts_and_the_names_of_their_parts(tmp_path):
+    assert RunPrompts.stored(tmp_path) is None
+    prompts = RunPrompts(PROMPTS[:1], PROMPTS[1:], {"solvable": frozenset({"k2", "k0"}), "none": frozenset()})
+    prompts.store(tmp_path)
+    assert RunPrompts.stored(tmp_path) == prompts
+
+
+def test_a_start_that_was_killed_while_it_stored_prompts_has_stored_none(tmp_path):
+    RunPrompts(PROMPTS[:1], PROMPTS[1:]).store(tmp_path)
+    (tmp_path / "prompts.parquet").unlink()
+    assert RunPrompts.stored(tmp_path) is None

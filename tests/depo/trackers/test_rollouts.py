@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from depo.trackers.rollouts import SCHEMA, RolloutLog
+from depo.trackers.rollouts import SCHEMA, ParquetRollouts
+from depo.trackers.tracker import StepRecord
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from reward.base import Score, unscorable
 
@@ -64,7 +65,7 @@ def dropped_group() -> Group:
 
 
 def read_back(tmp_path: Path) -> pd.DataFrame:
-    RolloutLog(tmp_path / "rollouts").write(42, [trained_group(), dropped_group()])
+    ParquetRollouts(tmp_path).write(42, [trained_group(), dropped_group()])
     return pd.read_parquet(tmp_path / "rollouts" / "step_000042.parquet")
 
 
@@ -104,25 +105,34 @@ def test_what_does_not_apply_is_null(tmp_path: Path) -> None:
 
 
 def test_files_of_all_steps_have_one_schema_even_without_rollouts(tmp_path: Path) -> None:
-    log = RolloutLog(tmp_path)
+    log = ParquetRollouts(tmp_path)
     log.write(1, [trained_group()])
     log.write(2, [dropped_group()])
     log.write(3, [])
-    schemas = [pq.read_schema(file) for file in sorted(tmp_path.glob("*.parquet"))]
+    schemas = [pq.read_schema(file) for file in sorted((tmp_path / "rollouts").glob("*.parquet"))]
     assert len(schemas) == 3
     assert all(schema.equals(SCHEMA, check_metadata=False) for schema in schemas)
     assert schemas[0].metadata[b"depo_schema_version"] == b"1"
-    assert len(pd.read_parquet(tmp_path)) == 5  # the whole directory is one data set
+    assert len(pd.read_parquet(tmp_path / "rollouts")) == 5  # the whole directory is one data set
 
 
 def test_a_resume_removes_later_steps_and_unfinished_files(tmp_path: Path) -> None:
-    log = RolloutLog(tmp_path)
+    log = ParquetRollouts(tmp_path)
     for step in (9, 10, 11):
         log.write(step, [trained_group()])
-    (tmp_path / ".step_000012.parquet.partial").write_bytes(b"PAR1")
+    (tmp_path / "rollouts" / ".step_000012.parquet.partial").write_bytes(b"PAR1")
     log.truncate_after(9)
-    assert [file.name for file in tmp_path.iterdir()] == ["step_000009.parquet"]
+    assert [file.name for file in (tmp_path / "rollouts").iterdir()] == ["step_000009.parquet"]
 
 
 def test_truncating_where_nothing_was_written_is_fine(tmp_path: Path) -> None:
-    RolloutLog(tmp_path / "none").truncate_after(0)
+    ParquetRollouts(tmp_path / "none").truncate_after(0)
+
+
+def test_switched_off_it_writes_nothing_and_still_forgets_later_steps(tmp_path: Path) -> None:
+    on, off = ParquetRollouts(tmp_path), ParquetRollouts(tmp_path, write=False)
+    for step in (1, 2):
+        on.step(StepRecord(step, {}, [trained_group()], {}))
+    off.truncate_after(1)
+    off.step(StepRecord(2, {}, [trained_group()], {}))
+    assert [file.name for file in (tmp_path / "rollouts").iterdir()] == ["step_000001.parquet"]
