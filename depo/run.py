@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from depo.evaluation.heldout import EvalResult
+from depo.evaluation.in_training import EvalResult
 from depo.files import latest_checkpoint
 from depo.loop import train as run_loop
 from depo.recipe.loading import write_resolved

@@ -11,8 +11,8 @@ from pathlib import Path
 import estimators
 from depo.data import LoadedData, PromptPool, load_data, load_prompts, load_saved, save_prompts
 from depo.errors import UserError
-from depo.evaluation.heldout import EvalSetData, Evaluator, exact_pass_rates
-from depo.evaluation.in_training import training_suite
+from depo.evaluation.evaluator import Task, exact_pass_rates
+from depo.evaluation.in_training import TrainingEvaluation, training_suite
 from depo.models.loading import load_tokenizer, pretrained_view
 from depo.recipe.schema import Recipe, RewardSpec, TinyMoePolicy
 from depo.recipe.schema.estimator import built_with
@@ -72,20 +72,21 @@ def assemble(
     stack.callback(engine.close)
     stack.callback(weight_sync.close)
 
-    evaluator = Evaluator(
+    evaluator = TrainingEvaluation(
         recipe.evaluation,
-        EvalSetData("heldout", heldout, reward),
+        Task("heldout", heldout, reward),
         benchmarks(recipe, tokenizer, reward, console, stack),
         engine=engine,
-        learner=learner,
+        scorer=learner,
         tokenizer=tokenizer,
         max_new_tokens=recipe.rollout.max_new_tokens,
         seed=recipe.seed,
-        suite=training_suite(recipe, engine, tokenizer, console.say, stack),
+        parts={"solvable": frozenset(p.key for p in heldout if p.level in ("mastered", "learnable"))},
+        suite=training_suite(recipe, tokenizer, console.say, stack),
     )
     check_measure(recipe.evaluation, evaluator.measures)
     trained_on = {prompt.key for prompt in train}
-    for name, prompts in evaluator.prompts():
+    for name, prompts in evaluator.problems():
         shared = sum(prompt.key in trained_on for prompt in prompts)
         if shared:
             console.say(
@@ -234,7 +235,7 @@ def check_gpus_suffice(recipe: Recipe) -> None:
 
 def benchmarks(
     recipe: Recipe, tokenizer, reward: VerifierPool, console: Console, stack: ExitStack
-) -> list[EvalSetData]:
+) -> list[Task]:
     """The recipe's evaluation sets, loaded; one with a reward of its own gets verifiers of its own."""
     loaded = []
     for i, benchmark in enumerate(recipe.evaluation.sets):
@@ -244,7 +245,7 @@ def benchmarks(
         own = reward
         if benchmark.reward is not None:
             own = verifier(f"evaluation.sets.{i}.reward", benchmark.reward, recipe, stack)
-        loaded.append(EvalSetData(benchmark.name, prompts, own))
+        loaded.append(Task(benchmark.name, prompts, own))
     return loaded
 
 
