@@ -20,7 +20,7 @@ from depo.recipe.schema import Recipe, TinyMoePolicy
 from depo.recipe.suites import recipe_suite
 
 if TYPE_CHECKING:
-    from depo.evaluation.heldout import EvalResult
+    from depo.evaluation.in_training import EvalResult
     from depo.train.state import Run
 
 OVERRIDES = """\

@@ -10,8 +10,8 @@ from pathlib import Path
 import estimators
 from depo.data import LoadedData, PromptPool, RunPrompts, load_data, load_prompts
 from depo.errors import UserError
-from depo.evaluation.heldout import EvalSetData, Evaluator, exact_pass_rates
-from depo.evaluation.in_training import training_suite
+from depo.evaluation.evaluator import Task, exact_pass_rates
+from depo.evaluation.in_training import TrainingEvaluation, training_suite
 from depo.models.loading import load_tokenizer
 from depo.recipe.schema import PretrainedPolicy, Recipe, RewardSpec
 from depo.rollout.engine import RolloutEngine
@@ -61,21 +61,21 @@ def assemble(
     stack.callback(engine.close)
     stack.callback(weight_sync.close)
 
-    evaluator = Evaluator(
+    evaluator = TrainingEvaluation(
         recipe.evaluation,
-        EvalSetData("heldout", heldout, reward),
+        Task("heldout", heldout, reward),
         benchmarks(recipe, tokenizer, reward, console, stack),
         engine=engine,
-        learner=learner,
+        scorer=learner,
         tokenizer=tokenizer,
         max_new_tokens=recipe.rollout.max_new_tokens,
         seed=recipe.seed,
-        suite=training_suite(recipe, engine, tokenizer, console.say, stack),
         parts=prompts.parts,
+        suite=training_suite(recipe, tokenizer, console.say, stack),
     )
     check_measure(recipe.evaluation, evaluator.measures)
     trained_on = {prompt.key for prompt in train}
-    for name, prompts in evaluator.prompts():
+    for name, prompts in evaluator.problems():
         shared = sum(prompt.key in trained_on for prompt in prompts)
         if shared:
             console.say(
@@ -195,7 +195,7 @@ def check_gpus_suffice(recipe: Recipe) -> None:
 
 def benchmarks(
     recipe: Recipe, tokenizer, reward: VerifierPool, console: Console, stack: ExitStack
-) -> list[EvalSetData]:
+) -> list[Task]:
     """The recipe's evaluation sets, loaded; one with a reward of its own gets verifiers of its own."""
     loaded = []
     for i, benchmark in enumerate(recipe.evaluation.sets):
@@ -205,7 +205,7 @@ def benchmarks(
         own = reward
         if benchmark.reward is not None:
             own = verifier(f"evaluation.sets.{i}.reward", benchmark.reward, recipe, stack)
-        loaded.append(EvalSetData(benchmark.name, prompts, own))
+        loaded.append(Task(benchmark.name, prompts, own))
     return loaded
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from depo.data import PromptPool
 from depo.errors import UserError
-from depo.evaluation.heldout import EvalResult, Evaluator
+from depo.evaluation.in_training import EvalResult, TrainingEvaluation
 from depo.files import latest_checkpoint, load_state, read_json, save_state, write_json
 from depo.recipe.schema import Recipe
 from depo.rollout.engine import RolloutEngine, Sampling
@@ -48,7 +48,7 @@ class Run:
     learner: RemoteLearner
     engine: RolloutEngine
     weight_sync: WeightSync
-    evaluator: Evaluator
+    evaluator: TrainingEvaluation
     best: BestPolicy
     tokenizer: Any
     console: Console

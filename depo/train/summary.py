@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from depo.evaluation.heldout import EvalResult
+from depo.evaluation.in_training import EvalResult
 from depo.files import write_json
 from depo.report.plots import draw_reliability
 from depo.report.provenance import package_versions, source_commit
@@ -72,10 +72,10 @@ def lines(run: Run, after: EvalResult | None) -> list[str]:
     origins = ", ".join(f"{name} {count:,}" for name, count in recorded["by_origin"].items() if count)
     text = []
     if run.before is not None and after is not None:
-        for label, old, new in (
-            ("held-out accuracy, solvable part", run.before.solvable, after.solvable),
-            ("held-out accuracy, all", run.before.all, after.all),
-        ):
+        before = run.before.parts | {"all": run.before.all}
+        for name, new in (after.parts | {"all": after.all}).items():
+            label = "held-out accuracy, all" if name == "all" else f"held-out accuracy, {name} part"
+            old = before.get(name)
             if old is not None and new is not None:
                 text.append(f"{label}: {old:.3f} → {new:.3f} ({new - old:+.3f})")
     text.append(f"rollouts generated: {recorded['generated']:,} ({outcomes}; by origin: {origins})")

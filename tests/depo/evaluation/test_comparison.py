@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from depo.errors import UserError
-from depo.evaluation.comparison import compare, notes, rows_of, unlike
-from depo.evaluation.target import told_apart
+from depo.evaluation.comparison import compare, notes, rows_of, told_apart, unlike
 
 SUITE = {
     "name": "sums",

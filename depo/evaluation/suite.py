@@ -1,18 +1,22 @@
-"""The problems of a suite, ready to be asked: read from their sources, or from the evaluation's directory."""
+"""The benchmarks of a suite: read from their sources or from an evaluation's directory, made into tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depo.data import load_prompts, load_saved, save_prompts
 from depo.errors import UserError
+from depo.evaluation.evaluator import Task, requests_of
 from depo.recipe.model_shape import find_config, positions
 from depo.recipe.schema import Data, RewardSpec
 from depo.recipe.schema.suite import Benchmark, Suite
-from depo.types import Prompt
+from depo.types import Prompt, Request
+from reward import VerifierPool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +31,12 @@ class LoadedBenchmark:
     prompts: list[Prompt]
     reward: RewardSpec
     rows: str
+
+    @property
+    def qualified(self) -> list[Prompt]:
+        """The prompts under keys that begin with the benchmark's name: MGSM's English problems are also
+        GSM8K's."""
+        return [replace(prompt, key=f"{self.name}/{prompt.key}") for prompt in self.prompts]
 
 
 def load_benchmark(
@@ -45,33 +55,69 @@ def load_benchmark(
     return LoadedBenchmark(name, prompts, suite.judge(name)[1], str(report))
 
 
-def load_suite_problems(
+def load_benchmarks(
     suite: Suite, tokenizer: PreTrainedTokenizerBase, directory: Path | None = None
 ) -> list[LoadedBenchmark]:
-    """All benchmarks of a suite. Those that `save_suite_problems` kept in ``directory`` are read from there:
-    a resumed evaluation asks exactly what it asked before, whatever became of the sources."""
+    """All benchmarks of a suite. Those that `save_benchmarks` kept in ``directory`` are read from there: a
+    resumed evaluation asks exactly what it asked before, whatever became of the sources."""
     if not suite.raw and not tokenizer.chat_template:
         raise UserError("raw: the model's tokenizer has no chat template; set raw=true")
-    return [
-        load_saved_benchmark(name, suite, directory)
-        if directory is not None and problems_file(directory, name).exists()
-        else load_benchmark(name, benchmark, suite, tokenizer)
-        for name, benchmark in suite.benchmarks.items()
-    ]
+    found = []
+    for name, benchmark in suite.benchmarks.items():
+        if directory is not None and problems_file(directory, name).exists():
+            rows = rows_file(directory, name).read_text(encoding="utf-8")
+            saved = load_saved(problems_file(directory, name))
+            found.append(LoadedBenchmark(name, saved, suite.judge(name)[1], rows))
+        else:
+            found.append(load_benchmark(name, benchmark, suite, tokenizer))
+    return found
 
 
-def load_saved_benchmark(name: str, suite: Suite, directory: Path) -> LoadedBenchmark:
-    rows = rows_file(directory, name).read_text(encoding="utf-8")
-    return LoadedBenchmark(name, load_saved(problems_file(directory, name)), suite.judge(name)[1], rows)
-
-
-def save_suite_problems(benchmarks: Sequence[LoadedBenchmark], directory: Path) -> None:
+def save_benchmarks(benchmarks: Sequence[LoadedBenchmark], directory: Path) -> None:
     """Keep the problems that are not yet in ``directory``."""
     directory.mkdir(parents=True, exist_ok=True)
     for one in benchmarks:
         if not problems_file(directory, one.name).exists():
             rows_file(directory, one.name).write_text(one.rows, encoding="utf-8")
             save_prompts(problems_file(directory, one.name), one.prompts)
+
+
+def problems_file(directory: Path, benchmark: str) -> Path:
+    return directory / f"{benchmark}.parquet"
+
+
+def rows_file(directory: Path, benchmark: str) -> Path:
+    return directory / f"{benchmark}.txt"
+
+
+def suite_tasks(benchmarks: Sequence[LoadedBenchmark], suite: Suite, stack: ExitStack) -> list[Task]:
+    """The benchmarks with verification workers, one pool for each distinct reward. The workers start in the
+    background, while the model loads, and end with ``stack``. Raises UserError for a reward that cannot be
+    built."""
+    pools: dict[str, VerifierPool] = {}
+    tasks = []
+    for one in benchmarks:
+        spec = one.reward.model_dump()
+        distinct = json.dumps(spec, sort_keys=True)
+        if distinct not in pools:
+            try:
+                pool = VerifierPool(spec, **suite.verification.model_dump())
+            except ValueError as error:
+                raise UserError(f"benchmarks.{one.name}.reward: {error}") from error
+            pools[distinct] = stack.enter_context(pool)
+        tasks.append(Task(one.name, one.qualified, pools[distinct]))
+    for pool in pools.values():
+        pool.start()
+    return tasks
+
+
+def suite_requests(
+    benchmarks: Sequence[LoadedBenchmark], n: int, seed: int, done: Mapping[str, set[int]] | None = None
+) -> list[Request]:
+    """What is not yet ``done`` of all benchmarks, longest prompts first: batches are even, and what needs
+    most memory comes at once. (The transformers engine sorts by length once more, shortest first.)"""
+    prompts = [prompt for one in benchmarks for prompt in one.qualified]
+    return sorted(requests_of(prompts, n, seed, done), key=lambda request: -len(request.prompt.token_ids))
 
 
 def longest_prompt(benchmarks: Sequence[LoadedBenchmark]) -> int:
@@ -100,16 +146,3 @@ def context_for(model: str, suite: Suite, benchmarks: Sequence[LoadedBenchmark])
             f"longest problem are more than the {limit:,} positions of {model}; {room}"
         )
     return needed
-
-
-def problems_file(directory: Path, benchmark: str) -> Path:
-    return directory / f"{benchmark}.parquet"
-
-
-def rows_file(directory: Path, benchmark: str) -> Path:
-    return directory / f"{benchmark}.txt"
-
-
-def qualified(benchmark: str, prompt: Prompt) -> Prompt:
-    """The prompt under a key that names its benchmark too: MGSM's English problems are also GSM8K's."""
-    return replace(prompt, key=f"{benchmark}/{prompt.key}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depo.evaluation.target import find_target, fingerprint
+from depo.evaluation.model import find_target, fingerprint
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 

@@ -81,7 +81,7 @@ def here(base, monkeypatch: pytest.MonkeyPatch) -> Path:
     return base[0]
 
 
-def route(*arguments: str, small: str = "out/small", large: str = "out/large", run: str = "run") -> int:
+def cascade(*arguments: str, small: str = "out/small", large: str = "out/large", run: str = "run") -> int:
     try:
         return main(["route", "--small", small, "--large", large, "--estimator", run, *arguments])
     except SystemExit as exit_:  # argparse's own
@@ -138,7 +138,7 @@ def test_it_writes_a_table_markdown_and_a_plot(base, here):
 
 def test_finished_evaluations_are_not_asked_again_and_a_cost_ratio_replaces_parameters(here, capsys):
     before = (here / "out/small/results.json").stat().st_mtime_ns
-    assert route("--cost-ratio", "10", "--tau", "0.3", "--run-dir", "again") == 0
+    assert cascade("--cost-ratio", "10", "--tau", "0.3", "--run-dir", "again") == 0
     assert (
         "a token of the large model's is 10 of the small one's, given as --cost-ratio"
         in capsys.readouterr().out
@@ -153,7 +153,7 @@ def test_finished_evaluations_are_not_asked_again_and_a_cost_ratio_replaces_para
 def test_equal_questions_do_not_make_a_router_certain(here, capsys):
     """Between a model and itself at the same price there is nothing to gain, on the questions seen."""
     arguments = ["--cost-ratio", "1", "--tau", "0.3,0.95,1", "--run-dir", "same"]
-    assert route(*arguments, large="out/small") == 0
+    assert cascade(*arguments, large="out/small") == 0
     one = read(here / "same/route.json")["benchmarks"]["even"]
     q = 1 - 0.025 ** (1 / 30)
     informative, none, impossible = one["routers"]["estimator"]
@@ -179,10 +179,10 @@ def test_equal_questions_do_not_make_a_router_certain(here, capsys):
 
 def test_models_of_the_same_name_are_told_apart(here, capsys, tiny_policy):
     name = read(here / "out/small/results.json")["model"]["name"]
-    assert route("--cost-ratio", "2", "--run-dir", "itself", large="out/small") == 0
+    assert cascade("--cost-ratio", "2", "--run-dir", "itself", large="out/small") == 0
     assert f"{name} (small) or {name} (large) on sums" in capsys.readouterr().out
     shutil.copytree(here / "out/small", here / "twin")
-    assert route("--cost-ratio", "2", "--run-dir", "twins", large="twin") == 0
+    assert cascade("--cost-ratio", "2", "--run-dir", "twins", large="twin") == 0
     assert f"{name} (small) or {name} (twin) on sums" in capsys.readouterr().out
     assert (here / "twins/route.md").read_text().startswith(f"# {name} (small) or {name} (twin) on sums")
 
@@ -208,7 +208,7 @@ def test_models_of_the_same_name_are_told_apart(here, capsys, tiny_policy):
 )
 def test_bad_input_is_told_in_one_line(here, capsys, arguments, sides, complaint):
     refused_inputs(here)
-    assert route(*arguments, **sides) == 2
+    assert cascade(*arguments, **sides) == 2
     error = capsys.readouterr().err
     assert complaint in error
     assert error.count("\n") == 1

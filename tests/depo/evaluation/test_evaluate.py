@@ -8,7 +8,7 @@ import pytest
 
 from depo.errors import UserError
 from depo.evaluation.evaluate import check_resumable
-from depo.evaluation.target import Target, fingerprint
+from depo.evaluation.model import Target, fingerprint
 from depo.files import write_json
 from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import dump_suite
