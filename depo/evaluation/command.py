@@ -7,14 +7,13 @@ Importing this module imports nothing heavy; what runs does so inside of its fun
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depo.errors import DONE, UserError
-from depo.files import check_place, new_directory
+from depo.files import check_place, new_directory, write_json
 
 if TYPE_CHECKING:
     from depo.evaluation.model import Target
@@ -73,7 +72,7 @@ SIDES = ("first", "second")
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run what ``depo eval`` was asked for; returns the exit status. Raises UserError for bad input."""
-    from depo.evaluation.comparison import check_comparable, compare, show_comparison
+    from depo.evaluation.comparison import check_comparable, compare, comparison_report, show_comparison
     from depo.evaluation.model import is_evaluation
     from depo.report.document import write_result
 
@@ -88,7 +87,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         outcome = compare(*documents, arguments, sides)
         show_comparison(outcome)
         if directory is not None:
-            for path in write_result(outcome, directory / "comparison.json"):
+            for path in write_result(outcome, directory / "comparison.json", comparison_report):
                 print(path)
     write_copy(outcome, options.json)
     return DONE
@@ -112,8 +111,7 @@ def write_copy(outcome: Mapping[str, Any], path: Path | None) -> None:
     """Write what ``--json`` asks for, if it was given."""
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(outcome, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, outcome, indent=1)
     print(f"JSON: {path}")
 
 

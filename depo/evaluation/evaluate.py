@@ -22,6 +22,7 @@ from depo.evaluation.answers import Votes
 from depo.evaluation.estimator_check import check_estimator
 from depo.evaluation.evaluator import Evaluator
 from depo.evaluation.model import RESULTS, Target, active_parameters, fingerprint, load_tokenizer, serving
+from depo.evaluation.report import eval_report
 from depo.evaluation.results import SCHEMA_VERSION, figures, means
 from depo.evaluation.samples import EvalProgress, SampleStore, SampleWriter
 from depo.evaluation.suite import (
@@ -32,7 +33,7 @@ from depo.evaluation.suite import (
     suite_requests,
     suite_tasks,
 )
-from depo.files import read_json, write_json
+from depo.files import read_json, write_json, write_text
 from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import dump_suite, parse_suite
 from depo.report.document import write_result
@@ -144,14 +145,14 @@ def evaluate(
     say("measuring")
     document = results(target, suite, benchmarks, store, arguments)
     document["last_session"] = {"samples": missing, "seconds": seconds}
-    write_result(document, directory / RESULTS)
+    write_result(document, directory / RESULTS, eval_report)
     return document
 
 
 def begin(target: Target, suite: Suite, directory: Path, benchmarks: Sequence[LoadedBenchmark]) -> None:
     """Write what is evaluated: the suite, the problems, the model's fingerprint."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / SUITE).write_text(dump_suite(suite), encoding="utf-8")
+    write_text(directory / SUITE, dump_suite(suite))
     save_benchmarks(benchmarks, directory / "problems")
     identity = {
         "schema_version": SCHEMA_VERSION,

@@ -74,7 +74,7 @@ SIDES = ("small", "large")
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run what ``depo route`` was asked for; returns the exit status. Raises UserError for bad input."""
     from depo.evaluation.cascade import inputs
-    from depo.evaluation.cascade.report import show_route
+    from depo.evaluation.cascade.report import route_report, show_route
     from depo.evaluation.cascade.results import cascade_document
     from depo.evaluation.comparison import told_apart
     from depo.recipe.loading import load_recipe
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     )
     show_route(document)
     directory = directory or new_directory(f"route-{small['suite']['name']}")
-    for path in write_result(document, directory / "route.json"):
+    for path in write_result(document, directory / "route.json", route_report):
         print(path)
     write_copy(document, options.json)
     return DONE
