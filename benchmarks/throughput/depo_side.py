@@ -31,13 +31,14 @@ class StampedLog(MetricsLog):
 
 def train(directory: Path) -> dict[str, Any]:
     """Run ``recipe.yaml`` of the directory; its metrics, and when it began and when each step was done."""
+    from depo import run as runs
     from depo.recipe.loading import load_recipe
-    from depo.train import state as runs
+    from depo.train.state import Run
 
     measured: dict[str, Any] = {}
     take_steps = runs.run_loop
 
-    def timed_loop(run: runs.Run) -> None:
+    def timed_loop(run: Run) -> None:
         run.metrics_log = log = StampedLog(run.metrics_log.path)
         measured["prompt_tokens"] = {prompt.text: list(prompt.token_ids) for prompt in run.pool.prompts[:64]}
         measured["begun"] = time.time()
@@ -54,7 +55,7 @@ def update(directory: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from benchmarks.throughput.recipes import learner
+    from benchmarks.throughput.workload import learner
     from depo.learner.learner import PolicyLearner
     from depo.models.loading import load_model, load_tokenizer
     from depo.recipe import schema

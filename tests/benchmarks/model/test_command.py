@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.model.forms import CPU
-from benchmarks.model.recipes import Setting, arm_recipe
-from benchmarks.model.tasks import SUMS
+from benchmarks.model.arms import CPU, SUMS
+from benchmarks.model.runs import Setting, arm_recipe
 from depo.cli import main
 from depo.errors import BAD_INPUT, DONE, FAILED
 from depo.recipe.loading import dump_recipe
@@ -111,7 +110,7 @@ def test_jobs_run_side_by_side_and_results_are_kept_as_they_end_in_planned_order
 
 
 def test_jobs_share_cores_and_the_engines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.model.recipes.usable_cores", lambda: 16)
+    monkeypatch.setattr("benchmarks.model.runs.usable_cores", lambda: 16)
     shares = {}
     for jobs in (1, 2, 4):
         recipe = arm_recipe(Setting(MODEL, SUMS, CPU, 4, "vllm", jobs=jobs), "grpo", 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.model.comparison import comparisons
+from benchmarks.model.figures import comparisons
 
 
 def run(arm: str, seed: int, accuracy: float | None) -> dict[str, Any]:

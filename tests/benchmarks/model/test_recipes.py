@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.model.arms import ALLOWED_BLOCKS, ARMS
-from benchmarks.model.forms import CPU, FORMS, GPU
-from benchmarks.model.recipes import Setting, arm_recipe
-from benchmarks.model.tasks import GYM_TASKS, TASKS
+from benchmarks.model.arms import ALLOWED_BLOCKS, ARMS, CPU, FORMS, GPU, GYM_TASKS, TASKS
+from benchmarks.model.runs import Setting, arm_recipe
 from depo.recipe.schema import Recipe
 
 DOCS = (Path(__file__).parents[3] / "docs/selection.md").read_text()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.model.comparison import comparisons
-from benchmarks.model.plots import ratio_so_far
+from benchmarks.model.figures import comparisons
+from benchmarks.model.report import ratio_so_far
 from depo.report.document import write_result
 
 SETTING = {

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.selection.arms import PRIMARY
 from benchmarks.selection.command import SEEDS
-from benchmarks.selection.recipes import USUAL_PROMPTS, horizon_of
+from benchmarks.selection.plan import USUAL_PROMPTS, horizon_of
 from depo.cli import main
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.selection.arms import ARMS, PRIMARY
-from benchmarks.selection.plan import Cell, plan
-from benchmarks.selection.pools import POOLS, REPORTED, TUNING
-from benchmarks.selection.recipes import arm_recipe, warm_recipe
+from benchmarks.selection.arms import ARMS, POOLS, PRIMARY, REPORTED, TUNING
+from benchmarks.selection.plan import Cell, arm_recipe, plan, warm_recipe
 from benchmarks.selection.work import hide
 from depo.errors import UserError
 from depo.recipe.loading import load_recipe

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.selection.arms import ARMS
 from benchmarks.selection.command import result
-from benchmarks.selection.document import read_run
+from benchmarks.selection.curve import read_run
 from benchmarks.selection.plan import Cell
 from depo.cli import main
 from depo.errors import UserError

@@ -10,8 +10,7 @@ import pytest
 from benchmarks.throughput import end_to_end, update
 from benchmarks.throughput.command import check_prompts, summary
 from benchmarks.throughput.processes import SIDES
-from benchmarks.throughput.recipes import known_difficulty
-from benchmarks.throughput.workload import Workload, spread_lengths
+from benchmarks.throughput.workload import Workload, known_difficulty, spread_lengths
 from depo.cli import main
 from reward.base import Sample
 
