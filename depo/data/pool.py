@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from depo import rng
 from depo.errors import UserError
+from depo.files import file_aside
 from depo.types import Prompt
 
 SCHEMA = pa.schema(
@@ -30,12 +30,10 @@ SCHEMA = pa.schema(
 
 
 def save_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
-    """Write all fields, in order; written aside and renamed. A file that exists is replaced."""
+    """Write all fields, in order. A file that exists is replaced, whole."""
     columns = [[getattr(prompt, name) for prompt in prompts] for name in SCHEMA.names]
-    table = pa.table(columns, schema=SCHEMA)
-    aside = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, aside, compression="zstd")
-    os.replace(aside, path)
+    with file_aside(path) as aside:
+        pq.write_table(pa.table(columns, schema=SCHEMA), aside, compression="zstd")
 
 
 def load_saved(path: Path) -> list[Prompt]:

@@ -6,19 +6,25 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from depo.errors import DONE, UserError
-from depo.evaluation.comparison import Document, check_comparable, compare, read_results, show_comparison
+from depo.evaluation.comparison import (
+    Document,
+    check_comparable,
+    compare,
+    comparison_report,
+    read_results,
+    show_comparison,
+)
 from depo.evaluation.engines import load_tokenizer
 from depo.evaluation.problems import load_suite_problems
 from depo.evaluation.report import show_results
 from depo.evaluation.target import RESULTS, Target, active_parameters, find_target, is_evaluation
-from depo.files import check_place, new_directory
+from depo.files import check_place, new_directory, write_json
 from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import load_suite, parse_suite, restricted
 from depo.report.document import write_result
@@ -78,7 +84,7 @@ def evaluate_command(options: argparse.Namespace, arguments: Sequence[str]) -> i
         outcome = compare(*documents, arguments, sides)
         show_comparison(outcome)
         if directory is not None:
-            for path in write_result(outcome, directory / "comparison.json"):
+            for path in write_result(outcome, directory / "comparison.json", comparison_report):
                 print(path)
     write_copy(outcome, options.json)
     return DONE
@@ -102,8 +108,7 @@ def write_copy(outcome: Mapping[str, Any], path: Path | None) -> None:
     """Write what ``--json`` asks for, if it was given."""
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(outcome, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, outcome, indent=1)
     print(f"JSON: {path}")
 
 

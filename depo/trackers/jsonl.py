@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from depo.files import write_text
+
 Scalar = float | int | str | bool | None
 
 
@@ -36,12 +38,7 @@ class MetricsLog:
         if not self.path.exists():
             return
         kept = [row for row in read_metrics(self.path) if int(row["step"] or 0) <= step]
-        aside = self.path.with_name(f".{self.path.name}.partial")
-        with aside.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self.path)
+        write_text(self.path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in kept))
 
 
 def finite(value: Scalar) -> Scalar:

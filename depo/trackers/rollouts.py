@@ -7,7 +7,6 @@ failed, no prediction where nothing was predicted.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from depo.files import file_aside
 from depo.types import Group
 
 SCHEMA_VERSION = 1
@@ -58,17 +58,11 @@ class RolloutLog:
         self.directory = Path(directory)
 
     def write(self, step: int, groups: Sequence[Group]) -> None:
-        """All rollouts of ``groups``, whose outcomes must be assigned. Written aside and renamed, so a file
-        is whole or absent; replaces what an earlier attempt at this step wrote."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        """All rollouts of ``groups``, whose outcomes must be assigned. A file is whole or absent; it replaces
+        what an earlier attempt at this step wrote."""
         rows = [row for group in groups for row in rollout_rows(step, group)]
-        final = self.directory / f"step_{step:06d}.parquet"
-        aside = self.directory / f".{final.name}.partial"
-        with aside.open("wb") as file:
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(final)
+        with file_aside(self.directory / f"step_{step:06d}.parquet") as aside:
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), aside, compression="zstd")
 
     def truncate_after(self, step: int) -> None:
         """Remove the files of later steps, and those a kill left half written."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 from depo.evaluation.heldout import EvalResult
-from depo.files import write_json
-from depo.report.plots import draw_reliability
+from depo.files import directory_aside, write_json
+from depo.report.plots import reliability_figure, save
 from depo.report.provenance import package_versions, source_commit
 
 if TYPE_CHECKING:
@@ -21,18 +20,15 @@ def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
 
     There is no picture when the audit window is empty.
     """
-    policy = run.directory / "policy"
-    aside = run.directory / ".policy.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    run.learner.export(aside)
-    shutil.rmtree(policy, ignore_errors=True)
-    aside.rename(policy)
-
+    with directory_aside(run.directory / "policy") as aside:
+        run.learner.export(aside)
     summary = summarise(run, after)
     write_json(run.directory / "summary.json", summary)
     rows = run.selector.calibration.reliability()
     if rows:
-        draw_reliability(rows, f"{run.recipe.name}: audit window", run.directory / "reliability.png")
+        groups = sum(int(row["groups"]) for row in rows)
+        title = f"{run.recipe.name}: audit window\n{groups:,} groups"
+        save(reliability_figure(rows, title), run.directory / "reliability.png")
     for line in lines(run, after):
         run.console.say(line, always=True)
     return summary

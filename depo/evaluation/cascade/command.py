@@ -17,7 +17,7 @@ from depo.evaluation.cascade.inputs import (
     predicted_pass_rates,
     price_of,
 )
-from depo.evaluation.cascade.report import show_route
+from depo.evaluation.cascade.report import route_report, show_route
 from depo.evaluation.cascade.results import route_document
 from depo.evaluation.command import benchmark_names, check_json, evaluated, write_copy
 from depo.evaluation.comparison import Document
@@ -110,7 +110,7 @@ def route_command(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     document = route_document(small, large, names, run, recipe, benchmarks, options.tau, price, arguments)
     show_route(document)
     directory = directory or new_directory(f"route-{small['suite']['name']}")
-    for path in write_result(document, directory / "route.json"):
+    for path in write_result(document, directory / "route.json", route_report):
         print(path)
     write_copy(document, options.json)
     return DONE

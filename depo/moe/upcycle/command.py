@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from depo.errors import DONE, UserError, say
-from depo.files import check_place, follow_umask
+from depo.files import check_place, directory_aside
 from depo.models.devices import pick_device
 from depo.models.experts import use_grouped_experts, use_sorted_experts
 from depo.models.fetch import quiet_transformers
@@ -222,7 +220,7 @@ def write(
     tokenizer: PreTrainedTokenizerBase,
     results: dict[str, Fidelity],
 ) -> None:
-    """Model, generation config, tokenizer and report, written aside and renamed: all of it or nothing.
+    """Model, generation config, tokenizer and report, all of it or nothing.
 
     ``save_pretrained`` writes the experts one by one, under the names of published checkpoints.
     """
@@ -236,16 +234,11 @@ def write(
         **{name: asdict(result) for name, result in results.items()},
     }
     moe.config.dtype = moe.dtype
-    out = options.out.resolve()  # an empty directory may be there, perhaps behind a link
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
-        finished = Path(aside) / "finished"
-        with quiet_transformers():
-            moe.save_pretrained(finished)
-            tokenizer.save_pretrained(finished)
-        follow_umask(finished)
-        (finished / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(finished, out)
+    # An empty directory may be there, perhaps behind a link.
+    with directory_aside(options.out.resolve()) as aside, quiet_transformers():
+        moe.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        (aside / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def experts_line(settings: Upcycling) -> str:

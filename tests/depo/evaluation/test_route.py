@@ -15,8 +15,10 @@ from tiny_run import make_workdir
 
 import estimators
 from depo.cli import main
+from depo.evaluation.cascade.report import route_report
 from depo.files import save_state
 from depo.recipe.schema import TinyMoePolicy
+from depo.report.document import Section, to_markdown
 from depo.toy import tiny_moe
 from estimators.base import Context, Observation
 
@@ -123,17 +125,22 @@ def test_figures_are_those_of_going_through_the_questions_one_by_one(base, here)
         assert found[key][0] == pytest.approx((means[0][key] + means[1][key]) / 2)
 
 
-def test_it_writes_a_table_markdown_and_a_plot(base, here):
+def test_it_shows_the_figures_of_its_json_as_table_markdown_and_plot(base, here):
     assert "routed to small" in base[1]
     assert "oracle, above τ" in base[1]
     markdown = (here / "out/route.md").read_text()
-    assert "| questions go to | τ | accuracy | routed to small | cost saved | above random |" in markdown
+    result = read(here / "out/route.json")
+    report = route_report(result)
+    assert to_markdown(report, "route") == markdown
+    sections = {block.title: block.blocks[0] for block in report.walk() if isinstance(block, Section)}
+    assert list(sections) == ["mean", "even", "exact"]
+    row = next(row for row in sections["even"].rows if row[:2] == ["small above τ", "0.3"])
+    point = result["benchmarks"]["even"]["routers"]["estimator"][0]
+    for cell, key in zip(row[2:], ("accuracy", "share", "saved", "gain"), strict=True):
+        assert [cell.value, cell.low, cell.high] == point[key]
     assert str(here) not in markdown + (here / "out/route.json").read_text(), "paths are nobody's business"
     for suffix in (".png", ".svg"):
         assert (here / f"out/route{suffix}").stat().st_size > 1000
-    (here / "out/route.md").unlink()
-    assert main(["bench", "report", "out"]) == 0
-    assert (here / "out/route.md").read_text() == markdown
 
 
 def test_finished_evaluations_are_not_asked_again_and_a_cost_ratio_replaces_parameters(here, capsys):
