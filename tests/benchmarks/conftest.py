@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "depo")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "depo"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tiny_run import make_workdir
 

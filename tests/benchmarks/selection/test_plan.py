@@ -32,6 +32,15 @@ def test_arms_differ_only_in_estimator_selection_batch_and_learning_rate(arm, po
     assert this["batch"]["group_size"] == 8
 
 
+@pytest.mark.parametrize("arm", ARMS)
+def test_no_default_of_depo_decides_how_an_arm_chooses(arm):
+    recipe = recipe_of(arm)
+    assert recipe.selection.model_fields_set == set(type(recipe.selection).model_fields)
+    if recipe.estimator.type == "hybrid":
+        left = set(type(recipe.estimator).model_fields) - recipe.estimator.model_fields_set
+        assert left == {"text_model", "seed"}
+
+
 def test_a_policy_is_shared_by_exactly_those_pools_whose_warm_start_is_the_same():
     for one in POOLS.values():
         for other in POOLS.values():
