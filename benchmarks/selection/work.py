@@ -22,8 +22,6 @@ from depo.train.run_directory import LOCK, claimed
 from depo.types import Prompt
 
 COMPOSITION = "composition.json"
-
-
 SUMMARY = "summary.json"
 
 

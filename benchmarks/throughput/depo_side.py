@@ -57,7 +57,7 @@ def update(directory: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from benchmarks.throughput.recipes import learner
+    from benchmarks.throughput.workload import learner
     from depo.learner.learner import PolicyLearner
     from depo.models.loading import load_model, load_tokenizer
     from depo.recipe import schema

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are not installed
-
 from benchmarks.prompt_routes import causes, logprobs_under, token_kl, whole_routes
-from benchmarks.routing_replay import make_learner, noisy_pair, random_prompts, rollouts
+from benchmarks.routing_cost import make_learner
+from benchmarks.routing_replay import noisy_pair, random_prompts, rollouts
 
 
 @pytest.fixture(scope="module")

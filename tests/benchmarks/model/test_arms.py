@@ -1,21 +1,15 @@
-"""Recipes of every arm, task and form are valid, comparable, and say what the published methods are."""
+"""Recipes of every arm, task and form are valid and comparable."""
 
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
-import yaml
 
-from benchmarks.model.arms import ALLOWED_BLOCKS, ARMS
-from benchmarks.model.forms import CPU, FORMS, GPU
-from benchmarks.model.recipes import Setting, arm_recipe
-from benchmarks.model.tasks import GYM_TASKS, TASKS
+from benchmarks.model.arms import ALLOWED_BLOCKS, ARMS, CPU, FORMS, GPU, GYM_TASKS, TASKS
+from benchmarks.model.runs import Setting, arm_recipe
 from depo.recipe.schema import Recipe
 
-DOCS = (Path(__file__).parents[3] / "docs/selection.md").read_text()
-PUBLISHED = yaml.safe_load(DOCS.split("```yaml\n")[1].split("```")[0])
 EVERY = list(itertools.product(TASKS, FORMS, ("transformers", "vllm")))
 
 
@@ -34,13 +28,14 @@ def test_arms_of_a_seed_differ_in_the_allowed_blocks_only(task: str, form: str, 
         assert one["estimator"] != other["estimator"] or one["selection"] != other["selection"]
 
 
-@pytest.mark.parametrize("arm", ["grpo", "dapo", "depo"])
-def test_published_methods_are_those_of_the_documentation(arm: str) -> None:
-    """But for what the size of the run decides: rounds, candidates and the length of the warm-up."""
-    settings, built = PUBLISHED[arm.upper()], recipe(arm, form="gpu").model_dump()
-    for block, keys in settings.items():
-        for key in keys.keys() - {"model"}:
-            assert built[block][key] == settings[block][key], (block, key)
+def test_published_methods_have_neither_audit_nor_gate_nor_reserved_places() -> None:
+    for arm in ("depo", "greso", "mopps", "dps"):
+        selection = recipe(arm, form="gpu").selection
+        assert (selection.audit, selection.min_window, selection.revisit_after) == (0.0, 0, None)
+    # DEPO (arXiv 2602.06375): pass rates between 0.15 and 0.85. DPS (arXiv 2603.10887): λ = 0.7, flat prior.
+    depo, dps = recipe("depo").selection, recipe("dps").estimator
+    assert (depo.low, depo.high) == (0.15, 0.85)
+    assert (dps.prior_count, dps.discount, dps.confusion, dps.steps_per_transition) == (1, 0.7, 0, 1)
 
 
 @pytest.mark.parametrize("form", [CPU, GPU], ids=lambda form: form.name)

@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from benchmarks.throughput.driver import driver_shares
-from benchmarks.throughput.statistics import paired_ratio, spread
+from benchmarks.throughput.measurements import driver_shares, paired_ratio, spread
 
 
 def test_paired_ratio_is_a_geometric_mean_with_a_t_interval() -> None:
