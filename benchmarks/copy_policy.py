@@ -8,14 +8,14 @@ slips leave the policy something to be unsure of. Training stops at a loss that 
 copies (guessing costs 2.3 nats a token, the copyist's own entropy is 0.41); task, sizes and that loss were
 fixed before routing was looked at.
 
-    python -m benchmarks.chain_policy OUT
+    python -m benchmarks copy_policy OUT
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from transformers import (
 )
 from trl import SFTTrainer
 
+from depo.errors import DONE, say
 from depo.models.experts import use_sorted_experts
 from depo.recipe.schema import TinyMoePolicy, WarmStart
 from depo.rng import generator
@@ -38,19 +39,10 @@ from depo.toy.grading import encode
 from depo.toy.warm_start import training_arguments
 
 DIGITS, SLIPS = 32, 0.15
-
-
 SEED = 0
-
-
 POLICY = TinyMoePolicy(hidden_size=64, layers=3, heads=4, kv_heads=2, experts=8, expert_size=64)
-
-
 SETTINGS = WarmStart(max_steps=500, batch_size=64, lr=2e-3)
-
-
 LOG_EVERY = 25  # steps
-
 
 STOP_AT = 0.5
 """Mean loss over so many steps at which training stops, nats a token."""
@@ -72,7 +64,7 @@ class StopWhenCopying(TrainerCallback):
 
     def on_log(self, args, state, control, logs, **_) -> None:
         if "loss" in logs:
-            print(f"step {state.global_step}: loss {float(logs['loss']):.3f}", file=sys.stderr, flush=True)
+            say(f"step {state.global_step}: loss {float(logs['loss']):.3f}")
             save(self.model, self.directory)
             control.should_training_stop = float(logs["loss"]) <= STOP_AT
 
@@ -134,12 +126,11 @@ def show(directory: Path) -> None:
     print(f"{sum(copied) / rows.size:.3f} of the digits are copied")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, metavar="OUT", help="directory for the policy")
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
-    train(parser.parse_args().out)
-
-
-if __name__ == "__main__":
-    main()
+    train(options.out)
+    return DONE

@@ -14,7 +14,7 @@ first visits out of documents that `depo replay --json` wrote.
 Differences are paired by prompt (bootstrap, 1,000 resamples). ``--tune`` grades a fifth of the even
 prompts instead, left out of the fitting: settings are chosen there.
 
-    python -m benchmarks.first_visit --data DATA --model MINILM --out benchmarks/results/first_visit
+    python -m benchmarks first_visit --data DATA --model MINILM --out benchmarks/results/first_visit
 
 MINILM is a directory made by `depo fetch minilm MINILM`; DATA holds traces/. N: prompts graded.
 """
@@ -23,14 +23,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.metadata
 import json
-import os
-import platform
-import shlex
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,27 +33,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from depo.report.provenance import source_commit
-from depo.selection.gate import auroc, brier_skill
+from benchmarks.report import coded, made_by, write_result
+from depo.errors import DONE
+from depo.files import read_json
+from depo.report.calibration import auroc, brier_skill
+from depo.report.document import Block, Code, CodeBlock, Document, Number, Paragraph, Section, Table
+from depo.report.provenance import provenance_blocks
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation, State
-from estimators.concentration import ConcentrationFit
-from estimators.depo import DepoEstimator
+from estimators.depo import ConcentrationFit, DepoEstimator
 from estimators.hybrid import HybridEstimator
 from estimators.moments import beta_estimates
-from estimators.ngram_head import HashedNgramHead
+from estimators.text_head import HashedNgramHead
 
 GROUP_SIZE = 8
-
-
 BATCH = 64
-
-
 TRACE = "traces/deepscaler_qwen25math7b_n128.parquet"
-
-
 REFERENCE = "frozen"
-
-
 RESAMPLES = 1000
 
 
@@ -98,7 +88,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "repaired": {"preset": "repaired"},
 }
 
-
 FINE_TUNED = ("paper", "repaired")  # the backbone learns as well
 
 
@@ -123,7 +112,7 @@ class Trace:
 
 
 def load(args: argparse.Namespace) -> Trace:
-    table = pd.read_parquet(Path(args.data) / TRACE)
+    table = pd.read_parquet(args.data / TRACE)
     repeated = set(table.loc[table["rep"] > 0, "prompt_id"])
     table = table[~table["prompt_id"].isin(repeated)].reset_index(drop=True)
     rate = (table["k_correct"] / table["n"]).to_numpy()
@@ -141,7 +130,7 @@ def load(args: argparse.Namespace) -> Trace:
     return Trace(table["prompt_id"].tolist(), table["question"].tolist(), successes, fit, np.sort(graded))
 
 
-def run(arm: str, trace: Trace, args: argparse.Namespace) -> list[dict[str, Any]]:
+def grade(arm: str, trace: Trace, args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a size, with the zero-variance scores (N,) for paired differences."""
     estimator = build(arm, args)
     context = Context(group_size=GROUP_SIZE, step=0)
@@ -199,61 +188,76 @@ def add_differences(rows: list[dict[str, Any]], zero_variance_N: np.ndarray) -> 
             row["over_frozen_95"] = [float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))]
 
 
-def report(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    lines = ["# First visit: what the text alone says", ""]
-    lines += [f"- {name}: {value}" for name, value in settings.items()]
-    lines += [
-        "",
-        "AUROC on prompts never seen in fitting; difference to the frozen encoder after as many groups, "
-        "paired by prompt, with its 95 % bootstrap interval.",
-        "",
-        "| estimator | groups observed | zero variance | all wrong | all right | Brier skill | "
-        "zero variance over frozen | fit, CPU s |",
-        "|---|---|---|---|---|---|---|---|",
+def report(result: Mapping[str, Any]) -> Document:
+    rows = [
+        [
+            row["estimator"],
+            str(row["groups"]),
+            *(Number(row[name]) for name in ("zero_variance", "all_wrong", "all_right")),
+            Number(row["brier_skill"], "+.3f"),
+            Number(row.get("over_frozen"), "+.3f", *row.get("over_frozen_95", ())),
+            Number(row["fit_cpu_seconds"], ".0f"),
+        ]
+        for row in result["rows"]
     ]
-    for row in rows:
-        over = ""
-        if "over_frozen" in row:
-            low, high = row["over_frozen_95"]
-            over = f"{row['over_frozen']:+.3f} [{low:+.3f}, {high:+.3f}]"
-        lines.append(
-            f"| {row['estimator']} | {row['groups']} | {row['zero_variance']:.3f} | {row['all_wrong']:.3f} | "
-            f"{row['all_right']:.3f} | {row['brier_skill']:+.3f} | {over} | {row['fit_cpu_seconds']:.0f} |"
-        )
-    return "\n".join(lines) + "\n"
+    heads = ["estimator", "groups observed", "zero variance", "all wrong", "all right", "Brier skill"]
+    heads += ["zero variance over frozen", "fit, CPU s"]
+    about = (
+        f"{result['prompts']}; {result['zero_variance_share']:.1%} of these without variance. AUROC on "
+        "prompts never seen in fitting; difference to the frozen encoder after as many groups, paired by "
+        "prompt, with its 95 % bootstrap interval."
+    )
+    blocks: list[Block] = [*provenance_blocks(result), Paragraph(about), Table(heads, rows)]
+    for name, settings in result["settings"].items():
+        if settings:
+            blocks.append(Paragraph([f"{name}: ", Code(json.dumps(settings))]))
+    if result["replays"]:
+        blocks.append(replay_section(result["replays"]))
+    return Document("First visit: what the text alone says", blocks)
 
 
-def replay_section(paths: Sequence[str]) -> str:
-    """First visits (stratum 0) out of documents that ``depo replay --json`` wrote, one table for all."""
-    lines = [
-        "",
-        "## First visits in a training run, with and without a recorded pass rate",
-        "",
-        "From `depo replay` on the training trace: prompts with odd key before their first visit, in",
-        "shuffled passes, AUROC of `p_informative` for informative groups.",
-        "",
-        "| recorded pass rate | estimator | prompts | zero variance | all wrong | all right | ECE |",
-        "|---|---|---|---|---|---|---|",
+def replay_section(replays: Sequence[Mapping[str, Any]]) -> Section:
+    rows = [
+        [
+            replay["prior"] or "none",
+            name,
+            str(first["predictions"]),
+            *(Number(first[key]) for key in ("auroc", "auroc_all_wrong", "auroc_all_right", "ece")),
+        ]
+        for replay in replays
+        for name, first in replay["estimators"].items()
     ]
-    commands = []
-    for path in paths:
-        document = json.loads(Path(path).read_text())
-        settings = document["settings"]
-        commands.append(f"- `{settings['command']}`")
-        for name, figures in document["estimators"].items():
-            first = figures["full"]["by_visits"]["0"]
-            lines.append(
-                f"| {settings['prior'] or 'none'} | {name} | {first['predictions']} | {first['auroc']:.3f} | "
-                f"{first['auroc_all_wrong']:.3f} | {first['auroc_all_right']:.3f} | {first['ece']:.3f} |"
-            )
-    return "\n".join([*lines, "", *commands]) + "\n"
+    about = (
+        "From `depo replay` on the training trace: prompts with odd key before their first visit, in "
+        "shuffled passes, AUROC of `p_informative` for informative groups."
+    )
+    heads = ["recorded pass rate", "estimator", "prompts", "zero variance", "all wrong", "all right", "ECE"]
+    return Section(
+        "First visits in a training run, with and without a recorded pass rate",
+        [
+            Paragraph(coded(about)),
+            Table(heads, rows),
+            *(CodeBlock(replay["command"]) for replay in replays),
+        ],
+    )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Text alone, before the first visit.")
-    parser.add_argument("--data", required=True, help="directory that holds traces/")
+def first_visits(path: Path) -> dict[str, Any]:
+    """What a document that ``depo replay --json`` wrote says of prompts not visited before."""
+    document = read_json(path)
+    return {
+        "command": document["settings"]["command"],
+        "prior": document["settings"]["prior"],
+        "estimators": {
+            name: figures["full"]["by_visits"]["0"] for name, figures in document["estimators"].items()
+        },
+    }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="directory that holds traces/")
     parser.add_argument("--model", required=True, help="encoder: directory or Hugging Face id")
-    parser.add_argument("--out", help="write OUT.json and OUT.md")
+    parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     parser.add_argument("--sizes", type=int, nargs="+", default=[500, 2000, 4000])
     parser.add_argument("--fine-tuned-sizes", type=int, nargs="+", help="other sizes where training is slow")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
@@ -262,41 +266,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--override", type=json.loads, default={}, help="JSON: {ARM: {OPTION: VALUE}}")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--replays", nargs="+", default=[], help="JSON of `depo replay`, for a second table")
+    parser.add_argument(
+        "--replays", type=Path, nargs="+", default=[], help="JSON of `depo replay`, for a second table"
+    )
     parser.add_argument("--tune", action="store_true", help="grade even prompts left out of the fitting")
-    args = parser.parse_args(argv)
 
-    commit = source_commit()  # before the run: the tree may change meanwhile
-    trace = load(args)
-    rows = [row for arm in args.arms for row in run(arm, trace, args)]
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    made = made_by(arguments, [options.seed])  # before the work: the tree may change meanwhile
+    trace = load(options)
+    rows = [row for arm in options.arms for row in grade(arm, trace, options)]
     successes_N = trace.successes[trace.graded]
     zero_variance_N = (successes_N == 0) | (successes_N == GROUP_SIZE)
     add_differences(rows, zero_variance_N)
-    if not args.out:
-        return
-    typed = list(argv if argv is not None else sys.argv[1:])
-    shown = [{args.data: "DATA", args.model: "MINILM"}.get(part, part) for part in typed]
-    settings = {
-        "command": f"python -m benchmarks.first_visit {shlex.join(shown)}",
-        "prompts": f"{len(trace.fit)} even to fit on, "
-        f"{len(trace.graded)} {'even' if args.tune else 'odd'} graded",
-        "graded prompts without variance": f"{zero_variance_N.mean():.3f}",
-        "seeds": f"groups 0, order and estimators {args.seed}, bootstrap 0",
-        "settings": json.dumps({arm: {**ARMS[arm], **args.override.get(arm, {})} for arm in args.arms}),
-        "versions": ", ".join(
-            f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "torch", "transformers")
-        )
-        + f", commit {commit}",
-        "machine": f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, "
-        f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}",
-    }
+    if options.out is None:
+        return DONE
     for row in rows:
         del row["scores"]
-    Path(args.out).with_suffix(".md").write_text(
-        report(rows, settings) + (replay_section(args.replays) if args.replays else "")
-    )
-    Path(args.out).with_suffix(".json").write_text(json.dumps({**settings, "rows": rows}, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    graded = "even" if options.tune else "odd"
+    result = {
+        "kind": "first_visit",
+        "provenance": made,
+        "prompts": f"{len(trace.fit)} even to fit on, {len(trace.graded)} {graded} graded",
+        "zero_variance_share": float(zero_variance_N.mean()),
+        "settings": {arm: {**ARMS[arm], **options.override.get(arm, {})} for arm in options.arms},
+        "rows": rows,
+        "replays": [first_visits(path) for path in options.replays],
+    }
+    for path in write_result(result, options.out.with_suffix(".json")):
+        print(path)
+    return DONE

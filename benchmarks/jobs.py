@@ -15,20 +15,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from depo.errors import Terminated
+from depo.errors import Terminated, say
 
 LAST_LINES = 8
-
-
 POLL_SECONDS = 0.2
-
-
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""
-
 
 Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
@@ -146,6 +140,16 @@ def interruptible() -> Iterator[None]:
     behind."""
     with handlers({signal.SIGTERM: interrupt, signal.SIGHUP: interrupt}):
         yield
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Whoever stops a benchmark that keeps what is finished is told so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        raise
 
 
 @contextmanager

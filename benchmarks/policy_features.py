@@ -9,26 +9,27 @@
 
 Graded are the groups after the first quarter of the pass. Intervals: bootstrap over prompts.
 
-    python -m benchmarks.policy_features --out benchmarks/results/policy_features
+    python -m benchmarks policy_features --out benchmarks/results/policy_features
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.report import coded, made_by, write_result
+from depo.errors import DONE
 from depo.report.calibration import auroc, brier_skill
-from depo.report.provenance import package_versions, source_commit
+from depo.report.document import Document, Number, Paragraph, Table
+from depo.report.provenance import provenance_blocks
 
 ARMS = {
     "nothing": ("none", "false"),
@@ -37,13 +38,8 @@ ARMS = {
     "text and policy": ("ngrams", "true"),
 }
 
-
 POOL, BATCH = 4000, 32
-
-
 RESAMPLES = 1000
-
-
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 
 
@@ -70,14 +66,14 @@ def train(arm: str, seed: int, directory: Path) -> float:
 
 
 def groups_of(directory: Path) -> pd.DataFrame:
-    """One row a group of the last three quarters: step, key, prediction, was it mixed."""
+    """One row a group of the last three quarters: step, key, prediction, was it informative."""
     columns = ["step", "prompt_key", "predicted_informative", "correct"]
     rollouts = pd.read_parquet(directory / "rollouts", columns=columns)
     grouped = rollouts.groupby(["step", "prompt_key"])
     groups = grouped.agg(
         predicted=("predicted_informative", "first"), k=("correct", "sum"), n=("correct", "size")
     )
-    groups["mixed"] = ((groups.k > 0) & (groups.k < groups.n)).astype(float)
+    groups["informative"] = ((groups.k > 0) & (groups.k < groups.n)).astype(float)
     groups = groups.reset_index()
     return groups[groups.step > groups.step.max() / 4].reset_index(drop=True)
 
@@ -88,86 +84,88 @@ def interval(values: np.ndarray) -> list[float]:
 
 def graded(arms: dict[str, pd.DataFrame], seed: int) -> dict[str, dict[str, object]]:
     """AUROC and Brier skill of each arm, and AUROC above ``text``, paired by prompt."""
-    mixed = arms["text"].mixed.to_numpy()
+    informative = arms["text"].informative.to_numpy()
     predicted = {}
     for name, groups in arms.items():
-        merged = arms["text"][["step", "prompt_key", "mixed"]].merge(groups, on=["step", "prompt_key"])
-        assert len(merged) == len(mixed), "arms saw other prompts"
+        merged = arms["text"][["step", "prompt_key", "informative"]].merge(groups, on=["step", "prompt_key"])
+        assert len(merged) == len(informative), "arms saw other prompts"
         assert (merged.informative_x == merged.informative_y).all(), "arms saw other rollouts"
         predicted[name] = merged.predicted.to_numpy()
     rng = np.random.default_rng(seed)
-    samples = [rng.integers(len(mixed), size=len(mixed)) for _ in range(RESAMPLES)]
-    resampled = {name: np.array([auroc(p[s], mixed[s]) for s in samples]) for name, p in predicted.items()}
+    samples = [rng.integers(len(informative), size=len(informative)) for _ in range(RESAMPLES)]
+    resampled = {
+        name: np.array([auroc(p[s], informative[s]) for s in samples]) for name, p in predicted.items()
+    }
     return {
         name: {
-            "auroc": auroc(p, mixed),
+            "auroc": auroc(p, informative),
             "auroc_95": interval(resampled[name]),
-            "brier_skill": brier_skill(p, mixed),
-            "above_text": auroc(p, mixed) - auroc(predicted["text"], mixed),
+            "brier_skill": brier_skill(p, informative),
+            "above_text": auroc(p, informative) - auroc(predicted["text"], informative),
             "above_text_95": interval(resampled[name] - resampled["text"]),
         }
         for name, p in predicted.items()
-    } | {"groups": {"n": len(mixed), "informative_share": float(mixed.mean())}}
+    } | {"groups": {"n": len(informative), "informative_share": float(informative.mean())}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def report(result: Mapping[str, Any]) -> Document:
+    about = (
+        "Zero-variance AUROC of `p_informative` before a prompt's only visit, groups after the first quarter "
+        f"of the pass; 95 % intervals by bootstrap over prompts ({result['resamples']} resamples), "
+        "differences paired."
+    )
+    rows = [
+        [
+            seed,
+            arm,
+            Number(found["auroc"], ".3f", *found["auroc_95"]),
+            Number(found["above_text"], "+.3f", *found["above_text_95"]),
+            Number(found["brier_skill"], "+.3f"),
+            Number(found["estimator_seconds_per_step"], ".3f"),
+        ]
+        for seed, by_arm in result["seeds"].items()
+        for arm, found in by_arm.items()
+        if arm in ARMS
+    ]
+    counts = ", ".join(
+        f"seed {seed}: {one['groups']['n']:,} ({one['groups']['informative_share']:.0%} informative)"
+        for seed, one in result["seeds"].items()
+    )
+    return Document(
+        "What the prefill probe of a prompt adds, on a single pass",
+        [
+            *provenance_blocks(result),
+            Paragraph(coded(about)),
+            Table(["seed", "told", "AUROC", "above text", "Brier skill", "estimator s/step"], rows),
+            Paragraph(f"Groups graded: {counts}."),
+        ],
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="writes OUT.md and OUT.json")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--runs", type=Path, default=Path("runs/policy_features"))
-    arguments = parser.parse_args()
-    results = {}
-    for seed in arguments.seeds:
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    result: dict[str, Any] = {
+        "kind": "policy_features",
+        "provenance": made_by(arguments, options.seeds),
+        "resamples": RESAMPLES,
+        "seeds": {},
+    }
+    for seed in options.seeds:
         frames, seconds = {}, {}
         for arm in ARMS:
-            directory = arguments.runs / f"seed{seed}-{arm.replace(' ', '-')}"
+            directory = options.runs / f"seed{seed}-{arm.replace(' ', '-')}"
             shutil.rmtree(directory, ignore_errors=True)
             seconds[arm] = train(arm, seed, directory)
             frames[arm] = groups_of(directory)
-        results[seed] = graded(frames, seed)
+        found = graded(frames, seed)
         for arm in ARMS:
-            results[seed][arm]["estimator_seconds_per_step"] = seconds[arm]
-    write(results, arguments.out)
-
-
-def write(results: dict[int, dict], out: Path) -> None:
-    settings = {
-        "command": shlex.join(["python", "-m", "benchmarks.policy_features", *sys.argv[1:]]),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "versions": package_versions(),
-        "commit": source_commit(),
-        "resamples": RESAMPLES,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps({"settings": settings, "seeds": results}, indent=2) + "\n")
-    lines = [
-        "# What the prefill probe of a prompt adds, on a single pass",
-        "",
-        f"`{settings['command']}` on {settings['machine']}, commit {settings['commit']}.",
-        "Zero-variance AUROC of",
-        "`p_informative` before a prompt's only visit, groups after the first quarter of the pass;",
-        f"95 % intervals by bootstrap over prompts ({RESAMPLES} resamples), differences paired.",
-        "",
-        "| seed | told | AUROC | above text | Brier skill | estimator s/step |",
-        "|---|---|---|---|---|---|",
-    ]
-    for seed, result in results.items():
-        for arm in ARMS:
-            row = result[arm]
-            low, high = row["auroc_95"]
-            above = "{:+.3f} [{:+.3f}, {:+.3f}]".format(row["above_text"], *row["above_text_95"])
-            lines.append(
-                f"| {seed} | {arm} | {row['auroc']:.3f} [{low:.3f}, {high:.3f}] | {above} | "
-                f"{row['brier_skill']:+.3f} | {row['estimator_seconds_per_step']:.3f} |"
-            )
-    counts = ", ".join(
-        f"seed {seed}: {r['groups']['n']:,} ({r['groups']['informative_share']:.0%} mixed)"
-        for seed, r in results.items()
-    )
-    lines += ["", f"Groups graded: {counts}."]
-    out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-if __name__ == "__main__":
-    main()
+            found[arm]["estimator_seconds_per_step"] = seconds[arm]
+        result["seeds"][str(seed)] = found
+    for path in write_result(result, options.out.with_suffix(".json")):
+        print(path)
+    return DONE

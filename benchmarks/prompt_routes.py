@@ -1,4 +1,4 @@
-"""Where the mismatch comes from that replaying completions leaves: `benchmarks.routing_replay`'s ablation.
+"""Where the mismatch comes from that replaying completions leaves: an ablation of `routing_replay`.
 
 depo routes prompts natively, in every learner. Here the engine's routes of the prompts are recorded too, and
 forced together with those of the completions. What is left then is arithmetic, no routing at all.

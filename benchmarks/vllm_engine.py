@@ -13,7 +13,7 @@ Parts 3 and 4, and routes from vLLM, need a GPU; without one the script shows th
 
     depo upcycle models/smollm2 models/moe --top-k 4 --router grouped --drop 0.1 \
         --repair 300 --repair-batch 16 --text FILE
-    python -m benchmarks.vllm_engine --model models/moe --out benchmarks/results/vllm_engine
+    python -m benchmarks vllm_engine --model models/moe --out benchmarks/results/vllm_engine
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks.storing import store
+from benchmarks.report import made_by, write_result
+from depo.errors import DONE, say
 from depo.learner.learner import PolicyLearner
 from depo.learner.routing import Routing
 from depo.models.experts import GROUPED
@@ -40,23 +41,18 @@ from depo.models.loading import load_model, load_tokenizer
 from depo.moe.upcycle.text import QUESTIONS, question_ids
 from depo.recipe import schema
 from depo.recipe.schema import PretrainedPolicy
-from depo.report.provenance import provenance, provenance_lines
+from depo.report.document import Block, Document, Number, Paragraph, Section, Table
+from depo.report.provenance import provenance_blocks
 from depo.report.statistics import ratio_interval, t_interval
-from depo.report.tables import interval, table
 from depo.rng import generator, seed64
 from depo.rollout.engine import Sampling, WeightUpdate
 from depo.rollout.parity import choose_sequences, difference
 from depo.rollout.vllm.worker import VllmOptions, VllmWorker, worker_environment
 from depo.types import Prompt, Request, Rollout, TrainingBatch
 
-PROGRAM = "python -m benchmarks.vllm_engine"
-
-
+PROGRAM = "python -m benchmarks vllm_engine"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
 DTYPES = ("bfloat16", "float32")
-
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "one step": {"minibatches": 1},
@@ -66,16 +62,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "R2 replay": {"minibatches": 2, "routing_replay": "r2"},
 }
 
-
 BARE = {"R3 replay": "one step", "telemetry": "one step", "R2 replay": "two steps"}
-
-
 EXPERTS = (GROUPED, "grouped_mm", "batched_mm", "eager", SORTED)
-
 
 STILL = {"lr": 1e-12, "correction": {"type": "none"}, "tokens_per_microbatch": 8192}
 """A learner's settings whose steps are too small to move anything."""
-
 
 FIGURES = {
     "mismatch_kl": ("mismatch KL (nats a token)", 6),
@@ -160,7 +151,7 @@ def syncs(
                 "load_seconds": loaded - exported,
             }
         )
-        print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+        say(json.dumps(found[-1]))
         if not last:
             learner.restore()
     return found
@@ -229,7 +220,7 @@ def experts(model: torch.nn.Module, pad: int, batch: TrainingBatch, rounds: int)
         except (RuntimeError, ValueError) as error:
             found[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
             torch.cuda.empty_cache()
-        print(f"experts {name}: {found[name]}", file=sys.stderr, flush=True)
+        say(f"experts {name}: {found[name]}")
     model.set_experts_implementation(usual)
     return found
 
@@ -237,89 +228,94 @@ def experts(model: torch.nn.Module, pad: int, batch: TrainingBatch, rounds: int)
 # ---------------------------------------------------------------- report
 
 
-def markdown(document: dict[str, Any]) -> str:
-    engine = document["engine"]
-    lines = ["# A real vLLM engine beside the trainer", "", *provenance_lines(document), ""]
-    lines += [
+def report(result: Mapping[str, Any]) -> Document:
+    engine = result["engine"]
+    about = (
         f"{engine['model']}, engine in bfloat16 (vLLM {engine['vllm']}), up after {engine['seconds']:.0f} s; "
         f"{engine['tokens_per_second']:,.0f} tokens a second. {engine['prompts']} questions, "
-        f"{engine['samples']} answers each, at most {engine['tokens']} tokens.",
-        "",
-        "## Weight sync",
-        "",
-        "Mean |difference| of log-probabilities between learner (bfloat16) and engine, nats, on "
-        "pseudo-random continuations.",
-        "",
-    ]
-    rows = [
-        [
-            one["what"],
-            f"{one['mean_before']:.3f}",
-            f"{one['mean_after']:.4f}",
-            f"{one['max_after']:.3f}",
-            f"{one['export_seconds']:.2f}",
-            f"{one['load_seconds']:.2f}",
+        f"{engine['samples']} answers each, at most {engine['tokens']} tokens."
+    )
+    blocks: list[Block] = [*provenance_blocks(result), Paragraph(about), sync_section(result["syncs"])]
+    blocks.append(mismatch_section(list(result["mismatch"].values())))
+    if result["cost"]:
+        blocks.append(cost_section(result["cost"]))
+    if result["experts"]:
+        rows = [
+            [name, Number(float(np.median(one["seconds"]))), Number(one["peak_gib"], ".1f")]
+            if "seconds" in one
+            else [name, one["error"], ""]
+            for name, one in result["experts"].items()
         ]
-        for one in document["syncs"]
-    ]
-    lines += table(["loaded", "before", "after", "largest after", "s to export", "s to load"], rows)
-    lines += ["", "## Mismatch of vLLM and the trainer", ""]
-    seeds = list(document["mismatch"].values())
+        heads = ["", "s, median", "peak GiB"]
+        about = Paragraph("An update in micro-batches of 2,048 tokens.")
+        blocks.append(Section("How the experts are computed", [about, Table(heads, rows)]))
+    return Document("A real vLLM engine beside the trainer", blocks)
+
+
+def sync_section(syncs: Sequence[Mapping[str, Any]]) -> Section:
+    forms = {
+        "mean_before": ".3f",
+        "mean_after": ".4f",
+        "max_after": ".3f",
+        "export_seconds": ".2f",
+        "load_seconds": ".2f",
+    }
+    rows = [[one["what"], *(Number(one[key], form) for key, form in forms.items())] for one in syncs]
+    about = (
+        "Mean |difference| of log-probabilities between learner (bfloat16) and engine, nats, on "
+        "pseudo-random continuations."
+    )
+    heads = ["loaded", "before", "after", "largest after", "s to export", "s to load"]
+    return Section("Weight sync", [Paragraph(about), Table(heads, rows)])
+
+
+def mismatch_section(seeds: Sequence[Mapping[str, float]]) -> Section:
     tokens = sum(seed["tokens"] for seed in seeds)
-    lines += [f"{len(seeds)} seeds (samples), {tokens:,.0f} tokens; mean over seeds [95 %].", ""]
     rows = []
     for dtype in DTYPES:
         for replay in ("none", "r3"):
             for name, (shown, digits) in FIGURES.items():
                 key = f"{dtype}/{replay}/{name}"
                 if key in seeds[0]:
-                    values = [seed[key] for seed in seeds]
+                    values = t_interval([seed[key] for seed in seeds]).to_json()
                     how = "replayed (R3)" if replay == "r3" else "native"
-                    rows.append([dtype, how, shown, interval(t_interval(values).to_json(), digits)])
+                    rows.append([dtype, how, shown, Number.of(values, f".{digits}f")])
         if f"{dtype}/cut" in seeds[0]:
             cuts = ratio_interval([seed[f"{dtype}/cut"] for seed in seeds]).to_json()
-            rows.append([dtype, "native ÷ replayed", "KL, geometric mean", interval(cuts, 2)])
-    lines += [*table(["trainer", "routing", "", ""], rows), ""]
-    if found := document["cost"]:
-        lines += ["## Cost of replay and telemetry", ""]
-        lines += [
-            f"{found['sequences']} sequences, {found['tokens']:,} completion tokens, {found['rounds']} "
-            "rounds; seconds of an update with over without, the device waited for.",
-            "",
-        ]
-        rows = [
-            [
-                name,
-                bare,
-                interval(found["ratio"][name], 4),
-                f"{found['median_ratio'][name]:.4f}",
-                f"{np.median(found['seconds'][bare]):.3f}",
-            ]
-            for name, bare in BARE.items()
-        ]
-        heads = ["added", "to an update of", "ratio, geometric mean [95 %]", "median", "s without"]
-        lines += [*table(heads, rows), ""]
-    if found := document["experts"]:
-        lines += ["## How the experts are computed", "", "An update in micro-batches of 2,048 tokens.", ""]
-        rows = [
-            [name, f"{np.median(one['seconds']):.3f}", f"{one['peak_gib']:.1f}"]
-            if "seconds" in one
-            else [name, one["error"], ""]
-            for name, one in found.items()
-        ]
-        lines += table(["", "s, median", "peak GiB"], rows)
-    return "\n".join(lines) + "\n"
+            rows.append([dtype, "native ÷ replayed", "KL, geometric mean", Number.of(cuts, ".2f")])
+    about = Paragraph(f"{len(seeds)} seeds (samples), {tokens:,.0f} tokens; mean over seeds [95 %].")
+    return Section("Mismatch of vLLM and the trainer", [about, Table(["trainer", "routing", "", ""], rows)])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def cost_section(found: Mapping[str, Any]) -> Section:
+    about = (
+        f"{found['sequences']} sequences, {found['tokens']:,} completion tokens, {found['rounds']} rounds; "
+        "seconds of an update with over without, the device waited for."
+    )
+    rows = [
+        [
+            name,
+            bare,
+            Number.of(found["ratio"][name], ".4f"),
+            Number(found["median_ratio"][name], ".4f"),
+            Number(float(np.median(found["seconds"][bare]))),
+        ]
+        for name, bare in BARE.items()
+    ]
+    heads = ["added", "to an update of", "ratio, geometric mean [95 %]", "median", "s without"]
+    return Section("Cost of replay and telemetry", [Paragraph(about), Table(heads, rows)])
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="directory of a chat model, dense or mixture")
     parser.add_argument("--out", type=Path, required=True, help="writes OUT.md and OUT.json")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--samples", type=int, default=16, help="answers to each of the 12 questions")
     parser.add_argument("--tokens", type=int, default=256, help="of an answer, at most")
     parser.add_argument("--rounds", type=int, default=12, help="of the cost part; 0: none")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     os.environ.update(worker_environment(None))
     policies = {dtype: PretrainedPolicy(model=options.model, dtype=dtype) for dtype in DTYPES}
     models = {dtype: load_model(policy, DEVICE) for dtype, policy in policies.items()}
@@ -349,7 +345,7 @@ def main() -> None:
         "samples": options.samples,
         "tokens": options.tokens,
     }
-    print(json.dumps(engine), file=sys.stderr, flush=True)
+    say(json.dumps(engine))
     arrived = syncs(learner, tokenizer, worker, prompts, times=5)
     measured, speeds = {}, []
     for seed in options.seeds:
@@ -357,24 +353,23 @@ def main() -> None:
         speeds.append(speed)
         batch = batch_of(prompts, found, seed)
         measured[str(seed)] = mismatches(models, pad, batch, bool(layers))
-        print(f"seed {seed}: {json.dumps(measured[str(seed)])}", file=sys.stderr, flush=True)
+        say(f"seed {seed}: {json.dumps(measured[str(seed)])}")
     engine["tokens_per_second"] = float(np.median(speeds))
-    document = {
-        "provenance": provenance(sys.argv[1:], options.seeds, PROGRAM),
+    result = {
+        "kind": "vllm_engine",
+        "provenance": made_by(arguments, options.seeds),
         "engine": engine,
         "syncs": arrived,
         "mismatch": measured,
         "cost": None,
         "experts": None,
     }
-    store(document, markdown(document), options.out)  # what follows is long
+    out = options.out.with_suffix(".json")
+    write_result(result, out)  # what follows is long
     if options.rounds and layers:
-        document["cost"] = cost(models["bfloat16"], pad, batch, options.rounds)
-        store(document, markdown(document), options.out)
-        document["experts"] = experts(models["bfloat16"], pad, batch, 3)
-        store(document, markdown(document), options.out)
-    print(markdown(document))
-
-
-if __name__ == "__main__":
-    main()
+        result["cost"] = cost(models["bfloat16"], pad, batch, options.rounds)
+        write_result(result, out)
+        result["experts"] = experts(models["bfloat16"], pad, batch, 3)
+        write_result(result, out)
+    print(out, out.with_suffix(".md"), sep="\n")
+    return DONE

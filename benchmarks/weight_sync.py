@@ -5,7 +5,7 @@ layers and random weights, and with LoRA on attention as in ``recipes/math.yaml`
 the whole policy is written and loaded, or only the blocks that hold an adapter (what ``depo train`` does).
 Before each sync the learner is perturbed; after it both sides score the same sequences.
 
-    python -m benchmarks.weight_sync --out benchmarks/results/weight_sync
+    python -m benchmarks weight_sync --out benchmarks/results/weight_sync
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,17 @@ import numpy as np
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from benchmarks.storing import store
+from benchmarks.report import made_by, write_result
 from benchmarks.vllm_engine import DEVICE, learner_of
+from depo.errors import DONE, say
 from depo.models.loading import load_model
 from depo.recipe.schema import Lora, PretrainedPolicy
-from depo.report.provenance import provenance, provenance_lines
-from depo.report.tables import table
+from depo.report.document import Document, Number, Paragraph, Table
+from depo.report.provenance import provenance_blocks
 from depo.rng import generator
 from depo.rollout.engine import WeightUpdate
 from depo.rollout.parity import difference
 from depo.rollout.vllm.worker import VllmOptions, VllmWorker, worker_environment
-
-PROGRAM = "python -m benchmarks.weight_sync"
-
 
 MARCO_NANO = {
     "vocab_size": 151936,
@@ -51,13 +49,8 @@ MARCO_NANO = {
     "tie_word_embeddings": True,
 }
 
-
 ADAPTERS = Lora(rank=32, alpha=64, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
-
-
 WAYS = {"whole policy": False, "trained blocks": True}
-
-
 SEQUENCES, PROMPT, COMPLETION = 4, 16, 16
 
 
@@ -106,68 +99,62 @@ def measure(layers: int, rounds: int, scratch: Path) -> list[dict[str, Any]]:
             for file in directory.iterdir():
                 file.unlink()
             learner.restore()
-            print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+            say(json.dumps(found[-1]))
     return found
 
 
-def markdown(document: dict[str, Any]) -> str:
-    def spread(rows: list[dict[str, Any]], key: str) -> str:
+def report(result: Mapping[str, Any]) -> Document:
+    def spread(rows: Sequence[Mapping[str, Any]], key: str) -> str:
         values = [row[key] for row in rows]
         return f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
     shown = []
     for way in WAYS:
-        rows = [row for row in document["syncs"] if row["way"] == way]
+        rows = [row for row in result["syncs"] if row["way"] == way]
         shown.append(
             [
                 way,
-                f"{rows[0]['bytes'] / 2**20:,.1f}",
+                Number(rows[0]["bytes"] / 2**20, ",.1f"),
                 spread(rows, "export_seconds"),
                 spread(rows, "load_seconds"),
                 spread(rows, "mean_before"),
-                f"{np.median([row['mean_after'] for row in rows]):.4f}",
+                Number(float(np.median([row["mean_after"] for row in rows])), ".4f"),
             ]
         )
+    about = (
+        f"Marco-Nano's shape, {result['layers']} layers, {result['parameters']:,} parameters, random "
+        f"weights, bfloat16, {result['device']}. Median (smallest to largest) of {result['rounds']} syncs "
+        "each."
+    )
     heads = ["what is sent", "MiB", "s to export", "s to load", "nats apart before", "after"]
-    return "\n".join(
-        [
-            "# Weight sync of a mixture of experts with LoRA on attention",
-            "",
-            *provenance_lines(document),
-            "",
-            f"Marco-Nano's shape, {document['layers']} layers, {document['parameters']:,} parameters, random "
-            f"weights, bfloat16, {document['device']}. Median (smallest to largest) of {document['rounds']} "
-            "syncs each.",
-            "",
-            *table(heads, shown),
-            "",
-        ]
+    return Document(
+        "Weight sync of a mixture of experts with LoRA on attention",
+        [*provenance_blocks(result), Paragraph(about), Table(heads, shown)],
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="writes OUT.md and OUT.json")
     parser.add_argument("--layers", type=int, default=4, help="Marco-Nano has 28 (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="syncs each way (%(default)s)")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     os.environ.update(worker_environment(None))
     root = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=root) as scratch:
         syncs = measure(options.layers, options.rounds, Path(scratch))
     with torch.device("meta"):
         parameters = random_model(options.layers, seed=0).num_parameters()
-    document = {
-        "provenance": provenance(sys.argv[1:], [0], PROGRAM),
+    result = {
+        "kind": "weight_sync",
+        "provenance": made_by(arguments, [0]),
         "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU",
         "layers": options.layers,
         "rounds": options.rounds,
         "parameters": parameters,
         "syncs": syncs,
     }
-    store(document, markdown(document), options.out)
-    print(markdown(document))
-
-
-if __name__ == "__main__":
-    main()
+    for path in write_result(result, options.out.with_suffix(".json")):
+        print(path)
+    return DONE

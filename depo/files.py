@@ -1,5 +1,4 @@
-"""Where results are written, and how: aside, fsynced and renamed, so that a kill leaves the old file or the
-new one.
+"""Where results are written, and how: aside, fsynced and renamed. A kill leaves the old file or the new one.
 
 Weight files follow the user's umask: safetensors writes to a temporary file that only its owner may read,
 and renames it.
@@ -9,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,6 +46,23 @@ def check_place(path: Path, option: str) -> None:
             raise UserError(f"{option} {path}: nothing can be made in {there} ({error.strerror})") from None
 
 
+def check_run_dir(run_dir: Path | None, resume: bool) -> None:
+    """Raise UserError when a command would overwrite what another one wrote, or resume nothing."""
+    if run_dir is None:
+        if resume:
+            raise UserError("--resume needs --run-dir: the directory to continue in")
+        return
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"--run-dir {run_dir}: is a file, not a directory")
+    check_place(run_dir, "--run-dir")
+    if resume and not run_dir.is_dir():
+        raise UserError(f"--run-dir {run_dir}: no such directory, so there is no run to resume")
+    if not resume and run_dir.is_dir() and any(run_dir.iterdir()):
+        raise UserError(
+            f"--run-dir {run_dir}: is not empty; add --resume to continue it, or name another directory"
+        )
+
+
 def follow_umask(directory: Path) -> None:
     """Give the safetensors files below ``directory`` the mode that a file newly made there would have."""
     mode = usual_mode(directory)
@@ -61,12 +80,48 @@ def usual_mode(directory: Path) -> int:
             os.close(descriptor)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON aside and rename it into place."""
+@contextmanager
+def file_aside(path: Path) -> Iterator[Path]:
+    """The place beside ``path`` (``.NAME.partial``) to write its new content to, in a directory that is made.
+    At the end it is fsynced and renamed to ``path``. An error removes it; after a kill it may stay."""
     aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    fsync(aside)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield aside
+        fsync(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def directory_aside(path: Path) -> Iterator[Path]:
+    """The same for a directory, empty at first: all of it or nothing. What lies at ``path`` is removed before
+    the new one is renamed; a kill between the two leaves the whole new one aside."""
+    aside = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    follow_umask(aside)
+    on_disk(aside)
+    if path.exists():
+        shutil.rmtree(path)
     aside.rename(path)
+    fsync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    with file_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object, indent: int = 2) -> None:
+    """Raises ValueError for a number that is not finite: JSON has none."""
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict:

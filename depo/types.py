@@ -23,7 +23,6 @@ class Origin(StrEnum):
     SELECTED = "selected"  # the selector's choice, first round of a step
     AUDIT = "audit"  # drawn uniformly from the pool to grade the estimator
     REFILL = "refill"  # the selector's choice in a later round, replacing groups without signal
-    PROBE = "probe"  # parity probe between learner and engine
     EVAL = "eval"  # evaluation
 
 
@@ -46,7 +45,6 @@ class Prompt:
     ``key`` is the SHA-256 (hex) of the normalised ``text``. ``text`` is the problem as the data set
     states it (what an estimator reads); ``token_ids`` is what the engine is given, with template and
     chat format applied. ``prior`` is a pass rate in [0, 1] that the data set brings along, if any.
-    ``level`` is the measured difficulty class ("mastered", "learnable", "impossible") when known.
     """
 
     key: str
@@ -54,7 +52,6 @@ class Prompt:
     token_ids: tuple[int, ...]
     reference: str
     prior: float | None = None
-    level: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""``depo bench model``: train each arm with each seed, then compare what their run directories say."""
+"""Train a real language model once for each arm and seed, with the same number of rollouts, and compare.
+
+One run directory each, under --runs: finished ones are not repeated, an interrupted one continues from its
+checkpoint. Checkpoints of a finished run are removed.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,55 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.model.arms import DEFAULT_ARMS, arm_blocks, needs_encoder
-from benchmarks.model.comparison import comparisons
-from benchmarks.model.figures import run_figures
-from benchmarks.model.forms import FORMS
-from benchmarks.model.recipes import Setting, arm_recipe
-from benchmarks.model.runs import Ended, Place, check_same_recipe, run_arms
-from benchmarks.model.tasks import TASKS
+from benchmarks.jobs import resumable
+from benchmarks.model.arms import ARMS, DEFAULT_ARMS, FORMS, TASKS, arm_blocks, needs_encoder
+from benchmarks.model.figures import comparisons, run_figures
+from benchmarks.model.runs import Ended, Place, Setting, arm_recipe, check_same_recipe, run_arms
+from benchmarks.report import made_by, write_result
 from depo.errors import DONE, FAILED, UserError
 from depo.files import check_place
 from depo.recipe.budget import budget_text
 from depo.recipe.checks import check_inputs, model_problems
 from depo.recipe.model_shape import is_path
 from depo.recipe.schema import PretrainedPolicy, Recipe
-from depo.report.document import write_result
-from depo.report.provenance import provenance
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="result, FILE.json")
+    parser.add_argument(
+        "--model", metavar="DIR_OR_ID", required=True, help="chat model, e.g. of `depo fetch smollm2 DIR`"
+    )
+    parser.add_argument("--task", choices=tuple(TASKS), default="sums", help="default: %(default)s")
+    parser.add_argument(
+        "--arm",
+        action="append",
+        choices=ARMS,
+        help=f"repeatable; default: {', '.join(DEFAULT_ARMS)}, with --encoder depo as well",
+    )
+    parser.add_argument("--encoder", metavar="DIR_OR_ID", help="text encoder of the arm depo")
+    parser.add_argument("--seeds", default="0", metavar="0,1", help="default: %(default)s")
+    parser.add_argument(
+        "--form",
+        choices=tuple(FORMS),
+        help="size of the benchmark; default: gpu where there is a CUDA device",
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="the horizon: rollouts of N steps without refill"
+    )
+    parser.add_argument(
+        "--engine", choices=("transformers", "vllm"), help="default: vllm with --form gpu, if installed"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time, which share cores and GPU; their times mean less then (%(default)s)",
+    )
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", help="run directories; default: runs/ and the result's name"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check and show what would be run, no more")
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -40,7 +78,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         return DONE
     document: dict[str, Any] = {
         "kind": "model",
-        "provenance": provenance(arguments, seeds),
+        "provenance": made_by(arguments, seeds),
         "setting": described(setting),
         "arms": {arm: without_directory(arm_blocks(arm, setting.form, setting.encoder)) for arm in arms},
         "runs": [],
@@ -62,7 +100,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         for line in ended.last_lines:
             print(f"  {line}", flush=True)
 
-    run_arms(planned, setting.jobs, begun, over)
+    with resumable():
+        run_arms(planned, setting.jobs, begun, over)
     print(options.out, options.out.with_suffix(".md"), sep="\n")
     return DONE if all(one["status"] == "done" for one in document["runs"]) else FAILED
 

@@ -1,6 +1,7 @@
 """What one finished run says: read from its ``summary.json`` and ``metrics.jsonl``, nothing recomputed.
 
-A figure that is undefined in a run (no audit group, say) is None.
+A figure that is undefined in a run (no audit group, say) is None. `comparisons` pairs arms with baselines by
+seed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.model.arms import BASELINES
 from depo.errors import UserError
+from depo.report.statistics import t_interval
 from depo.trackers.jsonl import Scalar, read_metrics
 
 Row = dict[str, Scalar]
-
 
 TRACED = {
     "rollouts": "generated/rollouts",
@@ -131,3 +133,32 @@ def first_and_last_quarter(rows: Sequence[Row], column: str) -> list[float] | No
         return None
     quarter = max(1, len(values_S) // 4)
     return [float(values_S[:quarter].mean()), float(values_S[-quarter:].mean())]
+
+
+def comparisons(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Difference in held-out accuracy at the horizon, each arm minus each baseline, over the seeds that both
+    finished. No row where no seed has both."""
+    reached: dict[str, dict[int, float]] = {}
+    for run in runs:
+        if run["status"] == "done" and run["figures"]["accuracy"]["at_horizon"] is not None:
+            reached.setdefault(run["arm"], {})[run["seed"]] = run["figures"]["accuracy"]["at_horizon"]
+    found = []
+    for baseline in BASELINES:
+        for arm in reached:
+            seeds = sorted(reached[arm].keys() & reached.get(baseline, {}).keys())
+            redundant = arm in BASELINES and BASELINES.index(arm) <= BASELINES.index(baseline)
+            if redundant or not seeds:
+                continue
+            differences = [reached[arm][seed] - reached[baseline][seed] for seed in seeds]
+            mean, *limits = t_interval(differences).to_json()
+            found.append(
+                {
+                    "arm": arm,
+                    "baseline": baseline,
+                    "seeds": seeds,
+                    "differences": differences,
+                    "mean": mean,
+                    "interval": None if None in limits else limits,
+                }
+            )
+    return found

@@ -1,14 +1,20 @@
 """What is compared: the project's own loop with only estimator, selection and refill changed.
 
 The published methods stand as in docs/selection.md, but for DEPO's encoder, which is frozen here. Learning
-rates were tuned for each arm alike on a family of problems of their own (``depo bench selection --tune``),
-never on what is reported.
+rates were tuned for each arm alike on a family of problems of their own (``python -m benchmarks selection
+--tune``), never on what is reported.
+
+The pools of prompts are composed by the measured pass rates of their own warm-started policy. Half of the
+candidates are products, which the policy was never taught, half are sums. The operands' length
+tells what a pool is for: settings are tuned on two-digit problems and reported on three-digit ones. A
+*mastered* problem is one that the policy nearly always solves, an *impossible* one it nearly never does; what
+lies between is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 PUBLISHED = {"audit": 0.0, "min_window": 0, "revisit_after": None, "candidates": 8192}
@@ -17,7 +23,8 @@ PUBLISHED = {"audit": 0.0, "min_window": 0, "revisit_after": None, "candidates":
 
 @dataclass(frozen=True)
 class Arm:
-    """``lr``: as tuned. ``ablation``: what of ``hybrid`` is left out."""
+    """``estimator`` and ``selection`` say what makes the arm; `estimator_block` and `selection_block` say the
+    rest. ``lr``: as tuned."""
 
     title: str
     estimator: Mapping[str, Any]
@@ -27,24 +34,64 @@ class Arm:
     needs_encoder: bool = False
 
 
+EVERY_RULE = {
+    "prefill_probe": False,
+    "answer_rescoring": 0,
+    "audit": 0.05,
+    "refill": True,
+    "max_rounds": 4,
+    "window": 400,
+    "min_window": 200,
+    "warmup_steps": 0,
+    "confidence": 0.95,
+}
+EVERY_CHOICE = {"candidates": 8192, "cooldown": 0, "revisit_after": "auto", "revisit_share": 0.05}
+"""Of the rules that go by an estimator."""
+OF_RULE: dict[str, dict[str, Any]] = {"thompson": {"draws": 1}, "window": {"low": 0.15, "high": 0.85}}
+OF_ESTIMATOR: dict[str, dict[str, Any]] = {
+    "mopps": {"prior_successes": 1.0, "prior_failures": 1.0, "discount": 0.5},
+    "hybrid": {
+        "text": "ngrams",
+        "history": True,
+        "drift": True,
+        "ability_step": 0.03,
+        "memory": 3000.0,
+        "noise": 0.0005,
+    },
+    "greso": {
+        "p_easy": 0.5,
+        "p_hard": 0.5,
+        "target_easy": 1 / 12,
+        "target_hard": 1 / 6,
+        "adjustment": 0.01,
+        "p_min": 0.05,
+        "p_max": 0.95,
+    },
+    "dps": {"steps_per_transition": 1},
+    "depo": {"preset": "paper", "max_length": 512},
+}
+
+
+def selection_block(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``selection`` of a recipe with every key that matters: depo's defaults may change, a benchmark not."""
+    rule = settings["type"]
+    choice = {} if rule == "uniform" else EVERY_CHOICE
+    return EVERY_RULE | choice | OF_RULE.get(rule, {}) | dict(settings)
+
+
+def estimator_block(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of ``estimator``."""
+    return OF_ESTIMATOR.get(settings["type"], {}) | dict(settings)
+
+
 UNIFORM = {"type": "uniform"}
-
-
 HYBRID = {"type": "hybrid"}
-
-
 ROUND = {"refill": False, "candidates": 256}
-
-
 ASKED = {"prefill_probe": True, "answer_rescoring": 8}
-
-
 CHOICE = {"type": "thompson", "draws": 16, **ROUND, **ASKED}
-
 
 LR, HYBRID_LR = 1e-4, 2e-4
 """Where an arm has not been tuned by itself: the same as for GRPO."""
-
 
 ARMS: dict[str, Arm] = {
     "grpo": Arm("GRPO", UNIFORM, {"type": "uniform", "refill": False}, LR),
@@ -90,5 +137,96 @@ ARMS: dict[str, Arm] = {
     ),
 }
 
-
 PRIMARY = ("grpo", "dapo", "depo", "hybrid")
+
+
+@dataclass(frozen=True)
+class Family:
+    """``digits`` of the operands; ``candidates`` of which a pool of the usual size is composed; ``lessons``:
+    what the warm start teaches, and the band of solvable accuracy it ends in (with mastered problems mastered
+    and learnable ones hardly begun, half)."""
+
+    digits: int
+    candidates: int
+    lessons: Mapping[str, Any]
+
+
+REPORTED, TUNING = "three-digit", "two-digit"
+
+FAMILIES = {
+    REPORTED: Family(
+        digits=3,
+        candidates=40_000,
+        lessons={
+            "families": {"+1": 0.1, "+2": 0.2, "+3": 0.7},
+            "problems": 130_000,
+            "max_steps": 2_500,
+            "check_every": 50,
+            "band": (0.4, 0.6),
+        },
+    ),
+    TUNING: Family(
+        digits=2,
+        candidates=12_000,
+        lessons={
+            "families": {"+1": 0.2, "+2": 0.8},
+            "problems": 60_000,
+            "max_steps": 1_200,
+            "band": (0.5, 0.6),
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """``prompts`` in the pool; ``candidates``: how many times the family's it takes to find them, for their
+    number; ``grading``: overrides of ``data.grade``; ``warm_start``: of ``policy.warm_start``; ``hidden``:
+    estimators read a number instead of the problem; ``once``: no prompt is chosen twice as long as there are
+    others; ``horizon``: share of the usual one."""
+
+    about: str
+    grading: Mapping[str, Any]
+    prompts: int = 4_000
+    candidates: float = 1.0
+    warm_start: Mapping[str, Any] = field(default_factory=dict)
+    hidden: bool = False
+    once: bool = False
+    horizon: float = 1.0
+
+    def policy(self, family: str) -> str:
+        """Name of the policy it starts from: pools whose warm start is the same share it (``maker``)."""
+        forgotten = self.warm_start.get("forgotten_carries")
+        return family if forgotten is None else f"{family}-careless-{forgotten:g}"
+
+
+def shares(mastered: float, learnable: float, impossible: float) -> dict[str, Any]:
+    return {"mastered": mastered, "learnable": learnable, "impossible": impossible, "mastered_above": 0.9}
+
+
+POOLS: dict[str, Pool] = {
+    "mixed": Pool("a quarter mastered, a quarter learnable, half impossible", shares(0.25, 0.25, 0.5)),
+    "impossible_25": Pool("a quarter impossible", shares(0.375, 0.375, 0.25), candidates=1.75),
+    "impossible_75": Pool("three quarters impossible", shares(0.125, 0.125, 0.75)),
+    "medium": Pool(
+        "mostly medium: nothing should help, nothing may hurt",
+        shares(0.1, 0.8, 0.1) | {"learnable_between": (0.15, 0.85)},
+        warm_start={"forgotten_carries": 0.5, "band": (0.4, 0.6)},
+    ),
+    "hidden": Pool("as mixed, but the wording says nothing", shares(0.25, 0.25, 0.5), hidden=True),
+    # A quarter of the horizon visits a quarter of the prompts. To its end every arm would have rolled out all
+    # of them, and choosing could only change the order: the good ones first, nothing to learn from after.
+    "single_pass": Pool(
+        "as mixed, ten times as many prompts, none chosen twice; a quarter of the horizon",
+        shares(0.25, 0.25, 0.5),
+        prompts=40_000,
+        once=True,
+        horizon=0.25,
+    ),
+}
+
+
+def maker(pool: Pool, family: str) -> Pool:
+    """The pool whose candidates a policy is warm-started for: the first in the table that starts from it, so
+    that the policy does not depend on which pool is run first."""
+    return next(other for other in POOLS.values() if other.policy(family) == pool.policy(family))

@@ -1,23 +1,40 @@
-"""The selection benchmark as Markdown: headline against targets, every pool and arm, and how it was made."""
+"""The selection benchmark for readers: headline against targets, every pool and arm, and how it was made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.selection.document import HEADLINE, SHARES, SUBJECT, YARDSTICK, Curves, curves_of, missing
-from depo.report.provenance import provenance_lines
+import numpy as np
+
+from benchmarks.report import coded
+from benchmarks.selection.curve import HEADLINE, SHARES, SUBJECT, YARDSTICK, Curves, curves_of, missing
+from depo.report.document import (
+    UNKNOWN,
+    Block,
+    Bullets,
+    Code,
+    Document,
+    Figure,
+    Number,
+    Paragraph,
+    Section,
+    Strong,
+    Table,
+    Text,
+)
+from depo.report.plots import new_figure
+from depo.report.provenance import provenance_blocks
 from depo.report.statistics import t_interval
-from depo.report.tables import Row, interval, mean, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 GOALS = {YARDSTICK: 0.35, "grpo": 0.40, "depo": 0.70}
 """Rollouts to A, as a share of what a rival needs."""
 
-
 LEAST_GAIN, MOST_HARM = 0.02, 0.01
-
-
 HEAD = [
     "arm",
     "seeds",
@@ -32,82 +49,74 @@ HEAD = [
     "choosing, share of a step",
     "s a run",
 ]
+DIAGNOSIS_NOTE = (
+    "AUROC and ECE are of predictions that a group will be informative, on the uniformly drawn groups of "
+    "the last window, each predicted before it was rolled out. Arms without beliefs predict a constant. Arms "
+    "that draw nothing uniformly (`audit: 0`) cannot be graded once they select. Starvation: share of the "
+    "prompts last seen informative that were visited fewer than three times."
+)
+Row = list[Text]
 
 
-def markdown(document: dict[str, Any], path: Path) -> str:
-    """The report; draws one picture a pool beside ``path``."""
-    from benchmarks.selection.plots import draw_pool
-
-    lines = ["# Rollouts to the same accuracy", "", *provenance_lines(document), "", document["about"], ""]
-    absent = missing(document)
+def report(result: Mapping[str, Any]) -> Document:
+    absent = missing(result)
+    blocks: list[Block] = [*provenance_blocks(result), Paragraph(coded(result["about"]))]
     if absent:
-        lines += [f"**Failed or unfinished, and not in here**: {'; '.join(absent)}.", ""]
-    lines += targets(document, complete=not absent)
-    for name, pool in document["pools"].items():
-        picture = path.with_name(f"{path.name}_{name}.png")
-        draw_pool(curves_of(pool), document["arms"], horizon_in(pool, document), f"pool {name}", picture)
-        lines += ["", f"## Pool `{name}`: {pool['about']}", "", f"![{name}]({picture.name})", ""]
-        lines += pool_tables(pool, document)
-    arms = [
-        [f"`{name}`", arm["title"], f"{arm['lr']:g}", settings(arm)] for name, arm in document["arms"].items()
+        unfinished = Strong("Failed or unfinished, and not in here")
+        blocks.append(Paragraph([unfinished, f": {'; '.join(absent)}."]))
+    blocks += targets(result, complete=not absent)
+    for name, pool in result["pools"].items():
+        blocks.append(Section(["Pool ", Code(name), f": {pool['about']}"], pool_blocks(name, pool, result)))
+    arms: list[Row] = [
+        [Code(name), arm["title"], f"{arm['lr']:g}", Code(settings(arm))]
+        for name, arm in result["arms"].items()
     ]
-    lines += ["", "## Arms", "", *table(["arm", "what it is", "learning rate", "settings"], arms)]
-    return "\n".join(lines) + "\n"
+    heads = ["arm", "what it is", "learning rate", "settings"]
+    return Document("Rollouts to the same accuracy", [*blocks, Section("Arms", [Table(heads, arms)])])
 
 
 def settings(arm: Mapping[str, Any]) -> str:
     """Blocks of the recipe that make an arm."""
-    blocks = [f"{block}: {inline(arm[block])}" for block in ("estimator", "selection", "batch") if arm[block]]
-    return "`" + "; ".join(blocks) + "`"
-
-
-def inline(block: Mapping[str, Any]) -> str:
-    return "{" + ", ".join(f"{key}: {value}" for key, value in block.items()) + "}"
-
-
-def horizon_in(pool: Mapping[str, Any], document: Mapping[str, Any]) -> int:
-    """Rollouts of a run on this pool; results of earlier versions have one horizon for all pools."""
-    return pool.get("horizon", document["horizon"])
-
-
-def pool_tables(pool: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
-    """Composition, final accuracy and the ratios of one pool."""
-    comparison, horizon = pool["comparison"], horizon_in(pool, document)
-    arms = [name for name in document["arms"] if any(name in runs for runs in pool["seeds"].values())]
-    lines = []
-    for seed, composition in pool["compositions"].items():
-        accuracy = composition["accuracy"]
-        lines.append(f"- seed {seed}: {composition['said'][0]}; held-out accuracy {accuracy:.3f}")
-    commits = sorted({run["commit"] or "unknown" for runs in pool["seeds"].values() for run in runs.values()})
-    lines.append(f"- runs made at commit {', '.join(commits)}")
-    lines += ["", f"After {horizon:,} rollouts, {len(pool['seeds'])} seeds [95 % t interval]:", ""]
-    curves = curves_of(pool)
-    lines += table(
-        HEAD,
-        [final_row(name, document["arms"][name], pool, comparison["final"][name], curves) for name in arms],
+    return "; ".join(
+        f"{block}: {{{', '.join(f'{key}: {value}' for key, value in arm[block].items())}}}"
+        for block in ("estimator", "selection", "batch")
+        if arm[block]
     )
-    lines += ["", DIAGNOSIS_NOTE]
+
+
+# ---------------------------------------------------------------- one pool
+
+
+def pool_blocks(name: str, pool: Mapping[str, Any], result: Mapping[str, Any]) -> list[Block]:
+    """Picture, composition, final accuracy and the ratios of one pool."""
+    # Results of earlier versions have one horizon for all pools.
+    comparison, horizon = pool["comparison"], pool.get("horizon", result["horizon"])
+    arms = [arm for arm in result["arms"] if any(arm in runs for runs in pool["seeds"].values())]
+    curves = curves_of(pool)
+    composed = [
+        f"seed {seed}: {one['said'][0]}; held-out accuracy {one['accuracy']:.3f}"
+        for seed, one in pool["compositions"].items()
+    ]
+    commits = sorted({run["commit"] or "unknown" for runs in pool["seeds"].values() for run in runs.values()})
+    final = [final_row(arm, result["arms"][arm], pool, comparison["final"][arm], curves) for arm in arms]
+    blocks: list[Block] = [
+        Figure(name, name, partial(draw_pool, curves, result["arms"], horizon, f"pool {name}")),
+        Bullets([*composed, f"runs made at commit {', '.join(commits)}"]),
+        Table(HEAD, final, f"After {horizon:,} rollouts, {len(pool['seeds'])} seeds [95 % t interval]:"),
+        Paragraph(coded(DIAGNOSIS_NOTE)),
+    ]
     for key, ratios in comparison["ratios"].items():
         unit, share = key.split("@")
         main = float(share) == HEADLINE
-        rows = [
+        rows: list[Row] = [
             [pair.replace("/", " ÷ "), shown(ratio), str(ratio["seeds"]), censored(ratio)]
             for pair, ratio in ratios.items()
             if has_pairs(ratio) and (main or pair.startswith(f"{SUBJECT}/"))
         ]
         if rows:
-            what = f"{unit.capitalize()} to DAPO's accuracy at {float(share):.0%} of the horizon"
-            lines += ["", f"{what}, as a ratio:", "", *table(["", "ratio [95 %]", "seeds", "censored"], rows)]
-    return lines
-
-
-DIAGNOSIS_NOTE = (
-    "AUROC and ECE are of predictions that a group will be informative, on the uniformly drawn groups of "
-    "the last "
-    "window, each predicted before it was rolled out; arms without beliefs predict a constant, and arms that "
-    "draw nothing uniformly (`audit: 0`) cannot be graded once they select. Starvation: share of the prompts "
-    "last seen informative that were visited fewer than three times."
-)
+            what = f"{unit.capitalize()} to DAPO's accuracy at {float(share):.0%} of the horizon, as a ratio:"
+            blocks.append(Table(["", "ratio [95 %]", "seeds", "censored"], rows, what))
+    return blocks
 
 
 def final_row(
@@ -115,46 +124,75 @@ def final_row(
 ) -> Row:
     runs = [runs[name] for runs in pool["seeds"].values() if name in runs]
     graded = runs if arm["selection"].get("audit") != 0 else []
+    last = t_interval([by_arm[name].last for by_arm in curves.values() if name in by_arm])
+    shares = [100 * run["seconds"]["select"] / run["seconds"]["steps"] for run in runs]
+    low, high = f"{min(shares):.0f}", f"{max(shares):.0f}"
     return [
-        f"`{name}`",
+        Code(name),
         str(len(runs)),
-        interval(final["accuracy"], 4),
-        interval(
-            t_interval([by_arm[name].last for by_arm in curves.values() if name in by_arm]).to_json(), 4
-        ),
-        interval(final.get("minus_grpo"), 4),
-        interval(final.get("minus_dapo"), 4),
-        mean([run["effective_ratio"] for run in runs], 2),
-        *(mean([run["diagnosis"][key] for run in graded], 3) for key in ("auroc", "ece")),
-        mean([run["diagnosis"]["starvation"] for run in runs], 3),
-        spread([run["seconds"]["select"] / run["seconds"]["steps"] for run in runs]),
-        mean([run["seconds"]["wall"] for run in runs], 0),
+        Number.of(final["accuracy"], ".4f"),
+        Number.of(last.to_json(), ".4f"),
+        Number.of(final.get("minus_grpo"), ".4f"),
+        Number.of(final.get("minus_dapo"), ".4f"),
+        mean([run["effective_ratio"] for run in runs], ".2f"),
+        *(mean([run["diagnosis"][key] for run in graded], ".3f") for key in ("auroc", "ece")),
+        mean([run["diagnosis"]["starvation"] for run in runs], ".3f"),
+        f"{low} %" if low == high else f"{low}–{high} %",
+        mean([run["seconds"]["wall"] for run in runs], ".0f"),
     ]
 
 
-def spread(shares: Sequence[float]) -> str:
-    """``40–47 %``: smallest and largest."""
-    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
-    return f"{low} %" if low == high else f"{low}–{high} %"
+def mean(values: Sequence[float | None], form: str) -> Number:
+    """Of what is known."""
+    found = [value for value in values if value is not None]
+    return Number(sum(found) / len(found) if found else None, form)
 
 
-def targets(document: Mapping[str, Any], complete: bool) -> list[str]:
+def draw_pool(curves: Curves, arms: Iterable[str], horizon: int, title: str) -> Drawing:
+    """Accuracy over rollouts, one line an arm: mean over seeds of the smoothed curves, each seed behind it;
+    dotted, the mean of what was measured."""
+    figure = new_figure(7, 4.5)
+    axes = figure.add_subplot()
+    grid = np.linspace(0, horizon, 101)
+    for number, name in enumerate(arms):
+        runs = [by_arm[name] for by_arm in curves.values() if name in by_arm]
+        if not runs:
+            continue
+        smoothed, measured = (
+            [np.interp(grid, run.cost_K["rollouts"], values(run)) for run in runs]
+            for values in (lambda run: run.smooth_K, lambda run: run.accuracy_K)
+        )
+        colour = f"C{number % 10}"
+        for line in smoothed:
+            axes.plot(grid, line, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(grid, np.mean(measured, axis=0), ":", color=colour, linewidth=0.9)
+        style = "-" if number < 10 else "--"
+        axes.plot(grid, np.mean(smoothed, axis=0), style, color=colour, label=name)
+    axes.set(xlabel="rollouts", ylabel="held-out accuracy (exact)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return figure
+
+
+# ---------------------------------------------------------------- targets
+
+
+def targets(result: Mapping[str, Any], complete: bool) -> list[Block]:
     """What was set out for, what was reached; pools and arms that were not run are left out. Unless the runs
     are ``complete`` nothing counts as met: a run may be missing for what happened in it."""
-    rows = [*headline(document["pools"].get("mixed")), *harmless(document["pools"])]
+    rows = [*headline(result["pools"].get("mixed")), *harmless(result["pools"])]
     if not rows:
         return []
     others = ", ".join(f"{share:.0%}" for share in SHARES if share != HEADLINE)
-    explained = [
-        f"A: DAPO's smoothed accuracy at {HEADLINE:.0%} of the horizon (tables below also at {others}).",
-        "",
-    ]
+    explained = (
+        f"A: DAPO's smoothed accuracy at {HEADLINE:.0%} of the horizon (tables below also at {others})."
+    )
     shown_rows = [
         [*row[:-1], row[-1] if complete or row[-1] != "met" else "–: runs are missing"] for row in rows
     ]
     return [
-        *(explained if YARDSTICK in document["arms"] else []),
-        *table(["", "target", "reached", ""], shown_rows),
+        *([Paragraph(explained)] if YARDSTICK in result["arms"] else []),
+        Table(["", "target", "reached", ""], shown_rows),
     ]
 
 
@@ -166,15 +204,14 @@ def headline(mixed: Mapping[str, Any] | None) -> Iterator[Row]:
     for other, goal in GOALS.items():
         ratio = ratios.get(f"{SUBJECT}/{other}")
         if ratio and has_pairs(ratio):
-            note = f"; censored {censored(ratio)}" if any(ratio["censored"]) else ""
+            note = [f"; censored {censored(ratio)}"] if any(ratio["censored"]) else []
             what = f"rollouts to A, {SUBJECT} ÷ {other}, mixed"
-            yield [what, f"≤ {goal:.2f}", shown(ratio) + note, verdict(ratio, goal)]
+            yield [what, f"≤ {goal:.2f}", [*shown(ratio), *note], verdict(ratio, goal)]
     gain = mixed["comparison"]["final"].get(SUBJECT, {}).get(f"minus_{YARDSTICK}")
     if gain:
         reached = None if gain[1] is None else gain[0] > LEAST_GAIN and gain[1] > 0
         what = f"final accuracy, {SUBJECT} − {YARDSTICK}, mixed"
-        both = interval(gain, 4) + unsmoothed(mixed, YARDSTICK)
-        yield [what, f"> {LEAST_GAIN}, interval above 0", both, met(reached)]
+        yield [what, f"> {LEAST_GAIN}, interval above 0", both(gain, mixed, YARDSTICK), met(reached)]
 
 
 def harmless(pools: Mapping[str, Any]) -> Iterator[Row]:
@@ -184,19 +221,18 @@ def harmless(pools: Mapping[str, Any]) -> Iterator[Row]:
         if gain:
             reached = None if gain[1] is None else gain[1] > -MOST_HARM
             what = f"final accuracy, {SUBJECT} − grpo, {name}"
-            both = interval(gain, 4) + unsmoothed(pools[name], "grpo")
-            yield [what, f"lower bound > −{MOST_HARM}", both, met(reached)]
+            yield [what, f"lower bound > −{MOST_HARM}", both(gain, pools[name], "grpo"), met(reached)]
 
 
-def unsmoothed(pool: Mapping[str, Any], other: str) -> str:
-    """The subject's lead over another arm by the last evaluation alone, which a fall late in the run lowers
-    and smoothing does not show."""
-    both = [by_arm for by_arm in curves_of(pool).values() if {SUBJECT, other} <= by_arm.keys()]
-    leads = [by_arm[SUBJECT].last - by_arm[other].last for by_arm in both]
-    return f"; as measured {interval(t_interval(leads).to_json(), 4)}"
+def both(gain: Sequence[float | None], pool: Mapping[str, Any], other: str) -> Text:
+    """The subject's lead over another arm, smoothed; and by the last evaluation alone, which a fall late in
+    the run lowers and smoothing does not show."""
+    pairs = [by_arm for by_arm in curves_of(pool).values() if {SUBJECT, other} <= by_arm.keys()]
+    leads = [by_arm[SUBJECT].last - by_arm[other].last for by_arm in pairs]
+    return [Number.of(gain, ".4f"), "; as measured ", Number.of(t_interval(leads).to_json(), ".4f")]
 
 
-def verdict(ratio: Mapping[str, Any], goal: float) -> str:
+def verdict(ratio: Mapping[str, Any], goal: float) -> Text:
     """Whether a ratio is small enough. One pair says nothing, and where the subject is censored its ratio is
     too small: that it has missed can then be said, that it has met not."""
     if not is_known(ratio) or ratio["seeds"] < 2:
@@ -205,9 +241,12 @@ def verdict(ratio: Mapping[str, Any], goal: float) -> str:
     return met(None if reached and ratio["censored"][0] else reached)
 
 
-def met(reached: bool | None) -> str:
+def met(reached: bool | None) -> Text:
     """None: cannot be said."""
-    return "–" if reached is None else "met" if reached else "**missed**"
+    return UNKNOWN if reached is None else "met" if reached else Strong("missed")
+
+
+# ---------------------------------------------------------------- ratios
 
 
 def has_pairs(ratio: Mapping[str, Any]) -> bool:
@@ -219,12 +258,12 @@ def is_known(ratio: Mapping[str, Any]) -> bool:
     return ratio["mean"] is not None and ratio["censored"] != [ratio["seeds"]] * 2
 
 
-def shown(ratio: Mapping[str, Any]) -> str:
+def shown(ratio: Mapping[str, Any]) -> Sequence[str | Number]:
     """The ratio with its interval, and how many pairs have none."""
-    value = interval(ratio["mean"], 3) if is_known(ratio) else "–"
-    missing = left_out(ratio)
-    pairs = "pair" if missing == 1 else "pairs"
-    return f"{value}; {missing} {pairs} left out: already there at the start" if missing else value
+    value = Number.of(ratio["mean"] if is_known(ratio) else None)
+    absent = left_out(ratio)
+    pairs = "pair" if absent == 1 else "pairs"
+    return [value, *([f"; {absent} {pairs} left out: already there at the start"] if absent else [])]
 
 
 def left_out(ratio: Mapping[str, Any]) -> int:

@@ -13,21 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.report import coded
 from benchmarks.selection.arms import ARMS
 from benchmarks.selection.curve import Curve, read_curve
 from benchmarks.selection.plan import Cell
-from depo.report.provenance import provenance_lines
-from depo.report.tables import mean, table
+from depo.report.document import UNKNOWN, Code, Document, Number, Paragraph, Table
+from depo.report.provenance import provenance_blocks
 
 RATES = (5e-5, 1e-4, 2e-4)
-
-
 SEEDS = (100, 101)
-
-
 PASSES = 2.5
-
-
 POOL = "mixed"
 
 
@@ -60,28 +55,23 @@ def area(curve: Curve, horizon: int) -> float:
     return float(np.interp(grid, curve.cost_K["rollouts"], curve.smooth_K).mean())
 
 
-def markdown(document: Mapping[str, Any], path: Path) -> str:
-    horizon = document["horizon"]
+def report(result: Mapping[str, Any]) -> Document:
+    horizon = result["horizon"]
     rates = [f"{lr:g}" for lr in RATES]
     rows = []
-    for name, arm in document["arms"].items():
+    for name, arm in result["arms"].items():
         areas = {
-            rate: [area(Curve.from_json(curve), horizon) for curve in seeds.values()]
+            rate: float(np.mean([area(Curve.from_json(curve), horizon) for curve in seeds.values()]))
             for rate, seeds in arm["rates"].items()
             if seeds
         }
-        best = max(areas, key=lambda rate: float(np.mean(areas[rate])), default="–")
-        rows.append([f"`{name}`", *(mean(areas.get(rate, []), 4) for rate in rates), best])
-    return "\n".join(
-        [
-            "# Learning rates, tuned alike",
-            "",
-            *provenance_lines(document),
-            "",
-            f"Pool `{document['pool']}` of two-digit problems, {horizon:,} rollouts; mean smoothed "
-            "held-out accuracy over the horizon, mean over seeds. Nothing of this family is reported.",
-            "",
-            *table(["arm", *(f"lr {rate}" for rate in rates), "best"], rows),
-            "",
-        ]
+        best = max(areas, key=areas.__getitem__, default=UNKNOWN)
+        rows.append([Code(name), *(Number(areas.get(rate), ".4f") for rate in rates), best])
+    about = (
+        f"Pool `{result['pool']}` of two-digit problems, {horizon:,} rollouts; mean smoothed held-out "
+        "accuracy over the horizon, mean over seeds. Nothing of this family is reported."
+    )
+    table = Table(["arm", *(f"lr {rate}" for rate in rates), "best"], rows)
+    return Document(
+        "Learning rates, tuned alike", [*provenance_blocks(result), Paragraph(coded(about)), table]
     )

@@ -1,4 +1,9 @@
-"""``depo bench throughput``: prepare the work, run both sides in turn, write what was found."""
+"""Measure depo and TRL's GRPOTrainer on the same work, paired, and the driver's share of a step.
+
+End to end, the update alone, and what depo's driver costs. Every measurement is a process of its own, so that
+start-up time and peak memory are what a user gets. The two sides alternate, and the order is swapped from one
+repeat to the next. Meant for a machine that does nothing else. Under 10 minutes on 2 cores.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +14,36 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.throughput import driver, end_to_end, update
+from benchmarks.report import made_by, write_result
+from benchmarks.throughput.measurements import agreement, live_run, paired_ratio, spread, updates, whole_steps
 from benchmarks.throughput.processes import SIDES, Side
-from benchmarks.throughput.statistics import paired_ratio, spread
 from benchmarks.throughput.workload import Workload, problems
 from depo.errors import DONE, UserError
 from depo.files import check_place
 from depo.recipe.schema import PretrainedPolicy, TinyMoePolicy
-from depo.report.document import write_result
-from depo.report.provenance import provenance, usable_cores
+from depo.report.provenance import usable_cores
 
 SEED = 0
-
-
 HIGHER_IS_BETTER = ("samples_per_second", "learner_tokens_per_second")
-
-
 AS_IT_IS = ("tokens_per_step",)
-
-
 LOWER_IS_BETTER = ("peak_memory_mib", "startup_seconds", "step_seconds", "generate_seconds", "update_seconds")
-
-
 LOSS_TOLERANCE = 1e-4
-
-
 COSINE_TOLERANCE = 1e-4
-
-
 RunSide = Callable[[Side, Workload, Path], dict[str, Any]]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", required=True, help="FILE.md is put beside it"
+    )
+    parser.add_argument(
+        "--model", metavar="DIR_OR_ID", help="default: an untrained tiny qwen3_moe, as in the quickstart"
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="timed steps of an end-to-end run (default 30)"
+    )
+    parser.add_argument("--repeats", type=int, metavar="R", help="pairs of runs (default 5)")
+    parser.add_argument("--quick", action="store_true", help="a look in under 2 minutes: 8 steps, 2 repeats")
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -49,7 +55,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         workload = make_workload(options, root)
         document = {
             "kind": "throughput",
-            "provenance": provenance(arguments, [SEED]),
+            "provenance": made_by(arguments, [SEED]),
             "settings": workload.sizes() | {"repeats": repeats, "model": model_name(options.model)},
             **compare(workload, repeats, root),
             "driver": driver_cost(workload, options.quick, root),
@@ -107,13 +113,13 @@ def model_name(model: str | None) -> str:
 
 def compare(workload: Workload, repeats: int, root: Path) -> dict[str, Any]:
     """All comparisons, pair by pair."""
-    whole = pairs("end to end", end_to_end.run_side, workload, repeats, root)
-    long = pairs("end to end, long", end_to_end.run_side, workload.long(), repeats, root)
+    whole = pairs("end to end", whole_steps, workload, repeats, root)
+    long = pairs("end to end, long", whole_steps, workload.long(), repeats, root)
     for found in (whole, long):
         check_prompts(found)
-    alone = pairs("update", update.run_side, workload, repeats, root, keep_last=True)
+    alone = pairs("update", updates, workload, repeats, root, keep_last=True)
     last = root / f"update-{repeats - 1}"
-    agreed = update.agreement(last / "depo", last / "trl")
+    agreed = agreement(last / "depo", last / "trl")
     agreed["loss_difference"] = abs(alone[-1]["depo"]["loss"] - alone[-1]["trl"]["loss"])
     if agreed["loss_difference"] > LOSS_TOLERANCE or agreed["cosine"] < 1 - COSINE_TOLERANCE:
         raise RuntimeError(f"the two sides did not do the same work on the learner's batch: {agreed}")
@@ -177,7 +183,7 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
 def driver_cost(workload: Workload, quick: bool, root: Path) -> dict[str, Any]:
     """What choosing prompts costs once the estimator is at work."""
     warm_up, steps = (10, 15) if quick else (10, 60)
-    found = driver.live_run(workload, steps, warm_up, root / "driver")
+    found = live_run(workload, steps, warm_up, root / "driver")
     print(
         f"driver: {found['shares']['driver']:.1%} of a step of {found['step_seconds']:.2f} s, selection and "
         f"estimator on the critical path {found['critical_path_share']:.1%}",

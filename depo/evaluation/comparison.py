@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from depo.errors import UserError
-from depo.evaluation.report import DIGITS, Cells, show
+from depo.evaluation.model import RESULTS
 from depo.evaluation.results import avg_of, maj_of, pass_of
-from depo.evaluation.target import RESULTS, told_apart
 from depo.files import read_json
-from depo.report.provenance import provenance, provenance_lines
+from depo.report import document as report
+from depo.report.provenance import provenance, provenance_blocks
 from depo.report.statistics import DIFFERENCE, estimate, macro, paired
-from depo.report.tables import interval, table
 
 Document = Mapping[str, Any]
 
@@ -74,6 +73,23 @@ def compare(
         "mean": overall,
         "provenance": provenance(arguments, [seed]),
     }
+
+
+def told_apart(
+    names: Sequence[str], sides: Sequence[str], roles: Sequence[str] = ("first", "second")
+) -> tuple[str, str]:
+    """The names of two models; where they are equal, each with the end of its path that tells them
+    apart, or with its role where both came from one place. ``sides`` are the two as the command line names
+    them."""
+    first, second = names
+    if first != second:
+        return first, second
+    parts = [Path(side).expanduser().resolve().parts for side in sides]
+    if parts[0] == parts[1]:
+        return f"{first} ({roles[0]})", f"{second} ({roles[1]})"
+    length = next(n for n in range(1, 1 + max(map(len, parts))) if parts[0][-n:] != parts[1][-n:])
+    ends = [Path(*some[-length:]) for some in parts]
+    return f"{first} ({ends[0]})", f"{second} ({ends[1]})"
 
 
 def check_comparable(first: Document, second: Document) -> None:
@@ -154,46 +170,56 @@ def setting(suite: Mapping[str, Any], benchmark: str, key: str) -> Any:
     return suite[key] if own is None else own
 
 
-def rows_of(document: Document) -> tuple[Cells, list[Cells]]:
+def comparison_report(result: Document) -> report.Document:
+    return report.Document(
+        title(result),
+        [
+            report.Paragraph("Paired by problem; 95 % intervals, bootstrap over problems."),
+            table(result),
+            report.Bullets([f"{line[0].upper()}{line[1:]}." for line in notes(result)]),
+            *provenance_blocks(result),
+        ],
+    )
+
+
+def show_comparison(result: Document) -> None:
+    """The terminal's part of the report."""
+    report.show(table(result, f"{title(result)} [95 %, paired by problem]"))
+    for line in notes(result):
+        print(f"note: {line}")
+
+
+def title(result: Document) -> str:
+    first, second = sides_of(result)
+    return f"{first} − {second} on {result['suite']}"
+
+
+def sides_of(result: Document) -> tuple[str, str]:
+    return result["first"]["shown"], result["second"]["shown"]
+
+
+def table(result: Document, caption: str = "") -> report.Table:
     """avg and the measures at the largest k: both models and the difference."""
-    measures = list(document["mean"])
-    chosen = ["avg"] + [
-        max((m for m in measures if m.startswith(kind)), key=lambda m: int(m.partition("@")[2]))
-        for kind in ("pass@", "maj@")
-        if any(m.startswith(kind) for m in measures)
+    chosen = ["avg"]
+    for kind in ("pass", "maj"):
+        ks = [int(k) for name, _, k in (measure.partition("@") for measure in result["mean"]) if name == kind]
+        chosen += [f"{kind}@{max(ks)}"] if ks else []
+    shown = list(result["benchmarks"].items())
+    if len(shown) > 1:
+        shown.append(("mean", {"problems": sum(one["problems"] for _, one in shown)} | result["mean"]))
+    rows = [
+        [
+            name,
+            report.Number(one["problems"], ","),
+            measure,
+            report.Number(one[measure]["first"]),
+            report.Number(one[measure]["second"]),
+            report.Number.of(one[measure]["difference"], "+.3f"),
+        ]
+        for name, one in shown
+        for measure in chosen
     ]
-    head = ["benchmark", "problems", "measure", *sides_of(document), "difference"]
-    rows: list[Cells] = []
-    for name, one in document["benchmarks"].items():
-        rows += [[name, f"{one['problems']:,}", measure, *cells(one[measure])] for measure in chosen]
-    if len(document["benchmarks"]) > 1:
-        problems = sum(one["problems"] for one in document["benchmarks"].values())
-        rows += [["mean", f"{problems:,}", measure, *cells(document["mean"][measure])] for measure in chosen]
-    return head, rows
-
-
-def sides_of(document: Document) -> tuple[str, str]:
-    return document["first"]["shown"], document["second"]["shown"]
-
-
-def cells(figures: Mapping[str, Any]) -> list[str]:
-    return [plain(figures["first"]), plain(figures["second"]), signed(figures["difference"])]
-
-
-def plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.{DIGITS}f}"
-
-
-def signed(values: Sequence[float | None]) -> str:
-    """A difference with its sign and interval."""
-    if values[0] is None:
-        return "–"
-    return ("+" if values[0] >= 0 else "") + interval(values, DIGITS)
-
-
-def title(document: Document) -> str:
-    first, second = sides_of(document)
-    return f"{first} − {second} on {document['suite']}"
+    return report.Table(["benchmark", "problems", "measure", *sides_of(result), "difference"], rows, caption)
 
 
 def notes(document: Document) -> list[str]:
@@ -213,17 +239,3 @@ def notes(document: Document) -> list[str]:
             said = ", ".join(f"{count:,} at {measure}" for measure, count in left.items())
             lines.append(f"{name}: problems left out for want of scorable samples on either side: {said}")
     return lines
-
-
-def markdown(document: Document, stem: Path) -> str:
-    """The comparison as Markdown; ``stem`` is not needed, there are no plots."""
-    lines = [f"# {title(document)}", "", "Paired by problem; 95 % intervals, bootstrap over problems.", ""]
-    lines += [*table(*rows_of(document)), ""]
-    lines += [f"- {line[0].upper()}{line[1:]}." for line in notes(document)]
-    return "\n".join([*lines, "", *provenance_lines(dict(document)), ""])
-
-
-def show_comparison(document: Document) -> None:
-    show(*rows_of(document), title=f"{title(document)} [95 %, paired by problem]")
-    for line in notes(document):
-        print(f"note: {line}")

@@ -14,8 +14,8 @@ import numpy as np
 
 import estimators
 from depo.errors import UserError
-from depo.evaluation.problems import LoadedBenchmark
-from depo.evaluation.target import Target
+from depo.evaluation.model import Target
+from depo.evaluation.suite import LoadedBenchmark
 from depo.files import load_state, read_json
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema import Recipe

@@ -1,187 +1,185 @@
-"""An evaluation for readers: Markdown with plots from its JSON, and a table for the terminal."""
+"""An evaluation for readers: a report with pictures from its JSON, and its main part on the terminal."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from depo.report.provenance import provenance_lines
-from depo.report.tables import interval, table
+import numpy as np
 
-Document = Mapping[str, Any]
+from depo.report.document import Block, Bullets, Document, Figure, Number, Paragraph, Table, show
+from depo.report.plots import draw_curve, new_figure, panels, reliability_figure
+from depo.report.provenance import provenance_blocks
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
-Cells = Sequence[str]
-
-
-DIGITS = 3
+Result = Mapping[str, Any]
 
 
 MOST_LEFT_OUT = 0.01
 """Share of a benchmark's problems that may be missing from the headline's pass@k."""
 
 
-PLAIN_WIDTH = 240
-"""Columns of a line that goes to a file or a pipe."""
+def eval_report(result: Result) -> Document:
+    """What ``depo eval`` found of one model."""
+    return Document(
+        name_of(result),
+        [
+            Paragraph(described(result)),
+            main_table(result),
+            by_k(result),
+            health(result),
+            *coverage_blocks(result),
+            *estimator_blocks(result),
+            *figures(result),
+            Bullets(notes(result)),
+            *provenance_blocks(result),
+        ],
+    )
 
 
-def markdown(document: Document, stem: Path) -> str:
-    """The report; plots are drawn beside ``stem`` (the JSON's path without suffix) as PNG and SVG."""
-    from depo.evaluation.plots import draw
-
-    suite = document["suite"]
-    lines = [f"# {document['model']['name']} on {suite['name']}", "", *described(document), ""]
-    lines += [*table(*main_table(document)), ""]
-    lines += ["Accuracy by k, mean over problems:", "", *table(*by_k(document)), ""]
-    lines += [*table(*health(document)), ""]
-    lines += coverage_lines(document) + estimator_lines(document)
-    for path in draw(document, stem):
-        if path.suffix == ".png":
-            lines += [f"![{path.stem}]({path.name})", ""]
-    lines += [*notes(document), "", *provenance_lines(dict(document)), ""]
-    return "\n".join(lines)
+def show_results(result: Result) -> None:
+    """The terminal's part of the report."""
+    gaps = [line for name, one in result["benchmarks"].items() for line in left_out(name, one)]
+    title = f"{name_of(result)} [95 %, bootstrap over problems]"
+    show(main_table(result, title), health(result), Bullets(gaps))
+    show(*coverage_blocks(result), *estimator_blocks(result))
 
 
-def described(document: Document) -> list[str]:
-    suite, sampling = document["suite"], document["suite"]["sampling"]
+def name_of(result: Result) -> str:
+    return f"{result['model']['name']} on {result['suite']['name']}"
+
+
+def described(result: Result) -> str:
+    suite, sampling = result["suite"], result["suite"]["sampling"]
     drawn = "greedy" if sampling["temperature"] == 0 else f"temperature {sampling['temperature']:g}"
-    return [
+    return (
         f"{sampling['n']} samples a problem, {drawn}, at most {sampling['max_new_tokens']:,} tokens; seed "
         f"{suite['seed']}; engine {suite['engine']}, {suite['dtype']}. "
         f"Figures are means over problems with 95 % intervals ({suite['resamples']:,} bootstrap resamples of "
         "problems, Clopper and Pearson's where all problems are alike); the last row is the plain mean over "
         "benchmarks."
-    ]
+    )
 
 
-def main_table(document: Document) -> tuple[Cells, list[Cells]]:
+# ---------------------------------------------------------------- tables
+
+
+def main_table(result: Result, caption: str = "") -> Table:
     """avg@n, and pass@k and maj@k at the largest k."""
-    n, largest = document["suite"]["sampling"]["n"], largest_k(document)
-    head = ["benchmark", "problems", f"avg@{n}", f"pass@{largest}", f"maj@{largest}"]
+    n, k, benchmarks = result["suite"]["sampling"]["n"], largest_k(result), result["benchmarks"]
+    shown = [(name, one["problems"], one) for name, one in benchmarks.items()]
+    if len(shown) > 1:
+        shown.append(("mean", sum(problems for _, problems, _ in shown), result["mean"]))
     rows = [
-        [name, f"{one['problems']:,}", *row_figures(one, largest)]
-        for name, one in document["benchmarks"].items()
+        [
+            name,
+            Number(problems, ","),
+            Number.of(one["avg"]),
+            Number.of(one["pass"][k]),
+            Number.of(one["maj"] and one["maj"][k]),
+        ]
+        for name, problems, one in shown
     ]
-    if len(rows) > 1:
-        problems = sum(one["problems"] for one in document["benchmarks"].values())
-        rows.append(["mean", f"{problems:,}", *row_figures(document["mean"], largest)])
-    return head, rows
+    return Table(["benchmark", "problems", f"avg@{n}", f"pass@{k}", f"maj@{k}"], rows, caption)
 
 
-def row_figures(one: Mapping[str, Any], k: str) -> list[str]:
-    majority = None if one["maj"] is None else one["maj"][k]
-    return [interval(one["avg"], DIGITS), interval(one["pass"][k], DIGITS), interval(majority, DIGITS)]
-
-
-def largest_k(document: Document) -> str:
+def largest_k(result: Result) -> str:
     """The largest k that `MOST_LEFT_OUT` of no benchmark's problems have too few scorable samples for; the
     smallest where there is none. What a verifier cannot judge in time is mostly hard: a measure without such
     problems is another measure."""
-    found = list(document["benchmarks"].values())
+    found = list(result["benchmarks"].values())
     ks = sorted(found[0]["pass"], key=int)
     fair = [k for k in ks if all(one["left_out"][k] <= MOST_LEFT_OUT * one["problems"] for one in found)]
     return max(fair, key=int) if fair else ks[0]
 
 
-def by_k(document: Document) -> tuple[Cells, list[Cells]]:
+def by_k(result: Result) -> Table:
     """pass@k and maj@k for every k, without intervals."""
-    ks = list(document["mean"]["pass"])
+    ks = list(result["mean"]["pass"])
+    rows = [
+        [name, f"{measure}@k", *(Number(one[measure][k][0]) for k in ks)]
+        for name, one in [*result["benchmarks"].items(), ("mean", result["mean"])]
+        for measure in ("pass", "maj")
+        if one[measure] is not None
+    ]
     head = ["benchmark", "measure", *(f"k = {k}" for k in ks)]
-    rows: list[Cells] = []
-    for name, one in [*document["benchmarks"].items(), ("mean", document["mean"])]:
-        rows += [
-            [name, f"{measure}@k", *(middle(one[measure][k]) for k in ks)]
-            for measure in ("pass", "maj")
-            if one[measure] is not None
-        ]
-    return head, rows
+    return Table(head, rows, "Accuracy by k, mean over problems:")
 
 
-def middle(values: Sequence[float | None]) -> str:
-    return "–" if values[0] is None else f"{values[0]:.{DIGITS}f}"
-
-
-def health(document: Document) -> tuple[Cells, list[Cells]]:
+def health(result: Result) -> Table:
     """What can make an accuracy mean something else: cut, unreadable and unscorable completions."""
+    rows = [
+        [
+            name,
+            Number(one["mean_tokens"][0], ",.0f"),
+            *(Number(one["tokens"].get("quantiles", {}).get(q), ",.0f") for q in ("50", "95")),
+            Number(one["truncated"][0], ".1%"),
+            Number(one["unparseable"][0], ".1%"),
+            f"{one['unscorable']:,} of {one['samples']:,}",
+        ]
+        for name, one in result["benchmarks"].items()
+    ]
     head = ["benchmark", "tokens, mean", "median", "95 %", "truncated", "unparseable", "unscorable"]
-    rows = []
-    for name, one in document["benchmarks"].items():
-        quantiles = one["tokens"].get("quantiles", {})
-        rows.append(
-            [
-                name,
-                "–" if one["mean_tokens"][0] is None else f"{one['mean_tokens'][0]:,.0f}",
-                *(f"{quantiles[q]:,.0f}" if q in quantiles else "–" for q in ("50", "95")),
-                percent(one["truncated"]),
-                percent(one["unparseable"]),
-                f"{one['unscorable']:,} of {one['samples']:,}",
-            ]
-        )
-    return head, rows
+    return Table(head, rows, "Completions:")
 
 
-def percent(values: Sequence[float | None]) -> str:
-    return "–" if values[0] is None else f"{values[0]:.1%}"
+# ---------------------------------------------------------------- text
 
 
-def coverage_lines(document: Document) -> list[str]:
+def coverage_blocks(result: Result) -> list[Block]:
     """Fits of the coverage curves, and what they extrapolate to."""
     lines = []
-    for name, one in document["benchmarks"].items():
+    for name, one in result["benchmarks"].items():
         curve = one["coverage"]
         if curve is None:
             continue
         if curve["fit"] is None:
-            lines.append(f"- {name}: no law fitted ({curve['why_not']}).")
+            lines.append(f"{name}: no law fitted ({curve['why_not']}).")
             continue
         fit = curve["fit"]
-        beyond = ", ".join(f"c({k:,}) = {interval(rest, DIGITS)}" for k, *rest in curve["extrapolated"])
+        beyond = ", ".join(f"c({k:,}) = {Number.of(rest)}" for k, *rest in curve["extrapolated"])
         lines.append(
-            f"- {name}: a = {fit['a']:.3g}, b = {fit['b']:.3g}, rmse {fit['rmse']:.2g}; beyond n {beyond}."
+            f"{name}: a = {fit['a']:.3g}, b = {fit['b']:.3g}, rmse {fit['rmse']:.2g}; beyond n {beyond}."
         )
     if not lines:
         return []
-    head = "Coverage, exponentiated power law c(k) = exp(−a k^(−b)) (arXiv 2407.21787):"
     return [
-        head,
-        "",
-        *lines,
-        "",
-        "Intervals are those of the fit over problems, given that the law holds.",
-        "",
+        Paragraph("Coverage, exponentiated power law c(k) = exp(−a k^(−b)) (arXiv 2407.21787):"),
+        Bullets(lines),
+        Paragraph("Intervals are those of the fit over problems, given that the law holds."),
     ]
 
 
-def estimator_lines(document: Document) -> list[str]:
-    found = document["estimator"]
+def estimator_blocks(result: Result) -> list[Block]:
+    found = result["estimator"]
     if found is None:
         return []
     if found["why_not"]:
-        return [f"Difficulty estimator: not asked; {found['why_not']}.", ""]
+        return [Paragraph(f"Difficulty estimator: not asked; {found['why_not']}.")]
     if found["mae"] is None:
-        return ["Difficulty estimator: not graded; no problem has a verdict.", ""]
-    order = "–" if found["spearman"] is None else f"{found['spearman']:.3f}"
+        return [Paragraph("Difficulty estimator: not graded; no problem has a verdict.")]
     without = f" It did without {found['without']}, which it had in training." if found["without"] else ""
     return [
-        f"Difficulty estimator ({found['type']}) on these problems: mean absolute error of the predicted "
-        f"pass rate {found['mae']:.3f}, bias {found['bias']:+.3f}, rank correlation {order}.{without}",
-        "",
+        Paragraph(
+            f"Difficulty estimator ({found['type']}) on these problems: mean absolute error of the predicted "
+            f"pass rate {found['mae']:.3f}, bias {found['bias']:+.3f}, rank correlation "
+            f"{Number(found['spearman'])}.{without}"
+        )
     ]
 
 
-def notes(document: Document) -> list[str]:
+def notes(result: Result) -> list[str]:
     """What a reader of the figures has to know."""
-    lines = [f"- {one['rows']}." for one in document["benchmarks"].values()]
-    for name, one in document["benchmarks"].items():
+    lines = [f"{one['rows']}." for one in result["benchmarks"].values()]
+    for name, one in result["benchmarks"].items():
         if one["maj_method"] is not None and one["maj"] is not None and len(one["maj"]) > 1:
-            lines.append(
-                f"- {name}: maj@k over subsets of the samples: {one['maj_method']}; by {one['vote']}."
-            )
+            lines.append(f"{name}: maj@k over subsets of the samples: {one['maj_method']}; by {one['vote']}.")
         if one.get("clopper_pearson"):
             lines.append(
-                f"- {name}: all problems alike in {', '.join(one['clopper_pearson'])}: there the interval is "
+                f"{name}: all problems alike in {', '.join(one['clopper_pearson'])}: there the interval is "
                 "Clopper and Pearson's over problems, resampling equals tells nothing."
             )
         lines += left_out(name, one)
@@ -194,33 +192,64 @@ def left_out(name: str, one: Mapping[str, Any]) -> list[str]:
         return []
     said = ", ".join(f"{count} at {'k = ' + k if k.isdigit() else k}" for k, count in left.items())
     return [
-        f"- {name}: problems left out for want of scorable samples: {said}. They tend to be the hard "
+        f"{name}: problems left out for want of scorable samples: {said}. They tend to be the hard "
         "ones: figures without them are too high."
     ]
 
 
-def show(head: Cells, rows: Sequence[Cells], title: str) -> None:
-    """A table on the terminal; plain text where stdout is none."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else PLAIN_WIDTH, highlight=False, markup=False, emoji=False)
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if terminal else None)
-    for column, name in enumerate(head):
-        drawn.add_column(name, justify="right" if column else "left")
-    for row in rows:
-        drawn.add_row(*row)
-    console.print(drawn)
+# ---------------------------------------------------------------- pictures
 
 
-def show_results(document: Document) -> None:
-    """The terminal's part of a report."""
-    name = f"{document['model']['name']} on {document['suite']['name']}"
-    show(*main_table(document), title=f"{name} [95 %, bootstrap over problems]")
-    show(*health(document), title="completions")
-    gaps = [line for name, one in document["benchmarks"].items() for line in left_out(name, one)]
-    for line in gaps + coverage_lines(document) + estimator_lines(document):
-        if line:
-            print(line)
+def figures(result: Result) -> list[Figure]:
+    """Coverage, lengths and, where an estimator was asked, its reliability."""
+    benchmarks, estimator = result["benchmarks"], result["estimator"]
+    found = []
+    if any(one["coverage"] is not None for one in benchmarks.values()):
+        found.append(Figure("coverage", "coverage by number of samples", partial(draw_coverage, benchmarks)))
+    found.append(Figure("length", "lengths of completions", partial(draw_lengths, benchmarks)))
+    if estimator is not None and estimator.get("bins"):
+        title = f"estimator {estimator['type']}: {estimator['problems']:,} problems"
+        axes = ("predicted pass rate", "measured pass rate")
+        found.append(
+            Figure("reliability", title, partial(reliability_figure, estimator["bins"], title, *axes))
+        )
+    return found
+
+
+def draw_coverage(benchmarks: Mapping[str, Any]) -> Drawing:
+    """Coverage against k with its band; the fitted law goes on, dashed, to where it was extrapolated."""
+    figure = new_figure(6.5, 4.5)
+    axes = figure.add_subplot()
+    for place, (name, one) in enumerate(benchmarks.items()):
+        curve = one["coverage"]
+        if curve is None:
+            continue
+        colour = f"C{place % 10}"
+        k_K, middle_K, low_K, high_K = np.array(curve["curve"], dtype=float).T
+        draw_curve(axes, k_K, middle_K, (low_K, high_K), colour=colour, label=name, style=".-")
+        if curve["fit"] is not None and curve["extrapolated"]:
+            far_K = np.geomspace(1, max(row[0] for row in curve["extrapolated"]), 100)
+            law_K = np.exp(-curve["fit"]["a"] * far_K ** -curve["fit"]["b"])
+            draw_curve(axes, far_K, law_K, colour=colour, style="--", width=1)
+            for k, middle, low, high in curve["extrapolated"]:
+                if low is not None and high is not None:
+                    axes.plot([k, k], [low, high], color=colour, linewidth=1)
+                axes.plot([k], [middle], color=colour, marker="o", fillstyle="none")
+    axes.set_xscale("log")
+    axes.set(xlabel="samples k", ylabel="coverage (pass@k)", ylim=(-0.02, 1.02))
+    axes.legend(fontsize="small")
+    return figure
+
+
+def draw_lengths(benchmarks: Mapping[str, Any]) -> Drawing:
+    """Histograms of completion length, right and wrong ones, one panel a benchmark."""
+    figure, places = panels(list(benchmarks), 4, 2.6)
+    for axes, one in zip(places, benchmarks.values(), strict=True):
+        tokens = one["tokens"]
+        if tokens:
+            edges = tokens["edges"]
+            axes.stairs(tokens["right"], edges, color="tab:green", fill=True, alpha=0.5, label="right")
+            axes.stairs(tokens["wrong"], edges, color="tab:red", label="wrong")
+        axes.set(xlabel="tokens", ylabel="completions")
+    places[0].legend(fontsize="small")
+    return figure

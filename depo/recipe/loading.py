@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from depo.errors import UserError
+from depo.files import write_text
 from depo.recipe.errors import Sources, error_lines
 from depo.recipe.overrides import apply_overrides, dump_yaml, parse_override, parse_yaml
 from depo.recipe.schema import Recipe
@@ -79,6 +80,4 @@ def write_resolved(recipe: Recipe, path: Path) -> None:
     header = (
         f"# Resolved recipe. Run it again: depo train {path}\n# commit: {commit}\n# versions:\n{versions}\n"
     )
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(header + dump_recipe(recipe), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, header + dump_recipe(recipe))

@@ -22,7 +22,39 @@ from depo.report.provenance import package_versions, source_commit
 DEFAULT_SELECTOR = "thompson"
 
 
-def replay(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+def add_options(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "replay",
+        help="compare estimators and selectors on recorded outcomes",
+        description="Compare estimators and selectors on recorded outcomes, before spending a GPU.",
+        epilog="NAME may carry options: mopps:discount=0.9,prior_successes=0.5. See docs/replay.md.",
+    )
+    add = parser.add_argument
+    add("trace", type=Path, metavar="TRACE_OR_RUN", help="Parquet file or depo run directory")
+    add("--estimator", action="append", required=True, metavar="NAME", help="repeatable")
+    add("--selector", action="append", metavar="NAME", help="repeatable; default: thompson")
+    add("--group-size", type=int, metavar="G", help="default: as recorded; 8 for a count file")
+    add("--budget", type=float, default=0.25, help="share of the prompts picked a step (%(default)s)")
+    add("--audit", type=float, default=0.05, help="uniform share of the picks (%(default)s)")
+    add("--seeds", type=int, default=5, help="replays with censored feedback (%(default)s)")
+    add("--seed", type=int, default=0, help="first seed; keys all that is drawn (%(default)s)")
+    add("--split", choices=("odd", "even", "all"), default="odd", help="prompts to report on")
+    add(
+        "--fit-on",
+        choices=("split", "all"),
+        default="split",
+        help="prompts that estimators see, full feedback",
+    )
+    add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="rows to keep")
+    add("--prior", metavar="COLUMN", help="pass rates to start from; COLUMN/N for counts of N")
+    add("--visits", type=int, metavar="V", help="steps; default: all, 1 for a count file")
+    add("--batch", type=int, metavar="B", help="full feedback: B prompts a step, in passes")
+    add("--resamples", type=int, default=1000, help="of the bootstrap (%(default)s)")
+    add("--json", type=Path, metavar="OUT", help="write everything as JSON")
+    add("--plots", type=Path, metavar="DIR", help="write reliability diagrams and the front")
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run what ``depo replay`` was asked for; returns the exit status. Raises UserError for bad input."""
     check(options)
     estimators = distinct([parse_spec(text, "--estimator") for text in options.estimator], "--estimator")

@@ -1,75 +1,302 @@
-"""From a benchmark's JSON file to Markdown and plots beside it: ``depo bench report DIR``."""
+"""A document model: what a report says. Renderers decide how it looks.
+
+A result is JSON, ``{"kind": …, "provenance": …}``. A function beside the code that measured it turns the
+result into a `Document`. `write_result` stores the result, and beside it the document as Markdown with its
+pictures. Text is plain: markup is said by a type (`Code`, `Strong`), never by characters. A measured value is
+a `Number` with its interval. `show` prints a table on the terminal.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable, Sequence
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from depo.errors import DONE, UserError
+from depo.errors import UserError
+from depo.files import write_json, write_text
+from depo.report.plots import FORMATS, save
 
-Renderer = Callable[[dict[str, Any], Path], str]
-"""(document, path without suffix) → Markdown; draws its plots beside that path."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
-
-def write_result(document: dict[str, Any], path: Path) -> list[Path]:
-    """Store ``document`` as ``path`` (.json) and render it; returns the two files. ``document["kind"]`` names
-    the benchmark. Written aside and renamed, so that a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    aside.replace(path)
-    return [path, render(document, path)]
+UNKNOWN = "–"
 
 
-def render(document: dict[str, Any], path: Path) -> Path:
-    """Write the Markdown (and plots) of a document read from ``path``; returns the Markdown file."""
-    markdown = path.with_suffix(".md")
-    markdown.write_text(renderer(document["kind"])(document, path.with_suffix("")), encoding="utf-8")
-    return markdown
+# ---------------------------------------------------------------- text
 
 
-def renderer(kind: str) -> Renderer:
-    match kind:
-        case "selection":
-            from benchmarks.selection.report import markdown
-        case "selection_tuning":
-            from benchmarks.selection.tune import markdown
-        case "model":
-            from benchmarks.model.report import markdown
-        case "throughput":
-            from benchmarks.throughput.report import markdown
-        case "eval":
-            from depo.evaluation.report import markdown
-        case "eval_comparison":
-            from depo.evaluation.comparison import markdown
-        case "route":
-            from depo.evaluation.cascade.report import markdown
-        case other:
-            raise UserError(
-                f"kind {other!r}: no benchmark of that name; known: selection, selection_tuning, model, "
-                "throughput, eval, eval_comparison, route"
-            )
-    return markdown
+@dataclass(frozen=True)
+class Code:
+    """A name or a value as it stands in code, within a line."""
+
+    text: str
 
 
-def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """Render every result in the directory again. JSON files of other origin are passed over."""
-    directory: Path = options.directory
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory; expected one with JSON files of depo bench")
-    found = [(path, document) for path in sorted(directory.glob("*.json")) if (document := read(path))]
-    if not found:
-        raise UserError(f"{directory}: no JSON file written by depo bench in it")
-    for path, document in found:
-        print(render(document, path))
-    return DONE
+@dataclass(frozen=True)
+class Strong:
+    text: str
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """A benchmark's document; None for JSON of other origin. Raises UserError for what is no JSON."""
+@dataclass(frozen=True)
+class Emphasis:
+    text: str
+
+
+@dataclass(frozen=True)
+class Number:
+    """A measured value, with its interval where there is one. None and NaN are unknown. ``form`` is Python's
+    format specification (".3f", "+.1%", ","), ``unit`` what follows the value."""
+
+    value: float | None
+    form: str = ".3f"
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+
+    @classmethod
+    def of(cls, values: Sequence[float | None] | None, form: str = ".3f", unit: str = "") -> Number:
+        """From [value, low, high], as results store it; None is unknown."""
+        value, low, high = values or (None, None, None)
+        return cls(value, form, low, high, unit)
+
+    def __str__(self) -> str:
+        """``0.412 [0.390, 0.434]``"""
+        if not known(self.value):
+            return UNKNOWN
+        shown = f"{self.value:{self.form}}{self.unit}"
+        if known(self.low) and known(self.high):
+            shown += f" [{self.low:{self.form}}, {self.high:{self.form}}]"
+        return shown
+
+
+def known(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
+
+
+Span = str | Code | Strong | Emphasis | Number
+Text = Span | Sequence[Span]
+"""Spans follow each other without a space between them."""
+
+
+def spans(text: Text) -> Sequence[Span]:
+    return (text,) if isinstance(text, Span) else text
+
+
+def plain(text: Text) -> str:
+    """The text without markup."""
+    return "".join(str(span) if isinstance(span, str | Number) else span.text for span in spans(text))
+
+
+# ---------------------------------------------------------------- blocks
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: Text
+
+
+@dataclass(frozen=True)
+class Bullets:
+    items: Sequence[Text]
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """Lines shown as they are: a command, the end of a log."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """``rows`` have as many cells as ``head``."""
+
+    head: Sequence[Text]
+    rows: Sequence[Sequence[Text]]
+    caption: Text = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.head):
+                raise ValueError(f"a row of {len(row)} cells under a head of {len(self.head)}: {row}")
+
+    def numeric(self) -> list[bool]:
+        """Whether a column holds numbers alone. Renderers align such a column to the right."""
+        return [
+            bool(self.rows) and all(isinstance(row[i], Number) for row in self.rows)
+            for i in range(len(self.head))
+        ]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture, drawn when the document is written: STEM_NAME.png beside STEM.md, STEM.png where ``name`` is
+    empty. ``alt`` says what it shows, ``draw`` gives it (see `depo.report.plots`)."""
+
+    name: str
+    alt: str
+    draw: Callable[[], Drawing]
+
+    def stem(self, document: str) -> str:
+        return f"{document}_{self.name}" if self.name else document
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part under a heading of its own; its place in the document gives the level."""
+
+    title: Text
+    blocks: Sequence[Block]
+
+
+Block = Paragraph | Bullets | CodeBlock | Table | Figure | Section
+
+
+@dataclass(frozen=True)
+class Document:
+    title: Text
+    blocks: Sequence[Block]
+
+    def walk(self) -> Iterator[Block]:
+        """Every block in the order of reading, a section before what is in it."""
+        return walk(self.blocks)
+
+
+def walk(blocks: Sequence[Block]) -> Iterator[Block]:
+    for block in blocks:
+        yield block
+        if isinstance(block, Section):
+            yield from walk(block.blocks)
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+def to_markdown(document: Document, stem: str) -> str:
+    """The document as GitHub's Markdown; ``stem`` is its file's name, after which its pictures are named."""
+    return "\n\n".join(markdown_blocks(Section(document.title, document.blocks), stem, 1)) + "\n"
+
+
+def markdown_blocks(block: Block, stem: str, level: int) -> Iterator[str]:
+    match block:
+        case Paragraph(text):
+            yield re.sub(
+                r"^(\d+)?([-+#>.)])", r"\1\\\2", inline(text)
+            )  # or it begins a list, a heading, a quote
+        case Bullets(items) if items:
+            yield "\n".join(f"- {line(item)}" for item in items)
+        case CodeBlock(text):
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+            yield f"{fence}\n{text}\n{fence}"
+        case Table():
+            if block.caption:
+                yield inline(block.caption)
+            rule = ["---:" if numeric else "---" for numeric in block.numeric()]
+            rows = [[inline(cell).replace("|", r"\|") for cell in row] for row in (block.head, *block.rows)]
+            yield "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+        case Figure(_, alt, _):
+            yield f"![{escaped(alt)}]({block.stem(stem)}.png)"
+        case Section(title, blocks):
+            yield f"{'#' * level} {inline(title)}"
+            for part in blocks:
+                yield from markdown_blocks(part, stem, level + 1)
+
+
+def line(text: Text) -> str:
+    """Text at the start of a line, where some characters would begin a list, a heading or a quote."""
+    return re.sub(r"^(\d*)([-+#>.)])(?=\s|$)", r"\1\\\2", inline(text))
+
+
+def inline(text: Text) -> str:
+    return "".join(map(markdown_span, spans(text)))
+
+
+def markdown_span(span: Span) -> str:
+    match span:
+        case Code(text):
+            fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+            return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
+        case Strong(text):
+            return f"**{escaped(text)}**"
+        case Emphasis(text):
+            return f"*{escaped(text)}*"
+        case _:
+            return escaped(str(span))
+
+
+def escaped(text: str) -> str:
+    """Text whose characters Markdown would otherwise take for markup; on one line."""
+    text = re.sub(r"[\\`*~]|(?<!\w)_|_(?!\w)|<(?=[\w/!?])|(?<=\])\(|&(?=#?\w+;)", r"\\\g<0>", text)
+    return " ".join(text.splitlines())
+
+
+# ---------------------------------------------------------------- terminal
+
+PLAIN_WIDTH = 240
+"""Columns of a line that goes to a file or a pipe: nobody wraps there."""
+
+
+def show(*blocks: Block) -> None:
+    """Print what a terminal can show of the blocks: no pictures."""
+    for block in blocks:
+        match block:
+            case Table():
+                show_table(block)
+            case Paragraph(text) | CodeBlock(text):
+                print(plain(text))
+            case Bullets(items):
+                for item in items:
+                    print(f"- {plain(item)}")
+            case Section(title, inside):
+                print(plain(title))
+                show(*inside)
+
+
+def show_table(table: Table) -> None:
+    """Under its caption; plain text where stdout is no terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else PLAIN_WIDTH, highlight=False, markup=False, emoji=False)
+    grid = Grid(title=plain(table.caption), title_justify="left", box=box.SIMPLE_HEAD if terminal else None)
+    for name, numeric in zip(table.head, table.numeric(), strict=True):
+        grid.add_column(plain(name), justify="right" if numeric else "left")
+    for row in table.rows:
+        grid.add_row(*map(plain, row))
+    console.print(grid)
+
+
+# ---------------------------------------------------------------- results
+
+Report = Callable[[Mapping[str, Any]], Document]
+"""What is to be read of a result."""
+
+
+def write_result(result: Mapping[str, Any], path: Path, report: Report) -> list[Path]:
+    """Store ``result`` as ``path`` (.json) and its report beside it; returns the two files."""
+    write_json(path, result, indent=1)
+    return [path, write_document(report(result), path.with_suffix(""))]
+
+
+def write_document(document: Document, stem: Path) -> Path:
+    """Write STEM.md and the pictures that the document shows, as PNG and SVG; returns the Markdown file."""
+    for block in document.walk():
+        if isinstance(block, Figure):
+            save(block.draw(), *(stem.with_name(block.stem(stem.name) + suffix) for suffix in FORMATS))
+    path = stem.with_name(f"{stem.name}.md")
+    write_text(path, to_markdown(document, stem.name))
+    return path
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """A stored result; None for JSON of other origin. Raises UserError for what is no JSON."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

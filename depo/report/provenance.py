@@ -6,19 +6,15 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from depo.report.document import Block, CodeBlock, Paragraph
 
-def usable_cores() -> int:
-    """CPU cores that this process may run on; where the system does not tell, those of the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
+GIB = 2**30
 
 PACKAGES = (
     "depo",
@@ -37,6 +33,57 @@ PACKAGES = (
     "pyarrow",
     "pydantic",
 )
+"""What a result may depend on."""
+
+
+def provenance(arguments: Sequence[str], seeds: Sequence[int], program: str = "depo") -> dict[str, Any]:
+    """``arguments``: of the command line, without the ``program``; paths are shown by their last part."""
+    return {
+        "command": " ".join([program, shlex.join(map(without_directories, arguments))]),
+        "seeds": list(seeds),
+        "machine": machine(),
+        "versions": package_versions(),
+        "commit": source_commit(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
+
+
+def without_directories(argument: str) -> str:
+    """``/home/me/models/smollm2`` → ``smollm2``: where something lay on one machine is nobody's business."""
+    key, equals, value = argument.rpartition("=")
+    return f"{key}{equals}{Path(value).name}" if value.startswith(("/", "~")) else argument
+
+
+def machine() -> dict[str, Any]:
+    """Kind of machine: processor, cores usable by this process, memory (GiB), GPUs."""
+    found: dict[str, Any] = {
+        "processor": processor(),
+        "cores": usable_cores(),
+        "system": platform.system(),
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, 1)
+    import torch
+
+    found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return found
+
+
+def processor() -> str:
+    """The model's name where the system tells it, else the architecture."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on; where the system does not tell, those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def installed_version(package: str) -> str | None:
@@ -72,50 +119,22 @@ def _git(directory: Path, *arguments: str) -> str | None:
     return outcome.stdout.strip() if outcome.returncode == 0 else None
 
 
-GIB = 2**30
-
-
-def provenance(arguments: Sequence[str], seeds: Sequence[int], program: str = "depo") -> dict[str, Any]:
-    """``arguments``: of the command line, without the ``program``; paths are shown by their last part."""
-    return {
-        "command": " ".join([program, shlex.join(map(without_directories, arguments))]),
-        "seeds": list(seeds),
-        "machine": machine(),
-        "versions": package_versions(),
-        "commit": source_commit(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Kind of machine: processor, cores usable by this process, memory (GiB), GPUs."""
-    found: dict[str, Any] = {
-        "processor": processor(),
-        "cores": usable_cores(),
-        "system": platform.system(),
-    }
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, 1)
-    import torch
-
-    found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return found
-
-
-def processor() -> str:
-    """The model's name where the system tells it, else the architecture."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def without_directories(argument: str) -> str:
-    """``/home/me/models/smollm2`` → ``smollm2``: where something lay on one machine is nobody's business."""
-    key, equals, value = argument.rpartition("=")
-    return f"{key}{equals}{Path(value).name}" if value.startswith(("/", "~")) else argument
+def provenance_blocks(result: Mapping[str, Any]) -> list[Block]:
+    """The same for readers of a report."""
+    made = result["provenance"]
+    machine_, versions = made["machine"], made["versions"]
+    gpus = ", ".join(machine_["gpus"]) or "no GPU"
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    memory = f", {machine_['memory_gib']} GiB" if "memory_gib" in machine_ else ""
+    return [
+        Paragraph("Made by"),
+        CodeBlock(made["command"]),
+        Paragraph(
+            f"Seeds {', '.join(map(str, made['seeds']))}; {machine_['processor']}, "
+            f"{machine_['cores']} cores{memory}, {gpus}; {made['date']}; "
+            f"commit {made['commit'] or 'unknown'}. Versions: {named}."
+        ),
+    ]
 
 
 def provenance_lines(document: dict[str, Any]) -> list[str]:

@@ -8,13 +8,12 @@ The state is part of every checkpoint: a resumed run remembers what the best was
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from depo.errors import UserError
-from depo.files import on_disk, read_json, write_json
+from depo.files import directory_aside, read_json, write_json
 from depo.recipe.schema import Evaluation
 
 
@@ -62,15 +61,10 @@ class BestPolicy:
         return True
 
     def keep(self) -> None:
-        """Replace ``best/``; written aside and renamed, so a kill leaves a whole one, or its name aside."""
-        aside = self.directory.with_name(f".{self.directory.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        self.export(aside / "policy")
-        write_json(aside / "best.json", self.summary() or {})
-        on_disk(aside)
-        shutil.rmtree(self.directory, ignore_errors=True)
-        aside.rename(self.directory)
+        """Replace ``best/``."""
+        with directory_aside(self.directory) as aside:
+            self.export(aside / "policy")
+            write_json(aside / "best.json", self.summary() or {})
 
     def __str__(self) -> str:
         if self.value is None:

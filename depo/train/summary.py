@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
-from depo.evaluation.heldout import EvalResult
-from depo.files import write_json
-from depo.report.plots import draw_reliability
+from depo.evaluation.in_training import EvalResult
+from depo.files import directory_aside, write_json
+from depo.report.plots import reliability_figure, save
 from depo.report.provenance import package_versions, source_commit
 
 if TYPE_CHECKING:
@@ -21,18 +20,15 @@ def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
 
     There is no picture when the audit window is empty.
     """
-    policy = run.directory / "policy"
-    aside = run.directory / ".policy.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    run.learner.export(aside)
-    shutil.rmtree(policy, ignore_errors=True)
-    aside.rename(policy)
-
+    with directory_aside(run.directory / "policy") as aside:
+        run.learner.export(aside)
     summary = summarise(run, after)
     write_json(run.directory / "summary.json", summary)
     rows = run.selector.calibration.reliability()
     if rows:
-        draw_reliability(rows, f"{run.recipe.name}: audit window", run.directory / "reliability.png")
+        groups = sum(int(row["groups"]) for row in rows)
+        title = f"{run.recipe.name}: audit window\n{groups:,} groups"
+        save(reliability_figure(rows, title), run.directory / "reliability.png")
     for line in lines(run, after):
         run.console.say(line, always=True)
     return summary
@@ -72,10 +68,10 @@ def lines(run: Run, after: EvalResult | None) -> list[str]:
     origins = ", ".join(f"{name} {count:,}" for name, count in recorded["by_origin"].items() if count)
     text = []
     if run.before is not None and after is not None:
-        for label, old, new in (
-            ("held-out accuracy, solvable part", run.before.solvable, after.solvable),
-            ("held-out accuracy, all", run.before.all, after.all),
-        ):
+        before = run.before.parts | {"all": run.before.all}
+        for name, new in (after.parts | {"all": after.all}).items():
+            label = "held-out accuracy, all" if name == "all" else f"held-out accuracy, {name} part"
+            old = before.get(name)
             if old is not None and new is not None:
                 text.append(f"{label}: {old:.3f} → {new:.3f} ({new - old:+.3f})")
     text.append(f"rollouts generated: {recorded['generated']:,} ({outcomes}; by origin: {origins})")

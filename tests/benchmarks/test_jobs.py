@@ -10,8 +10,8 @@ import time
 
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.jobs import Job, run_jobs
-from depo.cli import main
 
 WRITE = """
 import pathlib, sys, time
@@ -156,15 +156,15 @@ def test_a_failure_is_shown_and_takes_along_only_what_needs_it(module):
 
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_benchmark_that_is_stopped_says_how_to_go_on(how, status, monkeypatch, capsys, tmp_path):
-    def stopped(options, arguments):
+    def stopped(*arguments):
         os.kill(os.getpid(), how)
         time.sleep(10)
 
-    monkeypatch.setattr("benchmarks.selection.command.run", stopped)
+    monkeypatch.setattr("benchmarks.selection.command.run_jobs", stopped)
     # A shell that starts pytest in the background makes it ignore interrupts.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert main(["bench", "selection", "--out", str(tmp_path)]) == status
+        assert main(["selection", "--out", str(tmp_path), "--arms", "grpo", "--seeds", "0"]) == status
     finally:
         signal.signal(signal.SIGINT, before)
     assert "the same command goes on from here" in capsys.readouterr().err

@@ -1,23 +1,22 @@
-"""A router's figures for readers: a table for the terminal, Markdown, and the accuracy/cost curve."""
+"""A router's figures for readers: a report with the curve of accuracy against cost, and a terminal's part."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depo.evaluation.plots import new_figure, save
-from depo.evaluation.report import DIGITS, Cells, show
-from depo.report.provenance import provenance_lines
-from depo.report.tables import interval, table
+from depo.report.document import Bullets, Document, Figure, Number, Paragraph, Section, Table, Text, show
+from depo.report.plots import draw_curve, panels
+from depo.report.provenance import provenance_blocks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
-Document = Mapping[str, Any]
+Result = Mapping[str, Any]
 
 
 HEAD = ["questions go to", "τ", "accuracy", "routed to small", "cost saved", "above random"]
@@ -30,37 +29,58 @@ KEYS = ("accuracy", "share", "saved", "gain")
 NAMES = {"estimator": "small above τ", "oracle": "oracle, above τ"}
 
 
-def panels(document: Document) -> dict[str, Mapping[str, Any]]:
+def route_report(result: Result) -> Document:
+    """What ``depo route`` found."""
+    about = (
+        f"95 % intervals from {result['resamples']:,} bootstrap resamples of problems, Clopper and "
+        "Pearson's where all questions come out alike; the mean is the plain one over benchmarks."
+    )
+    shown = parts(result)
+    return Document(
+        title(result),
+        [
+            Paragraph(about),
+            *(Section(name, [table(one)]) for name, one in shown.items()),
+            Figure("", "accuracy against cost", partial(draw_panels, shown)),
+            Bullets(notes(result)),
+            *provenance_blocks(result),
+        ],
+    )
+
+
+def show_route(result: Result) -> None:
+    """The terminal's part of the report: the headline table and what a reader has to know."""
+    name, one = next(iter(parts(result).items()))
+    show(table(one, f"{title(result)}: {name} [95 %, bootstrap over problems]"), Bullets(notes(result)))
+
+
+def parts(result: Result) -> dict[str, Mapping[str, Any]]:
     """The mean over benchmarks first, where there are several, then each benchmark."""
-    benchmarks = document["benchmarks"]
-    return ({"mean": document["mean"]} if len(benchmarks) > 1 else {}) | dict(benchmarks)
+    benchmarks = result["benchmarks"]
+    return ({"mean": result["mean"]} if len(benchmarks) > 1 else {}) | dict(benchmarks)
 
 
-def rows_of(one: Mapping[str, Any]) -> list[Cells]:
+def table(one: Mapping[str, Any], caption: str = "") -> Table:
     """Each model alone, then both routers at each threshold."""
-    rows: list[Cells] = [cells("large alone", "", one["large"]), cells("small alone", "", one["small"])]
+    rows = [row("large alone", "", one["large"]), row("small alone", "", one["small"])]
     for router, points in one["routers"].items():
-        rows += [cells(NAMES[router], f"{point['tau']:g}", point) for point in points]
-    return rows
+        rows += [row(NAMES[router], f"{point['tau']:g}", point) for point in points]
+    return Table(HEAD, rows, caption)
 
 
-def cells(name: str, tau: str, point: Mapping[str, Sequence[float | None]]) -> list[str]:
-    return [name, tau, *(with_limits(point[key]) for key in KEYS)]
+def row(name: str, tau: str, point: Mapping[str, Sequence[float | None]]) -> list[Text]:
+    """With intervals, but for what is so by definition: a large model alone saves nothing."""
+    figures = [point[key] for key in KEYS]
+    return [name, tau, *(Number(one[0]) if one[1] == one[2] else Number.of(one) for one in figures)]
 
 
-def with_limits(values: Sequence[float | None]) -> str:
-    """With its interval, but for what is so by definition: a large model alone saves nothing."""
-    middle, low, high = values
-    return interval([middle, None, None] if low == high else values, DIGITS)
+def title(result: Result) -> str:
+    names = " or ".join(result[side]["shown"] for side in ("small", "large"))
+    return f"{names} on {result['suite']}, routed by {result['estimator']['run']}"
 
 
-def title(document: Document) -> str:
-    names = " or ".join(document[side]["shown"] for side in ("small", "large"))
-    return f"{names} on {document['suite']}, routed by {document['estimator']['run']}"
-
-
-def cost_line(document: Document) -> str:
-    cost = document["cost"]
+def cost_line(result: Result) -> str:
+    cost = result["cost"]
     if cost["source"] == "active parameters":
         unit = f"active parameters ({cost['small']:,.0f} and {cost['large']:,.0f})"
     else:
@@ -70,11 +90,11 @@ def cost_line(document: Document) -> str:
     return f"Cost is completion tokens times {unit}; saved is against asking the large model alone."
 
 
-def notes(document: Document) -> list[str]:
-    estimator, samples = document["estimator"], document["samples"]
+def notes(result: Result) -> list[str]:
+    estimator, samples = result["estimator"], result["samples"]
     without = f", without {estimator['without']}, which it had in training" if estimator["without"] else ""
     lines = [
-        cost_line(document),
+        cost_line(result),
         f"Pass rates predicted by estimator {estimator['type']} of {estimator['run']}, "
         f"{estimator['checkpoint']}{without}. Above random: accuracy above that of a router sending the "
         "same share of questions at random.",
@@ -83,16 +103,16 @@ def notes(document: Document) -> list[str]:
     ]
     lines += [
         f"{name}: {one['left_out']} problems left out; one of the models has no verdict on them."
-        for name, one in document["benchmarks"].items()
+        for name, one in result["benchmarks"].items()
         if one["left_out"]
     ]
     lines += [
         f"{name}: all questions alike in {', '.join(alike)} at some thresholds: there the interval is "
         "Clopper and Pearson's over questions, resampling equals tells nothing."
-        for name, one in document["benchmarks"].items()
+        for name, one in result["benchmarks"].items()
         if (alike := alike_somewhere(one))
     ]
-    return lines + [f"The two evaluations differ in {line}." for line in document["unlike"]]
+    return lines + [f"The two evaluations differ in {line}." for line in result["unlike"]]
 
 
 def alike_somewhere(one: Mapping[str, Any]) -> list[str]:
@@ -103,52 +123,23 @@ def alike_somewhere(one: Mapping[str, Any]) -> list[str]:
     return [shown for key, shown in zip(KEYS, HEAD[2:], strict=True) if key in alike]
 
 
-def markdown(document: Document, stem: Path) -> str:
-    """The report; the plot is drawn beside ``stem`` (the JSON's path without suffix) as PNG and SVG."""
-    lines = [f"# {title(document)}", ""]
-    lines += [
-        f"95 % intervals from {document['resamples']:,} bootstrap resamples of problems, Clopper and "
-        "Pearson's where all questions come out alike; the mean is the plain one over benchmarks.",
-        "",
-    ]
-    for name, one in panels(document).items():
-        lines += [f"## {name}", "", *table(HEAD, rows_of(one)), ""]
-    png = next(path for path in save(curve_figure(document), stem) if path.suffix == ".png")
-    lines += [f"![{png.stem}]({png.name})", "", *(f"- {line}" for line in notes(document)), ""]
-    return "\n".join([*lines, *provenance_lines(dict(document)), ""])
-
-
-def show_route(document: Document) -> None:
-    """The terminal's part: the headline table and what a reader has to know."""
-    name, one = next(iter(panels(document).items()))
-    show(HEAD, rows_of(one), title=f"{title(document)}: {name} [95 %, bootstrap over problems]")
-    for line in notes(document):
-        print(line)
-
-
-def curve_figure(document: Document) -> Figure:
+def draw_panels(shown: Mapping[str, Mapping[str, Any]]) -> Drawing:
     """Accuracy against cost, one panel a benchmark: estimator, oracle and random router over all τ."""
-    shown = panels(document)
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = new_figure(4.2 * columns, 3.4 * rows)
-    for place, (name, one) in enumerate(shown.items(), start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        draw_curves(axes, one)
-        axes.set_title(name, fontsize="small")
-        if place == 1:
-            axes.legend(fontsize="small")
+    figure, places = panels(list(shown), 4.2, 3.4)
+    for axes, one in zip(places, shown.values(), strict=True):
+        draw_router(axes, one)
+    places[0].legend(fontsize="small")
     return figure
 
 
-def draw_curves(axes: Axes, one: Mapping[str, Any]) -> None:
+def draw_router(axes: Axes, one: Mapping[str, Any]) -> None:
     for name, style, colour in (
         ("oracle", "-", "tab:green"),
         ("estimator", "-", "tab:blue"),
         ("random", "--", "grey"),
     ):
         points = np.array([row[1:] for row in one["curves"][name]])
-        axes.plot(1 - points[:, 2], points[:, 1], style, color=colour, linewidth=1, label=name)
+        draw_curve(axes, 1 - points[:, 2], points[:, 1], colour=colour, label=name, style=style, width=1)
     for point in one["routers"]["estimator"]:
         spent, accuracy = 1 - point["saved"][0], point["accuracy"][0]
         axes.plot([spent], [accuracy], "o", color="tab:blue", markersize=4)

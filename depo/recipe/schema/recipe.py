@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -32,10 +32,21 @@ class Checkpoints(Block):
     """Newest checkpoints kept."""
 
 
+class PluginTracker(Block):
+    """A tracker registered by a package under the entry-point group ``depo.trackers``."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
 class Tracking(Block):
+    """What keeps metrics and rollouts, beside metrics.jsonl."""
+
     tensorboard: bool = False
     rollouts: bool = True
     """Write every rollout to rollouts/*.parquet."""
+    trackers: list[PluginTracker] = []
+    """Trackers of other packages."""
 
 
 class Resources(Block):

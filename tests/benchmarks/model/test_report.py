@@ -1,15 +1,15 @@
-"""Markdown and picture come from the document alone; the document here is written by hand."""
+"""What is to be read of a result comes from the result alone, which is written by hand here."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.model.comparison import comparisons
-from benchmarks.model.plots import ratio_so_far
-from depo.report.document import write_result
+from benchmarks.model.figures import comparisons
+from benchmarks.model.report import ratio_so_far, report
+from benchmarks.report import write_result
+from depo.report.document import CodeBlock, Number, Paragraph, Section, Text, plain
 
 SETTING = {
     "model": "smollm2",
@@ -30,7 +30,7 @@ SETTING = {
     },
 }
 MADE = {
-    "command": "depo bench model --out r.json",
+    "command": "python -m benchmarks model --out r.json",
     "seeds": [0],
     "machine": {"processor": "some CPU", "cores": 2, "system": "Linux", "gpus": []},
     "versions": {"python": "3.11"},
@@ -95,50 +95,68 @@ def document() -> dict[str, Any]:
     }
 
 
-def row(text: str, section: str, arm: str) -> list[str]:
-    """Cells of an arm's row in the table under a heading."""
-    table = text.split(f"## {section}")[1].split("\n## ")[0]
-    line = next(line for line in table.splitlines() if line.startswith(f"| 0 | {arm} |"))
-    return [cell.strip() for cell in line.strip("|").split("|")][2:]
+@pytest.fixture
+def row(document, section_of):
+    """Cells of an arm's row in the table of a section."""
+
+    def cells(section: str, arm: str) -> list[Text]:
+        table = section_of(report(document), section).blocks[0]
+        (found,) = (row for row in table.rows if row[1] == arm)
+        return list(found[2:])
+
+    return cells
 
 
-def test_tables_say_what_the_document_says(document, tmp_path) -> None:
-    _, markdown = write_result(document, tmp_path / "model.json")
-    text = markdown.read_text()
-    assert row(text, "Result", "hybrid") == ["0.250", "0.438", "0.438", "0.125 → 0.500", "352", "20", "18"]
-    assert row(text, "What an effective group cost", "hybrid") == [
-        *("0.375", "33", "10.7", "1,234", "0.25 of 20", "+176 [-20, +700]")
-    ]
-    assert row(text, "What an effective group cost", "grpo")[-1] == "–"
-    assert row(text, "Diagnosis", "hybrid")[:4] == ["75%", "20", "0.625", "-0.125"]
-    assert row(text, "Diagnosis", "grpo")[2] == "–"
-    assert "| hybrid − grpo | +0.125 | – | +0.125 |" in text
-    assert "commit unknown" in text
-    assert "some CPU" in text
+def test_tables_say_what_the_result_says(row) -> None:
+    result = row("Result", "hybrid")
+    assert [cell.value for cell in result[:3]] == [0.25, 0.4375, 0.4375]
+    assert [plain(cell) for cell in result[3:]] == ["0.125 → 0.500", "352", "20", "18"]
+    *cost, saved = row("What an effective group cost", "hybrid")
+    assert [plain(cell) for cell in cost] == ["0.375", "33", "10.7", "1,234", "0.25 of 20"]
+    assert (saved.value, saved.low, saved.high) == (176.0, -20.0, 700.0)
+    assert plain(row("What an effective group cost", "grpo")[-1]) == "–"
+    share, groups, auroc, skill, *_ = row("Diagnosis", "hybrid")
+    assert (share.value, groups.value, auroc.value, skill.value) == (0.75, 20.0, 0.625, -0.125)
+    assert row("Diagnosis", "grpo")[2].value is None
 
 
-def test_a_failed_run_is_told_with_its_last_lines_and_kept_out_of_the_tables(document, tmp_path) -> None:
-    text = write_result(document, tmp_path / "model.json")[1].read_text()
-    assert "Seed 0, dapo: exit status 1." in text
-    assert "    error: out of memory" in text
-    assert "| 0 | dapo |" not in text
+def test_arms_are_compared_with_the_baselines(document, section_of) -> None:
+    table = section_of(report(document), "Held-out accuracy").blocks[0]
+    assert [list(one) for one in table.rows] == [["hybrid − grpo", Number(0.125, "+.3f"), "–", "+0.125"]]
 
 
-def test_what_was_asked_for_and_has_not_ended_is_named(document, tmp_path) -> None:
+def test_a_failed_run_is_told_with_its_last_lines_and_kept_out_of_the_tables(document, section_of) -> None:
+    told = section_of(report(document), "Failed")
+    assert [type(block) for block in told.blocks] == [Paragraph, CodeBlock]
+    assert plain(told.blocks[0].text) == "Seed 0, dapo: exit status 1."
+    assert told.blocks[1].text == "error: out of memory"
+    table = section_of(report(document), "Result").blocks[0]
+    assert [row[1] for row in table.rows] == ["grpo", "hybrid"]
+
+
+def test_what_was_asked_for_and_has_not_ended_is_named(document) -> None:
     document["provenance"] = MADE | {"seeds": [0, 1]}
-    text = write_result(document, tmp_path / "model.json")[1].read_text()
-    assert "**Unfinished, and not in here**: seed 1 grpo, seed 1 dapo, seed 1 hybrid." in text
+    said = [plain(block.text) for block in report(document).walk() if isinstance(block, Paragraph)]
+    assert "Unfinished, and not in here: seed 1 grpo, seed 1 dapo, seed 1 hybrid." in said
 
 
-def test_picture_lies_beside_the_report_and_is_linked(document, tmp_path) -> None:
-    text = write_result(document, tmp_path / "model.json")[1].read_text()
+@pytest.mark.parametrize(("jobs", "says"), [(1, "One run at a time."), (3, "3 runs at a time")])
+def test_how_many_ran_at_a_time_is_said_where_seconds_are(document, section_of, jobs, says) -> None:
+    document["setting"] = SETTING | {"jobs": jobs}
+    assert plain(section_of(report(document), "Seconds").blocks[-1].text).startswith(says)
+
+
+def test_the_picture_lies_beside_the_report(document, tmp_path) -> None:
+    _, markdown = write_result(document, tmp_path / "model.json")
     assert (tmp_path / "model.png").read_bytes().startswith(b"\x89PNG")
-    assert "](model.png)" in text
+    assert "](model.png)" in markdown.read_text()
 
 
-def test_a_result_without_any_finished_run_is_rendered_too(document, tmp_path) -> None:
+def test_a_result_without_any_finished_run_has_a_report_too(document, tmp_path) -> None:
     document["runs"], document["comparisons"] = document["runs"][2:], []
-    assert "## Result" not in Path(write_result(document, tmp_path / "model.json")[1]).read_text()
+    write_result(document, tmp_path / "model.json")
+    titles = [block.title for block in report(document).walk() if isinstance(block, Section)]
+    assert titles == ["Failed"]
 
 
 def test_ratio_is_cumulative() -> None:

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.selection.curve import Curve
-from benchmarks.selection.document import compare
+from benchmarks.selection.curve import Curve, compare
 from depo.report.statistics import ratio_interval, t_interval
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.selection.arms import ARMS, PRIMARY
-from benchmarks.selection.plan import Cell, plan
-from benchmarks.selection.pools import POOLS, REPORTED, TUNING
-from benchmarks.selection.recipes import arm_recipe, warm_recipe
+from benchmarks.selection.arms import ARMS, POOLS, PRIMARY, REPORTED, TUNING
+from benchmarks.selection.plan import Cell, arm_recipe, plan, warm_recipe
 from benchmarks.selection.work import hide
 from depo.errors import UserError
 from depo.recipe.loading import load_recipe
@@ -32,6 +30,15 @@ def test_arms_differ_only_in_estimator_selection_batch_and_learning_rate(arm, po
     if arm in PRIMARY:
         assert this["batch"] == grpo["batch"]
     assert this["batch"]["group_size"] == 8
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_no_default_of_depo_decides_how_an_arm_chooses(arm):
+    recipe = recipe_of(arm)
+    assert recipe.selection.model_fields_set == set(type(recipe.selection).model_fields)
+    if recipe.estimator.type == "hybrid":
+        left = set(type(recipe.estimator).model_fields) - recipe.estimator.model_fields_set
+        assert left == {"text_model", "seed"}
 
 
 def test_a_policy_is_shared_by_exactly_those_pools_whose_warm_start_is_the_same():
@@ -117,15 +124,12 @@ def test_an_encoder_that_has_moved_with_the_rest_is_the_same_encoder(tmp_path):
 
 
 def test_hidden_texts_say_nothing_and_change_nothing_for_the_policy():
-    prompts = [
-        Prompt(str(i), f"{i}+{i}=", (i,), str(2 * i), level="learnable" if i < 500 else "impossible")
-        for i in range(1000)
-    ]
+    prompts = [Prompt(str(i), f"{i}+{i}=", (i,), str(2 * i)) for i in range(1000)]
     hidden = hide(prompts, 0)
     assert [(p.key, p.token_ids, p.reference) for p in hidden] == [
         (p.key, p.token_ids, p.reference) for p in prompts
     ]
     numbers = [int(prompt.text.removeprefix("problem ")) for prompt in hidden]
     assert sorted(numbers) == list(range(1000))
-    # Were the numbers in the pool's order, the learnable half would have a mean of 249.5.
+    # Were the numbers in the pool's order, its first half would have a mean of 249.5.
     assert abs(sum(numbers[:500]) / 500 - 499.5) < 4 * 289 / 500**0.5

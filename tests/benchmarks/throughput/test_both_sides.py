@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.throughput import end_to_end, update
 from benchmarks.throughput.command import check_prompts, summary
+from benchmarks.throughput.measurements import agreement, updates, whole_steps
 from benchmarks.throughput.processes import SIDES
-from benchmarks.throughput.recipes import known_difficulty
-from benchmarks.throughput.workload import Workload, spread_lengths
-from depo.cli import main
+from benchmarks.throughput.workload import Workload, known_difficulty, spread_lengths
 from reward.base import Sample
 
 
@@ -37,7 +35,7 @@ def workload(tiny_policy: Path) -> Workload:
 
 
 def test_both_sides_run_whole_steps(workload: Workload, tmp_path: Path) -> None:
-    pair = {side: end_to_end.run_side(side, workload, tmp_path / side) for side in SIDES}
+    pair = {side: whole_steps(side, workload, tmp_path / side) for side in SIDES}
     for side in SIDES:
         found = pair[side]
         assert found["samples_per_second"] == pytest.approx(16 / found["step_seconds"])
@@ -54,10 +52,10 @@ def test_both_sides_run_whole_steps(workload: Workload, tmp_path: Path) -> None:
 def test_both_sides_get_the_same_loss_and_gradient_on_the_spread_batch(
     workload: Workload, tmp_path: Path
 ) -> None:
-    pair = {side: update.run_side(side, workload, tmp_path / side) for side in SIDES}
+    pair = {side: updates(side, workload, tmp_path / side) for side in SIDES}
     assert pair["depo"]["loss"] == pytest.approx(pair["trl"]["loss"], abs=1e-6)
     assert abs(pair["trl"]["loss"]) > 1e-3
-    agreed = update.agreement(tmp_path / "depo", tmp_path / "trl")
+    agreed = agreement(tmp_path / "depo", tmp_path / "trl")
     assert agreed["cosine"] == pytest.approx(1, abs=1e-6)
     assert agreed["norm_difference"] < 1e-4
     assert pair["depo"]["padding_share"] < pair["trl"]["padding_share"]
@@ -88,11 +86,6 @@ def test_known_difficulty_differs_by_prompt() -> None:
         (["--out", "r.json", "--model", "./nowhere"], "./nowhere"),
     ],
 )
-def test_bad_input_is_one_line(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
-) -> None:
+def test_bad_input_is_one_line(arguments, words, refused, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["bench", "throughput", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count("\n") == 1
+    assert words in refused(["throughput", *arguments])

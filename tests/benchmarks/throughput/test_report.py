@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from benchmarks.throughput.report import markdown
+import pytest
+
+from benchmarks.throughput.report import report
+from depo.report.document import plain
 
 
 def figure(depo: float, trl: float, mean: float) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def document() -> dict[str, Any]:
     return {
         "kind": "throughput",
         "provenance": {
-            "command": "depo bench throughput --out result.json",
+            "command": "python -m benchmarks throughput --out result.json",
             "seeds": [0],
             "machine": {"processor": "some processor", "cores": 2, "system": "Linux", "gpus": []},
             "versions": {"torch": "2.13.0", "trl": "1.16.0"},
@@ -86,45 +88,36 @@ def document() -> dict[str, Any]:
     }
 
 
-def line_with(text: str, words: str) -> str:
-    return next(line for line in text.splitlines() if words in line)
+@pytest.fixture
+def targets(table_of):
+    """What of a result is shown of each target: [measured, verdict], in order."""
+
+    def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+        found = table_of(report(result), "target").values()
+        return [(plain(measured), plain(verdict)) for _, measured, _, verdict in found]
+
+    return rows
 
 
-def test_each_target_is_judged_by_its_figure() -> None:
-    text = markdown(document(), Path("result"))
-    whole = line_with(text, "end-to-end samples/s")
-    assert "1.35× (1.25 to 1.45)" in whole
-    assert whole.endswith("| reached |")
-    long = line_with(text, "lengths spread as they fall")
-    assert "1.17× (1.07 to 1.27)" in long
-    assert long.endswith("| **missed** |")
-    alone = line_with(text, "learner tokens/s, lengths spread 1:8")
-    assert "1.42× (1.32 to 1.52)" in alone
-    assert alone.endswith("| **missed** |")
-    live = line_with(text, "sub-second steps")
-    assert "1.60%" in live
-    assert live.endswith("| reached |")
-
+def test_each_target_is_judged_by_its_figure(targets) -> None:
+    assert targets(document()) == [
+        ("1.35× (1.25 to 1.45)", "reached"),  # of 1.3
+        ("1.17× (1.07 to 1.27)", "missed"),
+        ("1.42× (1.32 to 1.52)", "missed"),  # of 1.5
+        ("1.60%", "reached"),
+        ("0.005%", "reached"),
+    ]
     slower = document()
     slower["driver"]["critical_path_share"] = 0.021
-    assert line_with(markdown(slower, Path("result")), "sub-second steps").endswith("| **missed** |")
+    assert targets(slower)[3] == ("2.10%", "missed")
 
 
-def test_where_depo_is_worse_the_report_says_so() -> None:
-    memory = line_with(markdown(document(), Path("result")), "peak memory")
-    assert "1,500 (1,499–1,501)" in memory
-    assert "800 (799–801)" in memory
-    assert "0.53×" in memory
+def test_where_depo_is_worse_the_report_says_so(table_of) -> None:
+    memory = table_of(report(document()), "depo's advantage")["peak memory, MiB"]
+    assert memory[1:] == ["1,500 (1,499–1,501)", "800 (799–801)", "0.53× (0.43 to 0.63)"]
 
 
-def test_head_names_command_machine_and_commit() -> None:
-    text = markdown(document(), Path("result"))
-    assert "depo bench throughput --out result.json" in text
-    assert "some processor, 2 cores" in text
-    assert "commit abc" in text
-
-
-def test_a_single_pair_claims_no_interval() -> None:
+def test_a_single_pair_claims_no_interval(targets) -> None:
     single = document()
     single["end_to_end"]["summary"]["samples_per_second"]["advantage"] |= {"low": None, "high": None}
-    assert "1.35× (one pair, no interval)" in markdown(single, Path("result"))
+    assert targets(single)[0][0] == "1.35× (one pair, no interval)"

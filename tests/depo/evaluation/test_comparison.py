@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from depo.errors import UserError
-from depo.evaluation.comparison import compare, notes, rows_of, unlike
-from depo.evaluation.target import told_apart
+from depo.evaluation.comparison import compare, comparison_report, notes, told_apart, unlike
+from depo.report.document import Table
 
 SUITE = {
     "name": "sums",
@@ -56,16 +56,15 @@ def document() -> dict[str, Any]:
 
 
 def test_the_mean_row_has_both_sides_and_their_difference(document):
-    head, rows = rows_of(document)
-    assert head[3:5] == ["tiny (one)", "tiny (two)"]
-    mean = next(row for row in rows if row[0] == "mean" and row[2] == "avg")
+    (shown,) = (block for block in comparison_report(document).walk() if isinstance(block, Table))
+    assert shown.head[3:5] == ["tiny (one)", "tiny (two)"]
+    mean = next(row for row in shown.rows if row[0] == "mean" and row[2] == "avg")
     # a: p and q, 0.75 against 0.5; b: 0.5 against 0.25.
-    assert mean[1] == "5"
-    assert mean[3:5] == ["0.625", "0.375"]
-    assert mean[5].startswith("+0.250 [")
-    for row in rows:
-        first, second, difference = (float(cell.split(" ")[0]) for cell in row[3:])
-        assert difference == pytest.approx(first - second, abs=2e-3), "of the same problems"
+    assert [cell.value for cell in (mean[1], *mean[3:])] == [5, 0.625, 0.375, 0.25]
+    assert mean[5].low < 0.25 < mean[5].high
+    for row in shown.rows:
+        first, second, difference = (cell.value for cell in row[3:])
+        assert difference == pytest.approx(first - second), "of the same problems"
 
 
 def test_what_is_left_out_is_counted(document):

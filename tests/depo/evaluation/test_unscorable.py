@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from depo.evaluation.in_training import named_measures
-from depo.evaluation.report import estimator_lines, largest_k, left_out
+from depo.evaluation.report import estimator_blocks, largest_k, left_out
 from depo.evaluation.results import measured
 from depo.recipe.schema.suite import Suite
+from depo.report.document import Paragraph
 
 PROBLEMS, N = 500, 64
 KS = [1, 2, 4, 8, 16, 32, 64]
@@ -72,5 +73,5 @@ def test_policies_of_a_run_are_compared_on_the_same_problems() -> None:
 
 def test_an_estimator_without_any_verdict_is_not_graded() -> None:
     nothing = dict.fromkeys(("mae", "bias", "spearman"))
-    lines = estimator_lines({"estimator": nothing | {"type": "hybrid", "why_not": "", "without": ""}})
-    assert lines[0] == "Difficulty estimator: not graded; no problem has a verdict."
+    (said,) = estimator_blocks({"estimator": nothing | {"type": "hybrid", "why_not": "", "without": ""}})
+    assert said == Paragraph("Difficulty estimator: not graded; no problem has a verdict.")

@@ -12,7 +12,7 @@ from depo.data import save_prompts
 from depo.errors import UserError
 from depo.replay.full import full_feedback
 from depo.replay.run_directory import Recorded, read_run, trace_of
-from depo.trackers.rollouts import RolloutLog
+from depo.trackers.rollouts import ParquetRollouts
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from estimators import build
 from reward.base import Score
@@ -127,7 +127,7 @@ PROMPTS = [
 def run(tmp_path):
     """A run of two steps, each with a uniform group of two prompts; c was never picked."""
     for step in (1, 2):
-        RolloutLog(tmp_path / "rollouts").write(step, [rolled_out(prompt, step) for prompt in PROMPTS[:2]])
+        ParquetRollouts(tmp_path).write(step, [rolled_out(prompt, step) for prompt in PROMPTS[:2]])
     save_prompts(tmp_path / "prompts.parquet", PROMPTS)
     return tmp_path
 

@@ -1,0 +1,68 @@
+"""One command for all benchmarks, which nothing that is shipped depends on."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from setuptools import find_packages
+
+from benchmarks.__main__ import BENCHMARKS, main
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ["torch", "ray", "transformers", "vllm", "trl", "datasets", "matplotlib"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["model", "--help"]], ids=" ".join)
+def test_help_names_what_there_is_and_imports_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print('heavy:', [name for name in {HEAVY} if name in sys.modules]))\n"
+        f"from benchmarks.__main__ import main; main({arguments})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "heavy: []" in done.stdout
+    assert all(name in done.stdout for name in (BENCHMARKS if len(arguments) == 1 else ["--out"]))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_has_options_of_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    about = import_module(f"benchmarks.{BENCHMARKS[name][0]}").__doc__.split()
+    assert shown.startswith(f"usage: python -m benchmarks {name} ")
+    assert " ".join(about[:5]) in shown
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["selection"], ["report", "a", "b"]], ids=" ".join)
+def test_a_command_line_that_makes_no_sense_is_one_line(arguments, refused) -> None:
+    assert "python -m benchmarks" in refused(arguments)
+
+
+def test_an_error_in_a_benchmark_is_one_line_with_depos_status(refused, tmp_path) -> None:
+    assert "no such directory" in refused(["report", str(tmp_path / "missing")])
+
+
+def test_benchmarks_are_not_in_the_wheel() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    shipped = find_packages(str(ROOT), **settings)
+    assert {name.split(".")[0] for name in shipped} == {"depo", "estimators", "reward"}
+
+
+@pytest.mark.parametrize("package", ["depo", "estimators", "reward"])
+def test_what_is_shipped_imports_no_benchmark(package: str) -> None:
+    """Inside functions neither."""
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.split(".")[0] == "benchmarks" for name in names), f"{path}:{node.lineno}"
