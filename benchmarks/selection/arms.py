@@ -6,9 +6,8 @@ rates were tuned for each arm alike on a family of problems of their own (``pyth
 
 The pools of prompts are composed by the measured pass rates of their own warm-started policy. Half of the
 candidates are products, which the policy was never taught, half are sums. The operands' length tells what a
-pool is for: settings are tuned on two-digit problems and reported on three-digit ones. A *mastered* problem is
-one that the policy nearly always solves, an *impossible* one it nearly never does; what lies between is left
-out.
+pool is for: settings are tuned on two-digit problems and reported on three-digit ones. The policy solves a
+*mastered* problem nearly always and an *impossible* one nearly never; what lies between is left out.
 """
 
 from __future__ import annotations
@@ -138,9 +137,9 @@ PRIMARY = ("grpo", "dapo", "depo", "hybrid")
 
 @dataclass(frozen=True)
 class Family:
-    """``digits`` of the operands; ``candidates`` of which a pool of the usual size is composed; ``lessons``:
-    what the warm start teaches, and the band of solvable accuracy it ends in (with mastered problems mastered
-    and learnable ones hardly begun, half)."""
+    """``digits`` of the operands; ``candidates`` for a pool of the usual size; ``lessons``: what the warm start
+    teaches, and the band of solvable accuracy it ends in (half, when mastered problems are mastered and
+    learnable ones hardly begun)."""
 
     digits: int
     candidates: int
