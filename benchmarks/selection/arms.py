@@ -137,8 +137,8 @@ PRIMARY = ("grpo", "dapo", "depo", "hybrid")
 
 @dataclass(frozen=True)
 class Family:
-    """``digits`` of the operands; ``candidates`` for a pool of the usual size; ``lessons``: what the warm start
-    teaches, and the band of solvable accuracy it ends in (half, when mastered problems are mastered and
+    """``digits`` of the operands; ``candidates`` for a pool of the usual size; ``lessons``: what the warm
+    start teaches, and the band of solvable accuracy it ends in (half, when mastered problems are mastered and
     learnable ones hardly begun)."""
 
     digits: int
