@@ -24,6 +24,8 @@ from depo.recipe.budget import budget_text
 from depo.recipe.checks import check_inputs, demands, notes, unchecked
 from depo.recipe.loading import dump_recipe, read_recipe
 from depo.recipe.suites import recipe_suite
+from depo.replay.command import add_options as add_replay_options
+from depo.replay.command import run as run_replay
 from depo.report.provenance import installed_version
 
 OVERRIDES = """\
@@ -58,9 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{options.name}: {options.directory}")
             return DONE
         if options.command == "replay":
-            from depo.replay.command import replay
-
-            return replay(options, list(sys.argv[1:] if arguments is None else arguments))
+            return run_replay(options, list(sys.argv[1:] if arguments is None else arguments))
         if options.command == "upcycle":
             from depo.moe.upcycle.command import upcycle
 
@@ -111,7 +111,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     fetch_parser.add_argument("name", help="smollm2 (a language model) or minilm (a text encoder)")
     fetch_parser.add_argument("directory", type=Path, metavar="DIR")
     suite_parsers = {"eval": add_eval(commands), "route": add_route(commands)}
-    others = [fetch_parser, add_replay(commands), add_upcycle(commands)]
+    others = [fetch_parser, add_replay_options(commands), add_upcycle(commands)]
 
     options, rest = parser.parse_known_args(arguments)
     if options.command in suite_parsers:
@@ -126,47 +126,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if unknown:
         train_parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return sort_positionals(options, rest, train_parser)
-
-
-def add_replay(commands: argparse._SubParsersAction[Parser]) -> Parser:
-    """The options of ``depo replay``; ``depo.replay.command`` checks their values."""
-    replay = commands.add_parser(
-        "replay",
-        help="compare estimators and selectors on recorded outcomes",
-        description="Compare estimators and selectors on recorded outcomes, before spending a GPU.",
-        epilog="NAME may carry options: mopps:discount=0.9,prior_successes=0.5. See docs/replay.md.",
-    )
-    replay.add_argument("trace", type=Path, metavar="TRACE_OR_RUN", help="Parquet file or depo run directory")
-    replay.add_argument("--estimator", action="append", required=True, metavar="NAME", help="repeatable")
-    replay.add_argument("--selector", action="append", metavar="NAME", help="repeatable; default: thompson")
-    replay.add_argument(
-        "--group-size", type=int, metavar="G", help="default: as recorded; 8 for a count file"
-    )
-    replay.add_argument(
-        "--budget", type=float, default=0.25, help="share of the prompts picked a step (%(default)s)"
-    )
-    replay.add_argument("--audit", type=float, default=0.05, help="uniform share of the picks (%(default)s)")
-    replay.add_argument("--seeds", type=int, default=5, help="replays with censored feedback (%(default)s)")
-    replay.add_argument(
-        "--seed", type=int, default=0, help="first seed; keys all that is drawn (%(default)s)"
-    )
-    replay.add_argument("--split", choices=("odd", "even", "all"), default="odd", help="prompts to report on")
-    replay.add_argument(
-        "--fit-on",
-        choices=("split", "all"),
-        default="split",
-        help="prompts that estimators see, full feedback",
-    )
-    replay.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="rows to keep")
-    replay.add_argument(
-        "--prior", metavar="COLUMN", help="pass rates to start from; COLUMN/N for counts of N"
-    )
-    replay.add_argument("--visits", type=int, metavar="V", help="steps; default: all, 1 for a count file")
-    replay.add_argument("--batch", type=int, metavar="B", help="full feedback: B prompts a step, in passes")
-    replay.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (%(default)s)")
-    replay.add_argument("--json", type=Path, metavar="OUT", help="write everything as JSON")
-    replay.add_argument("--plots", type=Path, metavar="DIR", help="write reliability diagrams and the front")
-    return replay
 
 
 def sort_overrides(
