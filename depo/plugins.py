@@ -1,7 +1,7 @@
 """What third parties register: entry points of installed packages, beside the built-in ones of a table.
 
-A registry is an entry-point group (such as ``depo.losses``) and a table of built-in names. The built-in ones
-are declared as entry points too; the table serves source trees that were never installed, as on a Ray cluster.
+A registry is an entry-point group (such as ``depo.losses``) and a table of built-in names. These are declared
+as entry points too; the table serves source trees that were never installed, as on a Ray cluster.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ def load(group: str, built_in: Mapping[str, str], name: str) -> Any:
     values |= {built_in[name]} if name in built_in else set()
     if not values:
         known = ", ".join(sorted({*built_in, *(entry.name for entry in entry_points(group=group))}))
-        raise ValueError(
-            f"nothing is registered as {name!r} in the entry-point group {group}; known: {known}"
-        )
+        raise ValueError(f"no entry point {name!r} in the group {group}; known: {known}")
     if len(values) > 1:
         raise ValueError(f"{name!r} is registered more than once in {group}: {', '.join(sorted(values))}")
     (value,) = values

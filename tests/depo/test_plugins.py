@@ -27,34 +27,26 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_built_in_and_registered_objects_are_found_by_name(install) -> None:
-    install(
-        "theirs = math:floor", "ours = math:sqrt"
-    )  # a name registered twice for one object is no conflict
+    install("theirs = math:floor", "ours = math:sqrt")  # one object twice is no conflict
     assert load("test.group", BUILT_IN, "ours")(9.0) == 3.0
     assert load("test.group", BUILT_IN, "theirs")(2.5) == 2
 
 
 def test_an_unknown_name_lists_the_known_ones(install) -> None:
     install("theirs = math:floor")
-    with pytest.raises(
-        ValueError, match=r"'their' in the entry-point group test\.group; known: broken, ours, theirs"
-    ):
+    with pytest.raises(ValueError, match=r"'their' in the group test\.group; known: broken, ours, theirs"):
         load("test.group", BUILT_IN, "their")
 
 
 def test_a_name_that_stands_for_two_objects_is_refused(install) -> None:
     install("ours = math:floor")
-    with pytest.raises(
-        ValueError, match=r"'ours' is registered more than once in test\.group: math:floor, math:sqrt"
-    ):
+    with pytest.raises(ValueError, match="'ours' is registered more than once in .*: math:floor, math:sqrt"):
         load("test.group", BUILT_IN, "ours")
 
 
 def test_what_cannot_be_imported_is_named(install) -> None:
     install("gone = no_such_package_of_theirs:Thing")
-    with pytest.raises(
-        ValueError, match=r"'gone' of test\.group: no_such_package_of_theirs:Thing cannot be loaded"
-    ):
+    with pytest.raises(ValueError, match=r"no_such_package_of_theirs:Thing cannot be loaded"):
         load("test.group", BUILT_IN, "gone")
     with pytest.raises(ValueError, match="math:no_such_function cannot be loaded"):
         load("test.group", BUILT_IN, "broken")
