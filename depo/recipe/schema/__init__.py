@@ -51,6 +51,8 @@ from depo.recipe.schema.learner import (
     Loss,
     MisCorrection,
     NoCorrection,
+    PluginCorrection,
+    PluginLoss,
     TisCorrection,
 )
 from depo.recipe.schema.policy import Lora, Policy, PretrainedPolicy, TinyMoePolicy, WarmStart
@@ -130,7 +132,9 @@ __all__ = [
     "OptimisticSelection",
     "OracleEstimator",
     "OverlongReward",
+    "PluginCorrection",
     "PluginEstimator",
+    "PluginLoss",
     "PluginReward",
     "Policy",
     "PositiveFloat",
