@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Measure what selection saves, how fast the loop is, and more. See docs/benchmarks.md.",
     )
     commands = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME", parser_class=Parser)
-    asked = arguments[0] if arguments else None
+    asked = next((word for word in arguments if word in BENCHMARKS), None)
     try:
         for name, (place, about) in BENCHMARKS.items():
             own = commands.add_parser(name, help=about, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -70,8 +70,7 @@ class Over:
 def run_jobs(jobs: Sequence[Job], at_once: int, threads: int, say: Callable[[str], None]) -> list[Job]:
     """Run what is not done yet, in order, ``at_once`` at a time with ``threads`` each; returns what failed.
 
-    A job that fails is reported with the last lines of its log and takes only those with it that need it,
-    which are named.
+    A job that fails is reported with the last lines of its log. Jobs that need it are not begun, and named.
     Interrupted or terminated, it ends its processes before it raises.
     """
     waiting = [job for job in jobs if not job.done]
@@ -102,9 +101,9 @@ def run_each(
     begun: Callable[[Job], None],
     over: Callable[[Over], None],
 ) -> list[Job]:
-    """Run all of these jobs, in order, ``at_once`` at a time; returns those that could not begin, because
-    they need something that is not there. ``begun`` and ``over`` are told of each. ``threads`` None: as many
-    as the libraries choose. Interrupted or terminated, it ends its processes before it raises."""
+    """Run all of these jobs, in order, ``at_once`` at a time; returns those that could not begin because what
+    they need is not there. ``begun`` and ``over`` are called for each. ``threads`` None: as many as the
+    libraries choose. Interrupted or terminated, it ends its processes before it raises."""
     waiting = list(jobs)
     running: list[Running] = []
     with ending_them_all(running):
@@ -125,7 +124,7 @@ def run_each(
 
 @contextmanager
 def ending_them_all(running: Sequence[Running]) -> Iterator[None]:
-    """However this is left, by SIGTERM or a closed terminal too, none of these processes outlives it."""
+    """None of these processes outlives the block, however it is left: SIGTERM and a closed terminal too."""
     with interruptible():
         try:
             yield
@@ -136,8 +135,7 @@ def ending_them_all(running: Sequence[Running]) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """A polite ``kill`` and a closed terminal are interrupts: processes of one's own must not be left
-    behind."""
+    """SIGTERM and a closed terminal are interrupts: processes that were started must not be left behind."""
     with handlers({signal.SIGTERM: interrupt, signal.SIGHUP: interrupt}):
         yield
 
@@ -154,7 +152,7 @@ def resumable() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Whoever presses Ctrl-C again while processes are being ended must not keep them alive by that."""
+    """Ctrl-C while processes are being ended must not keep them alive."""
     with handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)):
         yield
 
@@ -196,8 +194,8 @@ def start(job: Job, threads: int | None) -> Running:
 
 
 def end_with_parent() -> None:
-    """In a process just started: ask the kernel for SIGTERM when the one that started it is gone, killed
-    without having ended it. Linux alone knows that."""
+    """In a process just started: ask the kernel for SIGTERM when its parent is gone, killed without having
+    ended it. Linux only."""
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

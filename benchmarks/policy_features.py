@@ -2,8 +2,8 @@
 
 1. The quickstart's policy is warm-started, and a pool is graded (25 % mastered, 25 % learnable,
    50 % impossible).
-2. It is trained by GRPO on one pass over that pool, uniformly: no prompt comes twice, so that history says
-   nothing and an estimator lives by what it knows of a prompt beforehand.
+2. It is trained by GRPO on one pass over that pool, uniformly. No prompt comes twice: history says
+   nothing, and an estimator has only what it knows of a prompt beforehand.
 3. The arms differ in what `hybrid` is told: nothing, the text, one prefill by the policy, both. Selection
    being uniform and every draw keyed, all arms of a seed see the same rollouts (checked): they are paired.
 

@@ -99,7 +99,7 @@ def made_up_batch(model: PreTrainedModel, rows: int, tokens: int) -> TrainingBat
 
 def cost(model: PreTrainedModel, rows: int, tokens: int, rounds: int, arms: Sequence[str]) -> dict[str, Any]:
     """Seconds of processor time an update takes, bare and with each addition: bare, with, with, bare, and so
-    on, so that each follows either equally often; what ran last leaves its mark on caches and memory."""
+    on. Each follows either equally often: what ran last changes caches and memory."""
     batch = made_up_batch(model, rows, tokens)
     off = {"lr": 1e-9, "routing_telemetry": False, "tokens_per_microbatch": 4 * tokens}
     # One learner for all: the optimizer's state is the larger part of the memory.

@@ -12,9 +12,9 @@
    ``--task copy``, one with long answers that `python -m benchmarks copy_policy` made.
 2. *Cost.* Updates of a Mixtral-style model of the size that SmolLM2-135M has after upcycling (8 experts of
    384, 4 of them active; ``--model`` takes a real one), bare and with replay or telemetry in turn, order
-   changed every round. The routes replayed are the model's own, so that both sides do the same matrix
-   products. Processor time, which other processes on the machine disturb less than wall time, and the time
-   inside the added code: two updates alike differ by some per cent, so that the ratio takes many rounds.
+   changed every round. The routes replayed are the model's own: both sides do the same matrix products.
+   Measured are processor time, which other processes on the machine disturb less than wall time, and the time
+   inside the added code: two equal updates differ by some per cent, and the ratio takes many rounds.
 
     python -m benchmarks routing_replay --out benchmarks/results/routing_replay
     python -m benchmarks routing_replay --seeds --added telemetry --rounds 180 --rows 4 --out OUT

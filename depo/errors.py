@@ -20,6 +20,11 @@ class UserError(Exception):
     """Bad input: one line that says what was wrong, where, and what would be right. Exit status 2."""
 
 
+class RunFailed(Exception):
+    """The input was good, but the run cannot go on (it diverged, or nothing can be verified any more): one
+    line that says what happened, and what to do about it. Exit status 1."""
+
+
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit statuses; 130 is what a shell reports for Ctrl-C, 143 for SIGTERM."""
 
@@ -57,8 +62,8 @@ def report_failure(error: BaseException, run_dir: Path | None, terminated: bool 
     """Print what happened to stderr and return the exit status. ``terminated``: SIGTERM came, and whatever
     was raised is due to it (it goes to a job's other processes too).
 
-    A UserError is its message alone. Anything else is "error: Type: message"; its traceback goes to
-    ``run_dir/error.log``, or to stderr with DEPO_TRACEBACK=1 or when there is no run directory yet.
+    A UserError or RunFailed is its message alone. Anything else is "error: Type: message"; its traceback
+    goes to ``run_dir/error.log``, or to stderr with DEPO_TRACEBACK=1 or when there is no run directory yet.
     """
     if terminated or isinstance(error, Terminated):
         say(how_to_continue("terminated", run_dir))
@@ -71,6 +76,9 @@ def report_failure(error: BaseException, run_dir: Path | None, terminated: bool 
         for line in str(cause).splitlines():
             say(f"error: {line}")
         return BAD_INPUT
+    if isinstance(cause, RunFailed):
+        say(f"error: {cause}")
+        return FAILED
     trace = "".join(traceback.format_exception(error))
     message = next((line.strip() for line in str(cause).splitlines() if line.strip()), "no message")
     say(f"error: {type(cause).__name__}: {message}")

@@ -6,7 +6,7 @@ How it differs from textbook GRPO:
 - sampling rounds go on until B groups carry signal, and each round is sized by the yield to expect;
 - every rollout is recorded: where it came from, and what it was worth.
 
-P: prompts picked in a round, G: rollouts of a group, N: rows of the batch, T: completion tokens.
+P: prompts picked in a round, G: rollouts of a group, N: samples of the batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from depo.learner.advantages import advantages_into
-from depo.learner.samples import keep_learner_logprobs, rows_of
+from depo.learner.samples import keep_learner_logprobs, train_samples
 from depo.rollout.requests import collate, requests_for, samples_of
 from depo.selection.picks import observations
 from depo.train.metrics import Clock, step_metrics
@@ -58,13 +58,14 @@ def train(run: Run) -> None:
         with clock.phase("update"):
             advantages_into(trained, run.advantage_scale)
             include = groups if recipe.learner.zero_variance == "include" else trained
-            finish_update = run.learner.begin_update(rows_of(include))
+            samples_N = train_samples(include)
+            finish_update = run.learner.begin_update(samples_N)
         with clock.phase("estimate"):
             learned = run.estimator.observe(observations(groups, step), context)
             run.look_ahead(step + 1)
         with clock.phase("update"):
             update = finish_update()
-            keep_learner_logprobs(include, update.old_logprobs)
+            keep_learner_logprobs(include, samples_N, update.old_logprobs)
         with clock.phase("sync"):
             parity = run.sync(version=step)
 

@@ -6,6 +6,7 @@ as entry points too; the table serves source trees that were never installed, as
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -29,3 +30,21 @@ def load(group: str, built_in: Mapping[str, str], name: str) -> Any:
         return EntryPoint(name, value, group).load()
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{name!r} of {group}: {value} cannot be loaded: {error}") from error
+
+
+def build(group: str, built_in: Mapping[str, str], spec: Mapping[str, Any]) -> Any:
+    """What a recipe's block asks for: the registered callable, called with the block's options as keywords.
+
+    ``spec`` is ``{"type": NAME, **options}``, or ``{"type": "plugin", "name": NAME, "options": {…}}`` for
+    what the recipe schema does not know. Raises ValueError as ``load`` does, and for options that it does not
+    take.
+    """
+    name, options = spec["type"], {key: value for key, value in spec.items() if key != "type"}
+    if name == "plugin":
+        name, options = options["name"], dict(options["options"])
+    factory = load(group, built_in, name)
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        raise ValueError(f"{name!r} of {group} does not take these options: {error}") from error
+    return factory(**options)

@@ -173,7 +173,7 @@ COST: dict[str, Cell] = {
     "rollouts each": figure("rollouts_per_effective_group", form=".1f"),
     "tokens each": figure("tokens_per_effective_group", form=",.0f"),
     "informative among uniform draws": uniform_rate,
-    "rollouts saved": saved,
+    "rollouts saved [95 %]": saved,
 }
 DIAGNOSIS: dict[str, Cell] = {
     "steps selected": figure("active_share", form=".0%"),

@@ -71,7 +71,7 @@ def arm_recipe(setting: Setting, arm: str, seed: int) -> Recipe:
         "learner": {"lr": form.lr, "tokens_per_microbatch": form.tokens_per_microbatch},
         "evaluation": {
             "method": "sample",
-            # As in training; a greedy answer is right or wrong, so that small gains would take many prompts.
+            # As in training. A greedy answer is right or wrong: small gains would take many prompts.
             "temperature": 1.0,
             "n": form.samples,
             "every_rollouts": -(-setting.horizon // form.evaluations),

@@ -5,10 +5,9 @@ rates were tuned for each arm alike on a family of problems of their own (``pyth
 --tune``), never on what is reported.
 
 The pools of prompts are composed by the measured pass rates of their own warm-started policy. Half of the
-candidates are products, which the policy was never taught, half are sums. The operands' length
-tells what a pool is for: settings are tuned on two-digit problems and reported on three-digit ones. A
-*mastered* problem is one that the policy nearly always solves, an *impossible* one it nearly never does; what
-lies between is left out.
+candidates are products, which the policy was never taught, half are sums. The operands' length tells what a
+pool is for: settings are tuned on two-digit problems and reported on three-digit ones. The policy solves a
+*mastered* problem nearly always and an *impossible* one nearly never; what lies between is left out.
 """
 
 from __future__ import annotations
@@ -45,8 +44,9 @@ EVERY_RULE = {
     "warmup_steps": 0,
     "confidence": 0.95,
 }
+"""What ``selection`` says in every recipe, unless the arm says otherwise."""
 EVERY_CHOICE = {"candidates": 8192, "cooldown": 0, "revisit_after": "auto", "revisit_share": 0.05}
-"""Of the rules that go by an estimator."""
+"""The same of the rules that go by an estimator."""
 OF_RULE: dict[str, dict[str, Any]] = {"thompson": {"draws": 1}, "window": {"low": 0.15, "high": 0.85}}
 OF_ESTIMATOR: dict[str, dict[str, Any]] = {
     "mopps": {"prior_successes": 1.0, "prior_failures": 1.0, "discount": 0.5},
@@ -142,9 +142,9 @@ PRIMARY = ("grpo", "dapo", "depo", "hybrid")
 
 @dataclass(frozen=True)
 class Family:
-    """``digits`` of the operands; ``candidates`` of which a pool of the usual size is composed; ``lessons``:
-    what the warm start teaches, and the band of solvable accuracy it ends in (with mastered problems mastered
-    and learnable ones hardly begun, half)."""
+    """``digits`` of the operands; ``candidates`` for a pool of the usual size; ``lessons``: what the warm
+    start teaches, and the band of solvable accuracy it ends in (half, when mastered problems are mastered and
+    learnable ones hardly begun)."""
 
     digits: int
     candidates: int

@@ -35,6 +35,9 @@ GOALS = {YARDSTICK: 0.35, "grpo": 0.40, "depo": 0.70}
 """Rollouts to A, as a share of what a rival needs."""
 
 LEAST_GAIN, MOST_HARM = 0.02, 0.01
+FORMER_NAMES = {"no_view": "no_probe", "no_recall": "no_rescoring"}
+"""Of arms in stored results → today's."""
+
 HEAD = [
     "arm",
     "seeds",
@@ -59,6 +62,7 @@ Row = list[Text]
 
 
 def report(result: Mapping[str, Any]) -> Document:
+    result = under_todays_names(result)
     absent = missing(result)
     blocks: list[Block] = [*provenance_blocks(result), Paragraph(coded(result["about"]))]
     if absent:
@@ -73,6 +77,26 @@ def report(result: Mapping[str, Any]) -> Document:
     ]
     heads = ["arm", "what it is", "learning rate", "settings"]
     return Document("Rollouts to the same accuracy", [*blocks, Section("Arms", [Table(heads, arms)])])
+
+
+def under_todays_names(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Results of earlier versions call some arms otherwise."""
+
+    def renamed(by_arm: Mapping[str, Any]) -> dict[str, Any]:
+        return {FORMER_NAMES.get(name, name): value for name, value in by_arm.items()}
+
+    pools = {}
+    for name, pool in result["pools"].items():
+        comparison = pool["comparison"]
+        ratios = {
+            key: {"/".join(renamed(dict.fromkeys(pair.split("/")))): ratio for pair, ratio in by_pair.items()}
+            for key, by_pair in comparison["ratios"].items()
+        }
+        pools[name] = dict(pool) | {
+            "seeds": {seed: renamed(runs) for seed, runs in pool["seeds"].items()},
+            "comparison": {"final": renamed(comparison["final"]), "ratios": ratios},
+        }
+    return dict(result) | {"arms": renamed(result["arms"]), "pools": pools}
 
 
 def settings(arm: Mapping[str, Any]) -> str:

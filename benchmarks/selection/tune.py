@@ -1,7 +1,7 @@
 """The same tuning effort for every arm: learning rates tried on a family of problems that is never reported.
 
 An arm's measure is the mean of its smoothed accuracy over the horizon (area under the curve): it asks for
-speed and for where it ends. Seeds begin at 100, so that no policy is shared with a reported one.
+speed and for where it ends. Seeds begin at 100: no policy is shared with a reported one.
 """
 
 from __future__ import annotations

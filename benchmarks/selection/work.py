@@ -1,7 +1,7 @@
 """One piece of the benchmark, in a process of its own: ``python -m benchmarks.selection.work KIND …``.
 
 A fresh process per piece keeps Ray, threads and memory of the runs apart, and a crash to itself. Each piece
-is done when the file it writes last exists, so that the benchmark can be stopped and started at any moment.
+is done when the file it writes last exists: the benchmark can be stopped and started at any moment.
 """
 
 from __future__ import annotations

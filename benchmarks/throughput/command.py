@@ -1,6 +1,6 @@
 """Measure depo and TRL's GRPOTrainer on the same work, paired, and the driver's share of a step.
 
-End to end, the update alone, and what depo's driver costs. Every measurement is a process of its own, so that
+End to end, the update alone, and what depo's driver costs. Every measurement is a process of its own:
 start-up time and peak memory are what a user gets. The two sides alternate, and the order is swapped from one
 repeat to the next. Meant for a machine that does nothing else. Under 10 minutes on 2 cores.
 """
@@ -79,7 +79,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def make_workload(options: argparse.Namespace, root: Path) -> Workload:
-    """Sizes by model: the tiny one at the quickstart's, anything larger so that a step takes seconds."""
+    """Sizes by model: the tiny one at the quickstart's, anything larger at sizes whose steps take seconds."""
     from depo.models.loading import load_tokenizer
 
     steps = options.steps or (8 if options.quick else 30)

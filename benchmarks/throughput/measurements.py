@@ -111,7 +111,7 @@ def live_run(workload: Workload, steps: int, warm_up: int, directory: Path) -> d
 
 def driver_shares(rows: Sequence[dict[str, Any]], stamps: Sequence[float]) -> dict[str, Any]:
     """Shares of the wall time of the given steps. ``stamps`` (seconds): the end of the step before, then each
-    step's end, so that logging counts too.
+    step's end: logging counts too.
 
     ``driver`` is what is left without generation, verification, evaluation and the update as the learner
     measured it; the way to the learner and back is the driver's. ``select`` stands on the critical path.

@@ -66,7 +66,7 @@ class Workload:
 
     def long(self) -> Self:
         """The same, with as long completions as the learner's batch has, and passes as large. An untrained
-        policy may end at every token, so that lengths spread as widely as those of reasoning do."""
+        policy may end at every token: lengths spread as widely as those of reasoning do."""
         return replace(
             self,
             max_new_tokens=self.longest,

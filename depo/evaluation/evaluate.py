@@ -42,7 +42,6 @@ from depo.rollout.engine import Sampling
 
 SUITE, MANIFEST = "suite.yaml", "evaluation.json"
 
-
 MAY_CHANGE = {"k", "extrapolate", "resamples", "threads", "transformers", "vllm", "verification"}
 """What a resumed evaluation may set anew, beside a larger ``sampling.n``: none of it changes a sample that is
 there already."""

@@ -88,7 +88,6 @@ def pass_at_k_each(n_N: np.ndarray, correct_N: np.ndarray, k: int) -> np.ndarray
 EXACT = 64
 """Most samples of a problem for which all subsets are counted."""
 
-
 DRAWS = 4096
 """Random subsets beyond; the standard error is below 0.008."""
 
@@ -165,13 +164,11 @@ def drawn(right: int, wrong: Sequence[int], abstain: int, k: int, seed: int, key
 
 
 FEWEST_POINTS = 3
-
+SMALLEST = 1e-12
+"""Coverage is fitted where it lies so far inside of (0, 1), at so many k or more."""
 
 FITS = 200
 """Resamples on which the fit is repeated, at most."""
-
-
-SMALLEST = 1e-12
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-RESULTS = "results.json"
-
-
-SUMMARY = "summary.json"
-
+RESULTS, SUMMARY = "results.json", "summary.json"
 
 BLOCKS, BLOCK_BYTES = 512, 2**14
 """Hashed of a weight file, evenly spread from end to end, for whole files take minutes. An adapter that was

@@ -19,8 +19,6 @@ from depo.recipe.schema.suite import Suite
 from depo.report.statistics import all_alike, estimate, macro, resample_weights
 
 SCHEMA_VERSION = 1
-
-
 MOST_WITHOUT = 0.01
 """Share of the problems that the coverage curve may leave out."""
 

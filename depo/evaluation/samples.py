@@ -85,8 +85,6 @@ class SampleStore:
 
 
 FLUSH_SAMPLES = 256
-
-
 FLUSH_SECONDS = 10.0
 """A part is written when so many samples or seconds have gathered: the most that a kill can lose."""
 

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
+from depo import plugins
 from depo.errors import UserError
 from depo.recipe.errors import Sources
 from depo.recipe.model_shape import HUB_ID, config_directory, find_config, is_path, positions
@@ -15,6 +16,9 @@ from depo.recipe.schema import (
     TABLE_SUFFIXES,
     FileSource,
     GspoLoss,
+    Learner,
+    PluginCorrection,
+    PluginLoss,
     PretrainedPolicy,
     Recipe,
     RewardSpec,
@@ -44,6 +48,7 @@ def check_inputs(recipe: Recipe, sources: Sources | None = None, *, fetched: boo
             problems |= reward_problems(f"evaluation.sets.{index}.reward", eval_set.reward)
     if isinstance(recipe.policy, PretrainedPolicy) and (fetched or missing_model(recipe) is None):
         problems |= model_problems(recipe, recipe.policy)
+    problems |= plugin_problems(recipe.learner)
     raise_all(problems, where)
 
 
@@ -81,6 +86,24 @@ def reward_problems(key: str, reward: RewardSpec) -> dict[str, str]:
             build(part.model_dump())
         except ValueError as error:
             problems[part_key] = str(error)
+    return problems
+
+
+def plugin_problems(learner: Learner) -> dict[str, str]:
+    """Which loss, correction or advantages are not there, by key: their packages are imported to know."""
+    asked = {}
+    if isinstance(learner.loss, PluginLoss):
+        asked["learner.loss.name"] = "depo.losses", learner.loss.name
+    if isinstance(learner.correction, PluginCorrection):
+        asked["learner.correction.name"] = "depo.corrections", learner.correction.name
+    if learner.advantage_scale not in (None, "group", "none"):
+        asked["learner.advantage_scale"] = "depo.advantages", learner.advantage_scale
+    problems = {}
+    for key, (group, name) in asked.items():
+        try:
+            plugins.load(group, {}, name)
+        except ValueError as error:
+            problems[key] = str(error)
     return problems
 
 

@@ -56,6 +56,8 @@ def assemble(
         f"policy: {facts.parameters:,} parameters, {facts.trainable:,} trained, on {facts.device}; "
         f"pool: {len(train):,} prompts; held out: {len(heldout):,}"
     )
+    if facts.not_shared is not None:
+        console.say(f"learner: each prompt is computed once for each of its completions: {facts.not_shared}")
     pool = PromptPool(train, recipe.seed)
     engine, weight_sync = make_engine(recipe, run_dir, policy, facts, pool, learner, console)
     stack.callback(engine.close)

@@ -26,9 +26,8 @@ def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
     write_json(run.directory / "summary.json", summary)
     rows = run.selector.calibration.reliability()
     if rows:
-        groups = sum(int(row["groups"]) for row in rows)
-        title = f"{run.recipe.name}: audit window\n{groups:,} groups"
-        save(reliability_figure(rows, title), run.directory / "reliability.png")
+        picture = reliability_figure(rows, f"{run.recipe.name}: audit window")
+        save(picture, run.directory / "reliability.png")
     for line in lines(run, after):
         run.console.say(line, always=True)
     return summary

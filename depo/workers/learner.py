@@ -17,7 +17,7 @@ from depo.models.loading import end_tokens
 from depo.recipe.schema import PretrainedPolicy, Recipe
 from depo.report.provenance import usable_cores
 from depo.rollout.engine import Sampling, WeightUpdate
-from depo.types import Prompt, Request, Rollout, TrainingBatch, UpdateResult
+from depo.types import Prompt, Request, Rollout, TrainSample, UpdateResult
 from depo.workers.cluster import gpus_in_cluster, learner_gpus
 
 HANDFUL = 256
@@ -30,7 +30,8 @@ Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
 @dataclass(frozen=True, slots=True)
 class PolicyFacts:
     """What the driver needs to know of the policy that the learner loaded. ``routed_layers``: decoder layers
-    whose routing is replayed or watched."""
+    whose routing is replayed or watched. ``not_shared``: why a prompt is computed once for each
+    completion."""
 
     parameters: int
     trainable: int
@@ -39,6 +40,7 @@ class PolicyFacts:
     eos_token_ids: tuple[int, ...]
     device: str
     routed_layers: tuple[int, ...] = ()
+    not_shared: str | None = None
 
 
 class LearnerActor:
@@ -92,6 +94,7 @@ class LearnerActor:
             eos_token_ids=eos_token_ids,
             device=str(device),
             routed_layers=tuple(router.layer for router in self.learner.routing.routers),
+            not_shared=self.learner.not_shared,
         )
 
     def generate(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Rollout]]:
@@ -109,7 +112,7 @@ class LearnerActor:
     def serve(self, version: int) -> int:
         return self.engine.load_weights(WeightUpdate(version))
 
-    def update(self, batch: TrainingBatch) -> UpdateResult:
+    def update(self, batch: Sequence[TrainSample]) -> UpdateResult:
         return self.learner.update(batch)
 
     def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
@@ -163,7 +166,7 @@ class RemoteLearner:
     def serve(self, version: int) -> int:
         return ray.get(self.actor.serve.remote(version))
 
-    def begin_update(self, batch: TrainingBatch) -> Callable[[], UpdateResult]:
+    def begin_update(self, batch: Sequence[TrainSample]) -> Callable[[], UpdateResult]:
         """Start an update; call what comes back to wait for its result."""
         pending = self.actor.update.remote(batch)
         return lambda: ray.get(pending)

@@ -1,8 +1,7 @@
-"""One command for all benchmarks, which nothing that is shipped depends on."""
+"""One command for all benchmarks, which are not shipped."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 import tomllib
@@ -56,13 +55,3 @@ def test_benchmarks_are_not_in_the_wheel() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
     shipped = find_packages(str(ROOT), **settings)
     assert {name.split(".")[0] for name in shipped} == {"depo", "estimators", "reward"}
-
-
-@pytest.mark.parametrize("package", ["depo", "estimators", "reward"])
-def test_what_is_shipped_imports_no_benchmark(package: str) -> None:
-    """Inside functions neither."""
-    for path in (ROOT / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert not any(name.split(".")[0] == "benchmarks" for name in names), f"{path}:{node.lineno}"

@@ -40,7 +40,7 @@ def test_an_unknown_name_lists_the_known_ones(install) -> None:
 
 def test_a_name_that_stands_for_two_objects_is_refused(install) -> None:
     install("ours = math:floor")
-    with pytest.raises(ValueError, match="'ours' is registered more than once in .*: math:floor, math:sqrt"):
+    with pytest.raises(ValueError, match=r"'ours' is registered more than once in .*: math:floor, math:sqrt"):
         load("test.group", BUILT_IN, "ours")
 
 

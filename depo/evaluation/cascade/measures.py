@@ -121,7 +121,6 @@ FIGURES = ("share", "accuracy", "saved", "gain")
 """In the order of `depo.evaluation.cascade.measures.figures`. ``saved``: share of the large model's cost.
 ``gain``: accuracy above a random rule's, same share."""
 
-
 DIGITS = 12
 """Ratios of costs that agree so far are the same number, but for rounding."""
 

@@ -34,11 +34,8 @@ Document = Mapping[str, Any]
 
 
 ALL_LARGE = ("share", "saved", "gain")
-
-
 ALL_SMALL = ("share", "gain")
 """What is so by definition, not by the questions asked, where one model gets all of them."""
-
 
 HIGHEST = 1.0
 """No pass rate lies above this threshold."""

@@ -52,6 +52,8 @@ from depo.recipe.schema.learner import (
     Loss,
     MisCorrection,
     NoCorrection,
+    PluginCorrection,
+    PluginLoss,
     TisCorrection,
 )
 from depo.recipe.schema.policy import Lora, Policy, PretrainedPolicy, TinyMoePolicy, WarmStart
