@@ -40,7 +40,7 @@ class HybridEstimator(Block):
     (perplexity,
     entropy of the first token, last hidden state). Costs ``selection.candidates`` prefills: keep those at a
     few times ``batch.prompts``."""
-    recall: NonNegativeInt = 0
+    answer_rescoring: NonNegativeInt = 0
     """Answers to remember of each prompt. At each round those of the candidates are weighed anew under
     today's
     policy, by one prefill each. Kept are only such as it gives with a probability of 1/1000 or more: long
