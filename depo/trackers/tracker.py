@@ -1,7 +1,7 @@
 """What keeps the metrics and rollouts of a run: the protocol of a tracker, and the registry of trackers.
 
-Trackers are registered in the entry-point group ``depo.trackers``: classes or functions that take the run
-directory, ``run_dir``, and the recipe's options, and return a Tracker. JSON lines are always written; ``tracking`` in the
+Trackers are registered in the entry-point group ``depo.trackers``: classes or functions that take ``run_dir``
+and the recipe's options as keywords, and return a Tracker. JSON lines are always written; ``tracking`` in the
 recipe says what else is.
 """
 

@@ -81,8 +81,8 @@ def assemble(
         shared = sum(problem.key in trained_on for problem in problems)
         if shared:
             console.say(
-                f"warning: {name}: {shared:,} of its {len(problems):,} problems are in the training pool too: "
-                "its accuracy is partly of what was trained on",
+                f"warning: {name}: {shared:,} of its {len(problems):,} problems are in the training pool "
+                "too: its accuracy is partly of what was trained on",
                 always=True,
             )
     trackers = open_trackers(recipe.tracking, run_dir)

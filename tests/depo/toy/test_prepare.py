@@ -1,4 +1,4 @@
-"""What happens before a quickstart is assembled; that the policy is built and graded is tested in its parts."""
+"""What precedes the assembly of a quickstart. Building, warm start and grading have tests of their own."""
 
 from __future__ import annotations
 
