@@ -21,9 +21,7 @@ from depo.recipe.schema import TABLE_SUFFIXES, Columns, FileSource, HubSource
 
 PROMPT_NAMES = ("prompt", "question", "problem")
 
-
 ANSWER_NAMES = ("answer", "ground_truth", "reward_model.ground_truth", "solution")
-
 
 BATCH_ROWS = 10_000
 

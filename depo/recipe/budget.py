@@ -16,10 +16,8 @@ from depo.recipe.schema.learner import CHUNK_LOGITS, PASS_TOKENS, SHARED_TOKENS
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
-
 MASTER = 4
 """Bytes of a float32 master weight; its gradient has as many, AdamW's two moments twice as many."""
-
 
 TINY_VOCABULARY = 17
 """Tokens of the tiny policy's character tokenizer."""

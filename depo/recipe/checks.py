@@ -29,7 +29,6 @@ from reward.registry import build
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
-
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
 

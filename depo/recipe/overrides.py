@@ -14,10 +14,8 @@ from depo.recipe.keys import ROOT, Key, Shape, expand, shape_at
 
 FLOAT_TAG = "tag:yaml.org,2002:float"
 
-
 # A mantissa with or without dot, then an exponent with or without sign (YAML 1.2, core schema, 10.3.2).
 EXPONENT_FLOAT = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
-
 
 FLOAT_STARTS = list("-+.0123456789")
 

@@ -1,4 +1,4 @@
-"""A run directory has one process at a time, and one recipe, of which a resume may change some blocks."""
+"""What a resumed run may change of the recipe that the run was begun with."""
 
 from __future__ import annotations
 

@@ -22,26 +22,21 @@ from depo.types import Prompt
 
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]  # (prompt ids, completion ids), S of them
 
-
 Scores = Sequence[np.ndarray]  # S arrays of (T,)
-
 
 # Largest accepted mean |difference|. Measured between vLLM and transformers on CPU, over fours of
 # pseudo-random continuations (mean log-probability −13): float32 1e-6 to 1e-5; bfloat16 0.07 to 0.08 on
 # SmolLM2-135M and 0.02 on a tiny qwen3_moe.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
 
-
 # The same of mixtures of experts: in bfloat16 both sides route some tokens apart. Measured, vLLM 0.24 on one
 # H200: 0.25 to 0.43 over five syncs of the mixture made from SmolLM2-135M (30 layers, 4 of 8 experts).
 MIXTURE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.6}
-
 
 # By how many tolerances the perturbed policy must differ from the real one at start-up: an engine that stayed
 # behind is then off by one tolerance at least, noise and all. Noise of a twentieth of each weight moves such
 # scores by 0.6 to 1.5 nats (the models above).
 MARGIN = 2.0
-
 
 SCALES = (1.0, 2.0, 4.0, 8.0)  # of the perturbation, until it shows
 

@@ -20,17 +20,14 @@ from depo.rng import generator
 
 Phrasing = Literal["digits", "words"]
 
-
 # fmt: off
 ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
         "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
 
 TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
-
 # fmt: on
 SPOKEN = {"+": "plus", "-": "minus", "*": "times"}
-
 
 WORDS_LIMIT = 1000  # numbers from here on have no short name
 

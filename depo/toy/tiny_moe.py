@@ -21,7 +21,6 @@ from depo.rng import seed64
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
-
 CHARACTERS = "0123456789+-*="
 
 

@@ -54,10 +54,8 @@ from depo.toy.tiny_moe import build
 
 BISECTIONS = 6
 
-
 # Checks between two lines of report.
 REPORT_EVERY = 4
-
 
 # Training aims this share of the band's width inside its ends: an evaluation's rounding differs a little.
 MARGIN = 0.05

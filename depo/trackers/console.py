@@ -30,7 +30,6 @@ from rich.progress import (
 HEADER_EVERY = 20
 """Step lines between two headers."""
 
-
 WIDTH = 120
 """Columns that a line may take."""
 

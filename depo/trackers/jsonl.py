@@ -16,7 +16,6 @@ from depo.files import write_text
 
 Scalar = float | int | str | bool | None
 
-
 Value = Scalar | Sequence[float | int]
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-
 SCHEMA = pa.schema(
     [
         pa.field("step", pa.int32(), nullable=False),

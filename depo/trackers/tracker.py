@@ -1,7 +1,7 @@
 """What keeps the metrics and rollouts of a run: the protocol of a tracker, and the registry of trackers.
 
-Trackers are registered in the entry-point group ``depo.trackers``: classes or functions that take the run
-directory and the recipe's options, and return a Tracker. JSON lines are always written; ``tracking`` in the
+Trackers are registered in the entry-point group ``depo.trackers``: classes or functions that take ``run_dir``
+and the recipe's options as keywords, and return a Tracker. JSON lines are always written; ``tracking`` in the
 recipe says what else is.
 """
 
@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from depo.errors import UserError
-from depo.plugins import load
+from depo.plugins import build
 from depo.recipe.schema.recipe import Tracking
 from depo.types import Group
 
 GROUP = "depo.trackers"
-
 
 BUILT_IN = {
     "jsonl": "depo.trackers.jsonl:JsonLines",
@@ -66,8 +65,9 @@ def open_trackers(tracking: Tracking, run_dir: Path) -> list[Tracker]:
         asked.append((f"tracking.trackers.{index}", plugin.name, plugin.options))
     trackers: list[Tracker] = []
     for key, name, options in asked:
+        spec = {"type": "plugin", "name": name, "options": {"run_dir": run_dir, **options}}
         try:
-            trackers.append(load(GROUP, BUILT_IN, name)(run_dir, **options))
-        except (TypeError, ValueError) as error:  # an unknown name, or options that it does not take
+            trackers.append(build(GROUP, BUILT_IN, spec))
+        except ValueError as error:  # an unknown name, or options that it does not take
             raise UserError(f"{key}: {error}") from error
     return trackers

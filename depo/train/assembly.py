@@ -77,12 +77,12 @@ def assemble(
     )
     check_measure(recipe.evaluation, evaluator.measures)
     trained_on = {prompt.key for prompt in train}
-    for name, prompts in evaluator.problems():
-        shared = sum(prompt.key in trained_on for prompt in prompts)
+    for name, problems in evaluator.problems():
+        shared = sum(problem.key in trained_on for problem in problems)
         if shared:
             console.say(
-                f"warning: {name}: {shared:,} of its {len(prompts):,} problems are in the training pool too: "
-                "its accuracy is partly of what was trained on",
+                f"warning: {name}: {shared:,} of its {len(problems):,} problems are in the training pool "
+                "too: its accuracy is partly of what was trained on",
                 always=True,
             )
     trackers = open_trackers(recipe.tracking, run_dir)

@@ -17,12 +17,9 @@ from depo.types import Group, Origin, Outcome
 
 SCHEMA_VERSION = 2
 
-
 TRAINING_ORIGINS = (Origin.SELECTED, Origin.AUDIT, Origin.REFILL)
 
-
 UNGROUPED = (Outcome.CANCELLED, Outcome.LOST)
-
 
 RECENT_VERSIONS = 2  # policy versions for which recorded rollouts are remembered, to catch double recording
 

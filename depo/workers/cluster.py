@@ -18,9 +18,7 @@ from depo.report.provenance import usable_cores
 
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 
-
 STARTS = 3
-
 
 TOO_SLOW = "timed out during startup"
 

@@ -23,7 +23,6 @@ from depo.workers.cluster import gpus_in_cluster, learner_gpus
 HANDFUL = 256
 """Rollouts that travel together: a Ray object each would cost more than a small policy."""
 
-
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 

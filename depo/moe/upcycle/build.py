@@ -43,7 +43,6 @@ from depo.rng import seed64
 
 TARGETS = {"llama": "mixtral", "mistral": "mixtral", "qwen3": "qwen3_moe"}
 
-
 SHARED = (
     "vocab_size",
     "hidden_size",

@@ -28,13 +28,10 @@ from depo.recipe.schema import PretrainedPolicy
 
 KEY = "depo upcycle: DENSE"
 
-
 REPORT_FILE = "depo_upcycle.json"
 """What OUT was made of and how far it is from it."""
 
-
 MEASURED = 8  # passages to measure on; of the user's or generated ones these are kept out of the repair
-
 
 MEASURED_LENGTH = 512  # tokens of a passage, at most
 

@@ -11,7 +11,6 @@ from depo.errors import UserError
 
 ROUTER_STD = 0.02  # transformers' own initializer_range: small beside hidden states of norm √H
 
-
 NEAR = 2  # divisors shown on either side of a number of slices that does not divide
 
 

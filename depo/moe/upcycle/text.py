@@ -28,7 +28,6 @@ PASSAGES = (
     "which saves water but slows growth. Cacti open theirs only at night.",
 )
 
-
 QUESTIONS = (
     "What is 17 plus 25? Explain your steps.",
     "Why is the sky blue?",
@@ -43,7 +42,6 @@ QUESTIONS = (
     "If half of a number is 14, what is a third of that number plus 2?",
     "Explain the difference between weather and climate.",
 )
-
 
 GENERATED_TOGETHER = 32  # sequences
 

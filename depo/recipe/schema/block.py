@@ -8,18 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION: Final = 1
 
-
 TABLE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
-
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
-
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 
-
 PositiveFloat = Annotated[float, Field(gt=0.0)]
-
 
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 

@@ -31,9 +31,7 @@ from depo.types import Request, Rollout
 
 EXTENSION = "depo.rollout.vllm.extension.WeightSyncExtension"
 
-
 GIB = 1024**3
-
 
 Dtype = Literal["float32", "bfloat16"]
 

@@ -47,12 +47,11 @@ class Notes:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory on the path as pip would leave it."""
     site = tmp_path / "site"
-    (site / "theirs-1.0.dist-info").mkdir(parents=True)
+    info = site / "theirs-1.0.dist-info"
+    info.mkdir(parents=True)
     (site / "theirs.py").write_text(PACKAGE)
-    (site / "theirs-1.0.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: theirs\nVersion: 1\n"
-    )
-    (site / "theirs-1.0.dist-info" / "entry_points.txt").write_text(
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
         "[depo.sources]\nsums = theirs:sums\n[depo.trackers]\nnotes = theirs:Notes\n"
     )
     monkeypatch.syspath_prepend(str(site))
@@ -65,9 +64,7 @@ def test_a_run_reads_their_prompts_and_tells_their_tracker_each_step(site: Path,
     command += ["tracking.trackers=[{name: notes, options: {name: notes.jsonl}}]"]
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     env["PYTHONPATH"] = os.pathsep.join([str(site), env.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command, cwd=workdir, env=env, capture_output=True, text=True, timeout=400, check=False
-    )
+    done = subprocess.run(command, cwd=workdir, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     run = workdir / "run"
     kept = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -86,7 +83,10 @@ def test_a_run_reads_their_prompts_and_tells_their_tracker_each_step(site: Path,
 def test_an_unknown_tracker_and_options_it_does_not_take_name_the_key(site: Path, tmp_path: Path) -> None:
     for tracker, says in (
         ({"name": "wandb"}, r"tracking\.trackers\.0: no entry point 'wandb' .*known: jsonl, notes, rollouts"),
-        ({"name": "notes"}, r"tracking\.trackers\.0: .*missing 1 required positional argument: 'name'"),
+        (
+            {"name": "notes"},
+            r"tracking\.trackers\.0: .*does not take these options: missing a required argument: 'name'",
+        ),
     ):
         with pytest.raises(UserError, match=says):
             open_trackers(Tracking.model_validate({"trackers": [tracker]}), tmp_path)
