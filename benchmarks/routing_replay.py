@@ -51,7 +51,7 @@ from depo.report.statistics import ratio_interval, t_interval
 from depo.report.tables import interval, table
 from depo.rng import generator, seed64
 from depo.rollout.engine import Sampling
-from depo.types import Prompt, Request, TrainingBatch
+from depo.types import Prompt, Request, TrainSample
 
 PROGRAM = "python -m benchmarks.routing_replay"
 
@@ -183,7 +183,7 @@ def taught_prompts(directory: str, task: str, seed: int) -> list[tuple[int, ...]
 
 def rollouts(
     engine_model: PreTrainedModel, prompts: list[tuple[int, ...]], seed: int, tokens: int
-) -> tuple[TrainingBatch, PromptRecordingEngine]:
+) -> tuple[list[TrainSample], PromptRecordingEngine]:
     """Sampled by the noisy engine, with its log-probabilities and routes; advantages are made up."""
     rng = generator(seed, "advantages")
     requests = [
@@ -195,14 +195,18 @@ def rollouts(
         engine_model, pad_token_id=PAD, eos_token_ids=[end], batch_size=len(prompts) * GROUP
     )
     found = sorted(engine.generate(requests, Sampling(1.0, tokens, routes=True)), key=lambda r: int(r.key))
-    batch = TrainingBatch(
-        prompt_ids=[np.array(prompts[int(rollout.key)], dtype=np.int32) for rollout in found],
-        completion_ids=[rollout.token_ids for rollout in found],
-        engine_logprobs=[rollout.logprobs for rollout in found],
-        advantages=rng.normal(size=len(found)).astype(np.float32),
-        group=np.array([int(rollout.key) for rollout in found]),
-        routes=[rollout.routes for rollout in found],
-    )
+    advantages_N = rng.normal(size=len(found)).astype(np.float32)
+    batch = [
+        TrainSample.of_completion(
+            prompts[int(rollout.key)],
+            rollout.token_ids,
+            rollout.logprobs,
+            advantage=float(advantage),
+            group=int(rollout.key),
+            routes=rollout.routes,
+        )
+        for rollout, advantage in zip(found, advantages_N, strict=True)
+    ]
     return batch, engine
 
 
@@ -253,7 +257,7 @@ def upcycled_size(directory: str | None) -> PreTrainedModel:
     return model.eval()
 
 
-def made_up_batch(model: PreTrainedModel, rows: int, tokens: int) -> TrainingBatch:
+def made_up_batch(model: PreTrainedModel, rows: int, tokens: int) -> list[TrainSample]:
     """Random tokens, a quarter of them prompt, with the model's own routes as the engine's."""
     rng, routers = generator(0, "cost"), find_routers(model)
     sequences = rng.integers(2, model.config.vocab_size, (rows, tokens)).astype(np.int32)
@@ -264,14 +268,19 @@ def made_up_batch(model: PreTrainedModel, rows: int, tokens: int) -> TrainingBat
         with torch.no_grad(), hooked(routers, observe=recorder):
             model.get_decoder()(input_ids=torch.from_numpy(sequence[None].astype(np.int64)), use_cache=False)
         routes.append(recorder.routes().transpose(1, 0, 2)[cut:-1].copy())
-    return TrainingBatch(
-        prompt_ids=[sequence[:cut] for sequence in sequences],
-        completion_ids=[sequence[cut:] for sequence in sequences],
-        engine_logprobs=[np.full(tokens - cut, -5.0, dtype=np.float32) for _ in sequences],
-        advantages=rng.normal(size=rows).astype(np.float32),
-        group=np.arange(rows) // 2,
-        routes=routes,
-    )
+    advantages_N = rng.normal(size=rows).astype(np.float32)
+    engine = np.full(tokens - cut, -5.0, dtype=np.float32)
+    return [
+        TrainSample.of_completion(
+            sequence[:cut],
+            sequence[cut:],
+            engine,
+            advantage=float(advantages_N[row]),
+            group=row // 2,
+            routes=routes[row],
+        )
+        for row, sequence in enumerate(sequences)
+    ]
 
 
 def cost(model: PreTrainedModel, rows: int, tokens: int, rounds: int, arms: Sequence[str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.throughput.workload import GROUP_SIZE, Workload, batch_tokens, problems, spread_batch
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 from reward.base import Sample
 from reward.exact import ExactReward
 
@@ -188,16 +188,18 @@ def update_seconds(stamps: Stamps, trainer: Timed) -> list[float]:
     ]
 
 
-def padded_batch(batch: TrainingBatch, pad_token_id: int) -> dict[str, Tensor]:
+def padded_batch(batch: list[TrainSample], pad_token_id: int) -> dict[str, Tensor]:
     """The rows as GRPOTrainer holds its own: prompts padded on the left, completions on the right."""
-    prompt_ids, prompt_mask = padded(batch.prompt_ids, pad_token_id, left=True)
-    completion_ids, completion_mask = padded(batch.completion_ids, pad_token_id, left=False)
+    prompt_ids, prompt_mask = padded([s.token_ids[: s.start] for s in batch], pad_token_id, left=True)
+    completion_ids, completion_mask = padded(
+        [s.token_ids[s.start :] for s in batch], pad_token_id, left=False
+    )
     return {
         "prompt_ids": prompt_ids,
         "prompt_mask": prompt_mask,
         "completion_ids": completion_ids,
         "completion_mask": completion_mask,
-        "advantages": torch.from_numpy(batch.advantages),
+        "advantages": torch.tensor([s.advantage for s in batch]),
         "num_items_in_batch": completion_mask.sum(),
     }
 
