@@ -55,12 +55,10 @@ def packs(rows: np.ndarray, batch: Sequence[TrainSample], limit: int) -> list[np
     lengths: dict[tuple[bytes, bytes], int] = {}
     for row in np.asarray(rows).tolist():
         sample, start = batch[row], batch[row].start
-        tokens = len(sample) - start
-        prompt = sample.token_ids[:start].tobytes(), b""
-        if (
-            sample.routes is not None
-        ):  # of the tokens before `start`, if there are more than for those after it
-            prompt = prompt[0], sample.routes[: max(0, len(sample.routes) - tokens + 1)].tobytes()
+        tokens, routes = len(sample) - start, b""
+        if sample.routes is not None:  # what is recorded beyond the tokens that follow the prompt
+            routes = sample.routes[: max(0, len(sample.routes) - (tokens - 1))].tobytes()
+        prompt = sample.token_ids[:start].tobytes(), routes
         if prompt not in by_prompt or lengths[prompt] + tokens > limit:
             by_prompt.setdefault(prompt, []).append([])
             lengths[prompt] = start

@@ -41,8 +41,8 @@ def random_routes(rng: np.random.Generator, tokens: int) -> np.ndarray:
 
 def three_turns(routes: bool = False) -> list[TrainSample]:
     """Two groups of three: prompt, answer, tool output, answer, tool output, answer, of unequal lengths. The
-    last sample of each group has one turn, the first has an advantage for each token. Routes of the prompt are
-    the same in two of the three."""
+    last sample of each group has one turn, the first has an advantage for each token. Routes of the prompt
+    are the same in two of the three."""
     rng = np.random.default_rng(8)
     batch = []
     for group in range(2):
