@@ -40,6 +40,7 @@ def cluster() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setattr("depo.workers.cluster.STARTS", 10)  # Ray waits half a minute, whatever else goes on
         with ray_for(None, engines=2):
             yield
 
