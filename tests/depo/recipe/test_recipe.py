@@ -383,12 +383,6 @@ def test_shorter_completions_than_the_shipped_buffer_are_refused() -> None:
     )
 
 
-def test_the_usual_combination_of_the_documentation_loads(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "rewards.md").read_text()
-    (block,) = [one.partition("```")[0] for one in text.split("```yaml\n")[1:] if "overlong" in one[:200]]
-    assert load_recipe(written(tmp_path, MINIMAL + block)).reward.type == "weighted"
-
-
 def test_every_mistake_is_told_not_only_the_first(tmp_path: Path) -> None:
     lines = problems(tmp_path, MINIMAL + "batch: {group_size: 1}\nlearner: {los: dapo, lr: -1}\n", "steps=0")
     assert sorted(line.split(": ")[1] for line in lines) == [
