@@ -40,11 +40,10 @@ from depo.report.calibration import auroc, brier_skill
 from depo.report.document import Block, Code, CodeBlock, Document, Number, Paragraph, Section, Table
 from depo.report.provenance import provenance_blocks
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation, State
-from estimators.concentration import ConcentrationFit
-from estimators.depo import DepoEstimator
+from estimators.depo import ConcentrationFit, DepoEstimator
 from estimators.hybrid import HybridEstimator
 from estimators.moments import beta_estimates
-from estimators.ngram_head import HashedNgramHead
+from estimators.text_head import HashedNgramHead
 
 GROUP_SIZE = 8
 BATCH = 64

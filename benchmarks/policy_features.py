@@ -32,10 +32,10 @@ from depo.report.document import Document, Number, Paragraph, Table
 from depo.report.provenance import provenance_blocks
 
 ARMS = {
-    "nothing": ("none", "none"),
-    "text": ("ngrams", "none"),
-    "policy": ("none", "policy"),
-    "text and policy": ("ngrams", "policy"),
+    "nothing": ("none", "false"),
+    "text": ("ngrams", "false"),
+    "policy": ("none", "true"),
+    "text and policy": ("ngrams", "true"),
 }
 
 POOL, BATCH = 4000, 32
@@ -45,7 +45,7 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 
 def train(arm: str, seed: int, directory: Path) -> float:
     """One run; estimator seconds per step: what `select` (prefills included) and `estimate` took."""
-    text, features = ARMS[arm]
+    text, prefill_probe = ARMS[arm]
     overrides = [
         f"seed={seed}",
         f"steps={POOL // BATCH}",
@@ -55,8 +55,7 @@ def train(arm: str, seed: int, directory: Path) -> float:
         f"batch.prompts={BATCH}",
         "estimator.type=hybrid",
         f"estimator.text={text}",
-        f"estimator.features={features}",
-        "selection={type: uniform, refill: false}",
+        f"selection={{type: uniform, refill: false, prefill_probe: {prefill_probe}}}",
         "evaluation.at_start=false",
         "evaluation.at_end=false",
     ]

@@ -20,12 +20,13 @@ class UserError(Exception):
     """Bad input: one line that says what was wrong, where, and what would be right. Exit status 2."""
 
 
+class RunFailed(Exception):
+    """The input was good, but the run cannot go on (it diverged, or nothing can be verified any more): one
+    line that says what happened, and what to do about it. Exit status 1."""
+
+
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit statuses; 130 is what a shell reports for Ctrl-C, 143 for SIGTERM."""
-
-
-IN_ACTOR_START = "depo.errors.UserError: "
-"""How Ray quotes a UserError raised while an actor was being made: as text, the exception itself is gone."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -61,8 +62,8 @@ def report_failure(error: BaseException, run_dir: Path | None, terminated: bool 
     """Print what happened to stderr and return the exit status. ``terminated``: SIGTERM came, and whatever
     was raised is due to it (it goes to a job's other processes too).
 
-    A UserError is its message alone. Anything else is "error: Type: message"; its traceback goes to
-    ``run_dir/error.log``, or to stderr with DEPO_TRACEBACK=1 or when there is no run directory yet.
+    A UserError or RunFailed is its message alone. Anything else is "error: Type: message"; its traceback
+    goes to ``run_dir/error.log``, or to stderr with DEPO_TRACEBACK=1 or when there is no run directory yet.
     """
     if terminated or isinstance(error, Terminated):
         say(how_to_continue("terminated", run_dir))
@@ -70,13 +71,15 @@ def report_failure(error: BaseException, run_dir: Path | None, terminated: bool 
     if isinstance(error, KeyboardInterrupt):
         say(how_to_continue("interrupted", run_dir))
         return INTERRUPTED
-    user_error = as_user_error(error)
-    if user_error is not None:
-        for line in user_error.splitlines():
+    cause = unwrapped(error)
+    if isinstance(cause, UserError):
+        for line in str(cause).splitlines():
             say(f"error: {line}")
         return BAD_INPUT
+    if isinstance(cause, RunFailed):
+        say(f"error: {cause}")
+        return FAILED
     trace = "".join(traceback.format_exception(error))
-    cause = unwrapped(error)
     message = next((line.strip() for line in str(cause).splitlines() if line.strip()), "no message")
     say(f"error: {type(cause).__name__}: {message}")
     if os.environ.get("DEPO_TRACEBACK") == "1" or run_dir is None or not run_dir.is_dir():
@@ -101,18 +104,6 @@ def unwrapped(error: BaseException) -> BaseException:
             break
         error = cause
     return error
-
-
-def as_user_error(error: BaseException) -> str | None:
-    """The message, if what was raised here or in an actor is a UserError."""
-    cause = unwrapped(error)
-    if isinstance(cause, UserError):
-        return str(cause)
-    ray_exceptions = sys.modules.get("ray.exceptions")
-    if ray_exceptions is not None and isinstance(cause, ray_exceptions.ActorDiedError):
-        _, found, message = str(cause).rpartition(IN_ACTOR_START)
-        return message.strip() if found else None
-    return None
 
 
 def how_to_continue(what: str, run_dir: Path | None) -> str:

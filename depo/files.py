@@ -46,6 +46,23 @@ def check_place(path: Path, option: str) -> None:
             raise UserError(f"{option} {path}: nothing can be made in {there} ({error.strerror})") from None
 
 
+def check_run_dir(run_dir: Path | None, resume: bool) -> None:
+    """Raise UserError when a command would overwrite what another one wrote, or resume nothing."""
+    if run_dir is None:
+        if resume:
+            raise UserError("--resume needs --run-dir: the directory to continue in")
+        return
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"--run-dir {run_dir}: is a file, not a directory")
+    check_place(run_dir, "--run-dir")
+    if resume and not run_dir.is_dir():
+        raise UserError(f"--run-dir {run_dir}: no such directory, so there is no run to resume")
+    if not resume and run_dir.is_dir() and any(run_dir.iterdir()):
+        raise UserError(
+            f"--run-dir {run_dir}: is not empty; add --resume to continue it, or name another directory"
+        )
+
+
 def follow_umask(directory: Path) -> None:
     """Give the safetensors files below ``directory`` the mode that a file newly made there would have."""
     mode = usual_mode(directory)

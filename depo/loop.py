@@ -6,7 +6,7 @@ How it differs from textbook GRPO:
 - sampling rounds go on until B groups carry signal, and each round is sized by the yield to expect;
 - every rollout is recorded: where it came from, and what it was worth.
 
-P: prompts picked in a round, G: rollouts of a group, N: rows of the batch, T: completion tokens.
+P: prompts picked in a round, G: rollouts of a group, N: samples of the batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from depo.learner.advantages import advantages_into
-from depo.learner.samples import keep_learner_logprobs, rows_of
+from depo.learner.samples import keep_learner_logprobs, train_samples
 from depo.rollout.requests import collate, requests_for, samples_of
 from depo.selection.picks import observations
 from depo.train.metrics import Clock, step_metrics
@@ -35,9 +35,10 @@ def train(run: Run) -> None:
 
         # Choose prompts, roll them out, verify; round after round until B groups carry signal.
         groups: list[Group] = []
+        open_step = run.selector.begin(context)
         while True:
             with clock.phase("select"):
-                picks_P = run.selector.pick(run.pool, run.estimator, context, groups)
+                picks_P = run.selector.pick(open_step, run.pool, run.estimator, groups)
             if not picks_P:
                 break
             with clock.phase("generate"):
@@ -50,20 +51,21 @@ def train(run: Run) -> None:
 
         # Grade the predictions, and keep what carries signal.
         with clock.phase("select"):
-            run.selector.observe(groups)
-            trained = run.selector.assign(groups)
+            run.selector.observe(open_step, groups)
+            trained = run.selector.assign(open_step, groups)
 
         # Update the policy on that. Meanwhile the estimator learns, and reads what it will be asked next.
         with clock.phase("update"):
             advantages_into(trained, run.advantage_scale)
             include = groups if recipe.learner.zero_variance == "include" else trained
-            finish_update = run.learner.begin_update(rows_of(include))
+            samples_N = train_samples(include)
+            finish_update = run.learner.begin_update(samples_N)
         with clock.phase("estimate"):
             learned = run.estimator.observe(observations(groups, step), context)
             run.look_ahead(step + 1)
         with clock.phase("update"):
             update = finish_update()
-            keep_learner_logprobs(include, update.old_logprobs)
+            keep_learner_logprobs(include, samples_N, update.old_logprobs)
         with clock.phase("sync"):
             parity = run.sync(version=step)
 

@@ -1,31 +1,118 @@
-"""`depo train`: one run from recipe to summary: assemble its parts, go on from a checkpoint, loop, finish."""
+"""``depo train``: one run from options to summary: check the recipe, assemble the parts, loop, finish."""
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from depo.evaluation.heldout import EvalResult
-from depo.files import latest_checkpoint
-from depo.loop import train as run_loop
-from depo.recipe.loading import write_resolved
+from depo.errors import DONE, UserError, report_failure, say, terminations
+from depo.files import latest_checkpoint, new_directory
+from depo.recipe.budget import budget_text
+from depo.recipe.checks import check_inputs, demands, missing_model, notes, unchecked
+from depo.recipe.errors import Sources
+from depo.recipe.loading import dump_recipe, read_recipe, write_resolved
 from depo.recipe.resume import changes_on_resume
-from depo.recipe.schema import Recipe
-from depo.trackers.console import Console
-from depo.train.run_directory import check_continuable, claimed
-from depo.train.state import Run
-from depo.workers.cluster import ray_cluster
+from depo.recipe.schema import Recipe, TinyMoePolicy
+from depo.recipe.suites import recipe_suite
+
+if TYPE_CHECKING:
+    from depo.evaluation.in_training import EvalResult
+    from depo.train.state import Run
+
+OVERRIDES = """\
+overrides: key=value on top of the recipe, the value as in YAML
+  steps=5 learner.lr=1e-5           plain values
+  data.train=problems.jsonl         a whole block; for data: a file or a hub id
+  learner.loss=gspo                 another type of a block, short for learner.loss.type=gspo; the recipe's
+                                    other keys of that block are dropped: they were meant for the old type
+  policy.lora=null                  switch a block off
+  evaluation.sets=[]                lists and maps as in YAML
+
+--dry-run prints the recipe that results.
+"""
+
+
+def add_options(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a policy by a recipe",
+        description="Train a policy by a recipe.",
+        epilog=OVERRIDES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("recipe", nargs="?", help="YAML file; with --resume, the run's own when left out")
+    add("overrides", nargs="*", metavar="key=value", help="see below")
+    add("--run-dir", type=Path, metavar="DIR", help="default: runs/NAME-TIMESTAMP")
+    add("--resume", action="store_true", help="continue the run in --run-dir")
+    add("--dry-run", action="store_true", help="check and show the recipe and its cost")
+    add("--quiet", action="store_true", help="no progress, only the result")
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Check the recipe, then train by it or, with --dry-run, show it. Returns the exit status."""
+    path, overrides = recipe_and_overrides(options)
+    recipe, sources = read_recipe(path, overrides)
+    check_inputs(recipe, sources, fetched=not options.dry_run)
+    recipe_suite(recipe.evaluation)
+    if options.dry_run:
+        dry_run(recipe, sources)
+        return DONE
+    for note in notes(recipe):
+        say(f"note: {note}")
+    run_dir = options.run_dir or new_directory(recipe.name)
+    with terminations() as received:
+        try:
+            train(recipe, run_dir, options.resume, options.quiet)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame that knows the run
+            return report_failure(error, run_dir, terminated=bool(received))
+    return DONE
+
+
+def recipe_and_overrides(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """Tell the recipe file from the overrides, wherever the flags stood."""
+    positionals = [text for text in (options.recipe, *options.overrides) if text is not None]
+    if positionals and ("=" not in positionals[0] or Path(positionals[0]).exists()):
+        return positionals[0], positionals[1:]
+    if not options.resume:
+        raise UserError("the recipe file is missing; it comes before key=value (see depo train --help)")
+    return str(options.run_dir / "recipe.yaml"), positionals
+
+
+def dry_run(recipe: Recipe, sources: Sources) -> None:
+    """Print the recipe, its cost, and what cannot be told before the run. torch is imported only for a recipe
+    that asks for what not every model has, where the model's config is at hand to check it."""
+    missing = unchecked(recipe)
+    if demands(recipe) and missing is None:
+        from depo.learner.outline import check_architecture
+
+        check_architecture(recipe, sources)
+    print(dump_recipe(recipe))
+    print(budget_text(recipe))
+    for note in notes(recipe):
+        print(f"note: {note}")
+    for line in (missing, missing_model(recipe)):
+        if line is not None:
+            print(line)
 
 
 def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
-    """Run a recipe to its end: what ``depo train`` calls.
+    """Run a recipe to its end.
 
     Raises UserError for bad input, WeightSyncError when an engine does not serve the learner's weights.
     """
-    from depo.train.assembly import assemble, build_estimator, verifier
+    from depo.loop import train as run_loop
+    from depo.models.loading import pretrained_view
+    from depo.toy.prepare import prepare
+    from depo.trackers.console import Console
+    from depo.train.assembly import assemble, build_estimator, check_cluster, verifier
+    from depo.train.run_directory import check_continuable, claimed
     from depo.train.summary import finish
+    from depo.workers.cluster import ray_cluster
 
     started = time.perf_counter()
     changes = changes_on_resume(recipe, run_dir) if resume else []
@@ -39,7 +126,11 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
         estimator = build_estimator(recipe)
         reward = verifier("reward", recipe.reward, recipe, stack)
         stack.enter_context(ray_cluster(recipe))
-        run = assemble(recipe, run_dir, estimator, reward, console, stack)
+        check_cluster(recipe)
+        policy, prompts = pretrained_view(recipe.policy, run_dir / "initial_policy"), None
+        if isinstance(recipe.policy, TinyMoePolicy):
+            prompts = prepare(recipe, Path(policy.model), run_dir, console.say)
+        run = assemble(recipe, run_dir, policy, prompts, estimator, reward, console, stack)
         run.started = started
         checkpoint = latest_checkpoint(run_dir / "checkpoints") if resume else None
         if checkpoint is not None:
@@ -53,26 +144,26 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
         if checkpoint is None:
             if resume:
                 console.say("no checkpoint yet: starting from the beginning")
-            run.metrics_log.truncate_after(0)
-            run.routing_log.truncate_after(0)
+            for tracker in run.trackers:
+                tracker.truncate_after(0)
             if recipe.evaluation.at_start:
-                run.before = timed_evaluation(run, console.say, "before training")
+                run.before = timed_evaluation(run, "before training")
             run.save_checkpoint(0)
         run_loop(run)
         after = None
         if recipe.evaluation.at_end:
-            after = timed_evaluation(run, console.say, "after training")
+            after = timed_evaluation(run, "after training")
             run.note_evaluation()
         finish(run, after)
 
 
-def timed_evaluation(run: Run, say: Callable[[str], None], when: str) -> EvalResult:
+def timed_evaluation(run: Run, when: str) -> EvalResult:
     start = time.perf_counter()
     result = run.evaluator.run()
     run.ledger.record_evaluation(result.rollouts, result.tokens)
     run.best.consider(run.step, result.scalars())
     run.seconds["evaluate"] = run.seconds.get("evaluate", 0.0) + time.perf_counter() - start
-    parts = [f"{name} {value:.3f}" for name, value in result.scalars().items()]
+    parts = [f"{name.removeprefix('eval/')} {value:.3f}" for name, value in result.scalars().items()]
     if parts:
-        say(f"accuracy {when}: " + ", ".join(part.removeprefix("eval/") for part in parts))
+        run.console.say(f"accuracy {when}: " + ", ".join(parts))
     return result

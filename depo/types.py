@@ -1,6 +1,6 @@
-"""What flows through one training step: Prompt → Request → Rollout → Group → TrainingBatch.
+"""What flows through one training step: Prompt → Request → Rollout → Group → TrainSample.
 
-Shapes use these letters: P prompts, G rollouts of one group, T completion tokens.
+Shapes use these letters: P prompts, G rollouts of one group, T completion tokens, L tokens of a whole sample.
 Plain dataclasses, no torch: they travel between Ray actors and are written to Parquet as they are.
 """
 
@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,6 @@ class Origin(StrEnum):
     SELECTED = "selected"  # the selector's choice, first round of a step
     AUDIT = "audit"  # drawn uniformly from the pool to grade the estimator
     REFILL = "refill"  # the selector's choice in a later round, replacing groups without signal
-    PROBE = "probe"  # parity probe between learner and engine
     EVAL = "eval"  # evaluation
 
 
@@ -46,7 +46,6 @@ class Prompt:
     ``key`` is the SHA-256 (hex) of the normalised ``text``. ``text`` is the problem as the data set
     states it (what an estimator reads); ``token_ids`` is what the engine is given, with template and
     chat format applied. ``prior`` is a pass rate in [0, 1] that the data set brings along, if any.
-    ``level`` is the measured difficulty class ("mastered", "learnable", "impossible") when known.
     """
 
     key: str
@@ -54,7 +53,6 @@ class Prompt:
     token_ids: tuple[int, ...]
     reference: str
     prior: float | None = None
-    level: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,33 +185,66 @@ class Group:
         return total / max(tokens, 1)
 
 
-@dataclass(slots=True)
-class TrainingBatch:
-    """The N sequences of one update, flat and in request order.
+@dataclass(frozen=True, slots=True)
+class TrainSample:
+    """One sequence of L tokens, and which of them the policy is trained on.
 
-    ``prompt_ids`` and ``completion_ids`` are N int32 arrays; ``engine_logprobs`` N float32 arrays, each
-    as long as its completion; ``advantages`` (N,) float32; ``group`` (N,) int, the group of each row:
-    mini-batches never split a group. Rows of zero-variance groups (advantage 0) are there only with
-    ``zero_variance: include``; unscorable rollouts are no rows. ``routes``: of each row as in ``Rollout``, or
-    None where the engine recorded none.
+    A prompt with its completion is the case in which ``loss_mask`` is a suffix. Several turns are one sample
+    too: the policy's own tokens are trained on, those of the tools that answer it are not. An update takes a
+    sequence of samples; its mini-batches never split a ``group``.
     """
 
-    prompt_ids: list[np.ndarray]
-    completion_ids: list[np.ndarray]
-    engine_logprobs: list[np.ndarray]
-    advantages: np.ndarray
-    group: np.ndarray
-    routes: list[np.ndarray | None] | None = None
+    token_ids: np.ndarray  # [L] int32
+    loss_mask: np.ndarray  # [L] bool, True on tokens that are trained on; never on the first
+    logprobs: np.ndarray  # [L] float32, the engine's, nats; without meaning where the mask is False
+    advantage: float | np.ndarray = 0.0  # one for all trained tokens, or [L] float32
+    group: int = 0  # index of its group in the update
+    index: int = 0  # its place among the rollouts of its group
+    key: str = ""  # of its prompt
+    policy_version: int = 0
+    routes: np.ndarray | None = None
+    """[n, layers, K] uint8 or uint16: experts of the n tokens that end with the last but one, as in
+    ``Rollout``. n is L − 1, or what follows the prompt: L − 1 − ``start``. None where none were recorded."""
+
+    @classmethod
+    def of_completion(
+        cls,
+        prompt_ids: Sequence[int] | np.ndarray,
+        completion_ids: Sequence[int] | np.ndarray,
+        logprobs: np.ndarray | None = None,
+        **fields: Any,
+    ) -> TrainSample:
+        """A prompt (P,) and a completion (T,), all of which is trained on; ``logprobs`` (T,), default 0."""
+        prompt, completion = len(prompt_ids), len(completion_ids)
+        values = np.zeros(completion, dtype=np.float32) if logprobs is None else logprobs
+        return cls(
+            token_ids=np.concatenate(
+                [np.asarray(prompt_ids, np.int32), np.asarray(completion_ids, np.int32)]
+            ),
+            loss_mask=np.arange(prompt + completion) >= prompt,
+            logprobs=np.concatenate([np.zeros(prompt, dtype=np.float32), values]),
+            **fields,
+        )
+
+    @property
+    def start(self) -> int:
+        """Position of the first trained token: L where there is none."""
+        return int(self.loss_mask.argmax()) if self.loss_mask.any() else len(self.loss_mask)
+
+    @property
+    def trained(self) -> int:
+        """Number T of trained tokens."""
+        return int(np.count_nonzero(self.loss_mask))
 
     def __len__(self) -> int:
-        return len(self.completion_ids)
+        return len(self.token_ids)
 
 
 @dataclass(slots=True)
 class UpdateResult:
-    """What an update gives back: scalar metrics, and old log-probabilities (N arrays of (T,)) as the
-    learner computed them before its first optimizer step. ``layers``: routing by name, a value for each
-    routed layer."""
+    """What an update gives back: scalar metrics, and old log-probabilities of each sample's trained tokens (N
+    arrays of (T,)) as the learner computed them before its first optimizer step. ``layers``: routing by name,
+    a value for each routed layer."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     old_logprobs: Sequence[np.ndarray] = ()

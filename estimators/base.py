@@ -1,7 +1,7 @@
 """The contract of a difficulty estimator: text and counts in, a belief about the pass rate out.
 
-Estimators *believe*; which prompts to roll out is the selector's business. N is the number of
-candidates, F of features, G the group size.
+Estimators *believe*; the selector chooses. An estimator made of parts keeps one `State`, in which each part
+has a prefix (``joined``, ``part``). N is the number of candidates, F of features, G the group size.
 """
 
 from __future__ import annotations
@@ -105,3 +105,48 @@ class Estimator(Protocol):
     def state_dict(self) -> State: ...
 
     def load_state_dict(self, state: State) -> None: ...
+
+
+def joined(own: State, parts: Mapping[str, State]) -> State:
+    """``own`` with every part's version, values and arrays added under ``NAME/…``."""
+    values, arrays = dict(own.values), dict(own.arrays)
+    for name, state in parts.items():
+        values[f"{name}/schema_version"] = state.schema_version
+        values |= {f"{name}/{key}": value for key, value in state.values.items()}
+        arrays |= {f"{name}/{key}": array for key, array in state.arrays.items()}
+    return State(own.schema_version, values, arrays)
+
+
+def part(state: State, name: str) -> State:
+    """The part stored under ``name``. Raises ValueError when there is none."""
+    prefix = f"{name}/"
+    if f"{prefix}schema_version" not in state.values:
+        raise ValueError(f"state holds no part {name!r}")
+    values = {
+        key.removeprefix(prefix): value for key, value in state.values.items() if key.startswith(prefix)
+    }
+    arrays = {
+        key.removeprefix(prefix): array for key, array in state.arrays.items() if key.startswith(prefix)
+    }
+    return State(int(str(values.pop("schema_version"))), values, arrays)
+
+
+def tally(observations: Sequence[Observation]) -> dict[str, tuple[int, int]]:
+    """Successes and trials by prompt key, in order of first appearance.
+
+    Groups of one prompt in the same call are added up, so that their order does not matter. Groups
+    without a scorable rollout (trials 0) say nothing and are left out. Raises ValueError for counts that
+    cannot be: negative, not whole, or more successes than trials.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for observation in observations:
+        successes, trials = observation.successes, observation.trials
+        if not 0 <= successes <= trials or successes != int(successes) or trials != int(trials):
+            raise ValueError(
+                f"prompt {observation.key}: successes and trials must be whole numbers with "
+                f"0 <= successes <= trials, found {successes} of {trials}"
+            )
+        if trials:
+            earlier = counts.get(observation.key, (0, 0))
+            counts[observation.key] = (earlier[0] + int(successes), earlier[1] + int(trials))
+    return counts

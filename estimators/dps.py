@@ -28,17 +28,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State
-from estimators.counts import tally
+from estimators.base import Candidate, Context, Estimates, Observation, State, tally
 from estimators.moments import informative_probability, require_group_size
 
 SCHEMA_VERSION = 1
+
+
 STATES = 3
+
+
 PRIOR_MARGIN = 0.01  # a recorded rate of 0 or 1 comes from finitely many rollouts
+
+
 NEGLIGIBLE = 1e-9  # learned counts this small beside the prior are none
+
 
 # The states' pass rates before anything is seen, and the rollouts each of them is worth: one usual group.
 FIRST_RATES = np.array([0.0, 0.5, 1.0])
+
+
 FIRST_ROLLOUTS = 8.0
 
 

@@ -15,11 +15,12 @@ from estimators.base import Observation, State
 from estimators.encoder_inference import Encoder
 from estimators.encoder_network import LOG_CONCENTRATION, RATE
 from estimators.encoder_options import EncoderOptions
-from estimators.encoder_replay import Replay, gathered
-from estimators.encoder_training import Trainer
+from estimators.encoder_training import Replay, Trainer, gathered
 from estimators.text_head import require_keys
 
 SCHEMA_VERSION = 1
+
+
 RATE_MARGIN = 1e-4  # rates are kept this far from 0 and 1: a Beta needs both
 
 

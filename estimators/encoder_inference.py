@@ -1,28 +1,71 @@
-"""What the network says about prompts, cached by content key.
+"""What the network says about prompts, cached by content key and predicted with averaged weights.
 
 The same prompt gets the same bits whatever else is asked along with it. Kernels round differently for
 different shapes, so shapes never depend on the company: a pass has a fixed number of rows, filled up where
 prompts are missing, and a length that follows from the prompt's own, in steps.
+
+The average over updates is exponential (Polyak & Juditsky 1992, in the form of Tarvainen & Valpola 2017).
+Its memory is short at first: the untrained weights are soon forgotten. Training goes on from the weights
+themselves.
+
 N: prompts, M: those not in the cache, E: width of the embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
 
-from estimators.encoder_average import WeightAverage
 from estimators.encoder_network import WORD_BITS, Tokenizer, build_network
 from estimators.encoder_options import EncoderOptions
 from estimators.ngram_features import FeatureRows
 
+
+class WeightAverage:
+    """Averages of ``weights``, by name. ``decay`` 0: the average is the weights."""
+
+    def __init__(self, weights: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.weights = dict(weights) if decay else {}
+        self.decay = decay
+        self.averages = {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    @torch.no_grad()
+    def update(self, updates: int) -> None:
+        """After optimizer step number ``updates``, from 1."""
+        share = 1 - min(self.decay, (1 + updates) / (10 + updates))
+        for name, weight in self.weights.items():
+            self.averages[name].lerp_(weight.detach(), share)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The network has the averaged weights inside, and its own again after."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for name, weight in self.weights.items():
+            weight.data, self.averages[name] = self.averages[name], weight.data
+
+
 ROWS = {"cpu": 8, "cuda": 64}
+
+
 LENGTH_STEP = {"cpu": 16, "cuda": 64}
+
+
 TRUNK_ROWS = 256
+
+
 EMBEDDINGS_KEPT = 200_000  # of a frozen backbone; 1.5 kB each at D = 384
+
+
 PREDICTIONS_KEPT = 1_000_000
 
 

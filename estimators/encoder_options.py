@@ -130,6 +130,8 @@ CHOICES = {
     "precision": ("float32", "bfloat16"),
     "device": ("auto", "cpu", "cuda"),
 }
+
+
 LEAST = {
     "max_length": 3,
     "trained_layers": 0,
@@ -146,6 +148,7 @@ LEAST = {
     "blocks": 1,
     "seed": 0,
 }
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},

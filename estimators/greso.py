@@ -24,8 +24,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State
-from estimators.counts import tally
+from estimators.base import Candidate, Context, Estimates, Observation, State, tally
 from estimators.moments import require_group_size
 
 SCHEMA_VERSION = 1

@@ -34,13 +34,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State
-from estimators.counts import tally
+from estimators.base import Candidate, Context, Estimates, Observation, State, joined, part, tally
 from estimators.logit_grid import SPACING, LogitGrid, normalised
 from estimators.model_average import ModelAverage
 from estimators.moments import informative_probability, require_group_size
 from estimators.movement import Movement
-from estimators.nested_state import joined, part
 from estimators.population import Population
 from estimators.prepared import Prepared
 from estimators.prompt_prior import PromptPrior, text_head
@@ -48,13 +46,28 @@ from estimators.today import Before, Today, was_asked
 
 SCHEMA_VERSION = 5
 
+
 PRIOR_WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
+
+
 TILT_LOGITS = 4.0  # beyond, a prior says no more than "very easy" or "very hard"
+
+
 NEWTON_STEPS = 5
+
+
 POPULATION_WINDOW = 1024  # first visits
+
+
 NEVER = 0.05  # what the prior gives to prompts out of reach, as odds
+
+
 TREND_GAIN = 0.1  # share of a correction of D that changes its pace
+
+
 TREND_STEPS = 10  # a trend is not drawn out further than this
+
+
 FAR = 3.0  # logits of ability, beyond which the grid is moved
 
 

@@ -16,7 +16,11 @@ from __future__ import annotations
 import numpy as np
 
 LOGITS = 9.9  # rates from 5e-5 to 1 − 5e-5
+
+
 SPACING = 0.3
+
+
 LANDING = (-5.0, -1.0)  # logits where a prompt that leaves *never* is first found: solved now and then
 
 

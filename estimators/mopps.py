@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State
-from estimators.counts import tally
+from estimators.base import Candidate, Context, Estimates, Observation, State, tally
 from estimators.moments import beta_estimates
 
 SCHEMA_VERSION = 1
+
 
 # A recorded pass rate of exactly 0 or 1 comes from finitely many rollouts, and a Beta needs both of its
 # parameters positive: priors are kept this far from the ends.

@@ -15,15 +15,22 @@ from itertools import product
 
 import numpy as np
 
-from estimators.base import State
+from estimators.base import State, joined, part
 from estimators.logit_grid import LogitGrid, normalised
 from estimators.model_average import ModelAverage
-from estimators.nested_state import joined, part
 
 SCHEMA_VERSION = 1
+
+
 PANEL = 512
+
+
 VARIANCES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)  # squared logits per policy step
+
+
 ESCAPES = (1e-5, 1e-4, 1e-3, 1e-2)  # share of *never* that leaves it in one policy step
+
+
 RATES = tuple(product(VARIANCES, ESCAPES))
 
 

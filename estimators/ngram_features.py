@@ -20,11 +20,19 @@ from itertools import islice
 import numpy as np
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
+
+
 BYTE_RUNS = (3, 4, 5)
+
+
 # Odd multipliers with well-spread bits: 2^64 divided by the golden ratio, and two of splitmix64's
 # constants (Steele, Lea & Flood 2014).
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+
+
 MIX_2 = np.uint64(0x94D049BB133111EB)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State
-from estimators.counts import tally
+from estimators.base import Candidate, Context, Estimates, Observation, State, tally
 from estimators.moments import informative_probability
 
 SCHEMA_VERSION = 1

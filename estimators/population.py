@@ -22,6 +22,8 @@ from estimators.base import State
 from estimators.logit_grid import LogitGrid, normalised
 
 SCHEMA_VERSION = 1
+
+
 EM_ROUNDS = 20
 
 

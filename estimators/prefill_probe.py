@@ -24,14 +24,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Observation, State
+from estimators.base import Candidate, Observation, State, joined, part
 from estimators.model_average import ModelAverage
-from estimators.nested_state import joined, part
 from estimators.online_ridge import OnlineRidge
 
 SCHEMA_VERSION = 1
+
+
 TRUST = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
 RIDGE_PENALTY = 20.0  # rows of an average prompt
+
+
 LEAST = 0.01  # no outcome is ruled out by a linear regression
 
 

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Observation, State
-from estimators.nested_state import joined, part
-from estimators.ngram_head import HashedNgramHead
+from estimators.base import Candidate, Observation, State, joined, part
 from estimators.online_ridge import OnlineRidge
-from estimators.text_head import TextHead
+from estimators.text_head import HashedNgramHead, TextHead
 
 SCHEMA_VERSION = 2
+
+
 RIDGE_PENALTY = 20.0  # rows of an average prompt
 
 

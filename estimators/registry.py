@@ -15,6 +15,8 @@ from typing import Any
 from estimators.base import Estimator
 
 GROUP = "depo.estimators"
+
+
 BUILT_IN = {
     "uniform": "estimators.uniform:UniformEstimator",
     "mopps": "estimators.mopps:MoppsEstimator",

@@ -21,15 +21,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estimators.base import Candidate, Observation, State
+from estimators.base import Candidate, Observation, State, joined, part
 from estimators.known_answers import LEAST, KnownAnswers, rescored_of
 from estimators.logit_grid import LogitGrid, normalised
 from estimators.model_average import ModelAverage
-from estimators.nested_state import joined, part
 from estimators.prefill_probe import PrefillProbe, features_of
 
 SCHEMA_VERSION = 1
+
+
 TRUST = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
 FLOOR = 1e-12  # of a belief: no history rules anything out
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.selection.arms import ARMS as METHODS
-from benchmarks.selection.arms import estimator_block, selection_block
+from benchmarks.selection.arms import ROUND, estimator_block, selection_block
 
 ARMS = tuple(
     name for name, method in METHODS.items() if method.batch is None and not method.estimator.get("live")
@@ -48,7 +48,7 @@ def arm_blocks(arm: str, form: Form, encoder: str | None = None) -> dict[str, di
     method = METHODS[arm]
     selection = {"audit": form.audit, "min_window": form.min_window, "window": form.window}
     selection |= {"max_rounds": form.max_rounds} | dict(method.selection)
-    if "candidates" in selection:
+    if selection.get("candidates") == ROUND["candidates"]:
         selection["candidates"] = CANDIDATES * form.prompts  # each is prefilled
     if "warmup_steps" in selection:
         selection["warmup_steps"] = form.warmup_steps  # of DEPO; how long is for the user to say

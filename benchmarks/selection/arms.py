@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-PUBLISHED = {"audit": 0.0, "min_window": 0, "revisit_after": None}
+PUBLISHED = {"audit": 0.0, "min_window": 0, "revisit_after": None, "candidates": 8192}
 """A method as published has neither audit nor gate nor reserved places."""
 
 
@@ -34,6 +34,8 @@ class Arm:
 
 
 EVERY_RULE = {
+    "prefill_probe": False,
+    "answer_rescoring": 0,
     "audit": 0.05,
     "refill": True,
     "max_rounds": 4,
@@ -50,8 +52,6 @@ OF_ESTIMATOR: dict[str, dict[str, Any]] = {
     "mopps": {"prior_successes": 1.0, "prior_failures": 1.0, "discount": 0.5},
     "hybrid": {
         "text": "ngrams",
-        "features": "none",
-        "recall": 0,
         "history": True,
         "drift": True,
         "ability_step": 0.03,
@@ -85,9 +85,10 @@ def estimator_block(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 UNIFORM = {"type": "uniform"}
-HYBRID = {"type": "hybrid", "features": "policy", "recall": 8}
+HYBRID = {"type": "hybrid"}
 ROUND = {"refill": False, "candidates": 256}
-CHOICE = {"type": "thompson", "draws": 16, **ROUND}
+ASKED = {"prefill_probe": True, "answer_rescoring": 8}
+CHOICE = {"type": "thompson", "draws": 16, **ROUND, **ASKED}
 
 LR, HYBRID_LR = 1e-4, 2e-4
 """Where an arm has not been tuned by itself: the same as for GRPO."""
@@ -104,7 +105,9 @@ ARMS: dict[str, Arm] = {
     ),
     "hybrid": Arm("hybrid", HYBRID, CHOICE, HYBRID_LR),
     "greso": Arm("GRESO", {"type": "greso"}, {"type": "skip", "refill": True, **PUBLISHED}, 2e-4),
-    "mopps": Arm("MoPPS", {"type": "mopps"}, {"type": "thompson", "refill": False, **PUBLISHED}, LR),
+    "mopps": Arm(
+        "MoPPS", {"type": "mopps"}, {"type": "thompson", "draws": 1, "refill": False, **PUBLISHED}, LR
+    ),
     "dps": Arm(
         "DPS",
         {"type": "dps", "prior_count": 1, "discount": 0.7, "confusion": 0},
@@ -114,10 +117,12 @@ ARMS: dict[str, Arm] = {
     "oracle": Arm(
         "knows every pass rate", {"type": "oracle", "live": True}, {"type": "greedy", **ROUND}, HYBRID_LR
     ),
-    "greedy": Arm("hybrid, greedy", HYBRID, {"type": "greedy", **ROUND}, HYBRID_LR),
+    "greedy": Arm("hybrid, greedy", HYBRID, {"type": "greedy", **ROUND, **ASKED}, HYBRID_LR),
     "one_draw": Arm("hybrid, Thompson sampling", HYBRID, CHOICE | {"draws": 1}, HYBRID_LR),
-    "no_probe": Arm("hybrid without the prefill probe", HYBRID | {"features": "none"}, CHOICE, HYBRID_LR),
-    "no_rescoring": Arm("hybrid without earlier answers", HYBRID | {"recall": 0}, CHOICE, HYBRID_LR),
+    "no_probe": Arm("hybrid without the prefill probe", HYBRID, CHOICE | {"prefill_probe": False}, HYBRID_LR),
+    "no_rescoring": Arm(
+        "hybrid without earlier answers", HYBRID, CHOICE | {"answer_rescoring": 0}, HYBRID_LR
+    ),
     "no_text": Arm("hybrid without text", HYBRID | {"text": "none"}, CHOICE, HYBRID_LR),
     "no_history": Arm("hybrid without history", HYBRID | {"history": False}, CHOICE, HYBRID_LR),
     "no_drift": Arm("hybrid without drift", HYBRID | {"drift": False}, CHOICE, HYBRID_LR),

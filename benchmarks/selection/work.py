@@ -44,20 +44,19 @@ def compose(recipe: Recipe, lessons: Path, policy: Path, directory: Path, hidden
     policy was warm-started by, tells which problems it has been shown the answer of: none of them is in."""
     from depo.toy import grading
     from depo.toy.warm_start import worked_examples
-    from depo.train.assembly import store_prompts
 
     said: list[str] = []
     shown = {problem for problem, _ in worked_examples(load_recipe(lessons))}
     graded = grading.grade(recipe, policy, said.append, known=shown)
     train = hide(graded.train, recipe.seed) if hidden else graded.train
     directory.mkdir(parents=True, exist_ok=True)
-    store_prompts(directory, train, graded.heldout)
+    replace(graded.prompts, train=train).store(directory)
     write_json(
         directory / COMPOSITION,
         {
             "accuracy": graded.accuracy,
             "solvable": graded.solvable_accuracy,
-            "pool": dict(Counter(prompt.level for prompt in train)),
+            "pool": dict(Counter(graded.levels[prompt.key] for prompt in train)),
             "said": said,
         },
     )
@@ -82,7 +81,7 @@ def run_arm(recipe: Recipe, policy: Path, pool: Path, directory: Path) -> None:
         with claimed(directory):  # a benchmark that was killed may have left a run at work here
             empty(directory)
         (directory / "initial_policy").symlink_to(os.path.relpath(policy, directory))
-        for name in ("heldout.parquet", "prompts.parquet"):
+        for name in ("heldout_parts.json", "heldout.parquet", "prompts.parquet"):
             shutil.copy(pool / name, directory / name)
     train(recipe, directory, resume, quiet=True)
     read_json(directory / SUMMARY)  # it is there, and whole

@@ -9,44 +9,46 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.throughput.workload import Workload, batch_tokens, spread_batch
-from depo.trackers.jsonl import MetricsLog, Scalar
+from depo.trackers.tracker import StepRecord
 
 
-class StampedLog(MetricsLog):
-    """The run's metrics log, noting when each step was done (seconds since the epoch)."""
+class Stamps:
+    """A tracker that notes when each step was done (seconds since the epoch)."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.stamps: list[float] = []
+    def __init__(self) -> None:
+        self.times: list[float] = []
 
-    def write(self, metrics: Mapping[str, Scalar]) -> None:
-        super().write(metrics)
-        self.stamps.append(time.time())
+    def step(self, record: StepRecord) -> None:
+        self.times.append(time.time())
+
+    def truncate_after(self, step: int) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def train(directory: Path) -> dict[str, Any]:
     """Run ``recipe.yaml`` of the directory; its metrics, and when it began and when each step was done."""
-    from depo import run as runs
+    from depo import loop
     from depo.recipe.loading import load_recipe
+    from depo.run import train as run_recipe
     from depo.train.state import Run
 
     measured: dict[str, Any] = {}
-    take_steps = runs.run_loop
+    take_steps = loop.train
 
     def timed_loop(run: Run) -> None:
-        run.metrics_log = log = StampedLog(run.metrics_log.path)
+        run.trackers.append(stamps := Stamps())
         measured["prompt_tokens"] = {prompt.text: list(prompt.token_ids) for prompt in run.pool.prompts[:64]}
         measured["begun"] = time.time()
         take_steps(run)
-        measured["stamps"] = log.stamps
+        measured["stamps"] = stamps.times
 
-    runs.run_loop = timed_loop
-    runs.train(load_recipe(directory / "recipe.yaml"), directory / "run", resume=False, quiet=True)
+    loop.train = timed_loop
+    run_recipe(load_recipe(directory / "recipe.yaml"), directory / "run", resume=False, quiet=True)
     return measured
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.selection.arms import estimator_block, selection_block
 from depo.recipe.schema import ArithmeticSource, Recipe
 from depo.rng import generator
-from depo.toy.arithmetic import generate
+from depo.toy.arithmetic import arithmetic_rows
 from depo.types import TrainingBatch
 from reward.base import Sample
 
@@ -96,7 +96,7 @@ def source(workload: Workload) -> ArithmeticSource:
 
 def problems(workload: Workload) -> list[tuple[str, str]]:
     """(question, answer) pairs of the pool."""
-    return generate(source(workload))
+    return [(question, answer) for question, answer, _ in arithmetic_rows(source(workload), "data.train")]
 
 
 def spread_lengths(workload: Workload) -> np.ndarray:
@@ -151,7 +151,7 @@ def against_trl(workload: Workload) -> Recipe:
 
 
 def live_selection(workload: Workload, steps: int, warm_up: int) -> Recipe:
-    """The quickstart's sizes, with an estimator that does not ask the policy (``features: none``, no recall)
+    """The quickstart's sizes, with an estimator that does not ask the policy (``prefill_probe: false``)
     and refill from the whole pool, to see what they cost once they are at work.
 
     The policy is untrained, so outcomes come from ``known_difficulty``: each prompt has a pass rate of its

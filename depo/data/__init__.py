@@ -1,11 +1,11 @@
 """Prompts: where they come from, how they are put to the policy, in which order they are served.
 
-`tables` reads files, hub data sets and generators into problems; `columns` finds and converts their
-values; `prompts` makes token ids of them, drops what cannot be used and counts it; `pool` serves them;
-`storage` writes them into the run directory.
+`tables` and `generated` read problems from files, hub data sets and generators; `text` converts their values;
+`prompts` makes token ids of them, drops what cannot be used and counts it; `pool` serves them, and keeps them
+in the run directory.
 """
 
-from depo.data.pool import PromptPool, load_saved, save_prompts
+from depo.data.pool import PromptPool, RunPrompts, load_saved, save_prompts
 from depo.data.prompts import DataReport, LoadedData, load_data, load_prompts
 from depo.data.text import prompt_key
 
@@ -13,6 +13,7 @@ __all__ = [
     "DataReport",
     "LoadedData",
     "PromptPool",
+    "RunPrompts",
     "load_data",
     "load_prompts",
     "load_saved",

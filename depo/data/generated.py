@@ -12,8 +12,8 @@ from depo.rng import seed64
 from reward.reasoning_gym import read_reference
 
 
-def gym_problems(source: ReasoningGymSource, where: str) -> Iterator[tuple[str, str]]:
-    """(question, reference) of each task's problems, task after task.
+def gym_rows(source: ReasoningGymSource, where: str) -> Iterator[tuple[str, str, None]]:
+    """(question, reference, no prior) of each task's problems, task after task.
 
     The reference is JSON, {"task": name, "entry": {…}}: the task's scorer needs its entry whole. Sources of
     different seeds share no stretch of problems: reasoning_gym makes problem i of seed s from s + i, so that
@@ -46,4 +46,4 @@ def gym_problems(source: ReasoningGymSource, where: str) -> Iterator[tuple[str, 
                     entry["answer"], entry
                 ):
                     raise UserError(f"{where}.tasks: the scorer of {task} does not work on stored problems")
-            yield entry["question"], reference
+            yield entry["question"], reference, None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from depo import rng
 from depo.errors import UserError
-from depo.files import file_aside
+from depo.files import file_aside, read_json, write_json
 from depo.types import Prompt
 
 SCHEMA = pa.schema(
@@ -23,9 +24,8 @@ SCHEMA = pa.schema(
         pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("reference", pa.string(), nullable=False),
         pa.field("prior", pa.float64()),
-        pa.field("level", pa.string()),
     ],
-    metadata={"schema_version": "1"},
+    metadata={"schema_version": "2"},
 )
 
 
@@ -47,9 +47,44 @@ def load_saved(path: Path) -> list[Prompt]:
         raise UserError(f"{path} does not hold prompts as this version of depo stores them")
     columns = [table[name].to_pylist() for name in SCHEMA.names]
     return [
-        Prompt(key, text, tuple(token_ids), reference, prior, level)
-        for key, text, token_ids, reference, prior, level in zip(*columns, strict=True)
+        Prompt(key, text, tuple(token_ids), reference, prior)
+        for key, text, token_ids, reference, prior in zip(*columns, strict=True)
     ]
+
+
+TRAIN_FILE, HELDOUT_FILE, PARTS_FILE = "prompts.parquet", "heldout.parquet", "heldout_parts.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPrompts:
+    """What a run trains on, and what is held out to evaluate it. The two share no key.
+
+    ``parts`` names parts of the held-out prompts, by their keys: accuracy is measured on each of them too.
+    """
+
+    train: list[Prompt]
+    heldout: list[Prompt]
+    parts: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @classmethod
+    def stored(cls, run_dir: Path) -> RunPrompts | None:
+        """What an earlier start of the run stored, if it came that far."""
+        train, heldout, parts = (run_dir / name for name in (TRAIN_FILE, HELDOUT_FILE, PARTS_FILE))
+        if not (train.exists() and heldout.exists()):
+            return None
+        named = read_json(parts) if parts.exists() else {}
+        return cls(
+            load_saved(train),
+            load_saved(heldout),
+            {name: frozenset(keys) for name, keys in named.items()},
+        )
+
+    def store(self, run_dir: Path) -> None:
+        """Keep the prompts with the run: a resume does not depend on their source."""
+        if self.parts:
+            write_json(run_dir / PARTS_FILE, {name: sorted(keys) for name, keys in self.parts.items()})
+        save_prompts(run_dir / HELDOUT_FILE, self.heldout)
+        save_prompts(run_dir / TRAIN_FILE, self.train)  # last: with it the others are there
 
 
 SCHEMA_VERSION = 1
@@ -75,9 +110,8 @@ class PromptPool:
                 )
         keys = "\n".join(prompt.key for prompt in self.by_key)
         self.fingerprint = hashlib.sha256(keys.encode()).hexdigest()
-        self._orders: dict[
-            int, list[Prompt]
-        ] = {}  # of the passes met last: sorting 100,000 prompts takes time
+        # Of the passes met last: sorting 100,000 prompts takes time.
+        self._orders: dict[int, list[Prompt]] = {}
         self._start_pass(0)
         self._deferred: list[Prompt] = []
 

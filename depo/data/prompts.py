@@ -1,8 +1,7 @@
-"""What became of the rows of a source: every row read is kept or counted under one reason.
+"""From problems to prompts: template, chat format, token ids. What cannot be used is dropped and counted.
 
-From problems to prompts: template, chat format, token ids; what cannot be used is dropped and counted.
-
-1. A source yields problems: text or chat messages, the gold answer, perhaps a prior pass rate.
+1. A source yields rows: text or chat messages, the gold answer, perhaps a prior pass rate. Sources are a
+   registry, the entry-point group ``depo.sources``.
 2. Rows without prompt or answer and duplicates go first: DAPO-Math-17k has 1.79 million rows of which about
    17,000 differ, and tokenising costs more than hashing.
 3. Template and chat template are applied, all prompts are tokenised in one batch, and those too long dropped.
@@ -11,32 +10,32 @@ From problems to prompts: template, chat format, token ids; what cannot be used 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
 from depo import rng
-from depo.data.generated import gym_problems
-from depo.data.tables import Table, chosen_columns, find_column, open_file, open_hub
-from depo.data.text import (
-    Message,
-    answer_text,
-    inner_problem,
-    plain_text,
-    prior_rate,
-    problem_text,
-    prompt_key,
-)
+from depo.data.text import Message, Row, plain_text, prompt_key
 from depo.errors import UserError
-from depo.recipe.schema import ArithmeticSource, Data, FileSource, HubSource, ReasoningGymSource, Source
-from depo.toy.arithmetic import generate
+from depo.plugins import load
+from depo.recipe.schema import Data, PluginSource, Source
 from depo.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+GROUP = "depo.sources"
+
+
+BUILT_IN = {  # by name, not by import: generated arithmetic belongs to the quickstart, in a room above
+    "file": "depo.data.tables:file_rows",
+    "hub": "depo.data.tables:hub_rows",
+    "reasoning_gym": "depo.data.generated:gym_rows",
+    "arithmetic": "depo.toy.arithmetic:arithmetic_rows",
+}
+
 
 REASONS = {
     "duplicates": "duplicates",
@@ -143,7 +142,7 @@ def load_prompts(
     """
     if not data.raw and not tokenizer.chat_template:
         raise UserError("data.raw: the policy's tokenizer has no chat template; set data.raw: true")
-    report = DataReport(source=source_name(source))
+    report = DataReport(source=source.label)
     problems = list(unique_problems(source, report, where))
     prompts = []
     for problem, ids in zip(problems, encode(problems, data, tokenizer, where), strict=True):
@@ -165,23 +164,15 @@ def none_usable(source: Source, report: DataReport, where: str) -> str:
     return f"{where}: none of the {report.read:,} rows of {report.source} is usable ({report.reasons()})"
 
 
-def source_name(source: Source) -> str:
-    match source:
-        case FileSource():
-            return source.path.name
-        case HubSource():
-            return source.id if source.subset is None else f"{source.id} ({source.subset})"
-        case ReasoningGymSource():
-            return f"reasoning_gym {', '.join(source.tasks)}"
-        case ArithmeticSource():
-            return f"arithmetic in {source.phrasing}"
-
-
 def unique_problems(source: Source, report: DataReport, where: str) -> Iterator[Problem]:
     """Problems with distinct keys; every row is counted in the report, dropped ones under their reason."""
     answers: dict[str, str] = {}
-    for asked, reference, prior in read_problems(source, report, where):
+    for row in rows_of(source, where):
         report.read += 1
+        if row is None:
+            report.unmatched += 1
+            continue
+        asked, reference, prior = row
         if asked is None:
             report.without_prompt += 1
         elif reference is None:
@@ -198,54 +189,15 @@ def unique_problems(source: Source, report: DataReport, where: str) -> Iterator[
                 report.conflicts += 1
 
 
-Row = tuple[str | list[Message] | None, str | None, float | None]
-"""Problem, gold answer, prior pass rate; None where the row has none."""
-
-
-def read_problems(source: Source, report: DataReport, where: str) -> Iterator[Row]:
-    match source:
-        case FileSource():
-            yield from table_problems(open_file(source, where), source, report, where)
-        case HubSource():
-            yield from table_problems(open_hub(source, where), source, report, where)
-        case ReasoningGymSource():
-            yield from ((question, reference, None) for question, reference in gym_problems(source, where))
-        case ArithmeticSource():
-            yield from ((question, answer, None) for question, answer in generate(source))
-
-
-def table_problems(
-    table: Table, source: FileSource | HubSource, report: DataReport, where: str
-) -> Iterator[Row]:
-    """Rows of a table, converted. Raises UserError naming column and row for values of the wrong kind."""
-    columns, used = source.columns, 0
-    filters = [find_column(table, name, (), f"{where}.where") for name in source.where]
-    wanted = tuple(source.where.values())
-    prompt_column, answer_column, prior_column = chosen_columns(table, columns, where)
-    pattern = re.compile(columns.question_pattern) if columns.question_pattern else None
-    names = [prompt_column, answer_column] + ([prior_column] if prior_column else [])
-    for number, values in enumerate(table.rows(names + filters), start=1):
-        if tuple(map(str, values[len(names) :])) != wanted:
-            continue
-        used += 1
-        if source.limit is not None and used > source.limit:
-            return
-        column = prompt_column
-        try:
-            asked = problem_text(values[0])
-            column = answer_column
-            reference = answer_text(values[1])
-            column = prior_column or ""
-            prior = prior_rate(values[2]) if prior_column else None
-        except UserError as error:
-            raise UserError(f"{where}: column {column} of {table.name}, row {number}: {error}") from error
-        if pattern is not None and asked is not None:
-            asked = inner_problem(asked, pattern)
-            if asked is None:
-                report.read += 1
-                report.unmatched += 1
-                continue
-        yield asked, reference, prior
+def rows_of(source: Source, where: str) -> Iterator[Row | None]:
+    """The rows of a source, by what is registered for its type: a function of the source's block and its key.
+    None stands for a row that the source's own filter drops. Raises UserError for an unknown plugin."""
+    name = source.name if isinstance(source, PluginSource) else source.type
+    try:
+        read: Callable[[Source, str], Iterator[Row | None]] = load(GROUP, BUILT_IN, name)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+    return read(source, where)
 
 
 def encode(

@@ -1,9 +1,11 @@
-"""Rows of Parquet, JSON lines and CSV files, and which columns hold question, answer and prior."""
+"""Rows of Parquet, JSON lines and CSV files and of hub data sets: which columns hold question, answer and
+prior, and their values as text."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from depo.data.text import Row, answer_text, inner_problem, prior_rate, problem_text
 from depo.errors import UserError
 from depo.recipe.schema import TABLE_SUFFIXES, Columns, FileSource, HubSource
 
@@ -93,6 +96,48 @@ def object_value(row: Any, name: str) -> Any:
         return row[name]
     top, _, rest = name.partition(".")
     return object_value(row.get(top), rest) if rest else None
+
+
+def file_rows(source: FileSource, where: str) -> Iterator[Row | None]:
+    """The data source ``file``."""
+    return table_rows(open_file(source, where), source, where)
+
+
+def hub_rows(source: HubSource, where: str) -> Iterator[Row | None]:
+    """The data source ``hub``."""
+    return table_rows(open_hub(source, where), source, where)
+
+
+def table_rows(table: Table, source: FileSource | HubSource, where: str) -> Iterator[Row | None]:
+    """Rows of a table, converted; None where ``columns.question_pattern`` finds nothing. Raises UserError
+    naming column and row for values of the wrong kind."""
+    columns, used = source.columns, 0
+    filters = [find_column(table, name, (), f"{where}.where") for name in source.where]
+    wanted = tuple(source.where.values())
+    prompt_column, answer_column, prior_column = chosen_columns(table, columns, where)
+    pattern = re.compile(columns.question_pattern) if columns.question_pattern else None
+    names = [prompt_column, answer_column] + ([prior_column] if prior_column else [])
+    for number, values in enumerate(table.rows(names + filters), start=1):
+        if tuple(map(str, values[len(names) :])) != wanted:
+            continue
+        used += 1
+        if source.limit is not None and used > source.limit:
+            return
+        column = prompt_column
+        try:
+            asked = problem_text(values[0])
+            column = answer_column
+            reference = answer_text(values[1])
+            column = prior_column or ""
+            prior = prior_rate(values[2]) if prior_column else None
+        except UserError as error:
+            raise UserError(f"{where}: column {column} of {table.name}, row {number}: {error}") from error
+        if pattern is not None and asked is not None:
+            asked = inner_problem(asked, pattern)
+            if asked is None:
+                yield None
+                continue
+        yield asked, reference, prior
 
 
 def chosen_columns(table: Table, columns: Columns, where: str) -> tuple[str, str, str | None]:

@@ -16,6 +16,10 @@ Message = dict[str, str]
 """A chat message: {"role": …, "content": …}."""
 
 
+Row = tuple[str | list[Message] | None, str | None, float | None]
+"""What a source yields: problem, gold answer, prior pass rate; None for what the row does not have."""
+
+
 def prompt_key(text: str) -> str:
     """SHA-256 (hex) of the normalised text: what names a problem everywhere in depo.
 

@@ -28,17 +28,9 @@ from reward.boxed import last_boxed
 from reward.reasoning_gym import extract_answer
 
 MATH, TEXT = "math-verify", "equal text"
-
-
 WORKER = {"type": "function", "path": "depo.evaluation.vote_worker:work"}
-
-
 LONGEST = 2_000
 """Characters of an answer that are kept."""
-
-
-COMPARE = "compare"  # as depo.evaluation.vote_worker has it, which imports sympy
-
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -127,7 +119,7 @@ class Votes:
                 for key, answers in left.items()
                 for other in list(answers)[1:]
             ]
-            verdicts = self.ask([sample_of(boxed(b), boxed(a), COMPARE) for _, a, b in pairs])
+            verdicts = self.ask([sample_of(boxed(b), boxed(a)) for _, a, b in pairs])
             for key, answers in left.items():
                 if answers:
                     sizes[key].append(answers.pop(next(iter(answers))))
@@ -148,6 +140,6 @@ def boxed(answer: str) -> str:
     return f"\\boxed{{{answer}}}"
 
 
-def sample_of(completion: str, reference: str = "", prompt: str = "") -> Sample:
-    """A sample for the workers, which read only its texts."""
-    return Sample(completion, reference, tokens=1, finish_reason="stop", max_tokens=1, prompt=prompt)
+def sample_of(completion: str, reference: str = "") -> Sample:
+    """A sample for the workers, which read only its texts (see `depo.evaluation.vote_worker.work`)."""
+    return Sample(completion, reference, tokens=1, finish_reason="stop", max_tokens=1)

@@ -1,6 +1,7 @@
-"""The options of ``depo eval``; ``depo.evaluation.command`` checks their values. Imports nothing heavy.
+"""``depo eval`` from options to tables, JSON, Markdown and plots.
 
-``depo eval`` from parsed options to tables, JSON, Markdown and plots.
+What ``depo eval`` and the cascade's command share is here too: options of a suite, and evaluating the sides.
+Importing this module imports nothing heavy; what runs does so inside of its function.
 """
 
 from __future__ import annotations
@@ -9,25 +10,17 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from depo.errors import DONE, UserError
-from depo.evaluation.comparison import (
-    Document,
-    check_comparable,
-    compare,
-    comparison_report,
-    read_results,
-    show_comparison,
-)
-from depo.evaluation.engines import load_tokenizer
-from depo.evaluation.problems import load_suite_problems
-from depo.evaluation.report import show_results
-from depo.evaluation.target import RESULTS, Target, active_parameters, find_target, is_evaluation
 from depo.files import check_place, new_directory, write_json
-from depo.recipe.schema.suite import Suite
-from depo.recipe.suites import load_suite, parse_suite, restricted
-from depo.report.document import write_result
+
+if TYPE_CHECKING:
+    from depo.evaluation.model import Target
+    from depo.recipe.schema.suite import Suite
+
+Document = Mapping[str, Any]
+"""The JSON of a finished evaluation."""
 
 EXAMPLES = """\
   depo eval runs/math-7 --suite math --n 32 --engine vllm        a training run's policy
@@ -45,7 +38,7 @@ def benchmark_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def add_eval(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+def add_options(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "eval",
         help="measure a model on a suite of benchmarks",
@@ -54,25 +47,35 @@ def add_eval(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("target", metavar="MODEL_OR_RUN", help="model directory, hub id, or run directory")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="keys of the suite")
-    parser.add_argument("--suite", metavar="NAME", help="math, aime, mgsm, reasoning_gym, or a YAML file")
-    parser.add_argument("--only", type=benchmark_names, metavar="NAME,...", help="these of its benchmarks")
-    parser.add_argument("--n", type=int, metavar="N", help="samples a problem; short for sampling.n=N")
-    parser.add_argument("--engine", choices=("transformers", "vllm"), help="short for engine=...")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="local copies of the benchmarks")
     parser.add_argument("--vs", metavar="MODEL_OR_RUN", help="another model, or evaluation, to compare with")
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/eval-SUITE-TIMESTAMP")
-    parser.add_argument("--resume", action="store_true", help="continue the evaluation in --run-dir")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the results there too")
-    parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    add_suite_options(parser, "runs/eval-SUITE-TIMESTAMP")
     return parser
+
+
+def add_suite_options(parser: argparse.ArgumentParser, directory: str) -> None:
+    """Options of every command that evaluates on a suite; ``directory``: where results go by default."""
+    add = parser.add_argument
+    add("overrides", nargs="*", default=[], metavar="key=value", help="keys of the suite")
+    add("--suite", metavar="NAME", help="math, aime, mgsm, reasoning_gym, or a YAML file")
+    add("--only", type=benchmark_names, metavar="NAME,...", help="these of its benchmarks")
+    add("--n", type=int, metavar="N", help="samples a problem; short for sampling.n=N")
+    add("--engine", choices=("transformers", "vllm"), help="short for engine=...")
+    add("--data-dir", type=Path, metavar="DIR", help="local copies of the benchmarks")
+    add("--run-dir", type=Path, metavar="DIR", help=f"default: {directory}")
+    add("--resume", action="store_true", help="continue what is in --run-dir")
+    add("--json", type=Path, metavar="OUT", help="write the results there too")
+    add("--quiet", action="store_true", help="no progress, only the result")
 
 
 SIDES = ("first", "second")
 
 
-def evaluate_command(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run what ``depo eval`` was asked for; returns the exit status. Raises UserError for bad input."""
+    from depo.evaluation.comparison import check_comparable, compare, comparison_report, show_comparison
+    from depo.evaluation.model import is_evaluation
+    from depo.report.document import write_result
+
     check_json(options.json)
     sides = [options.target] + ([options.vs] if options.vs is not None else [])
     if len(sides) == 1 and is_evaluation(options.target):
@@ -123,6 +126,9 @@ def evaluated(
     sides go to one directory each, named by ``labels``, below the last value: ``--run-dir`` or a new one,
     None where it was not given and nothing had to be evaluated. ``agree`` raises UserError for two sides that
     cannot be set side by side; it sees what is known of them beforehand (`outlook`)."""
+    from depo.evaluation.comparison import read_results
+    from depo.evaluation.model import find_target, is_evaluation
+
     finished = [is_evaluation(side) for side in sides]
     # What is wrong with one side is told before the other's hours, not after.
     stored = {side: read_results(side) for side, done in zip(sides, finished, strict=True) if done}
@@ -162,8 +168,10 @@ def evaluated(
 def outlook(target: Target, suite: Suite, place: Path) -> Document:
     """What the document of an evaluation will say that has not begun: model, suite, and which problems."""
     from depo.evaluation.evaluate import without_paths
+    from depo.evaluation.model import active_parameters, load_tokenizer
+    from depo.evaluation.suite import load_benchmarks
 
-    benchmarks = load_suite_problems(suite, load_tokenizer(target.model, suite), place / "problems")
+    benchmarks = load_benchmarks(suite, load_tokenizer(target.model, suite), place / "problems")
     return {
         "model": {"name": target.name, "active_parameters": active_parameters(target.model)},
         "suite": without_paths(suite),
@@ -205,6 +213,8 @@ def one_evaluation(
 ) -> dict[str, Any]:
     """Evaluate one model in ``directory`` and show what came out; ``alone``: not one of two."""
     from depo.evaluation.evaluate import evaluate
+    from depo.evaluation.model import RESULTS
+    from depo.evaluation.report import show_results
 
     say: Callable[[str], None] = (
         (lambda line: None) if options.quiet else (lambda line: print(line, flush=True))
@@ -226,6 +236,8 @@ def chosen_suite(
     options: argparse.Namespace, sides: Sequence[str], finished: Sequence[bool], labels: Sequence[str]
 ) -> Suite:
     """The suite that is asked for: by --suite; on --resume and beside a finished evaluation, that one's."""
+    from depo.recipe.suites import load_suite, parse_suite, restricted
+
     overrides = list(options.overrides)
     if options.n is not None:
         overrides.append(f"sampling.n={options.n}")
@@ -240,3 +252,5 @@ def chosen_suite(
         if path.is_file():
             return restricted(parse_suite(path, overrides)[0], options.only)
     raise UserError("--suite is missing: which benchmarks? For example --suite math")
+
+

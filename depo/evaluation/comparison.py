@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from depo.errors import UserError
+from depo.evaluation.model import RESULTS
 from depo.evaluation.results import avg_of, maj_of, pass_of
-from depo.evaluation.target import RESULTS, told_apart
 from depo.files import read_json
 from depo.report import document as report
 from depo.report.provenance import provenance, provenance_blocks
@@ -73,6 +73,23 @@ def compare(
         "mean": overall,
         "provenance": provenance(arguments, [seed]),
     }
+
+
+def told_apart(
+    names: Sequence[str], sides: Sequence[str], roles: Sequence[str] = ("first", "second")
+) -> tuple[str, str]:
+    """The names of two models; where they are equal, each with the end of its path that tells them
+    apart, or with its role where both came from one place. ``sides`` are the two as the command line names
+    them."""
+    first, second = names
+    if first != second:
+        return first, second
+    parts = [Path(side).expanduser().resolve().parts for side in sides]
+    if parts[0] == parts[1]:
+        return f"{first} ({roles[0]})", f"{second} ({roles[1]})"
+    length = next(n for n in range(1, 1 + max(map(len, parts))) if parts[0][-n:] != parts[1][-n:])
+    ends = [Path(*some[-length:]) for some in parts]
+    return f"{first} ({ends[0]})", f"{second} ({ends[1]})"
 
 
 def check_comparable(first: Document, second: Document) -> None:

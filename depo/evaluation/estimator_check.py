@@ -14,12 +14,11 @@ import numpy as np
 
 import estimators
 from depo.errors import UserError
-from depo.evaluation.problems import LoadedBenchmark
-from depo.evaluation.target import Target
+from depo.evaluation.model import Target
+from depo.evaluation.suite import LoadedBenchmark
 from depo.files import load_state, read_json
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema import Recipe
-from depo.recipe.schema.estimator import asks_policy, built_with
 from depo.report.calibration import reliability, spearman
 from estimators.base import Candidate, Context
 
@@ -73,7 +72,8 @@ def cannot_ask(recipe: Recipe) -> str:
 
 def unseen(recipe: Recipe) -> str:
     """What the estimator had in training and has to do without here."""
-    return "the prefill probe of a problem" if asks_policy(recipe.estimator) else ""
+    asked = recipe.prefill_probe or recipe.selection.answer_rescoring
+    return "the prefill probe of a problem" if asked else ""
 
 
 def predictions(
@@ -81,7 +81,7 @@ def predictions(
 ) -> dict[str, np.ndarray]:
     """Mean pass rate (N,) that the run's estimator expects of each problem, by benchmark."""
     assert target.checkpoint is not None
-    estimator = estimators.build(built_with(recipe.estimator))
+    estimator = estimators.build(recipe.estimator.model_dump())
     estimator.load_state_dict(load_state(target.checkpoint / "estimator"))
     state = read_json(target.checkpoint / "run.json")
     context = Context(n, state["step"] + 1, state["kl_travelled"])

@@ -1,6 +1,6 @@
-"""Whether an evaluation can be continued: the same model, and samples of one kind only.
+"""One evaluation on disk, from suite to results: load, draw what is missing, judge, measure, write.
 
-One evaluation from suite to results: load, draw what is missing, verify, measure, write.
+It can be continued with the same model and samples of one kind only.
 
 DIR/suite.yaml         the resolved suite
    /evaluation.json    which model, which versions
@@ -19,14 +19,20 @@ from typing import Any
 
 from depo.errors import UserError
 from depo.evaluation.answers import Votes
-from depo.evaluation.engines import load_tokenizer, serving
 from depo.evaluation.estimator_check import check_estimator
-from depo.evaluation.problems import LoadedBenchmark, context_for, load_suite_problems, save_suite_problems
+from depo.evaluation.evaluator import Evaluator
+from depo.evaluation.model import RESULTS, Target, active_parameters, fingerprint, load_tokenizer, serving
 from depo.evaluation.report import eval_report
 from depo.evaluation.results import SCHEMA_VERSION, figures, means
-from depo.evaluation.samples import EvalProgress, SampleStore
-from depo.evaluation.sampling import SampleWriter, Verifiers, missing_requests
-from depo.evaluation.target import RESULTS, Target, active_parameters, fingerprint
+from depo.evaluation.samples import EvalProgress, SampleStore, SampleWriter
+from depo.evaluation.suite import (
+    LoadedBenchmark,
+    context_for,
+    load_benchmarks,
+    save_benchmarks,
+    suite_requests,
+    suite_tasks,
+)
 from depo.files import read_json, write_json, write_text
 from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import dump_suite, parse_suite
@@ -35,7 +41,6 @@ from depo.report.provenance import provenance
 from depo.rollout.engine import Sampling
 
 SUITE, MANIFEST = "suite.yaml", "evaluation.json"
-
 
 MAY_CHANGE = {"k", "extrapolate", "resamples", "threads", "transformers", "vllm", "verification"}
 """What a resumed evaluation may set anew, beside a larger ``sampling.n``: none of it changes a sample that is
@@ -110,12 +115,12 @@ def evaluate(
     if resume:
         check_resumable(target, suite, directory)
     tokenizer = load_tokenizer(target.model, suite)
-    benchmarks = load_suite_problems(suite, tokenizer, directory / "problems")
+    benchmarks = load_benchmarks(suite, tokenizer, directory / "problems")
     for one in benchmarks:
         say(f"{one.name}: {one.rows}")
     store = SampleStore(directory / "samples")
     n = suite.sampling.n
-    requests = missing_requests(benchmarks, n, suite.seed, store.done())
+    requests = suite_requests(benchmarks, n, suite.seed, store.done())
     missing = sum(request.n for request in requests)
     total = n * sum(len(one.prompts) for one in benchmarks)
     if missing < total:
@@ -124,18 +129,15 @@ def evaluate(
     with ExitStack() as stack:
         if requests:
             context = context_for(target.model, suite, benchmarks)
-            verifiers = Verifiers(benchmarks, suite, stack)
-            verifiers.start()
-            progress = EvalProgress(suite.name, total, total - missing, quiet)
             sampling = Sampling(suite.sampling.temperature, suite.sampling.max_new_tokens)
-            writer = SampleWriter(requests, sampling.max_new_tokens, verifiers, tokenizer, store, progress)
+            evaluator = Evaluator(suite_tasks(benchmarks, suite, stack), tokenizer, sampling)
+            progress = EvalProgress(suite.name, total, total - missing, quiet)
+            writer = SampleWriter(evaluator.judge, store, progress)
             engine = stack.enter_context(serving(target.model, suite, tokenizer, context, writer.heartbeat))
             begin(target, suite, directory, benchmarks)
             stack.enter_context(progress)
             started = time.perf_counter()
-            for rollout in engine.generate(requests, sampling):
-                writer.add(rollout)
-            writer.flush()
+            evaluator.run(requests, engine, writer)
             seconds = time.perf_counter() - started
         else:
             begin(target, suite, directory, benchmarks)
@@ -150,7 +152,7 @@ def begin(target: Target, suite: Suite, directory: Path, benchmarks: Sequence[Lo
     """Write what is evaluated: the suite, the problems, the model's fingerprint."""
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / SUITE, dump_suite(suite))
-    save_suite_problems(benchmarks, directory / "problems")
+    save_benchmarks(benchmarks, directory / "problems")
     identity = {
         "schema_version": SCHEMA_VERSION,
         "model": target.name,

@@ -1,58 +1,79 @@
-"""A suite's benchmarks on the policy that a run is training, by the run's own engine.
+"""Accuracy before, during and after training: held-out prompts, the recipe's sets, its suite.
 
-The same prompts and seeds as ``depo eval`` would take: avg and pass@k per benchmark and over all, by name.
-Nothing is written to disk: the run keeps the figures.
+The policy in training is asked by the run's own engine, and the run keeps the figures.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from depo.errors import UserError
+from depo.evaluation.evaluator import Evaluator, Row, Scorer, Task, Verdicts, exact_pass_rates, requests_of
 from depo.evaluation.measures import pass_at_k_each
-from depo.evaluation.problems import LoadedBenchmark, context_for, load_suite_problems, longest_prompt
-from depo.evaluation.results import share
-from depo.evaluation.samples import Row
-from depo.evaluation.sampling import Verifiers, missing_requests, verified
-from depo.recipe.schema import PretrainedPolicy, Recipe
+from depo.evaluation.suite import (
+    LoadedBenchmark,
+    context_for,
+    load_benchmarks,
+    longest_prompt,
+    suite_requests,
+    suite_tasks,
+)
+from depo.recipe.schema import Evaluation, PretrainedPolicy, Recipe
 from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import recipe_suite
 from depo.rollout.engine import RolloutEngine, Sampling
-from depo.rollout.requests import collate
+from depo.types import Prompt, Request
+
+
+@dataclass(slots=True)
+class EvalResult:
+    """Accuracies in [0, 1], and what it took.
+
+    ``all`` is the held-out accuracy or, where nothing is held out, the mean over ``sets``; ``parts`` are the
+    accuracies on named parts of the held-out prompts, None where a part is empty or without a verdict.
+    Unscorable completions are left out of the accuracy and counted.
+    """
+
+    all: float | None = None
+    parts: dict[str, float | None] = field(default_factory=dict)
+    sets: dict[str, float] = field(default_factory=dict)
+    rollouts: int = 0
+    tokens: int = 0
+    unscorable: int = 0
+    suite: dict[str, float] = field(default_factory=dict)
+    """Measures of the recipe's suite, by name."""
+
+    def count(self, rows: Sequence[Row]) -> None:
+        """Add what these rows took."""
+        self.rollouts += len(rows)
+        self.tokens += sum(row["tokens"] for row in rows)
+        self.unscorable += sum(row["correct"] is None for row in rows)
+
+    def scalars(self) -> dict[str, float]:
+        named = {"all": self.all} | self.parts | self.sets | self.suite
+        return {f"eval/{name}": value for name, value in named.items() if value is not None}
+
+    def summary(self) -> dict[str, object]:
+        return self.parts | {
+            "all": self.all,
+            "sets": self.sets,
+            "suite": self.suite,
+            "unscorable": self.unscorable,
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class SuiteRun:
-    """What evaluating a suite gave: measures by name, and what it took."""
-
-    measures: dict[str, float]
-    rollouts: int
-    tokens: int
-    unscorable: int
-
-
 class TrainingSuite:
     """A suite, loaded once, to be run again and again."""
 
-    def __init__(
-        self,
-        suite: Suite,
-        benchmarks: Sequence[LoadedBenchmark],
-        verifiers: Verifiers,
-        engine: RolloutEngine,
-        tokenizer,
-    ) -> None:
-        self.suite = suite
-        self.benchmarks = benchmarks
-        self.verifiers = verifiers
-        self.engine = engine
-        self.tokenizer = tokenizer
-        self.requests = missing_requests(benchmarks, suite.sampling.n, suite.seed, {})
+    suite: Suite
+    benchmarks: Sequence[LoadedBenchmark]
+    tasks: Sequence[Task]
+    requests: Sequence[Request]
 
     @property
     def measures(self) -> list[str]:
@@ -61,22 +82,96 @@ class TrainingSuite:
         places = [self.suite.name, *(f"{self.suite.name}/{one.name}" for one in self.benchmarks)]
         return [f"{place}/{kind}" for place in places for kind in kinds]
 
-    def run(self) -> SuiteRun:
-        """Draw and verify all samples of the policy being served. The same seeds every time."""
-        sampling = Sampling(self.suite.sampling.temperature, self.suite.sampling.max_new_tokens)
-        prompts = {request.prompt.key: request.prompt for request in self.requests}
-        rollouts = [
-            rollout
-            for group in collate(self.requests, self.engine.generate(self.requests, sampling))
-            for rollout in group
-        ]
-        rows = verified(rollouts, prompts, self.verifiers, self.tokenizer, sampling.max_new_tokens)
-        return SuiteRun(
-            measures=named_measures(self.suite, [one.name for one in self.benchmarks], rows),
-            rollouts=len(rows),
-            tokens=sum(row["tokens"] for row in rows),
-            unscorable=sum(row["correct"] is None for row in rows),
-        )
+
+class TrainingEvaluation:
+    """Runs the evaluator on everything that a recipe wants measured, on the policy being served."""
+
+    def __init__(
+        self,
+        config: Evaluation,
+        heldout: Task,
+        sets: Sequence[Task],
+        *,
+        engine: RolloutEngine,
+        scorer: Scorer,
+        tokenizer,
+        max_new_tokens: int,
+        seed: int,
+        parts: Mapping[str, frozenset[str]] | None = None,
+        suite: TrainingSuite | None = None,
+    ) -> None:
+        """``parts``: named parts of the held-out prompts, by their keys. ``scorer`` knows the policy's
+        log-probabilities, for ``method: exact``."""
+        self.config = config
+        self.heldout = heldout
+        self.sets = sets
+        self.engine = engine
+        self.scorer = scorer
+        self.tokenizer = tokenizer
+        self.max_new_tokens = max_new_tokens
+        self.seed = seed
+        self.parts = parts or {}
+        self.suite = suite
+
+    @property
+    def measures(self) -> list[str]:
+        """Names of all that an evaluation can come to."""
+        held_out = {prompt.key for prompt in self.heldout.prompts}
+        names = [name for name, keys in self.parts.items() if keys & held_out]
+        names += [one.name for one in self.sets]
+        if names or held_out:
+            names.insert(0, "all")
+        return names + ([] if self.suite is None else self.suite.measures)
+
+    def problems(self) -> list[tuple[str, Sequence[Prompt]]]:
+        """Name and problems of everything but the held-out part."""
+        found = [(one.name, one.prompts) for one in self.sets]
+        if self.suite is not None:
+            found += [(f"{self.suite.suite.name}/{one.name}", one.prompts) for one in self.suite.benchmarks]
+        return found
+
+    def run(self) -> EvalResult:
+        """Evaluate everything. The same seeds every time, so that two evaluations are paired."""
+        result = EvalResult(parts=dict.fromkeys(self.parts))
+        if self.heldout.prompts:
+            accuracy_N = self._accuracy(self.heldout, result)
+            result.all = mean_or_none(accuracy_N)
+            for name, keys in self.parts.items():
+                inside_N = np.array([prompt.key in keys for prompt in self.heldout.prompts])
+                result.parts[name] = mean_or_none(accuracy_N[inside_N])
+        for task in self.sets:
+            accuracy = mean_or_none(self._accuracy(task, result))
+            if accuracy is not None:
+                result.sets[task.name] = accuracy
+        if result.all is None and result.sets:
+            result.all = float(np.mean(list(result.sets.values())))
+        if self.suite is not None:
+            result.suite = self._suite_measures(self.suite, result)
+        return result
+
+    def _accuracy(self, task: Task, result: EvalResult) -> np.ndarray:
+        """Accuracy on each prompt (N,), NaN where nothing was scorable."""
+        if self.config.method == "exact":
+            return exact_pass_rates(task.prompts, self.scorer, self.tokenizer)
+        sampling = Sampling(self.config.temperature, self.max_new_tokens)
+        requests = requests_of(task.prompts, self.config.n, self.seed)
+        rows = Evaluator([task], self.tokenizer, sampling).rows(requests, self.engine)
+        result.count(rows)
+        return Verdicts.of(rows).accuracy_N
+
+    def _suite_measures(self, one: TrainingSuite, result: EvalResult) -> dict[str, float]:
+        """avg and pass@k by name, with the prompts and seeds that ``depo eval`` would take."""
+        suite = one.suite
+        sampling = Sampling(suite.sampling.temperature, suite.sampling.max_new_tokens)
+        rows = Evaluator(one.tasks, self.tokenizer, sampling).rows(one.requests, self.engine)
+        result.count(rows)
+        return named_measures(suite, [task.name for task in one.tasks], rows)
+
+
+def mean_or_none(values: np.ndarray) -> float | None:
+    """Mean over the entries that are not NaN; None when there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
 
 
 def named_measures(suite: Suite, names: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
@@ -84,21 +179,13 @@ def named_measures(suite: Suite, names: Sequence[str], rows: Sequence[Row]) -> d
     figure that is unknown everywhere is left out."""
     found: dict[str, float] = {}
     for name in names:
-        verdicts: dict[str, list[bool]] = {}
-        drawn = Counter(row["key"] for row in rows if row["benchmark"] == name)
-        for row in rows:
-            if row["benchmark"] == name:
-                known = verdicts.setdefault(row["key"], [])
-                if row["correct"] is not None:
-                    known.append(row["correct"])
-        n_N = np.array([len(some) for some in verdicts.values()])
-        drawn_N = np.array([drawn[key] for key in verdicts])
-        correct_N = np.array([sum(some) for some in verdicts.values()])
-        figures = {"avg": share(correct_N, n_N)}
+        verdicts = Verdicts.of(row for row in rows if row["benchmark"] == name)
+        known_N, drawn_N = verdicts.known_N, verdicts.drawn_N
+        figures = {"avg": verdicts.accuracy_N}
         figures |= {
-            # A sample that could not be judged counts as wrong where there are too few others: of a run's
-            # policies the same problems must be compared.
-            f"pass@{k}": pass_at_k_each(np.where(n_N < k, drawn_N, n_N), correct_N, k)
+            # A sample that could not be judged counts as wrong where there are too few others: policies of a
+            # run must be compared on the same problems.
+            f"pass@{k}": pass_at_k_each(np.where(known_N < k, drawn_N, known_N), verdicts.correct_N, k)
             for k in suite.ks
         }
         for measure, values_N in figures.items():
@@ -113,13 +200,13 @@ def named_measures(suite: Suite, names: Sequence[str], rows: Sequence[Row]) -> d
 
 
 def training_suite(
-    recipe: Recipe, engine: RolloutEngine, tokenizer, say: Callable[[str], None], stack: ExitStack
+    recipe: Recipe, tokenizer, say: Callable[[str], None], stack: ExitStack
 ) -> TrainingSuite | None:
     """The recipe's suite, loaded; None when it names none. Raises UserError for one that cannot be run."""
     suite = recipe_suite(recipe.evaluation)
     if suite is None:
         return None
-    benchmarks = load_suite_problems(suite, tokenizer)
+    benchmarks = load_benchmarks(suite, tokenizer)
     for one in benchmarks:
         say(f"evaluation suite {suite.name}, {one.name}: {one.rows}")
     if recipe.rollout.engine == "vllm":
@@ -129,9 +216,8 @@ def training_suite(
             context_for(recipe.policy.model, suite, benchmarks)
         except UserError as error:
             raise UserError(f"evaluation.suite: {suite.name}: {error}") from error
-    verifiers = Verifiers(benchmarks, suite, stack)
-    verifiers.start()
-    return TrainingSuite(suite, benchmarks, verifiers, engine, tokenizer)
+    requests = suite_requests(benchmarks, suite.sampling.n, suite.seed)
+    return TrainingSuite(suite, benchmarks, suite_tasks(benchmarks, suite, stack), requests)
 
 
 def check_context(recipe: Recipe, suite: Suite, benchmarks: Sequence[LoadedBenchmark]) -> None:

@@ -2,20 +2,23 @@
 
 Letters in array names: N problems, R resamples of the bootstrap, K values of k.
 
-pass@k, the probability that at least one of k samples is right, without bias from n ≥ k of them.
+pass@k
+------
 
+The probability that at least one of k samples is right, without bias from n ≥ k of them.
 Chen et al. 2021, "Evaluating Large Language Models Trained on Code" (arXiv 2107.03374), eq. 1:
 
     pass@k = 1 − C(n − c, k) / C(n, k) = 1 − Π_{i = n − c + 1}^{n} (1 − k / i)
 
 with c right samples of n. The product form has no large binomial in it and stays exact for large n.
 
-maj@k: is the most frequent answer among k samples right?
+maj@k
+-----
 
-Self-consistency: Wang et al. 2022, arXiv 2203.11171.
+Is the most frequent answer among k samples right? Self-consistency: Wang et al. 2022, arXiv 2203.11171.
 
 How it differs from voting once over the first k samples:
-- all \binom{n}{k} subsets of the n samples count, so the figure does not depend on the samples' order;
+- all C(n, k) subsets of the n samples count, so the figure does not depend on the samples' order;
 - a tie of j answers for the most votes counts 1/j when the right one is among them: the expectation over
   breaking it at random;
 - a sample without an answer abstains; when all k abstain the vote is wrong.
@@ -29,8 +32,10 @@ class j of m_j samples,
 The sum over the other classes is a product of polynomials in two variables (votes, ties). With p = k/n
 nothing underflows. Beyond `EXACT` samples a keyed Monte Carlo takes its place.
 
-Coverage (pass@k over problems) as a function of k, and its extrapolation.
+Coverage
+--------
 
+pass@k over problems as a function of k, and its extrapolation.
 Brown et al. 2024, "Large Language Monkeys" (arXiv 2407.21787): over orders of magnitude the logarithm of
 coverage follows a power law in the number of samples,
 
@@ -56,6 +61,12 @@ from depo.report.statistics import estimate, limits, weighted_means
 from depo.rng import generator
 
 
+def share(part_N: np.ndarray, whole_N: np.ndarray) -> np.ndarray:
+    """part / whole (N,), NaN where the whole is nothing."""
+    with np.errstate(invalid="ignore"):
+        return np.where(whole_N > 0, part_N / np.maximum(whole_N, 1), np.nan)
+
+
 def pass_at_k(n: int, correct: int, k: int) -> float:
     """pass@k of one problem. NaN when k > n: fewer samples than k say nothing about it without a model."""
     if not 0 <= correct <= n or k < 1:
@@ -76,7 +87,6 @@ def pass_at_k_each(n_N: np.ndarray, correct_N: np.ndarray, k: int) -> np.ndarray
 
 EXACT = 64
 """Most samples of a problem for which all subsets are counted."""
-
 
 DRAWS = 4096
 """Random subsets beyond; the standard error is below 0.008."""
@@ -154,13 +164,11 @@ def drawn(right: int, wrong: Sequence[int], abstain: int, k: int, seed: int, key
 
 
 FEWEST_POINTS = 3
-
+SMALLEST = 1e-12
+"""Coverage is fitted where it lies so far inside of (0, 1), at so many k or more."""
 
 FITS = 200
 """Resamples on which the fit is repeated, at most."""
-
-
-SMALLEST = 1e-12
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,8 +208,8 @@ def figures(result: Result) -> list[Figure]:
         found.append(Figure("coverage", "coverage by number of samples", partial(draw_coverage, benchmarks)))
     found.append(Figure("length", "lengths of completions", partial(draw_lengths, benchmarks)))
     if estimator is not None and estimator.get("bins"):
-        title = f"estimator {estimator['type']}: {estimator['problems']:,} problems"
-        axes = ("predicted pass rate", "measured pass rate")
+        title = f"estimator {estimator['type']}"
+        axes = ("problems", "predicted pass rate", "measured pass rate")
         found.append(
             Figure("reliability", title, partial(reliability_figure, estimator["bins"], title, *axes))
         )

@@ -12,18 +12,15 @@ from typing import Any
 import numpy as np
 
 from depo.evaluation.answers import Votes, vote_rule
-from depo.evaluation.measures import Coverage, coverage, maj_at_k, method, pass_at_k, pass_at_k_each
-from depo.evaluation.problems import LoadedBenchmark
+from depo.evaluation.evaluator import Row
+from depo.evaluation.measures import Coverage, coverage, maj_at_k, method, pass_at_k, pass_at_k_each, share
+from depo.evaluation.suite import LoadedBenchmark
 from depo.recipe.schema.suite import Suite
 from depo.report.statistics import all_alike, estimate, macro, resample_weights
 
 SCHEMA_VERSION = 1
-
-
 MOST_WITHOUT = 0.01
-
-
-Row = Mapping[str, Any]
+"""Share of the problems that the coverage curve may leave out."""
 
 
 Problem = Mapping[str, Any]
@@ -108,12 +105,6 @@ def measured(
         if n_N.max(initial=0) > 1
         else None,
     }
-
-
-def share(part_N: np.ndarray, whole_N: np.ndarray) -> np.ndarray:
-    """part / whole (N,), NaN where the whole is nothing."""
-    with np.errstate(invalid="ignore"):
-        return np.where(whole_N > 0, part_N / np.maximum(whole_N, 1), np.nan)
 
 
 def pass_values(each: Sequence[Problem], k: int) -> np.ndarray:

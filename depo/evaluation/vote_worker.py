@@ -9,19 +9,14 @@ from __future__ import annotations
 from reward import Sample, Score
 from reward.math import MathReward, parse_completion
 
-COMPARE = "compare"
-
-
 JUDGE = MathReward()
-
-
 JUDGE.prepare()
 
 
 def work(sample: Sample) -> Score:
-    """With ``prompt`` `COMPARE`: does the completion's answer equal the reference's? Else the answer of a
-    completion without box as text, in ``detail``; "" when there is none."""
-    if sample.prompt == COMPARE:
+    """With a reference: does the answer equal it? Without: the answer of a completion that has no
+    box, as text in ``detail``; "" when there is none."""
+    if sample.reference:
         return JUDGE.score([sample])[0]
     return Score(value=0.0, correct=False, detail=math_answer(sample.completion))
 

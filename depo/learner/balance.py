@@ -2,7 +2,7 @@
 
 Whatever the model's own config says is ignored: an auxiliary loss tuned for pretraining pulls the routing of
 a finished model towards uniform. Asked for, it is the architecture's own ``load_balancing_loss_func`` (Switch
-Transformer, arXiv 2101.03961, eq. 4-6) on the logits of real tokens, prompt and completion, of one
+Transformer, arXiv 2101.03961, eq. 4-6) on the logits of real tokens, trained on or not, of one
 micro-batch; micro-batches count by their share of the mini-batch's sequences.
 """
 
@@ -23,7 +23,6 @@ from depo.models.routers import routers
 
 ARCHITECTURES = ("qwen3_moe", "qwen2_moe", "olmoe", "mixtral")
 """Whose routers give their logits first, as ``load_balancing_loss_func`` wants them."""
-
 
 FUNCTION = "load_balancing_loss_func"
 
@@ -60,9 +59,8 @@ class LoadBalancing:
 
     def loss(self, logits: list[Tensor], micro: MicroBatch, share: float | Tensor) -> Tensor:
         """coef · share · loss of a micro-batch; ``share`` is its part of the mini-batch."""
-        lengths_B = micro.prompt_lengths_B + micro.mask_BT.sum(1)
-        positions_S = torch.arange(micro.tokens_BS.shape[1], device=lengths_B.device)
-        real_BS = positions_S < lengths_B.unsqueeze(1)
+        positions_S = torch.arange(micro.tokens_BS.shape[1], device=micro.lengths_B.device)
+        real_BS = positions_S < micro.lengths_B.unsqueeze(1)
         if micro.shared is not None:
             logits = [layer[micro.shared.place_N] for layer in logits]
         assert self.function is not None

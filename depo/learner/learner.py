@@ -1,6 +1,6 @@
 """The update: old log-probabilities, mini-batches, optimizer steps, and what is worth knowing about them.
 
-Shapes: N sequences of the batch, B of a micro-batch, T completion tokens. ``rows`` index the batch.
+Shapes: N samples of the batch, B of a micro-batch, T trained tokens of a sample. ``rows`` index the batch.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,44 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from depo.errors import UserError
 from depo.learner.balance import LoadBalancing
+from depo.learner.corrections import build_correction
 from depo.learner.logprobs import check_head, token_logprobs
-from depo.learner.loss import correction_weights, k3, token_loss, token_weights
+from depo.learner.loss import build_loss, k3, token_loss
 from depo.learner.metrics import Tally, mismatch
-from depo.learner.optimizer import load_state, lr_factor, perturb, restore, save_state, silence_dropout
+from depo.learner.optimizer import (
+    adamw,
+    load_state,
+    lr_factor,
+    perturb,
+    restore,
+    save_state,
+    silence_dropout,
+)
 from depo.learner.packing import MicroBatch, Packing, Rows, pad_values, pass_cost, split_groups, unpad_values
 from depo.learner.routing import Pass, Routing, UpdateRouting
-from depo.learner.scoring import answer_logprobs, prompt_features
-from depo.learner.shared_prompts import SHARED_TOKENS, can_share
+from depo.learner.samples import check_samples
+from depo.learner.scoring import (
+    Values,
+    answer_logprobs,
+    completions,
+    inference,
+    prompt_features,
+    sample_logprobs,
+)
+from depo.learner.shared_prompts import why_not_shared
 from depo.models.devices import autocast, base_model
-from depo.models.experts import keep_casts
 from depo.models.export import export_policy
 from depo.recipe import schema
+from depo.recipe.schema.learner import SHARED_TOKENS
 from depo.rng import seed64
-from depo.types import TrainingBatch, UpdateResult
+from depo.types import TrainSample, UpdateResult
 
-POLICY_KL_ROWS = 32  # sequences on which an update's own KL is measured, a few percent of its cost
+POLICY_KL_ROWS = 32  # samples on which an update's own KL is measured, a few percent of its cost
 
-
-Values = list[np.ndarray]  # N float32 arrays of (T,)
+Batch = Sequence[TrainSample]
+Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
 class PolicyLearner:
@@ -43,7 +62,9 @@ class PolicyLearner:
 
     ``model`` is a `PreTrainedModel` or a `PeftModel`. A learner that penalises KL to the *initial* policy
     has to be built on it: with full fine-tuning it keeps a frozen copy (with LoRA, the adapter is switched
-    off), and ``load`` does not replace that. Raises UserError for a routing replay that the model cannot do.
+    off), and ``load`` does not replace that. ``not_shared`` says why prompts are computed once for each of
+    their completions, None where they are not. Raises UserError for a routing replay that the model cannot
+    do, and for a loss or correction that is not registered.
     """
 
     def __init__(
@@ -64,6 +85,11 @@ class PolicyLearner:
         self.total_steps = total_steps
         self.pad_token_id = pad_token_id
         self.seed = seed
+        try:
+            self.loss = build_loss(settings.loss)
+            self.correction = build_correction(settings.correction)
+        except ValueError as error:
+            raise UserError(f"learner: {error}") from error
         if getattr(base_model(model).config, "output_router_logits", False):
             base_model(model).config.output_router_logits = False  # no load-balancing loss of its own
         coef = settings.load_balancing_coef
@@ -73,7 +99,10 @@ class PolicyLearner:
         self.has_dropout = silence_dropout(model)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
-        self.packing = self.choose_packing()
+        self.not_shared = self.why_prompts_are_not_shared()
+        budget = settings.tokens_per_microbatch
+        share = min(SHARED_TOKENS, budget) if self.not_shared is None else 0
+        self.packing = Packing(budget, share, pad_token_id, self.device)
         with self.inference():
             self.routing = Routing(model, settings)
         self.optimizer = adamw(self.parameters, settings)
@@ -83,33 +112,23 @@ class PolicyLearner:
         self.updates = 0  # position in the learning-rate schedule
         self.perturbed_from: dict[str, Tensor] | None = None
 
-    def choose_packing(self) -> Packing:
-        """Prompts are computed once for all of their completions, if that is wanted and the model can."""
-        budget = self.settings.tokens_per_microbatch
+    def why_prompts_are_not_shared(self) -> str | None:
+        """None where they are computed once for all of their completions: it is wanted, and the model can."""
+        if not self.settings.share_prompts:
+            return "learner.share_prompts is false"
+        # A pass holds no sequence that is longer than another one by more than a pass costs.
+        longest = min(SHARED_TOKENS, self.settings.tokens_per_microbatch) + pass_cost(self.device)
         with self.inference():
             decoder = base_model(self.model).get_decoder()
-            # A pass holds no sequence that is longer than another one by more than a pass costs.
-            longest = min(SHARED_TOKENS, budget) + pass_cost(self.device)
-            shares = self.settings.share_prompts and can_share(
-                decoder, self.pad_token_id, self.device, longest
-            )
-        return Packing(budget, min(SHARED_TOKENS, budget) if shares else 0, self.pad_token_id, self.device)
+            return why_not_shared(decoder, self.pad_token_id, self.device, longest)
 
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Context for every forward pass that trains nothing: evaluation mode, no gradients, and the same
-        autocast as training, so that log-probabilities agree. A colocated engine generates inside it."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad(), autocast(self.model), keep_casts():
-                yield
-        finally:
-            self.model.train(was_training)
+    def inference(self) -> AbstractContextManager[None]:
+        """Context for every forward pass that trains nothing: see ``depo.learner.scoring``."""
+        return inference(self.model)
 
     # ------------------------------------------------------------ update
 
-    def update(self, batch: TrainingBatch) -> UpdateResult:
+    def update(self, batch: Batch) -> UpdateResult:
         """Train on a batch: ``epochs`` passes of ``minibatches`` optimizer steps each.
 
         An empty batch trains nothing, but the schedule advances. An optimizer step whose gradient is not
@@ -118,18 +137,18 @@ class PolicyLearner:
         - ``loss`` (load balancing included), ``grad_norm`` (before clipping): means over the steps; ``lr``;
           ``optimizer_steps`` taken and ``skipped_steps``
         - ``entropy``, ``clip_fraction`` (share of tokens outside the clip range), ``kl_ref`` (k3, with
-          ``kl_coef`` only): token means over all passes
+          ``kl_coef`` only): means of trained tokens over all passes
         - ``mismatch_kl`` (k3) and ``mismatch_max`` (|difference|) of learner against engine;
           ``correction_mean`` weight and ``correction_cut``, the share of tokens truncated or masked
         - ``policy_kl``: k3 from the policy before to the one after this update, measured by one more pass
           over up to 32 sequences. The ratios of the last mini-batch would miss the last optimizer step, and
           be 1 with a single one. In bfloat16 it has a floor of rounding noise.
-        - ``sequences``, ``tokens`` (completion tokens), ``padding_share``, ``seconds``
+        - ``sequences``, ``tokens`` (trained ones), ``padding_share``, ``seconds``
         - ``routing/…`` of a mixture of experts: see ``depo.learner.routing`` and docs/moe.md. With replayed
           routes all log-probabilities above are those under these routes (``kl_ref``'s reference excepted).
 
-        Raises ValueError for rows that cannot be trained on (empty, misaligned or not finite; routes that do
-        not fit).
+        Raises ValueError for samples that cannot be trained on (nothing to train on, misaligned or not
+        finite; routes that do not fit).
         """
         started = time.perf_counter()
         lr = self.settings.lr * lr_factor(
@@ -140,7 +159,7 @@ class PolicyLearner:
         old: Values = []
         layers: dict[str, list[float]] = {}
         if len(batch):
-            check_batch(batch)
+            check_samples(batch)
             kl_rows = np.linspace(0, len(batch) - 1, min(POLICY_KL_ROWS, len(batch))).astype(int)
             routing = self.routing.of_update(batch, kl_rows, self.device, not self.one_step(batch))
             for group in self.optimizer.param_groups:
@@ -148,7 +167,6 @@ class PolicyLearner:
             with self.dropout_stream():
                 old, trained = self.train_on(batch, routing)
             metrics |= trained
-            metrics |= mismatch(self.settings.correction, old, batch.engine_logprobs)
             metrics["policy_kl"] = self.policy_kl(batch, old, kl_rows, routing)
             if routing is not None:
                 watched, layers = routing.results()
@@ -157,32 +175,29 @@ class PolicyLearner:
         metrics["seconds"] = time.perf_counter() - started
         return UpdateResult(metrics, old, layers)
 
-    def one_step(self, batch: TrainingBatch) -> bool:
+    def one_step(self, batch: Batch) -> bool:
         """Whether the old-policy pass can be saved: before the only optimizer step, current and old
         log-probabilities are the same numbers."""
-        groups = len(np.unique(batch.group))
+        groups = len({sample.group for sample in batch})
         steps = self.settings.epochs * min(self.settings.minibatches, groups)
         return steps == 1 and not self.has_dropout
 
-    def train_on(
-        self, batch: TrainingBatch, routing: UpdateRouting | None
-    ) -> tuple[Values, dict[str, float]]:
+    def train_on(self, batch: Batch, routing: UpdateRouting | None) -> tuple[Values, dict[str, float]]:
         """All optimizer steps of one update. Returns old log-probabilities and metrics."""
-        lengths_N = np.array([len(c) for c in batch.completion_ids])
         passes = [self.cut(batch, epoch) for epoch in range(self.settings.epochs)]
         first_pass = [rows for minibatch in passes[0] for rows in minibatch]
         one_step = self.one_step(batch)
         old = None
         if not one_step:
-            old = self.logprobs(self.model, batch, first_pass, self.temperature, routing, "first")
+            old = self.logprobs(self.model, batch, first_pass, routing, "first")
         reference = self.reference_logprobs(batch, first_pass) if self.settings.kl_coef > 0 else None
         tally = Tally()
         current: Values = [np.empty(0, dtype=np.float32)] * len(batch)
         self.model.train()
         for minibatch in (minibatch for epoch in passes for minibatch in epoch):
-            weights_N = self.weights(minibatch, lengths_N)
+            weights_N = self.weights(minibatch, batch)
             for rows in minibatch:
-                micro = self.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
+                micro = self.packing.collate(rows, batch)
                 with routed(routing, "first" if one_step else "train", micro):
                     logprobs_BT = self.backward(micro, batch, weights_N, old, reference, tally)
                 if one_step:
@@ -190,29 +205,32 @@ class PolicyLearner:
                         current[row] = values
             self.optimizer_step(tally)
         self.model.eval()
+        old = current if old is None else old
         metrics = tally.means() | {
-            "tokens": float(lengths_N.sum()),
-            "padding_share": self.packing.padding(first_pass, batch.prompt_ids, batch.completion_ids),
+            "tokens": float(sum(sample.trained for sample in batch)),
+            "padding_share": self.packing.padding(first_pass, batch),
         }
-        return (current if old is None else old), metrics
+        engine = [sample.logprobs[sample.loss_mask] for sample in batch]
+        return old, metrics | mismatch(self.correction, old, engine)
 
-    def cut(self, batch: TrainingBatch, epoch: int) -> list[list[Rows]]:
+    def cut(self, batch: Batch, epoch: int) -> list[list[Rows]]:
         """Mini-batches of one pass, each a list of micro-batches."""
-        parts = split_groups(batch.group, self.settings.minibatches, self.seed, self.updates, epoch)
-        return [self.packing.cut(rows, batch.prompt_ids, batch.completion_ids) for rows in parts]
+        group_N = np.array([sample.group for sample in batch])
+        parts = split_groups(group_N, self.settings.minibatches, self.seed, self.updates, epoch)
+        return [self.packing.cut(rows, batch) for rows in parts]
 
-    def weights(self, minibatch: list[Rows], lengths_N: np.ndarray) -> Tensor:
+    def weights(self, minibatch: list[Rows], batch: Batch) -> Tensor:
         """Token weights of a mini-batch, placed at its rows of (N,)."""
         rows = np.concatenate(minibatch)
-        weights_N = torch.zeros(len(lengths_N), device=self.device)
-        lengths = torch.from_numpy(lengths_N[rows]).to(self.device)
-        weights_N[torch.from_numpy(rows)] = token_weights(self.settings.loss, lengths, self.max_new_tokens)
+        weights_N = torch.zeros(len(batch), device=self.device)
+        lengths = torch.tensor([batch[row].trained for row in rows], device=self.device)
+        weights_N[torch.from_numpy(rows)] = self.loss.weights(lengths.float(), self.max_new_tokens)
         return weights_N
 
     def backward(
         self,
         micro: MicroBatch,
-        batch: TrainingBatch,
+        batch: Batch,
         weights_N: Tensor,
         old: Values | None,
         reference: Values | None,
@@ -220,20 +238,27 @@ class PolicyLearner:
     ) -> Tensor:
         """Add a micro-batch's gradient; returns its current log-probabilities (B, T), detached."""
         mask_BT = micro.mask_BT
+        samples = [batch[row] for row in micro.rows]
+        advantages = [np.broadcast_to(s.advantage, len(s))[s.loss_mask] for s in samples]
+        engine_BT = pad_values([s.logprobs[s.loss_mask] for s in samples], mask_BT)
         listening = nullcontext([]) if self.balance is None else self.balance.listening()
         with autocast(self.model), listening as router_logits:
             logprobs_BT, entropy_BT = token_logprobs(self.model, micro, self.temperature)
-        old_BT = logprobs_BT.detach() if old is None else pad_values(micro.rows, old, mask_BT)
-        engine_BT = pad_values(micro.rows, batch.engine_logprobs, mask_BT)
-        correction_BT, _ = correction_weights(self.settings.correction, old_BT, engine_BT)
+        old_BT = logprobs_BT.detach()
+        if old is not None:
+            old_BT = pad_values([old[row] for row in micro.rows], mask_BT)
+        reference_BT = None
+        if reference is not None:
+            reference_BT = pad_values([reference[row] for row in micro.rows], mask_BT)
+        correction_BT, _ = self.correction(old_BT, engine_BT, mask_BT)
         result = token_loss(
-            self.settings.loss,
+            self.loss,
             logprobs_BT=logprobs_BT,
             old_BT=old_BT,
-            advantages_B=torch.from_numpy(batch.advantages[micro.rows]).float().to(self.device),
+            advantages_BT=pad_values(advantages, mask_BT),
             mask_BT=mask_BT,
             correction_BT=correction_BT,
-            reference_BT=None if reference is None else pad_values(micro.rows, reference, mask_BT),
+            reference_BT=reference_BT,
             kl_coef=self.settings.kl_coef,
         )
         weights_BT = weights_N[torch.from_numpy(micro.rows)].unsqueeze(1) * mask_BT
@@ -256,73 +281,54 @@ class PolicyLearner:
 
     # ------------------------------------------------------------ log-probabilities
 
-    def score(
-        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float = 1.0
+    def logprobs(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        parts: Sequence[Rows],
+        routing: UpdateRouting | None = None,
+        which: Pass = "first",
     ) -> Values:
-        """Log-probabilities of each (prompt ids, completion ids): float32 arrays of (T,), in nats."""
-        prompts = [np.asarray(prompt, dtype=np.int64) for prompt, _ in sequences]
-        completions = [np.asarray(completion, dtype=np.int64) for _, completion in sequences]
-        none = np.zeros(len(sequences), dtype=np.float32)
-        batch = TrainingBatch(prompts, completions, [], none, np.arange(len(sequences)))
-        parts = self.packing.cut(np.arange(len(batch)), prompts, completions)
-        return self.logprobs(self.model, batch, parts, temperature)
+        """Of the trained tokens of these micro-batches, without gradients."""
+        around = partial(routed, routing, which)
+        with self.inference():
+            return sample_logprobs(model, batch, self.packing, self.temperature, parts=parts, around=around)
 
-    def answer_logprobs(
-        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float
-    ) -> np.ndarray:
+    def reference_logprobs(self, batch: Batch, parts: Sequence[Rows]) -> Values:
+        """Under the initial policy: the adapter switched off, or the frozen copy."""
+        with self.model.disable_adapter() if self.is_lora else nullcontext():
+            return self.logprobs(self.frozen or self.model, batch, parts)
+
+    def policy_kl(self, batch: Batch, old: Values, rows: Rows, routing: UpdateRouting | None) -> float:
+        new = self.logprobs(self.model, batch, self.packing.cut(rows, batch), routing, "kl")
+        difference = np.concatenate([new[row] - old[row] for row in rows])
+        return float(k3(torch.from_numpy(difference).double()).mean())
+
+    def score(self, sequences: Sequences, temperature: float = 1.0) -> Values:
+        """Log-probabilities of each (prompt ids, completion ids): float32 arrays of (T,), in nats."""
+        with self.inference():
+            return sample_logprobs(self.model, completions(sequences), self.packing, temperature)
+
+    def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
         """Log-probability of each whole answer, (prompt ids, answer ids): (N,), in nats. Quicker than
         ``score`` where many are to one prompt."""
+        budget = self.settings.tokens_per_microbatch
         with self.inference():
             return answer_logprobs(
                 self.model,
                 sequences,
                 temperature=temperature,
-                tokens_per_batch=self.settings.tokens_per_microbatch,
+                tokens_per_batch=budget,
                 pad_token_id=self.pad_token_id,
             )
 
     def prompt_features(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """the prefill probe of N prompts, (N, F) float32: see ``depo.learner.scoring``."""
+        """The prefill probe of N prompts, (N, F) float32: see ``depo.learner.scoring``."""
+        budget = self.settings.tokens_per_microbatch
         with self.inference():
             return prompt_features(
-                self.model,
-                prompts,
-                tokens_per_batch=self.settings.tokens_per_microbatch,
-                pad_token_id=self.pad_token_id,
+                self.model, prompts, tokens_per_batch=budget, pad_token_id=self.pad_token_id
             )
-
-    def logprobs(
-        self,
-        model: nn.Module,
-        batch: TrainingBatch,
-        parts: Sequence[Rows],
-        temperature: float,
-        routing: UpdateRouting | None = None,
-        which: Pass = "first",
-    ) -> Values:
-        """Without gradients, by micro-batches that together hold every row of the batch."""
-        values: Values = [np.empty(0, dtype=np.float32)] * len(batch)
-        with self.inference():
-            for rows in parts:
-                micro = self.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
-                with routed(routing, which, micro):
-                    logprobs_BT, _ = token_logprobs(model, micro, temperature)
-                for row, row_values in zip(rows, unpad_values(logprobs_BT, micro.mask_BT), strict=True):
-                    values[row] = row_values
-        return values
-
-    def reference_logprobs(self, batch: TrainingBatch, parts: Sequence[Rows]) -> Values:
-        """Under the initial policy: the adapter switched off, or the frozen copy."""
-        with self.model.disable_adapter() if self.is_lora else nullcontext():
-            return self.logprobs(self.frozen or self.model, batch, parts, self.temperature)
-
-    def policy_kl(
-        self, batch: TrainingBatch, old: Values, rows: Rows, routing: UpdateRouting | None
-    ) -> float:
-        parts = self.packing.cut(rows, batch.prompt_ids, batch.completion_ids)
-        new = self.logprobs(self.model, batch, parts, self.temperature, routing, "kl")
-        difference = np.concatenate([new[row] - old[row] for row in rows])
-        return float(k3(torch.from_numpy(difference).double()).mean())
 
     @contextmanager
     def dropout_stream(self) -> Iterator[None]:
@@ -369,33 +375,6 @@ class PolicyLearner:
             self.routing.alarm.restore(counters["routing_alarm"])
 
 
-def adamw(parameters: dict[str, nn.Parameter], settings: schema.Learner) -> torch.optim.AdamW:
-    """AdamW. Vectors (norms, biases) are not decayed: shrinking them regularises nothing."""
-    groups = [
-        {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=settings.lr, betas=settings.betas, fused=True
-    )
-
-
 def routed(routing: UpdateRouting | None, which: Pass, micro: MicroBatch) -> AbstractContextManager[None]:
     """Around a forward pass (and its backward pass): routes forced and watched, if there are any."""
     return nullcontext() if routing is None else routing.during(which, micro)
-
-
-def check_batch(batch: TrainingBatch) -> None:
-    """Raise ValueError naming the first row that cannot be trained on."""
-    rows = zip(batch.prompt_ids, batch.completion_ids, batch.engine_logprobs, batch.advantages, strict=True)
-    for row, (prompt, completion, engine, advantage) in enumerate(rows):
-        if len(prompt) == 0 or len(completion) == 0:
-            raise ValueError(
-                f"row {row} of the batch has {len(prompt)} prompt and {len(completion)} completion tokens"
-            )
-        if len(engine) != len(completion):
-            raise ValueError(
-                f"row {row} has {len(completion)} completion tokens, {len(engine)} engine log-probabilities"
-            )
-        if not (np.isfinite(engine).all() and np.isfinite(advantage)):
-            raise ValueError(f"row {row} has an engine log-probability or advantage that is not finite")

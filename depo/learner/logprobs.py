@@ -1,10 +1,10 @@
-"""Log-probabilities of completion tokens without the logits of a whole sequence.
+"""Log-probabilities of trained tokens without the logits of a whole sequence.
 
-Shapes: B sequences, S tokens of a whole sequence, T completion tokens, M completion tokens of all B sequences
+Shapes: B sequences, S tokens of a whole sequence, T trained tokens, M trained tokens of all B sequences
 together, H hidden size, V vocabulary.
 
 Differences from ``model(...).logits``:
-- the decoder runs alone; only the hidden states that predict a completion token go through ``lm_head``;
+- the decoder runs alone; only the hidden states that predict a trained token go through ``lm_head``;
 - these go through it in chunks, each recomputed in the backward pass, so that (M, V) never exists at once;
 - log-softmax is float32 and scaled by the sampling temperature.
 """
@@ -19,15 +19,13 @@ from depo.errors import UserError
 from depo.learner.packing import MicroBatch
 from depo.learner.shared_prompts import shared_states
 from depo.models.devices import base_model
-
-# Logits that may exist at once: 64 MiB in float32, small beside any model with a large vocabulary.
-CHUNK_LOGITS = 2**24
+from depo.recipe.schema.learner import CHUNK_LOGITS
 
 
 def token_logprobs(
     model: nn.Module, batch: MicroBatch, temperature: float, *, chunk_logits: int = CHUNK_LOGITS
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability (B, T) of each completion token and entropy (B, T, detached) of the distribution it was
+    """Log-probability (B, T) of each trained token and entropy (B, T, detached) of the distribution it was
     drawn from, both in nats, float32, at the given temperature; 0 on padding."""
     hidden_MH, targets_M = predicting(micro_states(model, batch), batch)
     head = base_model(model).get_output_embeddings()
@@ -67,10 +65,10 @@ def chunked_logprobs(
 
 
 def predicting(hidden_BSH: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Hidden states (M, H) of the positions that predict a completion token, and those tokens (M,)."""
-    rows_M, offsets_M = batch.mask_BT.nonzero(as_tuple=True)
-    positions_M = batch.prompt_lengths_B[rows_M] + offsets_M
-    return hidden_BSH[rows_M, positions_M - 1], batch.tokens_BS[rows_M, positions_M]
+    """Hidden states (M, H) of the positions that predict a trained token, and those tokens (M,)."""
+    rows_M, _ = batch.mask_BT.nonzero(as_tuple=True)
+    places_M = batch.places_BT[batch.mask_BT]
+    return hidden_BSH[rows_M, places_M - 1], batch.tokens_BS[rows_M, places_M]
 
 
 def micro_states(model: nn.Module, batch: MicroBatch) -> Tensor:

@@ -1,4 +1,5 @@
-"""What an update tells about itself. Shapes: B sequences, T completion tokens, M of a whole batch."""
+"""What an update tells about itself. Shapes: N samples of the batch, B of a micro-batch, T
+trained tokens of a sample, M of the whole batch."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depo.learner.loss import correction_weights, k3
-from depo.recipe import schema
+from depo.learner.corrections import Correction
+from depo.learner.loss import k3
+from depo.learner.packing import pad_values
 
 
 class Tally:
@@ -48,15 +50,17 @@ class Tally:
 
 
 def mismatch(
-    correction: schema.Correction, old: Sequence[np.ndarray], engine: Sequence[np.ndarray]
+    correction: Correction, old: Sequence[np.ndarray], engine: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """How far learner and engine are apart on the batch's tokens, and what the correction made of it."""
-    old_M = torch.from_numpy(np.concatenate(old)).double()
-    engine_M = torch.from_numpy(np.concatenate(engine)).double()
-    weights_M, cut_M = correction_weights(correction, old_M, engine_M)
+    """How far learner and engine are apart on the trained tokens, and what the correction made of it."""
+    lengths_N = torch.tensor([len(row) for row in old])
+    mask_NT = torch.arange(int(lengths_N.max())) < lengths_N.unsqueeze(1)
+    old_NT, engine_NT = pad_values(old, mask_NT).double(), pad_values(engine, mask_NT).double()
+    weights_NT, cut_NT = correction(old_NT, engine_NT, mask_NT)
+    difference_M = (old_NT - engine_NT)[mask_NT]
     return {
-        "mismatch_kl": float(k3(old_M - engine_M).mean()),
-        "mismatch_max": float((old_M - engine_M).abs().max()),
-        "correction_mean": float(weights_M.mean()),
-        "correction_cut": float(cut_M.double().mean()),
+        "mismatch_kl": float(k3(difference_M).mean()),
+        "mismatch_max": float(difference_M.abs().max()),
+        "correction_mean": float(weights_NT[mask_NT].mean()),
+        "correction_cut": float(cut_NT[mask_NT].double().mean()),
     }

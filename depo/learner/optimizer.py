@@ -1,5 +1,5 @@
-"""Around the optimizer: learning-rate schedule, saved state, a visible perturbation for the parity probe, no
-dropout.
+"""What stands around the optimizer step: AdamW and its saved state, the learning-rate schedule, no dropout,
+and a perturbation of the weights that the parity probe can see.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from depo.recipe import schema
 from depo.rng import seed64
 
 
@@ -32,9 +33,18 @@ def lr_factor(schedule: Literal["constant", "linear", "cosine"], step: int, warm
     return 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def adamw(parameters: Mapping[str, nn.Parameter], settings: schema.Learner) -> torch.optim.AdamW:
+    """AdamW. Vectors (norms, biases) are not decayed: shrinking them regularises nothing."""
+    groups = [
+        {"params": [p for p in parameters.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=settings.lr, betas=settings.betas, fused=True
+    )
+
+
 SCHEMA_VERSION = 1
-
-
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -101,8 +111,6 @@ def step_tensor(step: int, optimizer: Optimizer, parameter: nn.Parameter) -> Ten
 
 
 RELATIVE = 0.05  # of a weight's root mean square: moves log-probabilities well beyond bfloat16 noise
-
-
 LORA_B = 0.05  # absolute, about the spread of a freshly initialised weight: B starts at zero
 
 
@@ -132,11 +140,8 @@ def restore(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor])
         parameter.copy_(saved[name])
 
 
-NOISE = (
-    "attention_dropout",
-    "dropout",
-    "jitter_noise",
-)  # float attributes that modules read in training mode
+# Float attributes that modules read in training mode.
+NOISE = ("attention_dropout", "dropout", "jitter_noise")
 
 
 def silence_dropout(model: nn.Module) -> bool:

@@ -30,7 +30,7 @@ from depo.moe.routers import Router, find_routers, require_routers
 from depo.moe.routes import ForcedRoutes, check_routes, force, unpad
 from depo.moe.telemetry import AgreementTally, CollapseAlarm, LoadTally, scalars
 from depo.recipe import schema
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 
 Pass = Literal["first", "train", "kl"]
 
@@ -50,21 +50,19 @@ class Routing:
         self.alarm = CollapseAlarm(len(self.routers), self.routers[0].top_k) if self.telemetry else None
 
     def of_update(
-        self, batch: TrainingBatch, kl_rows: np.ndarray, device: torch.device, has_old_pass: bool
+        self, batch: Sequence[TrainSample], kl_rows: np.ndarray, device: torch.device, has_old_pass: bool
     ) -> UpdateRouting | None:
         """The routing of one update, or None where nothing is replayed or watched. Raises ValueError for
         routes that do not fit the batch."""
         if not self.routers:
             return None
-        if self.replay == "r3" and batch.routes is None:
+        if self.replay == "r3" and all(sample.routes is None for sample in batch):
             raise ValueError("learner.routing_replay r3: the rollouts came without routes")
-        if batch.routes is not None:
-            first = self.routers[0]
-            for row, routes in enumerate(batch.routes):
-                if routes is not None:
-                    length = len(batch.completion_ids[row]) - 1
-                    shape = len(self.routers), first.top_k, first.experts
-                    check_routes(routes, length, *shape, what=f"row {row} of the batch")
+        first = self.routers[0]
+        for row, sample in enumerate(batch):
+            if sample.routes is not None:
+                shape = len(self.routers), first.top_k, first.experts
+                check_routes(sample.routes, sample, *shape, what=f"row {row} of the batch")
         return UpdateRouting(self, batch, kl_rows, device, has_old_pass)
 
 
@@ -74,7 +72,7 @@ class UpdateRouting:
     def __init__(
         self,
         routing: Routing,
-        batch: TrainingBatch,
+        batch: Sequence[TrainSample],
         kl_rows: np.ndarray,
         device: torch.device,
         has_old_pass: bool,
@@ -82,9 +80,8 @@ class UpdateRouting:
         self.routing = routing
         self.routers = routing.routers
         self.device = device
-        self.engine = batch.routes
-        self.completions_N = [len(completion) for completion in batch.completion_ids]
-        self.lengths_N = [len(p) + t for p, t in zip(batch.prompt_ids, self.completions_N, strict=True)]
+        self.batch = batch
+        self.engine = [sample.routes for sample in batch]
         # R2 needs the first pass's routes of every row, telemetry those of the rows that are passed again.
         self.replays_first = routing.replay == "r2" and has_old_pass
         wanted = range(len(batch)) if self.replays_first else kl_rows if routing.telemetry else ()
@@ -118,11 +115,9 @@ class UpdateRouting:
             return self.on(micro, self.engine)
         return self.on(micro, self.first) if self.replays_first and which != "first" else None
 
-    def on(self, micro: MicroBatch, routes: Sequence[np.ndarray | None] | None) -> ForcedRoutes | None:
+    def on(self, micro: MicroBatch, routes: Sequence[np.ndarray | None]) -> ForcedRoutes | None:
         """Records by row of the batch, laid out on the micro-batch's positions."""
-        if routes is None:
-            return None
-        lengths_B = [self.lengths_N[row] for row in micro.rows]
+        lengths_B = [len(self.batch[row]) for row in micro.rows]
         return force([routes[row] for row in micro.rows], lengths_B, micro.tokens_BS.shape[1], self.device)
 
     def first_look(
@@ -132,7 +127,8 @@ class UpdateRouting:
         if not self.routing.telemetry:
             return recorder
         counted_M = predicting_positions(micro)
-        engine = forced or self.on(micro, self.engine)  # forced here is r3's: the engine's
+        recorded = forced or self.on(micro, self.engine)  # forced here is r3's: the engine's
+        engine = None if recorded is None else counted_only(recorded, counted_M)
 
         def observe(index: int, logits_NE: Tensor, native_NK: Tensor) -> None:
             if recorder is not None:
@@ -145,15 +141,13 @@ class UpdateRouting:
 
     def second_look(self, micro: MicroBatch) -> Observe:
         """Compare with the choice of the first pass."""
-        first = self.on(micro, self.first)
-        assert first is not None  # its rows are those that were kept
-        counted_N1 = torch.zeros_like(first.mask_N1)
-        counted_N1[predicting_positions(micro)] = True
-        first = ForcedRoutes(first.chosen_LNK, counted_N1)
+        recorded = self.on(micro, self.first)
+        assert recorded is not None  # its rows are those that were kept
+        first = counted_only(recorded, predicting_positions(micro))
         return lambda index, _, native_NK: self.with_first.add(index, native_NK, first)
 
     def keep(self, recorder: Recorder, micro: MicroBatch) -> None:
-        lengths_B = [self.lengths_N[row] for row in micro.rows]
+        lengths_B = [len(self.batch[row]) for row in micro.rows]
         records_B = unpad(recorder.routes(), lengths_B, micro.tokens_BS.shape[1])
         for row, record in zip(micro.rows.tolist(), records_B, strict=True):
             if row in self.wanted:
@@ -161,12 +155,14 @@ class UpdateRouting:
 
     @property
     def replayed(self) -> float:
-        """Share of completion tokens predicted from a position whose experts were forced."""
+        """Share of trained tokens predicted from a position whose experts were forced."""
         if self.replays_first:
             return 1.0
-        if self.routing.replay != "r3" or self.engine is None:
+        if self.routing.replay != "r3":
             return 0.0
-        return sum(0 if r is None else len(r) for r in self.engine) / sum(self.completions_N)
+        # n routes end with the last token but one, so they predict the last n tokens.
+        forced = (s.loss_mask[len(s) - len(s.routes) :].sum() for s in self.batch if s.routes is not None)
+        return int(sum(forced)) / sum(sample.trained for sample in self.batch)
 
     def results(self) -> tuple[dict[str, float], dict[str, list[float]]]:
         """Metrics of the update under ``routing/``, and values by routed layer for ``routing.jsonl``."""
@@ -206,6 +202,13 @@ def as_computed(
 
 
 def predicting_positions(micro: MicroBatch) -> Tensor:
-    """Flat positions (M,) whose hidden state predicts a completion token."""
-    rows_M, offsets_M = micro.mask_BT.nonzero(as_tuple=True)
-    return rows_M * micro.tokens_BS.shape[1] + micro.prompt_lengths_B[rows_M] + offsets_M - 1
+    """Flat positions (M,) whose hidden state predicts a trained token."""
+    rows_M, _ = micro.mask_BT.nonzero(as_tuple=True)
+    return rows_M * micro.tokens_BS.shape[1] + micro.places_BT[micro.mask_BT] - 1
+
+
+def counted_only(routes: ForcedRoutes, counted_M: Tensor) -> ForcedRoutes:
+    """``routes`` at the flat positions ``counted_M`` only."""
+    counted_N1 = torch.zeros_like(routes.mask_N1)
+    counted_N1[counted_M] = True
+    return ForcedRoutes(routes.chosen_LNK, routes.mask_N1 & counted_N1)

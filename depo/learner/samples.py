@@ -1,4 +1,4 @@
-"""From groups to the learner's rows, and the learner's log-probabilities back into the groups."""
+"""From groups to the learner's samples, and the learner's log-probabilities back into the groups."""
 
 from __future__ import annotations
 
@@ -6,42 +6,58 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from depo.types import Group, Outcome, TrainingBatch
+from depo.types import Group, Outcome, TrainSample
 
 
-def rows_of(groups: Sequence[Group]) -> TrainingBatch:
-    """The learner's rows, in request order. Groups without advantages (zero variance) enter with 0; surplus
-    groups, and rollouts without a verdict, do not enter."""
-    rows = [
-        (g, i)
+def train_samples(groups: Sequence[Group]) -> list[TrainSample]:
+    """The learner's samples, in request order. Groups without advantages (zero variance) enter with 0;
+    surplus groups, and rollouts without a verdict, do not enter."""
+    return [
+        TrainSample.of_completion(
+            group.pick.prompt.token_ids,
+            rollout.token_ids,
+            rollout.logprobs,
+            advantage=0.0 if group.advantages is None else float(group.advantages[i]),
+            group=g,
+            index=i,
+            key=rollout.key,
+            policy_version=rollout.policy_version,
+            routes=rollout.routes,
+        )
         for g, group in enumerate(groups)
-        for i in range(len(group.rollouts))
+        for i, rollout in enumerate(group.rollouts)
         if group.outcome_of(i) in (Outcome.TRAINED, Outcome.ZERO_VARIANCE)
     ]
-    prompts = [np.array(group.pick.prompt.token_ids, dtype=np.int32) for group in groups]
-    zeros = [np.zeros(len(group.rollouts)) for group in groups]
-    advantages = [
-        z if group.advantages is None else group.advantages for group, z in zip(groups, zeros, strict=True)
-    ]
-    routes = [groups[g].rollouts[i].routes for g, i in rows]
-    return TrainingBatch(
-        prompt_ids=[prompts[g] for g, _ in rows],
-        completion_ids=[groups[g].rollouts[i].token_ids for g, i in rows],
-        engine_logprobs=[groups[g].rollouts[i].logprobs for g, i in rows],
-        advantages=np.array([advantages[g][i] for g, i in rows], dtype=np.float32),
-        group=np.array([g for g, _ in rows], dtype=np.int64),
-        routes=None if all(record is None for record in routes) else routes,
-    )
 
 
-def keep_learner_logprobs(groups: Sequence[Group], old_logprobs: Sequence[np.ndarray]) -> None:
-    """Write the learner's log-probabilities back into the groups, row by row as ``rows_of`` made them."""
-    if not len(old_logprobs):
+def keep_learner_logprobs(
+    groups: Sequence[Group], samples: Sequence[TrainSample], old_logprobs: Sequence[np.ndarray]
+) -> None:
+    """Write the learner's log-probabilities of ``samples``, made of ``groups``, back to their rollouts."""
+    if not samples:
         return
-    rows = iter(old_logprobs)
     for group in groups:
-        entering = [
-            group.outcome_of(i) in (Outcome.TRAINED, Outcome.ZERO_VARIANCE)
-            for i in range(len(group.rollouts))
-        ]
-        group.learner_logprobs = [next(rows) if enters else None for enters in entering]
+        group.learner_logprobs = [None] * len(group.rollouts)
+    for sample, values in zip(samples, old_logprobs, strict=True):
+        kept = groups[sample.group].learner_logprobs
+        assert kept is not None
+        kept[sample.index] = values
+
+
+def check_samples(batch: Sequence[TrainSample]) -> None:
+    """Raise ValueError naming the first row that cannot be trained on."""
+    for row, sample in enumerate(batch):
+        tokens, mask = len(sample), sample.loss_mask
+        for name in ("loss_mask", "logprobs", "advantage"):
+            shape = np.shape(getattr(sample, name))
+            if shape != (tokens,) and not (name == "advantage" and shape == ()):
+                raise ValueError(f"row {row} of the batch has {tokens} tokens, but {name} of shape {shape}")
+        if mask.dtype != np.bool_:
+            raise ValueError(f"row {row} of the batch has a loss_mask of type {mask.dtype}; expected bool")
+        if not mask.any():
+            raise ValueError(f"row {row} of the batch has no token to train on")
+        if mask[0]:
+            raise ValueError(f"row {row} of the batch trains on its first token, which nothing predicts")
+        advantages = np.broadcast_to(sample.advantage, tokens)
+        if not (np.isfinite(sample.logprobs[mask]).all() and np.isfinite(advantages[mask]).all()):
+            raise ValueError(f"row {row} has an engine log-probability or advantage that is not finite")

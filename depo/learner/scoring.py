@@ -1,24 +1,13 @@
-"""Log-probabilities of given completions, by one forward pass each over prompt and completion together.
+"""Forward passes without gradients: log-probabilities of given samples and answers, features of prompts.
 
-The policy's own view of a prompt, from one prefill: what it expects before it has written a word.
-
-Features, F = 2 + H: mean negative log-probability of the prompt's tokens (nats; the log of its perplexity),
-entropy of the first token to come (nats), and the hidden state that predicts it (H,). A linear model on such
-states foretells success on a problem better than its text does (e.g. arXiv 2207.05221, section 5), and a
-prefill costs a small share of a group of rollouts.
-
-Shapes: N prompts, B of a micro-batch, S tokens of a prompt, T = S − 1 predicted ones, H hidden size.
-
-How likely a policy is to give several answers to each of many prompts; a prompt is read once for all of
-them.
-
-Shapes: N answers in all; in one pass U prompts, S tokens of the longest, R answers, T tokens of the longest,
-M tokens of all R answers together.
+Shapes: N samples, prompts or answers; B of a micro-batch, S tokens of the longest, T trained (or predicted)
+tokens, H hidden size. In a pass over answers U prompts, R answers, M tokens of all answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -26,55 +15,99 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from depo.learner.logprobs import chunked_logprobs, decoder_states, head_logprobs, predicting, token_logprobs
-from depo.learner.packing import collate, pass_cost, split_by_tokens, unpad_values
-from depo.models.devices import base_model
+from depo.learner.packing import MicroBatch, Packing, Rows, unpad_values
+from depo.models.devices import autocast, base_model
+from depo.models.experts import keep_casts
+from depo.types import TrainSample
 
 # Padded tokens of one forward pass: enough to fill a CPU, small beside the activations of a large model.
 TOKENS_PER_PASS = 8192
 
+Values = list[np.ndarray]
+"""N float32 arrays of (T,)."""
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Context for every forward pass that trains nothing: evaluation mode, no gradients, and the same
+    autocast as training, so that log-probabilities agree. A colocated engine generates inside it."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), autocast(model), keep_casts():
+            yield
+    finally:
+        model.train(was_training)
+
 
 @torch.no_grad()
+def sample_logprobs(
+    model: nn.Module,
+    batch: Sequence[TrainSample],
+    packing: Packing,
+    temperature: float,
+    *,
+    parts: Sequence[Rows] | None = None,
+    around: Callable[[MicroBatch], AbstractContextManager[None]] = lambda micro: nullcontext(),
+) -> Values:
+    """Log-probabilities of each sample's trained tokens, in nats.
+
+    ``parts`` are the micro-batches, default those of ``packing`` for all of the batch; samples in none of
+    them get an empty array. Each pass runs inside ``around``. The model is used in the mode it is in.
+    """
+    values: Values = [np.empty(0, dtype=np.float32)] * len(batch)
+    for rows in packing.cut(np.arange(len(batch)), batch) if parts is None else parts:
+        micro = packing.collate(rows, batch)
+        with around(micro):
+            logprobs_BT, _ = token_logprobs(model, micro, temperature)
+        for row, row_values in zip(rows, unpad_values(logprobs_BT, micro.mask_BT), strict=True):
+            values[row] = row_values
+    return values
+
+
 def score_sequences(
     model: nn.Module,
     sequences: Sequence[tuple[Sequence[int], Sequence[int]]],
     pad_token_id: int,
     temperature: float = 1.0,
-) -> list[np.ndarray]:
+) -> Values:
     """Log-probabilities of the completion tokens of each (prompt ids, completion ids), in nats: float32 (T,).
 
     The model is used in the mode (training or evaluation) it is in.
     """
-    prompts = [np.asarray(prompt, dtype=np.int64) for prompt, _ in sequences]
-    completions = [np.asarray(completion, dtype=np.int64) for _, completion in sequences]
-    lengths_N = np.array([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], dtype=np.int64)
-    device = next(model.parameters()).device
-    scores: list[np.ndarray] = [np.empty(0, dtype=np.float32)] * len(sequences)
-    for rows in split_by_tokens(np.arange(len(sequences)), lengths_N, TOKENS_PER_PASS, pass_cost(device)):
-        batch = collate(rows, prompts, completions, pad_token_id, device)
-        logprobs_BT, _ = token_logprobs(model, batch, temperature)
-        for row, values in zip(rows, unpad_values(logprobs_BT, batch.mask_BT), strict=True):
-            scores[row] = values
-    return scores
+    packing = Packing(TOKENS_PER_PASS, 0, pad_token_id, next(model.parameters()).device)
+    return sample_logprobs(model, completions(sequences), packing, temperature)
+
+
+def completions(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[TrainSample]:
+    return [TrainSample.of_completion(prompt, completion) for prompt, completion in sequences]
 
 
 @torch.no_grad()
 def prompt_features(
     model: nn.Module, prompts: Sequence[Sequence[int]], *, tokens_per_batch: int, pad_token_id: int
 ) -> np.ndarray:
-    """(N, F) float32, in the order of ``prompts``, none of which may be empty."""
-    arrays = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
-    lengths_N = np.array([len(array) for array in arrays])
-    if len(arrays) and lengths_N.min() < 1:
-        raise ValueError(f"prompt {int(lengths_N.argmin())} has no tokens")
+    """The policy's own view of N prompts, from one prefill each: (N, F) float32, in the order of ``prompts``,
+    none of which may be empty.
+
+    F = 2 + H: mean negative log-probability of the prompt's tokens (nats; the log of its perplexity), entropy
+    of the first token to come (nats), and the hidden state that predicts it (H,). A linear model on such
+    states foretells success on a problem better than its text does (e.g. arXiv 2207.05221, section 5), and a
+    prefill costs a small share of a group of rollouts.
+    """
+    for n, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ValueError(f"prompt {n} has no tokens")
     head = base_model(model).get_output_embeddings()
     device = head.weight.device
-    # Every token after the first is predicted: to the collator they are a completion of the first.
-    first, rest = [array[:1] for array in arrays], [array[1:] for array in arrays]
-    features: list[np.ndarray] = [np.empty(0)] * len(arrays)
-    for rows in split_by_tokens(np.arange(len(arrays)), lengths_N, tokens_per_batch, pass_cost(device)):
-        micro = collate(rows, first, rest, pad_token_id, device)
+    # Every token after the first is predicted: they are a completion of the first.
+    batch = completions([(prompt[:1], prompt[1:]) for prompt in prompts])
+    packing = Packing(tokens_per_batch, 0, pad_token_id, device)
+    features: Values = [np.empty(0)] * len(batch)
+    for rows in packing.cut(np.arange(len(batch)), batch):
+        micro = packing.collate(rows, batch)
         hidden_BSH = decoder_states(model, micro.tokens_BS)
-        last_BH = hidden_BSH[torch.arange(len(rows)), torch.from_numpy(lengths_N[rows] - 1)]
+        last_BH = hidden_BSH[torch.arange(len(rows)), micro.lengths_B - 1]
         nowhere_B = torch.zeros(len(rows), dtype=torch.long, device=device)
         _, entropy_B = head_logprobs(head, last_BH, nowhere_B, 1.0)
         logprobs_M, _ = chunked_logprobs(head, *predicting(hidden_BSH, micro), 1.0)
@@ -85,11 +118,10 @@ def prompt_features(
         for row, found_F in zip(rows, found_BF.cpu().numpy(), strict=True):
             features[row] = found_F
     width = 2 + head.weight.shape[1]
-    return np.array(features, dtype=np.float32).reshape(len(arrays), width)
+    return np.array(features, dtype=np.float32).reshape(len(batch), width)
 
 
 Tokens = tuple[int, ...]
-
 
 Prompts = dict[Tokens, list[int]]
 """Each prompt's tokens → which of the N answers are to it."""
@@ -104,10 +136,8 @@ def answer_logprobs(
     tokens_per_batch: int,
     pad_token_id: int,
 ) -> np.ndarray:
-    """Log-probability of each (prompt ids, answer ids), in nats: (N,) float64. Neither may be empty.
-
-    Answers to one prompt share a pass, however many they are.
-    """
+    """Log-probability of each whole answer, (prompt ids, answer ids), in nats: (N,) float64. Neither may be
+    empty. A prompt is read once for all of its answers, which share a pass."""
     for row, (prompt, answer) in enumerate(sequences):
         if not (len(prompt) and len(answer)):
             raise ValueError(f"sequence {row} has no {'answer' if len(prompt) else 'prompt'}")

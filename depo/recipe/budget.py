@@ -12,6 +12,7 @@ from math import ceil, isqrt
 
 from depo.recipe.model_shape import DENSE, MIXTURES, ModelShape, find_config, model_shape
 from depo.recipe.schema import Lora, PretrainedPolicy, Recipe, TinyMoePolicy
+from depo.recipe.schema.learner import CHUNK_LOGITS, PASS_TOKENS, SHARED_TOKENS
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -22,18 +23,6 @@ MASTER = 4
 
 TINY_VOCABULARY = 17
 """Tokens of the tiny policy's character tokenizer."""
-
-
-CHUNK_LOGITS = 2**24
-"""Logits that the learner lets exist at once."""
-
-
-PASS_TOKENS = 128
-"""What a pass costs beyond its tokens, in tokens, where it costs least."""
-
-
-SHARED_TOKENS = 256
-"""Tokens of a row whose sequences share a prompt, at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
+from depo import plugins
 from depo.errors import UserError
 from depo.recipe.errors import Sources
 from depo.recipe.model_shape import HUB_ID, config_directory, find_config, is_path, positions
@@ -15,6 +16,9 @@ from depo.recipe.schema import (
     TABLE_SUFFIXES,
     FileSource,
     GspoLoss,
+    Learner,
+    PluginCorrection,
+    PluginLoss,
     PretrainedPolicy,
     Recipe,
     RewardSpec,
@@ -29,10 +33,11 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.mo
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
 
-def check_inputs(recipe: Recipe, sources: Sources | None = None) -> None:
+def check_inputs(recipe: Recipe, sources: Sources | None = None, *, fetched: bool = True) -> None:
     """Raise UserError, one line per problem, unless everything local that ``recipe`` names is usable.
 
-    ``sources`` (of ``read_recipe``) says for each key where it was written.
+    ``sources`` (of ``read_recipe``) says for each key where it was written. ``fetched`` false: the policy's
+    directory may be made later.
     """
     where = sources or Sources("recipe", {})
     problems = source_problems("data.train", recipe.data.train)
@@ -41,8 +46,9 @@ def check_inputs(recipe: Recipe, sources: Sources | None = None) -> None:
         problems |= source_problems(f"evaluation.sets.{index}.source", eval_set.source)
         if eval_set.reward is not None:
             problems |= reward_problems(f"evaluation.sets.{index}.reward", eval_set.reward)
-    if isinstance(recipe.policy, PretrainedPolicy):
+    if isinstance(recipe.policy, PretrainedPolicy) and (fetched or missing_model(recipe) is None):
         problems |= model_problems(recipe, recipe.policy)
+    problems |= plugin_problems(recipe.learner)
     raise_all(problems, where)
 
 
@@ -83,6 +89,24 @@ def reward_problems(key: str, reward: RewardSpec) -> dict[str, str]:
     return problems
 
 
+def plugin_problems(learner: Learner) -> dict[str, str]:
+    """Which loss, correction or advantages are not there, by key: their packages are imported to know."""
+    asked = {}
+    if isinstance(learner.loss, PluginLoss):
+        asked["learner.loss.name"] = "depo.losses", learner.loss.name
+    if isinstance(learner.correction, PluginCorrection):
+        asked["learner.correction.name"] = "depo.corrections", learner.correction.name
+    if learner.advantage_scale not in (None, "group", "none"):
+        asked["learner.advantage_scale"] = "depo.advantages", learner.advantage_scale
+    problems = {}
+    for key, (group, name) in asked.items():
+        try:
+            plugins.load(group, {}, name)
+        except ValueError as error:
+            problems[key] = str(error)
+    return problems
+
+
 def _similar(path: Path) -> str:
     if not path.parent.is_dir():
         return f" (and no directory {path.parent})"
@@ -109,10 +133,22 @@ def model_problems(recipe: Recipe, policy: PretrainedPolicy) -> dict[str, str]:
     return {}
 
 
+def missing_model(recipe: Recipe) -> str | None:
+    """A line on a policy's directory that is not there yet, and how to get one; None: nothing is missing."""
+    policy = recipe.policy
+    if not isinstance(policy, PretrainedPolicy) or not is_path(policy.model) or Path(policy.model).exists():
+        return None
+    return f"policy.model: {no_directory(Path(policy.model))}; the run needs it"
+
+
+def no_directory(model: Path) -> str:
+    return f"no such directory: {model} (depo fetch smollm2 {model} puts a small model there)"
+
+
 def directory_problem(directory: Path) -> str | None:
     """Why a directory is not a model in Hugging Face format with its tokenizer."""
     if not directory.exists():
-        return f"no such directory: {directory} (depo fetch smollm2 {directory} puts a small model there)"
+        return no_directory(directory)
     if not directory.is_dir():
         return f"{directory} is a file; name a directory in Hugging Face format"
     if not (directory / "config.json").is_file():

@@ -18,6 +18,17 @@ from depo.recipe.schema import Block
 CLOSE, SIMILAR, ELSEWHERE = 0.8, 0.6, 0.75
 """difflib ratios from which a key is surely a slip of the pen, probably one, and one of another block."""
 
+RENAMED_KEYS: dict[Key, str] = {
+    ("estimator", "features"): "selection.prefill_probe, true or false",
+    ("estimator", "recall"): "selection.answer_rescoring",
+    ("selection", "max_waves"): "selection.max_rounds",
+    ("selection", "p_mixed"): "selection.p_informative",
+}
+RENAMED_TYPES: dict[Key, dict[str, str]] = {
+    ("estimator",): {"beta": "mopps", "streak": "greso", "hmm": "dps", "encoder": "depo"},
+}
+"""What recipes of earlier versions call something that exists under another name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:
@@ -87,7 +98,10 @@ def _line(key: Key, problems: Sequence[tuple[ErrorDetails, type[Block] | None]],
         known = ", ".join(shape_at(key, sources.raw, sources.root).blocks)
         return f"{sources.of(key)}: {'.'.join(key)}.type: required, but not given; one of {known}"
     if kind == "union_tag_invalid":
+        now = RENAMED_TYPES.get(key, {}).get(first["ctx"]["tag"]) if sources.root == ROOT else None
         key = (*key, "type")
+        if now:
+            return f"{sources.of(key)}: {'.'.join(key)}: {first['ctx']['tag']} is called {now} now"
     if kind == "value_error":
         message = str(first["ctx"]["error"])
         label = sources.of_message(key, message)
@@ -164,6 +178,8 @@ def _meant(details: ErrorDetails) -> str:
 
 def unknown_key(key: Key, block: type[Block] | None, root: Shape = ROOT) -> str:
     """Says that a key does not exist, and which one was probably meant: here, or in another block."""
+    if root == ROOT and key in RENAMED_KEYS:
+        return f"is called {RENAMED_KEYS[key]} now"
     *parents, name = key
     here = [] if block is None else list(block.model_fields)
     owners = [type_name(owner) for known, owner in all_keys(root) if known == key]

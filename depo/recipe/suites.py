@@ -27,10 +27,7 @@ from depo.recipe.schema.suite import Suite
 
 ROOT = Shape({"": Suite})
 
-
 FOLDER = Path("recipes") / "eval"
-
-
 SHIPPED = Path(__file__).resolve().parents[2] / FOLDER
 """Suites of the source tree that this module belongs to, wherever the command is run."""
 
@@ -44,8 +41,6 @@ class Asked:
 
 
 BY_OPTIONS = Asked()
-
-
 BY_RECIPE = Asked("evaluation.suite_overrides", "evaluation.suite_data")
 
 

@@ -1,7 +1,7 @@
 """``depo replay``: what an estimator would have known, on outcomes that were recorded before.
 
-`trace` is what was recorded; `parquet` and `run_directory` read it; `full` and `censored` replay it;
-`smoother` is a reference line that sees the future, `told` lets the oracle see it; `bootstrap` gives
-intervals, `quality` the figures; `comparison` runs everything that was asked for; `tables`, `document` and
-`plots` show it; `command` is the command line's part.
+`trace` is what was recorded; `parquet` and `run_directory` read it; `full` and `censored` replay it; `told`
+knows pass rates from the future, for a reference line and the oracle; `quality` gives the figures;
+`comparison` runs everything that was asked for, named as in `specs`; `report` shows it; `command` is the
+command line's part.
 """

@@ -18,7 +18,7 @@ from depo.replay.full import Factory
 from depo.replay.told import Told
 from depo.replay.trace import Trace
 from depo.report.calibration import auroc, brier, brier_skill, expected_calibration_error
-from depo.selection import Selector
+from depo.selection import build_selector
 from depo.selection.picks import observations
 from depo.selection.visits import FEW_VISITS, since_visit
 from depo.types import Group, Pick, Rollout
@@ -73,7 +73,7 @@ def censored_feedback(
     ``told_rates`` as in ``full_feedback``.
     """
     size = picks_per_step(budget, len(trace.prompts))
-    selector = Selector(selection, schema.Batch(prompts=size, group_size=group_size), seed)
+    selector = build_selector(selection.spec, size, seed)
     pool = PromptPool(trace.prompts, seed)
     row = {prompt.key: number for number, prompt in enumerate(trace.prompts)}
     picked_NT = np.zeros(trace.trials_NT.shape, dtype=bool)
@@ -84,11 +84,12 @@ def censored_feedback(
         if told is not None:
             told.column = t
         context = Context(group_size, int(step), float(trace.kl_T[t]))
-        picks = selector.pick(pool, estimator, context, [])
+        open_step = selector.begin(context)
+        picks = selector.pick(open_step, pool, estimator)
         groups = [answered(pick, trace, row[pick.prompt.key], t) for pick in picks]
         estimator.observe(observations(groups, int(step)), context)
-        selector.observe(groups)
-        selector.assign(groups)
+        selector.observe(open_step, groups)
+        selector.assign(open_step, groups)
         uniform += [group for group in groups if group.pick.uniform]
         picked_NT[[row[pick.prompt.key] for pick in picks], t] = True
     return (

@@ -1,4 +1,4 @@
-"""``depo replay`` from parsed options to tables, JSON and plots."""
+"""``depo replay``: its options, and the way from them to tables, JSON and plots."""
 
 from __future__ import annotations
 
@@ -8,22 +8,68 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from depo.errors import DONE, UserError, say
-from depo.files import check_place
-from depo.replay.comparison import Settings, compare
-from depo.replay.parquet import read_parquet
-from depo.replay.run_directory import is_run, read_run
-from depo.replay.specs import Spec, parse_spec, parse_where
-from depo.replay.tables import document, write
-from depo.replay.trace import Trace, split_rows
-from depo.report.provenance import package_versions, source_commit
+from depo.files import check_place, write_json
+
+if TYPE_CHECKING:
+    from depo.replay.specs import Spec
+    from depo.replay.trace import Trace
 
 DEFAULT_SELECTOR = "thompson"
 
 
-def replay(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+def add_options(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """The options of ``depo replay``; `check` judges their values."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "replay",
+        help="compare estimators and selectors on recorded outcomes",
+        description="Compare estimators and selectors on recorded outcomes, before spending a GPU.",
+        epilog="NAME may carry options: mopps:discount=0.9,prior_successes=0.5. See docs/replay.md.",
+    )
+    parser.add_argument("trace", type=Path, metavar="TRACE_OR_RUN", help="Parquet file or depo run directory")
+    parser.add_argument("--estimator", action="append", required=True, metavar="NAME", help="repeatable")
+    parser.add_argument("--selector", action="append", metavar="NAME", help="repeatable; default: thompson")
+    parser.add_argument(
+        "--group-size", type=int, metavar="G", help="default: as recorded; 8 for a count file"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=0.25, help="share of the prompts picked a step (%(default)s)"
+    )
+    parser.add_argument("--audit", type=float, default=0.05, help="uniform share of the picks (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="replays with censored feedback (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="first seed; keys all that is drawn (%(default)s)"
+    )
+    parser.add_argument("--split", choices=("odd", "even", "all"), default="odd", help="prompts to report on")
+    parser.add_argument(
+        "--fit-on",
+        choices=("split", "all"),
+        default="split",
+        help="prompts that estimators see, full feedback",
+    )
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="rows to keep")
+    parser.add_argument(
+        "--prior", metavar="COLUMN", help="pass rates to start from; COLUMN/N for counts of N"
+    )
+    parser.add_argument("--visits", type=int, metavar="V", help="steps; default: all, 1 for a count file")
+    parser.add_argument("--batch", type=int, metavar="B", help="full feedback: B prompts a step, in passes")
+    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything as JSON")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="write reliability diagrams and the front")
+    return parser
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run what ``depo replay`` was asked for; returns the exit status. Raises UserError for bad input."""
+    from depo.replay.comparison import Settings, compare
+    from depo.replay.report import draw, replay_result, tables
+    from depo.replay.specs import parse_spec
+    from depo.replay.trace import split_rows
+    from depo.report.document import show
+    from depo.report.provenance import package_versions, source_commit
+
     check(options)
     estimators = distinct([parse_spec(text, "--estimator") for text in options.estimator], "--estimator")
     selectors = distinct(
@@ -46,9 +92,7 @@ def replay(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     comparison = compare(
         graded, pool, estimators, selectors, settings, say=say if sys.stderr.isatty() else lambda line: None
     )
-    from depo.replay.tables import show  # rich takes a while to import
-
-    show(comparison)
+    show(*tables(comparison))
     if not comparison.censored and trace.kind != "run":
         print("Censored replay left out: it needs at least two visits of every prompt (--visits).")
     if options.json is not None:
@@ -65,11 +109,10 @@ def replay(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             "command": "depo " + shlex.join(arguments),
             "versions": package_versions() | {"commit": source_commit()},
         }
-        write(document(graded, comparison, [spec.label for spec in selectors], described), options.json)
+        labels = [spec.label for spec in selectors]
+        write_json(options.json, replay_result(graded, comparison, labels, described))
         print(f"JSON: {options.json}")
     if options.plots is not None:
-        from depo.replay.plots import draw
-
         print(f"plots: {', '.join(str(path) for path in draw(comparison, options.plots))}")
     return DONE
 
@@ -107,6 +150,10 @@ def distinct(specs: list[Spec], flag: str) -> list[Spec]:
 
 def read_trace(options: argparse.Namespace) -> tuple[Trace, int]:
     """The trace that the first argument names, and the group size."""
+    from depo.replay.parquet import read_parquet
+    from depo.replay.run_directory import is_run, read_run
+    from depo.replay.specs import parse_where
+
     path: Path = options.trace
     if not path.exists():
         raise UserError(f"{path}: no such file or directory")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from depo.replay.quality import Quality, differences, full_quality
 from depo.replay.specs import Spec, build_estimator, selection_block
 from depo.replay.told import true_rates
 from depo.replay.trace import Trace
-from depo.report.statistics import resample_prompts
+from depo.report.statistics import resample_prompts, tabled_t_interval
 
 ORACLE = "oracle"
 
@@ -28,13 +28,6 @@ SMOOTHER = "smoother (sees the future)"
 
 SHARES = ("effective_ratio", "starvation", "never_visited")
 """Figures whose interval cannot leave [0, 1]."""
-
-
-# 97.5 % points of Student's t with 1 … 30 degrees of freedom; beyond, the normal distribution is close.
-STUDENT_T = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,17 +129,7 @@ def over_seeds(replays: Sequence[dict[str, float]]) -> dict[str, Any]:
     for name in replays[0]:
         values = [replay[name] for replay in replays if not math.isnan(replay[name])]
         figures[name] = fmean(values) if values else math.nan
-        intervals[name] = mean_interval(values) if len(values) > 1 else None
+        intervals[name] = tabled_t_interval(values) if len(values) > 1 else None
         if name in SHARES and intervals[name] is not None:
             intervals[name] = [min(max(bound, 0.0), 1.0) for bound in intervals[name]]
     return figures | {"intervals": intervals}
-
-
-def mean_interval(values: Sequence[float]) -> list[float]:
-    mean, half = fmean(values), student_t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return [mean - half, mean + half]
-
-
-def student_t(freedom: int) -> float:
-    """The 97.5 % point of Student's t."""
-    return STUDENT_T[freedom - 1] if freedom <= len(STUDENT_T) else NormalDist().inv_cdf(0.975)

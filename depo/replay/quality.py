@@ -25,7 +25,7 @@ from depo.report.calibration import (
     reliability,
     spearman,
 )
-from depo.report.statistics import interval, weighted_mean, weighted_ranking
+from depo.report.statistics import clustered_means, clustered_ranking, limits
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ def full_quality(predictions: Predictions, weights_RN: np.ndarray) -> Quality:
     one, cluster_M = predictions, predictions.prompt_M
     informative_M, rate_M = one.was_mixed_M, one.successes_M / np.maximum(one.trials_M, 1)
     base = float(informative_M.mean()) if len(informative_M) else math.nan
-    auroc_R, precision_R = weighted_ranking(one.informative_M, informative_M, cluster_M, weights_RN)
-    wrong_R, _ = weighted_ranking(one.all_wrong_M, one.was_all_wrong_M, cluster_M, weights_RN)
-    right_R, _ = weighted_ranking(one.all_right_M, one.was_all_right_M, cluster_M, weights_RN)
-    brier_R = weighted_mean((one.informative_M - informative_M) ** 2, cluster_M, weights_RN)
-    base_R = weighted_mean(informative_M, cluster_M, weights_RN)
+    auroc_R, precision_R = clustered_ranking(one.informative_M, informative_M, cluster_M, weights_RN)
+    wrong_R, _ = clustered_ranking(one.all_wrong_M, one.was_all_wrong_M, cluster_M, weights_RN)
+    right_R, _ = clustered_ranking(one.all_right_M, one.was_all_right_M, cluster_M, weights_RN)
+    brier_R = clustered_means((one.informative_M - informative_M) ** 2, cluster_M, weights_RN)
+    base_R = clustered_means(informative_M, cluster_M, weights_RN)
     with np.errstate(invalid="ignore", divide="ignore"):
         skill_R = 1 - brier_R / (base_R * (1 - base_R))
     figures = {
@@ -78,6 +78,12 @@ def full_quality(predictions: Predictions, weights_RN: np.ndarray) -> Quality:
         "reliability": reliability(one.informative_M, informative_M),
     }
     return Quality(figures, auroc_R, brier_R)
+
+
+def interval(values_R: np.ndarray) -> list[float] | None:
+    """The 95 % percentile interval of a resampled figure; None where no resample defines it."""
+    low, high = limits(values_R, 2.5)
+    return None if low is None or high is None else [low, high]
 
 
 def strata(predictions: Predictions) -> dict[str, dict[str, float]]:

@@ -167,9 +167,20 @@ def policy_notes(path: Path) -> list[str]:
     is not validated: a run of an earlier version may have other keys."""
     stored = path / "recipe.yaml"
     recipe = parse_yaml(stored.read_text(encoding="utf-8"), str(stored)) if stored.is_file() else None
-    estimator = recipe.get("estimator") if isinstance(recipe, dict) else None
-    shown = estimator if isinstance(estimator, dict) else {}
-    values = {name: shown.get(name) for name in ("features", "recall")}
+    recipe = recipe if isinstance(recipe, dict) else {}
+    estimator, selection = (
+        block if isinstance(block, dict) else {}
+        for block in (recipe.get("estimator"), recipe.get("selection"))
+    )
+    hybrid = estimator.get("type") == "hybrid"
+    probe = selection.get("prefill_probe")
+    values = {
+        "prefill_probe": hybrid if probe == "auto" else probe,
+        "answer_rescoring": selection.get("answer_rescoring"),
+        # As earlier versions had them.
+        "features": estimator.get("features"),
+        "recall": estimator.get("recall"),
+    }
     asked = [f"{name}: {value}" for name, value in values.items() if value not in (None, "none", 0)]
     if not asked:
         return []

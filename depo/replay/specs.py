@@ -65,11 +65,11 @@ def selection_block(spec: Spec, prompts: int, audit: float) -> schema.Selection:
         raise UserError(
             f"--selector {spec.label}: no selector is called {spec.name!r}; known: {', '.join(blocks)}"
         )
-    settings = {"audit": audit, "refill": False, "min_window": 0, "candidates": prompts}
+    settings = {"audit": audit, "min_window": 0, "candidates": prompts}
     known = {name: value for name, value in settings.items() if name in blocks[spec.name].model_fields}
     try:
         return TypeAdapter(schema.Selection).validate_python({"type": spec.name, **known, **spec.options})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
+        where = "".join(str(part) for part in first["loc"][1:2])  # then which of several types
         raise UserError(f"--selector {spec.label}: {where}: {first['msg']}") from error

@@ -1,10 +1,6 @@
-"""A reference line that sees the future: how well outcomes could be predicted if pass rates were known.
+"""Pass rates from the whole trace, later visits included: the reference line and the oracle see the future.
 
 N: prompts, T: steps, V: visits of one prompt.
-
-For the oracle: an estimator that is told the pass rates.
-
-N: prompts, T: steps.
 """
 
 from __future__ import annotations

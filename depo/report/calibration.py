@@ -1,7 +1,7 @@
 """How good predictions of outcomes are: pure functions of arrays, shared by training and by ``depo replay``.
 
-W: graded groups, M: scored items, B: bins. ``predicted`` is a probability, ``mixed`` is 1.0 where a group had
-both outcomes and 0.0 elsewhere. A figure that is undefined on its input is NaN.
+W: graded groups, U: distinct values, B: bins. ``predicted`` is a probability, ``informative`` is 1.0 where a
+group had both outcomes and 0.0 elsewhere. A figure that is undefined on its input is NaN.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def mass_bins(predicted_W: np.ndarray, bins: int) -> np.ndarray:
 def expected_calibration_error(
     predicted_W: np.ndarray, informative_W: np.ndarray, bins: int = ECE_BINS
 ) -> float:
-    """Mean over groups of |mean prediction − mixed share| in its bin (``mass_bins``). NaN for an empty
+    """Mean over groups of |mean prediction − informative share| in its bin (``mass_bins``). NaN for an empty
     window."""
     if not len(informative_W):
         return math.nan
@@ -116,9 +116,8 @@ def reliability(
 
 
 def false_reject_rate(predicted_W: np.ndarray, informative_W: np.ndarray, threshold: float = 0.5) -> float:
-    """Share of the informative groups that were predicted to be mixed with less than ``threshold``. NaN when
-    no
-    group is informative."""
+    """Share of the informative groups whose predicted probability was below ``threshold``. NaN when no group
+    is informative."""
     informative_W = informative_W.astype(bool)
     return float(np.mean(predicted_W[informative_W] < threshold)) if informative_W.any() else math.nan
 

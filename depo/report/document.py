@@ -258,19 +258,23 @@ def show(*blocks: Block) -> None:
 
 
 def show_table(table: Table) -> None:
-    """Under its caption; plain text where stdout is no terminal."""
+    """Under its caption; plain text where stdout is no terminal, nothing where there are no rows."""
+    if not table.rows:
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table as Grid
 
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else PLAIN_WIDTH, highlight=False, markup=False, emoji=False)
-    grid = Grid(title=plain(table.caption), title_justify="left", box=box.SIMPLE_HEAD if terminal else None)
+    look = {"box": box.SIMPLE_HEAD if terminal else None, "pad_edge": False, "padding": (0, 2, 0, 0)}
+    grid = Grid(title=plain(table.caption), title_justify="left", title_style="bold", **look)
     for name, numeric in zip(table.head, table.numeric(), strict=True):
         grid.add_column(plain(name), justify="right" if numeric else "left")
     for row in table.rows:
         grid.add_row(*map(plain, row))
     console.print(grid)
+    console.print()
 
 
 # ---------------------------------------------------------------- results

@@ -73,11 +73,12 @@ def draw_curve(
 def reliability_figure(
     rows: Sequence[Mapping[str, float]],
     title: str,
+    counted: str = "groups",
     predicted: str = "predicted probability of an informative group",
     observed: str = "share that was informative",
 ) -> Figure:
     """Predicted against observed, bin by bin: rows as `depo.report.calibration.reliability` gives them.
-    Points grow with the number of groups in the bin. ``predicted`` and ``observed`` label the axes."""
+    Points grow with what is ``counted`` in the bin. ``predicted`` and ``observed`` label the axes."""
     figure = new_figure(4.5, 4.5)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
@@ -87,5 +88,6 @@ def reliability_figure(
         axes.plot(x_B, y_B, color="tab:blue", linewidth=1)
         axes.scatter(x_B, y_B, s=[60 * row["groups"] / most + 4 for row in rows], color="tab:blue")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=predicted, ylabel=observed)
-    axes.set_title(title, fontsize="medium")
+    total = sum(int(row["groups"]) for row in rows)
+    axes.set_title(f"{title}\n{total:,} {counted}", fontsize="medium")
     return figure

@@ -135,21 +135,3 @@ def provenance_blocks(result: Mapping[str, Any]) -> list[Block]:
             f"commit {made['commit'] or 'unknown'}. Versions: {named}."
         ),
     ]
-
-
-def provenance_lines(document: dict[str, Any]) -> list[str]:
-    """The same as Markdown lines, for the head of a report."""
-    made = document["provenance"]
-    machine_, versions = made["machine"], made["versions"]
-    gpus = ", ".join(machine_["gpus"]) or "no GPU"
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    memory = f", {machine_['memory_gib']} GiB" if "memory_gib" in machine_ else ""
-    return [
-        "Made by",
-        "",
-        f"    {made['command']}",
-        "",
-        f"Seeds {', '.join(map(str, made['seeds']))}; {machine_['processor']}, "
-        f"{machine_['cores']} cores{memory}, {gpus}; {made['date']}; commit {made['commit'] or 'unknown'}.",
-        f"Versions: {named}.",
-    ]

@@ -1,25 +1,25 @@
-"""Paired comparison over seeds: Student's t interval of the mean difference.
+"""Intervals, all of 95 %: closed forms for rates, means and ratios, and two percentile bootstraps.
 
-Percentile bootstrap over problems: the problems are the sample, the n completions of each come along.
+R: resamples, N: problems or prompts, M: predictions, S: seeds or repeats.
 
-Intervals therefore cover the choice of problems and, through it, the draw of completions. Figures of one
-benchmark share their resamples, so that differences between models and measures are paired by problem.
+*Bootstrap over problems* (evaluation): the problems are the sample, the n completions of each come along. So
+an interval covers the choice of problems and, through it, the draw of completions. Figures of one benchmark
+share their resamples: differences between models and measures are paired by problem.
 
-Where every problem has the same value v, every resample has it too, and the bootstrap says "± 0" of five
-problems. There the interval is Clopper and Pearson's (1934, Biometrika 26, 404): had a share above
+*Equal values.* Where every problem has the same value v, every resample has it too, and the bootstrap says
+"± 0" of five problems. There the interval is Clopper and Pearson's (1934, Biometrika 26, 404). If a share
+above
 
     q = 1 − (α/2)^(1/N)
 
-of all problems another value than v, N problems would all have had it with probability below α/2. A value
-lies in [a, b], so the mean lies between (1 − q) v + q a and (1 − q) v + q b; for 0 of N right that is [0, q],
+of all problems had another value than v, N problems would all have v with probability below α/2. A value lies
+in [a, b], so the mean lies between (1 − q) v + q a and (1 − q) v + q b; for 0 of N right that is [0, q],
 0.522 for N = 5. (The "rule of three", 3/N, is its one-sided cousin for large N: Hanley and Lippman-Hand 1983,
 JAMA 249, 1743.)
 
-Intervals by cluster bootstrap: prompts are drawn with replacement, each with all of its visits.
-
-The visits of one prompt are not independent, so drawing them one by one would flatter the interval. The same
-draws serve every estimator, which makes differences between estimators *paired* by prompt.
-R: resamples, N: prompts, M: predictions.
+*Cluster bootstrap over prompts* (replay): the visits of one prompt are not independent, and drawing them one
+by one would flatter the interval. So prompts are drawn, each with all of its visits. The same draws serve
+every estimator: differences between estimators are paired by prompt.
 """
 
 from __future__ import annotations
@@ -27,12 +27,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 from scipy import stats
 
 from depo.rng import generator
+
+LEVEL = 0.95
+
+
+TAIL = 100 * (1 - LEVEL) / 2
+"""Percent outside of the interval on either side: 2.5 but for rounding."""
+
+
+Bounds = tuple[float, float]
+
+
+SHARE: Bounds = (0.0, 1.0)
+"""What an accuracy or any other share can be, for one problem."""
+
+
+DIFFERENCE: Bounds = (-1.0, 1.0)
+
+
+# ---------------------------------------------------------------- closed forms
 
 
 @dataclass(frozen=True)
@@ -47,8 +66,17 @@ class Interval:
         return [value if math.isfinite(value) else None for value in (self.mean, self.low, self.high)]
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Of the mean of independent values, e.g. one difference a seed."""
+def wilson_interval(successes: int, trials: int, confidence: float = LEVEL) -> tuple[float, float]:
+    """Wilson's score interval of a binomial proportion (Wilson 1927); ``trials`` must be positive."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate, spread = successes / trials, z * z / trials
+    centre = (rate + spread / 2) / (1 + spread)
+    half = z * math.sqrt(rate * (1 - rate) / trials + spread / (4 * trials)) / (1 + spread)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def t_interval(values: Sequence[float], confidence: float = LEVEL) -> Interval:
+    """Student's t interval of the mean of independent values, e.g. one difference a seed."""
     values_S = np.asarray(values, dtype=float)
     mean = float(values_S.mean())
     if len(values_S) < 2:
@@ -57,51 +85,29 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def ratio_interval(ratios: Sequence[float], confidence: float = 0.95) -> Interval:
+def ratio_interval(ratios: Sequence[float], confidence: float = LEVEL) -> Interval:
     """Geometric mean of positive ratios, with the t interval of their logarithms."""
     logs = t_interval(np.log(np.asarray(ratios, dtype=float)).tolist(), confidence)
     return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high))
 
 
-LEVEL = 0.95
+# 97.5 % points of Student's t with 1 … 30 degrees of freedom; beyond, the normal distribution is close.
+STUDENT_T = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
 
 
-Bounds = tuple[float, float]
+def tabled_t_interval(values: Sequence[float]) -> list[float]:
+    """[low, high] as `t_interval` has them, but with t as printed tables give it, to three decimals: what
+    stored replays were made with. Needs two values."""
+    freedom = len(values) - 1
+    t = STUDENT_T[freedom - 1] if freedom <= len(STUDENT_T) else NormalDist().inv_cdf(0.975)
+    mean, half = fmean(values), t * stdev(values) / math.sqrt(len(values))
+    return [mean - half, mean + half]
 
 
-SHARE: Bounds = (0.0, 1.0)
-"""What an accuracy or any other share can be, for one problem."""
-
-
-DIFFERENCE: Bounds = (-1.0, 1.0)
-
-
-def resample_weights(problems: int, resamples: int, seed: int, benchmark: str) -> np.ndarray:
-    """How often each problem is drawn in each resample: (R, N) float32, keyed by seed and benchmark."""
-    rng = generator(seed, "eval bootstrap", key=benchmark)
-    return rng.multinomial(problems, np.full(problems, 1 / problems), size=resamples).astype(np.float32)
-
-
-def weighted_means(values_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
-    """Mean of each resample (R,) over the problems whose value is known; NaN where it drew none of them."""
-    known_N = ~np.isnan(values_N)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (weights_RN[:, known_N].astype(np.float64) @ values_N[known_N]) / weights_RN[:, known_N].sum(
-            axis=1
-        )
-
-
-def estimate(
-    values_N: np.ndarray, weights_RN: np.ndarray, bounds: Bounds | None = SHARE
-) -> list[float | None]:
-    """[mean, low, high] over problems, NaN ones left out; Nones when all are. ``bounds`` is what a value
-    can be, None for values without: then the interval of equal values has no width."""
-    known_N = values_N[~np.isnan(values_N)]
-    if not len(known_N):
-        return [None, None, None]
-    if bounds is not None and all_alike(values_N):
-        return [float(known_N[0]), *limits_of_equals(float(known_N[0]), len(known_N), bounds)]
-    return [float(known_N.mean()), *limits(weighted_means(values_N, weights_RN))]
+# ---------------------------------------------------------------- equal values
 
 
 def all_alike(values_N: np.ndarray) -> bool:
@@ -117,14 +123,72 @@ def limits_of_equals(value: float, problems: int, bounds: Bounds) -> tuple[float
     return value - other * (value - low), value + other * (high - value)
 
 
-def limits(means_R: np.ndarray) -> list[float | None]:
-    """[low, high], the 95 % percentile interval of the resamples that define the figure."""
-    defined = means_R[np.isfinite(means_R)]
+def with_equals(
+    figure: Sequence[float | None], alike: Sequence[tuple[float, float]], benchmarks: int
+) -> list[float | None]:
+    """[mean, low, high] of a mean over ``benchmarks``, widened by those whose resamples do not vary because
+    their values are ``alike``: the distances of each to its own limits, below and above.
+
+    They are added to the bootstrap's as independent errors add, squared: MOVER (Zou and Donner 2008,
+    Statistics in Medicine 27, 1693).
+    """
+    middle, low, high = figure
+    if not alike or middle is None or low is None or high is None:
+        return [middle, low, high]
+    below = [middle - low, *(distance / benchmarks for distance, _ in alike)]
+    above = [high - middle, *(distance / benchmarks for _, distance in alike)]
+    return [middle, middle - math.hypot(*below), middle + math.hypot(*above)]
+
+
+# ---------------------------------------------------------------- resamples
+
+
+def draw_weights(rng: np.random.Generator, size: int, resamples: int) -> np.ndarray:
+    """How often each of ``size`` is drawn in each resample, (R, N) float32."""
+    return rng.multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float32)
+
+
+def resample_weights(problems: int, resamples: int, seed: int, benchmark: str) -> np.ndarray:
+    """Weights (R, N) of a benchmark's problems, keyed by seed and benchmark."""
+    return draw_weights(generator(seed, "eval bootstrap", key=benchmark), problems, resamples)
+
+
+def resample_prompts(prompts: int, resamples: int, seed: int) -> np.ndarray:
+    """Weights (R, N) of a trace's prompts, keyed by seed."""
+    return draw_weights(generator(seed, "replay bootstrap"), prompts, resamples)
+
+
+def limits(values_R: np.ndarray, tail: float = TAIL) -> list[float | None]:
+    """[low, high], the percentile interval of the resamples that define the figure; Nones when none does."""
+    defined = values_R[np.isfinite(values_R)]
     if not len(defined):
         return [None, None]
-    tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(defined, (tail, 100 - tail))
     return [float(low), float(high)]
+
+
+# ---------------------------------------------------------------- bootstrap over problems
+
+
+def weighted_means(values_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
+    """Mean of each resample (R,) over the problems whose value is known; NaN where it drew none of them."""
+    known_N = ~np.isnan(values_N)
+    weights_RK = weights_RN[:, known_N]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (weights_RK.astype(np.float64) @ values_N[known_N]) / weights_RK.sum(axis=1)
+
+
+def estimate(
+    values_N: np.ndarray, weights_RN: np.ndarray, bounds: Bounds | None = SHARE
+) -> list[float | None]:
+    """[mean, low, high] over problems, NaN ones left out; Nones when all are. ``bounds`` is what a value
+    can be, None for values without: then the interval of equal values has no width."""
+    known_N = values_N[~np.isnan(values_N)]
+    if not len(known_N):
+        return [None, None, None]
+    if bounds is not None and all_alike(values_N):
+        return [float(known_N[0]), *limits_of_equals(float(known_N[0]), len(known_N), bounds)]
+    return [float(known_N.mean()), *limits(weighted_means(values_N, weights_RN))]
 
 
 def macro(
@@ -146,23 +210,6 @@ def macro(
     return with_equals([middle, *limits(means_R)], alike, len(values))
 
 
-def with_equals(
-    figure: Sequence[float | None], alike: Sequence[tuple[float, float]], benchmarks: int
-) -> list[float | None]:
-    """[mean, low, high] of a mean over ``benchmarks``, widened by those whose resamples do not vary because
-    their values are ``alike``: the distances of each to its own limits, below and above.
-
-    They are added to the bootstrap's as independent errors add, squared: MOVER (Zou and Donner 2008,
-    Statistics in Medicine 27, 1693).
-    """
-    middle, low, high = figure
-    if not alike or middle is None or low is None or high is None:
-        return [middle, low, high]
-    below = [middle - low, *(distance / benchmarks for distance, _ in alike)]
-    above = [high - middle, *(distance / benchmarks for _, distance in alike)]
-    return [middle, middle - math.hypot(*below), middle + math.hypot(*above)]
-
-
 def paired(
     first: Mapping[str, float], second: Mapping[str, float], resamples: int, seed: int, benchmark: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -176,19 +223,13 @@ def paired(
     return differences_N, resample_weights(len(shared), resamples, seed, benchmark)
 
 
-RESAMPLES = 1000
+# ---------------------------------------------------------------- cluster bootstrap over prompts
 
 
 CELLS = 2_000_000  # of the largest temporary array: 16 MB in float64
 
 
-def resample_prompts(prompts: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each prompt is drawn in each resample, (R, N): multinomial with equal probabilities."""
-    rng = generator(seed, "replay bootstrap")
-    return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(np.float32)
-
-
-def weighted_mean(values_M: np.ndarray, prompt_M: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
+def clustered_means(values_M: np.ndarray, prompt_M: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
     """(R,) means of ``values_M`` over each resample; NaN for a resample without any prediction."""
     sum_N = np.bincount(prompt_M, weights=values_M, minlength=weights_RN.shape[1])
     count_N = np.bincount(prompt_M, minlength=weights_RN.shape[1])
@@ -196,7 +237,7 @@ def weighted_mean(values_M: np.ndarray, prompt_M: np.ndarray, weights_RN: np.nda
         return (weights_RN @ sum_N) / (weights_RN @ count_N)
 
 
-def weighted_ranking(
+def clustered_ranking(
     scores_M: np.ndarray, positive_M: np.ndarray, prompt_M: np.ndarray, weights_RN: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """(AUROC, average precision), each (R,), over each resample; NaN where they are undefined.
@@ -232,18 +273,3 @@ def weighted_ranking(
 
 def leading_zero(values_RM: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((len(values_RM), 1)), values_RM], axis=1)
-
-
-def interval(values_R: np.ndarray) -> list[float] | None:
-    """The 95 % percentile interval of the resamples that define the figure; None when none does."""
-    defined = values_R[np.isfinite(values_R)]
-    return [float(value) for value in np.percentile(defined, (2.5, 97.5))] if len(defined) else None
-
-
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a binomial proportion (Wilson 1927); ``trials`` must be positive."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    rate, spread = successes / trials, z * z / trials
-    centre = (rate + spread / 2) / (1 + spread)
-    half = z * math.sqrt(rate * (1 - rate) / trials + spread / (4 * trials)) / (1 + spread)
-    return max(centre - half, 0.0), min(centre + half, 1.0)

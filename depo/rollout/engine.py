@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
-
-import numpy as np
 
 from depo.types import Request, Rollout
 
@@ -53,8 +51,8 @@ class RolloutEngine(Protocol):
         """Serve another policy; returns the version now served. Raises WeightSyncError if it cannot."""
         ...
 
-    def score(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
-        """Log-probabilities (temperature 1) of each (prompt ids, completion ids): arrays of (T,)."""
+    def close(self) -> None:
+        """End what the engine has started; it is not asked for anything afterwards."""
         ...
 
 

@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from depo.learner.scoring import score_sequences
 from depo.moe.hooks import Recorder, RouterHook, hooked
 from depo.moe.routers import find_routers
 from depo.rollout.engine import LOOK_SECONDS, Look, Sampling, WeightUpdate
@@ -96,11 +95,6 @@ class TransformersEngine:
         self.version = update.version
         return self.version
 
-    def score(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
-        """Log-probabilities (temperature 1) of each (prompt ids, completion ids): arrays of (T,)."""
-        with self.inference():
-            return score_sequences(self.model, sequences, self.pad_token_id)
-
     def close(self) -> None:
         """Nothing of its own to end."""
 
@@ -113,9 +107,8 @@ class TransformersEngine:
         if sampling.routes and not self.routers:
             raise ValueError("routes are asked for; this model is dense or its router is not known")
         rows = [Row(request, offset) for request in requests for offset in range(request.n)]
-        rows.sort(
-            key=lambda row: len(row.request.prompt.token_ids)
-        )  # stable: ties keep the order of requests
+        # Stable: ties keep the order of requests.
+        rows.sort(key=lambda row: len(row.request.prompt.token_ids))
         for start in range(0, len(rows), self.batch_size):
             recorder = Recorder(self.routers) if sampling.routes else None
             # Autocast forgets its casts of the weights when its outermost context is left. With this one

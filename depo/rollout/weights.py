@@ -6,16 +6,33 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from depo.rollout import parity
 from depo.rollout.engine import RolloutEngine, WeightSyncError, WeightUpdate
 from depo.rollout.parity import ParityProbe
-from depo.rollout.vllm.pool import VllmPool
-from depo.workers.learner import RemoteLearner
 
 SHARED_MEMORY = Path("/dev/shm")
+
+
+class Learner(parity.Learner, Protocol):
+    """Whose weights are handed over."""
+
+    def export_trained(self, directory: Path) -> None:
+        """Write what an engine lacks that was started from the same checkpoint."""
+        ...
+
+
+class Engines(RolloutEngine, parity.Engine, Protocol):
+    """Where they go: engines in processes of their own, ``workers`` by name."""
+
+    workers: Mapping[str, object]
+
+    def ready(self) -> None:
+        """Wait until all are up."""
+        ...
 
 
 class WeightSync(Protocol):
@@ -57,8 +74,8 @@ class DirectorySync:
 
     def __init__(
         self,
-        learner: RemoteLearner,
-        engine: VllmPool,
+        learner: Learner,
+        engine: Engines,
         probe: ParityProbe,
         root: Path | None,
         run_dir: Path,

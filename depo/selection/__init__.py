@@ -1,6 +1,20 @@
-"""Which prompts are worth rolling out. Estimators believe, the selector chooses."""
+"""Which prompts are worth rolling out. Estimators believe, the selector chooses.
 
-from depo.selection.rules import RULES, View, top
-from depo.selection.selector import Selector
+Takes plain settings: a trainer other than depo's own can use it (``Selector``'s module shows how).
+"""
 
-__all__ = ["RULES", "Selector", "View", "top"]
+from depo.selection.open_step import OpenStep
+from depo.selection.rules import Considered, InPoolOrder, Rule, build_rule
+from depo.selection.selector import Selector, build_selector
+from depo.selection.settings import SelectionSettings
+
+__all__ = [
+    "Considered",
+    "InPoolOrder",
+    "OpenStep",
+    "Rule",
+    "SelectionSettings",
+    "Selector",
+    "build_rule",
+    "build_selector",
+]

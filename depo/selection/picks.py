@@ -1,7 +1,7 @@
 """From prompts and beliefs to picks, with the places that no rule decides about; and back from groups to
 observations.
 
-P: prompts of the pool, B: prompts a batch.
+P: prompts of the pool, N: candidates, F: features.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from typing import Protocol
 
 import numpy as np
 
-from depo.recipe import schema
 from depo.rng import generator
+from depo.selection.settings import SelectionSettings
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Pick, Prompt
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation, Rescored
 
-AUTO_PASSES = 4  # revisit_after: auto
+UNIFORM = "uniform"
+"""Who picked: no rule, but the pool's order or a uniform draw."""
+
+REVISIT = "revisit"
+"""Who picked: the places reserved for overdue prompts."""
 
 
 class Pool(Protocol):
@@ -36,19 +40,16 @@ class Pool(Protocol):
     def candidates(self, n: int, rng: np.random.Generator) -> list[Prompt]: ...
 
 
-def audited(
-    selection: schema.SelectionBase, pool: Pool, round_size: int, seed: int, step: int
-) -> list[Prompt]:
-    """The audit slice: ε·B prompts drawn uniformly from the whole pool. A fractional part is one more
-    prompt with that probability, so that the long-run share is ε in small batches too."""
+def audited(settings: SelectionSettings, pool: Pool, round_size: int, seed: int, step: int) -> list[Prompt]:
+    """The audit slice: a share ``audit`` of the round, drawn uniformly from the whole pool. A fractional part
+    is one more prompt with that probability: the long-run share is right in small rounds too."""
     rng = generator(seed, "audit", step)
-    n = whole(selection.audit * round_size, rng)
+    n = whole(settings.audit * round_size, rng)
     return pool.candidates(n, rng) if n else []
 
 
 def overdue(
-    selection: schema.RuleSelection,
-    batch: schema.Batch,
+    settings: SelectionSettings,
     pool: Pool,
     visits: Visits,
     round_size: int,
@@ -59,11 +60,11 @@ def overdue(
     """Prompts that have waited longer than ``revisit_after`` steps, longest first, equal ones in random
     order: at most ``revisit_share`` of the round, rounded as the audit slice is, none that is taken, and
     none that rests because nothing could be verified of it."""
-    limit = revisit_after(selection, batch, len(pool))
+    limit = settings.longest_wait(len(pool))
     if limit is None or step <= limit:
         return []
     rng = generator(seed, "revisit", step)
-    n = whole(selection.revisit_share * round_size, rng)
+    n = whole(settings.revisit_share * round_size, rng)
     waited_P = visits.waited(pool.by_key, step)
     order_P = np.lexsort((rng.random(len(waited_P)), -waited_P))
     closed = {prompt.key for prompt in taken} | visits.resting(step)
@@ -71,22 +72,9 @@ def overdue(
     return [prompt for prompt in late if prompt.key not in closed][:n]
 
 
-def revisit_after(selection: schema.RuleSelection, batch: schema.Batch, pool_size: int) -> int | None:
-    """Steps that a prompt may wait before it gets a reserved place; None: for ever."""
-    if selection.revisit_after == "auto":
-        return math.ceil(AUTO_PASSES * pool_size / batch.prompts)
-    return selection.revisit_after
-
-
 def whole(expected: float, rng: np.random.Generator) -> int:
     """``expected`` rounded down, or up with the probability of its fraction: right in the long run."""
     return math.floor(expected) + int(rng.random() < expected - math.floor(expected))
-
-
-UNIFORM = "uniform"
-
-
-REVISIT = "revisit"
 
 
 def as_candidates(

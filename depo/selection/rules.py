@@ -1,26 +1,41 @@
 """The rules: from beliefs about N candidates to scores (N,), of which the highest are picked.
 
+A rule is an object that owns its options. Rules are registered as entry points of the group ``depo.rules``: a
+name, and a callable that takes the options as keywords and returns the rule.
+
 A rule's random draws come from the keyed generator it is given, one a candidate; equal scores are taken in
-random order. N: candidates, G: group size.
+random order. N: candidates, G: group size, n: picks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from depo.recipe import schema
+from depo.plugins import load
 from estimators.base import Estimates
 from estimators.moments import informative_probability
 
+GROUP = "depo.rules"
+BUILT_IN = {
+    "thompson": "depo.selection.rules:Thompson",
+    "optimistic": "depo.selection.rules:Optimistic",
+    "window": "depo.selection.rules:Window",
+    "threshold": "depo.selection.rules:Threshold",
+    "skip": "depo.selection.rules:Skip",
+    "gumbel": "depo.selection.rules:Gumbel",
+    "greedy": "depo.selection.rules:Greedy",
+}
+
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What a rule sees of N candidates: beliefs and the group size G; on asking, the completion tokens (N,)
-    that one rollout of each is expected to take, and how often (N,) each was visited."""
+class Considered:
+    """What a rule sees of the N candidates: beliefs and the group size G; on asking, the completion tokens
+    (N,) that one rollout of each is expected to take, and how often (N,) each was visited."""
 
     estimates: Estimates
     group_size: int
@@ -28,90 +43,145 @@ class View:
     visits: Callable[[], np.ndarray]
 
 
-Rule = Callable[[View, Any, np.random.Generator], np.ndarray]
-"""(view of N candidates, the recipe's selection block, keyed generator) → scores (N,)."""
+class Rule(Protocol):
+    """``name`` stands in every pick that the rule makes. Its candidates are a uniform draw from the pool,
+    unless it is ``InPoolOrder``."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, considered: Considered, rng: np.random.Generator) -> np.ndarray:
+        """Scores (N,) float64, with N possibly 0."""
+        ...
 
 
-def thompson(view: View, settings: schema.ThompsonSelection, rng: np.random.Generator) -> np.ndarray:
+@runtime_checkable
+class InPoolOrder(Protocol):
+    """A rule whose candidates are the next prompts in the pool's order."""
+
+    def passed(self, scores_N: np.ndarray, rows_n: np.ndarray) -> int:
+        """How many of the candidates, from the first on, have had their turn once those at ``rows_n`` are
+        picked. The pool moves on past them, picked or not."""
+        ...
+
+
+@dataclass(frozen=True)
+class Thompson:
     """Draw p from each belief and score it by the chance of an informative group, 1 − p^G − (1−p)^G.
 
-    The score falls with |p − 1/2|, so that the order is that of MoPPS with its target of 1/2
+    The score falls with |p − 1/2|, which makes the order that of MoPPS with its target of 1/2
     (arXiv 2507.04632). With several ``draws`` their mean counts: for n of them the score scatters around
     p_informative by 1/√n of what one would.
     """
-    return _drawn(view, settings.draws, rng).mean(axis=0)
+
+    name: ClassVar[str] = "thompson"
+    draws: int = 16
+
+    def __call__(self, considered: Considered, rng: np.random.Generator) -> np.ndarray:
+        return drawn(considered, self.draws, rng).mean(axis=0)
 
 
-def optimistic(view: View, settings: schema.OptimisticSelection, rng: np.random.Generator) -> np.ndarray:
+@dataclass(frozen=True)
+class Optimistic:
     """p_informative of the belief once a prompt has been visited ``sure_after`` times; before that the best
-    of
-    ``draws`` draws, as in optimistic Bayesian sampling (May et al., JMLR 13, 2012): what little is known of
-    a prompt must not be held against it."""
-    drawn_DN = _drawn(view, settings.draws, rng)
-    unsure_N = view.visits() < settings.sure_after
-    return np.where(unsure_N, drawn_DN.max(axis=0, initial=0.0), view.estimates.p_informative)
+    of ``draws`` draws, as in optimistic Bayesian sampling (May et al., JMLR 13, 2012): what little is known
+    of a prompt must not be held against it."""
+
+    name: ClassVar[str] = "optimistic"
+    sure_after: int = 3
+    draws: int = 2
+
+    def __call__(self, considered: Considered, rng: np.random.Generator) -> np.ndarray:
+        best_N = drawn(considered, self.draws, rng).max(axis=0, initial=0.0)
+        return np.where(considered.visits() < self.sure_after, best_N, considered.estimates.p_informative)
 
 
-def window(view: View, settings: schema.WindowSelection, rng: np.random.Generator) -> np.ndarray:
+@dataclass(frozen=True)
+class Window:
     """A uniform draw among the means in [low, high] (DEPO, arXiv 2602.06375); should these be too few, then
     the means nearest to the window."""
-    mean_N = view.estimates.mean
-    outside_N = np.maximum(settings.low - mean_N, mean_N - settings.high)
-    return np.where(outside_N <= 0, 1 + rng.random(len(mean_N)), -outside_N)
+
+    name: ClassVar[str] = "window"
+    low: float = 0.15
+    high: float = 0.85
+
+    def __call__(self, considered: Considered, rng: np.random.Generator) -> np.ndarray:
+        mean_N = considered.estimates.mean
+        outside_N = np.maximum(self.low - mean_N, mean_N - self.high)
+        return np.where(outside_N <= 0, 1 + rng.random(len(mean_N)), -outside_N)
 
 
-def threshold(view: View, settings: schema.ThresholdSelection, rng: np.random.Generator) -> np.ndarray:
-    """A uniform draw among p_informative ≥ threshold; should these be too few, then the highest
+@dataclass(frozen=True)
+class Threshold:
+    """A uniform draw among p_informative at or above the threshold; should these be too few, then the highest
     p_informative."""
-    informative_N = view.estimates.p_informative
-    return np.where(
-        informative_N >= settings.p_informative, 1 + rng.random(len(informative_N)), informative_N
-    )
+
+    name: ClassVar[str] = "threshold"
+    p_informative: float = 0.3
+
+    def __call__(self, considered: Considered, rng: np.random.Generator) -> np.ndarray:
+        informative_N = considered.estimates.p_informative
+        return np.where(
+            informative_N >= self.p_informative, 1 + rng.random(len(informative_N)), informative_N
+        )
 
 
-def skip(view: View, settings: schema.SkipSelection, rng: np.random.Generator) -> np.ndarray:
+@dataclass(frozen=True)
+class Skip:
     """The candidates in their order, each kept with probability p_informative (GRESO, arXiv 2506.02177);
-    should
-    those kept be too few, then the highest p_informative of those skipped."""
-    informative_N = view.estimates.p_informative
-    size = len(informative_N)
-    kept_N = rng.random(size) < informative_N
-    return np.where(kept_N, 2 - np.arange(size) / max(size, 1), informative_N)
+    should those kept be too few, then the highest p_informative of those skipped."""
+
+    name: ClassVar[str] = "skip"
+
+    def __call__(self, considered: Considered, rng: np.random.Generator) -> np.ndarray:
+        informative_N = considered.estimates.p_informative
+        size = len(informative_N)
+        kept_N = rng.random(size) < informative_N
+        return np.where(kept_N, 2 - np.arange(size) / max(size, 1), informative_N)
+
+    def passed(self, scores_N: np.ndarray, rows_n: np.ndarray) -> int:
+        """All up to the last pick, as in one of GRESO's epochs; where too few were kept, all of them."""
+        enough = bool((scores_N[rows_n] > 1).all())
+        return int(rows_n.max(initial=-1)) + 1 if enough else len(scores_N)
 
 
-def gumbel(view: View, settings: schema.GumbelSelection, rng: np.random.Generator) -> np.ndarray:
+@dataclass(frozen=True)
+class Gumbel:
     """Gumbel top-k on log(p_informative / expected tokens) / temperature: draws without replacement, each
     with probability ∝ (p_informative / tokens)^(1/temperature) (Kool et al., arXiv 1903.06059).
 
-    The signal is p_informative and not E[p(1−p)]: GRPO divides by the group's standard deviation, so that
-    every informative group weighs the same (its squared advantages add up to G), and the ledger counts it as
+    The signal is p_informative and not E[p(1−p)]: GRPO divides by the group's standard deviation, which makes
+    every informative group weigh the same (its squared advantages add up to G), and the ledger counts it as
     one.
     """
-    signal_N = np.maximum(view.estimates.p_informative, np.finfo(np.float64).tiny)  # log 0 would be all alike
-    return np.log(signal_N / view.tokens()) / settings.temperature + rng.gumbel(size=len(signal_N))
+
+    name: ClassVar[str] = "gumbel"
+    temperature: float = 0.25
+
+    def __call__(self, considered: Considered, rng: np.random.Generator) -> np.ndarray:
+        # log 0 would make all of these alike
+        signal_N = np.maximum(considered.estimates.p_informative, np.finfo(np.float64).tiny)
+        return np.log(signal_N / considered.tokens()) / self.temperature + rng.gumbel(size=len(signal_N))
 
 
-def greedy(view: View, settings: schema.GreedySelection, rng: np.random.Generator) -> np.ndarray:
+@dataclass(frozen=True)
+class Greedy:
     """The highest p_informative: DPS's choice (arXiv 2603.10887), and the one that starves most prompts."""
-    return view.estimates.p_informative
+
+    name: ClassVar[str] = "greedy"
+
+    def __call__(self, considered: Considered, rng: np.random.Generator) -> np.ndarray:
+        return considered.estimates.p_informative
 
 
-def _drawn(view: View, draws: int, rng: np.random.Generator) -> np.ndarray:
+def drawn(considered: Considered, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Chances of an informative group (draws, N), each under another draw from the beliefs."""
     return np.array(
-        [informative_probability(view.estimates.sample(rng), view.group_size) for _ in range(draws)]
+        [
+            informative_probability(considered.estimates.sample(rng), considered.group_size)
+            for _ in range(draws)
+        ]
     )
-
-
-RULES: dict[str, Rule] = {
-    "thompson": thompson,
-    "optimistic": optimistic,
-    "window": window,
-    "threshold": threshold,
-    "skip": skip,
-    "gumbel": gumbel,
-    "greedy": greedy,
-}
 
 
 def top(
@@ -121,3 +191,19 @@ def top(
     ``last_N`` (bool) come after all others, whatever their score."""
     last_N = np.zeros(len(scores_N), dtype=bool) if last_N is None else last_N
     return np.lexsort((rng.random(len(scores_N)), -scores_N, last_N))[:n]
+
+
+def build_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
+    """The rule registered as ``name``, with these options.
+
+    Raises ValueError when the name is unknown or ambiguous, when its code cannot be loaded, and when it does
+    not take the options.
+    """
+    options = dict(options or {})
+    factory = load(GROUP, BUILT_IN, name)
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        raise ValueError(f"rule {name!r} does not take these options: {error}") from error
+    rule: Rule = factory(**options)
+    return rule

@@ -73,7 +73,7 @@ class Visits:
             key = group.pick.prompt.key
             tokens = sum(len(rollout.token_ids) for rollout in group.rollouts) / len(group.rollouts)
             visited = self._visited.setdefault(key, Visited(step, tokens, 0))
-            visited.step = step
+            visited.step = max(visited.step, step)  # steps may be observed out of order
             visited.tokens = NEWEST * tokens + (1 - NEWEST) * visited.tokens
             visited.count += 1
             if group.trials >= 2:

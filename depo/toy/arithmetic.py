@@ -8,7 +8,7 @@ bookkeeping and works in families far too large to enumerate.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +24,6 @@ Phrasing = Literal["digits", "words"]
 # fmt: off
 ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
         "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
-
 
 TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
@@ -143,52 +142,36 @@ def draw_family(
     return drawn
 
 
-def draw_mixture(
-    shares: dict[Family, float], count: int, rng: np.random.Generator, excluded: Collection[Problem] = ()
-) -> list[Problem]:
-    """About ``count`` distinct problems, shuffled, families in proportion to ``shares``.
-
-    A family that is too small for its share gives what it has.
-    """
-    total = sum(shares.values())
-    problems = [
-        problem
-        for family, share in shares.items()
-        for problem in draw_family(family, round(count * share / total), rng, excluded)
-    ]
-    return [problems[i] for i in rng.permutation(len(problems))]
-
-
-def families(source: ArithmeticSource) -> list[Family]:
-    """Every operation with every operand length, in the order the recipe names them."""
+def families(source: ArithmeticSource, where: str = "data.train") -> list[Family]:
+    """Every operation with every operand length, in the order the recipe names them. Raises UserError, naming
+    the source's key ``where``, for numbers too long to be put in words."""
     if source.phrasing == "words" and max(source.digits) > 3:
         raise UserError(
-            f"data.train.digits: {max(source.digits)} is too long for phrasing words, which names numbers of "
+            f"{where}.digits: {max(source.digits)} is too long for phrasing words, which names numbers of "
             "one to three digits"
         )
     return [Family(operation, digits) for operation in source.operations for digits in source.digits]
 
 
-def draw_problems(source: ArithmeticSource) -> list[Problem]:
+def draw_problems(source: ArithmeticSource, where: str = "data.train") -> list[Problem]:
     """``size`` distinct problems, the same number from each family, shuffled.
 
     Small families give what they have and the larger ones fill up; fewer than ``size`` come out only
     when all families together are smaller. Order and choice depend on ``source.seed`` alone.
     """
-    return _draw_evenly(families(source), source.size, generator(source.seed, "arithmetic"))
+    return _draw_evenly(families(source, where), source.size, generator(source.seed, "arithmetic"))
 
 
-def generate(source: ArithmeticSource) -> list[tuple[str, str]]:
-    """The same problems as (question, answer) pairs."""
-    return [(problem.question(source.phrasing), problem.answer) for problem in draw_problems(source)]
+def arithmetic_rows(source: ArithmeticSource, where: str) -> Iterator[tuple[str, str, None]]:
+    """The same problems as rows of a data source (see ``depo.data.prompts``): question, answer, no prior."""
+    for problem in draw_problems(source, where):
+        yield problem.question(source.phrasing), problem.answer, None
 
 
 def _draw_evenly(pool: Sequence[Family], size: int, rng: np.random.Generator) -> list[Problem]:
     problems: list[Problem] = []
     left = size
-    by_size = sorted(
-        pool, key=lambda family: family.size
-    )  # the small ones first: what they lack is passed on
+    by_size = sorted(pool, key=lambda family: family.size)  # small ones first: what they lack is passed on
     for position, family in enumerate(by_size):
         drawn = draw_family(family, left // (len(by_size) - position), rng)
         problems += drawn

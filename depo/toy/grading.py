@@ -20,6 +20,7 @@ import numpy as np
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from depo.data.pool import RunPrompts
 from depo.data.text import prompt_key
 from depo.errors import UserError
 from depo.learner.scoring import score_sequences
@@ -40,14 +41,20 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """The composed sets. ``shares`` says for each set how many prompts each level has; the accuracies are
-    the mean measured pass rate of held-out prompts, of those not impossible and of all."""
+    """The composed sets. ``levels`` has the level of each prompt of both, by key; the accuracies are the mean
+    measured pass rate of held-out prompts, of those not impossible and of all."""
 
     train: list[Prompt]
     heldout: list[Prompt]
-    shares: dict[str, dict[str, int]]
+    levels: dict[str, str]
     solvable_accuracy: float
     accuracy: float
+
+    @property
+    def prompts(self) -> RunPrompts:
+        """Both sets; the ``solvable`` part of the held-out one is all that is not impossible."""
+        solvable = frozenset(p.key for p in self.heldout if self.levels[p.key] != IMPOSSIBLE)
+        return RunPrompts(self.train, self.heldout, {"solvable": solvable})
 
 
 class TooFewProblems(Exception):
@@ -159,6 +166,7 @@ def grade(
     model = AutoModelForCausalLM.from_pretrained(directory).eval()
     both = candidates(recipe)
     sets: dict[str, list[Prompt]] = {}
+    level_by_key: dict[str, str] = {}
     rates: dict[str, np.ndarray] = {}
     for name, problems, count in (
         ("pool", both.train, grading.pool),
@@ -173,13 +181,11 @@ def grade(
                 f"data.grade: of {len(problems):,} candidates for the {name} {error}; raise data.train.size, "
                 "or change data.grade's thresholds or policy.warm_start"
             ) from error
-        sets[name] = [
-            prompt_of(problems[i], level, tokenizer, source.phrasing)
-            for i, level in zip(chosen, levels, strict=True)
-        ]
+        sets[name] = [prompt_of(problems[i], tokenizer, source.phrasing) for i in chosen]
+        level_by_key |= {p.key: level for p, level in zip(sets[name], levels, strict=True)}
         rates[name] = rates_N[chosen]
         report(describe(name, [problems[i] for i in chosen], levels, rates[name]))
-    solvable = np.array([prompt.level != IMPOSSIBLE for prompt in sets["heldout"]])
+    solvable = np.array([level_by_key[prompt.key] != IMPOSSIBLE for prompt in sets["heldout"]])
     accuracy = rates["heldout"][solvable].mean()
     report(
         f"accuracy on the solvable held-out part {accuracy:.3f}, on all of it {rates['heldout'].mean():.3f}"
@@ -187,18 +193,16 @@ def grade(
     return Graded(
         train=sets["pool"],
         heldout=sets["heldout"],
-        shares={
-            name: dict(Counter(prompt.level or "" for prompt in prompts)) for name, prompts in sets.items()
-        },
+        levels=level_by_key,
         solvable_accuracy=float(accuracy),
         accuracy=float(rates["heldout"].mean()),
     )
 
 
-def prompt_of(problem: Problem, level: str, tokenizer: PreTrainedTokenizerBase, phrasing: Phrasing) -> Prompt:
+def prompt_of(problem: Problem, tokenizer: PreTrainedTokenizerBase, phrasing: Phrasing) -> Prompt:
     text = problem.question(phrasing)
     token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
-    return Prompt(key=prompt_key(text), text=text, token_ids=token_ids, reference=problem.answer, level=level)
+    return Prompt(key=prompt_key(text), text=text, token_ids=token_ids, reference=problem.answer)
 
 
 def describe(name: str, problems: Sequence[Problem], levels: Sequence[str], rates_N: np.ndarray) -> str:

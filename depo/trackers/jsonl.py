@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a step, durable as soon as it is written."""
+"""metrics.jsonl and routing.jsonl: one JSON object a step, durable as soon as it is written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from depo.trackers.tracker import StepRecord
 
 from depo.files import write_text
 
@@ -14,6 +18,27 @@ Scalar = float | int | str | bool | None
 
 
 Value = Scalar | Sequence[float | int]
+
+
+class JsonLines:
+    """The tracker: scalars into ``metrics.jsonl``, routing by layer (mixtures of experts) into
+    ``routing.jsonl``."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.metrics = MetricsLog(run_dir / "metrics.jsonl")
+        self.routing = MetricsLog(run_dir / "routing.jsonl")
+
+    def step(self, record: StepRecord) -> None:
+        self.metrics.write(record.metrics)
+        if record.layers:
+            self.routing.write({"step": record.step, **record.layers})
+
+    def truncate_after(self, step: int) -> None:
+        self.metrics.truncate_after(step)
+        self.routing.truncate_after(step)
+
+    def close(self) -> None:
+        """Each line was written and closed."""
 
 
 class MetricsLog:

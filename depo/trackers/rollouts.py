@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depo.files import file_aside
 from depo.types import Group
+
+if TYPE_CHECKING:
+    from depo.trackers.tracker import StepRecord
 
 SCHEMA_VERSION = 1
 
@@ -51,11 +54,17 @@ SCHEMA = pa.schema(
 )
 
 
-class RolloutLog:
-    """Writes one file a step into ``directory``."""
+class ParquetRollouts:
+    """The tracker: one file a step in ``rollouts/``. With ``write`` false it writes none, and still removes
+    those of steps that a resumed run takes anew."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = Path(directory)
+    def __init__(self, run_dir: Path, write: bool = True) -> None:
+        self.directory = run_dir / "rollouts"
+        self.writes = write
+
+    def step(self, record: StepRecord) -> None:
+        if self.writes:
+            self.write(record.step, record.groups)
 
     def write(self, step: int, groups: Sequence[Group]) -> None:
         """All rollouts of ``groups``, whose outcomes must be assigned. A file is whole or absent; it replaces
@@ -71,6 +80,9 @@ class RolloutLog:
                 file.unlink()
         for file in self.directory.glob(".step_*.parquet.partial"):
             file.unlink()
+
+    def close(self) -> None:
+        """Each file was written and closed."""
 
 
 def rollout_rows(step: int, group: Group) -> Iterator[dict[str, Any]]:

@@ -12,19 +12,24 @@ from depo.errors import UserError
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+    from depo.trackers.tracker import StepRecord
 
-class TensorBoardLog:
-    """Writes event files into ``directory``. Raises UserError when tensorboard is not installed."""
 
-    def __init__(self, directory: Path) -> None:
+class TensorBoard:
+    """The tracker: event files in ``tensorboard/``. Raises UserError when tensorboard is not installed."""
+
+    def __init__(self, run_dir: Path) -> None:
         try:
             import torch.utils.tensorboard  # noqa: F401 - fails here, at start-up, rather than after a step
         except ImportError as error:
             raise UserError(
                 'tracking.tensorboard: the package tensorboard is missing; pip install "depo[tensorboard]"'
             ) from error
-        self.directory = Path(directory)
+        self.directory = run_dir / "tensorboard"
         self.writer: SummaryWriter | None = None
+
+    def step(self, record: StepRecord) -> None:
+        self.write(record.step, record.metrics)
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """One point per finite metric. Points that an interrupted run wrote at or after the first step
@@ -37,6 +42,9 @@ class TensorBoardLog:
             if name != "step" and value is not None and math.isfinite(value):
                 self.writer.add_scalar(name, value, step)
         self.writer.flush()
+
+    def truncate_after(self, step: int) -> None:
+        """Nothing yet: the first step written hides what was written at or after it."""
 
     def close(self) -> None:
         if self.writer is not None:

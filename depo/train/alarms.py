@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from depo.errors import UserError
+from depo.errors import RunFailed
 from depo.types import Group
 
 COLLAPSE = (
@@ -13,14 +13,11 @@ COLLAPSE = (
     "(routing/experts_in_use in metrics.jsonl, by layer in routing.jsonl; see docs/moe.md)"
 )
 
-
 UNSCORABLE_SHARE = 0.1
 """Of a step's rollouts: from here on it is worth a line. A timeout here and there is not."""
 
-
 BLIND_STEPS = 3
 """Steps one after another without a single verdict: then it is no accident, and going on only costs."""
-
 
 BARREN_STEPS = 10
 """The same of steps whose every update was left out: the policy is broken, and no further step mends it."""
@@ -36,7 +33,7 @@ class Alarms:
         self.barren = 0  # newest steps without one finite gradient
 
     def step(self, step: int, groups: Sequence[Group], metrics: Mapping[str, float]) -> None:
-        """Look at a finished step. Raises UserError when verification or updates have given up."""
+        """Look at a finished step. Raises RunFailed when verification or updates have given up."""
         if metrics.get("routing/collapsing"):
             self.once("collapse", COLLAPSE)
         if metrics.get("skipped_steps"):
@@ -50,7 +47,7 @@ class Alarms:
         elif metrics.get("skipped_steps"):
             self.barren += 1
         if self.barren == BARREN_STEPS:
-            raise UserError(
+            raise RunFailed(
                 f"learner: not one finite gradient in the last {BARREN_STEPS} steps with an update, up to "
                 f"step {step}; begin again with a lower learner.lr, or from an earlier policy"
             )
@@ -70,7 +67,7 @@ class Alarms:
             f"nothing; most often: {told}",
         )
         if self.blind == BLIND_STEPS:
-            raise UserError(
+            raise RunFailed(
                 f"reward: not one verdict in the last {BLIND_STEPS} steps, up to step {step}; most often: "
                 f"{told}. Mend the reward or what it needs, then go on with --resume"
             )

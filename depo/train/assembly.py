@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import estimators
-from depo.data import LoadedData, PromptPool, load_data, load_prompts, load_saved, save_prompts
+from depo.data import LoadedData, PromptPool, RunPrompts, load_data, load_prompts
 from depo.errors import UserError
-from depo.evaluation.heldout import EvalSetData, Evaluator, exact_pass_rates
-from depo.evaluation.in_training import training_suite
-from depo.models.loading import load_tokenizer, pretrained_view
-from depo.recipe.schema import Recipe, RewardSpec, TinyMoePolicy
-from depo.recipe.schema.estimator import built_with
+from depo.evaluation.evaluator import Task, exact_pass_rates
+from depo.evaluation.in_training import TrainingEvaluation, training_suite
+from depo.models.loading import load_tokenizer
+from depo.recipe.schema import PretrainedPolicy, Recipe, RewardSpec
 from depo.rollout.engine import RolloutEngine
 from depo.rollout.parity import ParityProbe, choose_sequences, default_tolerance
 from depo.rollout.weights import DirectorySync, SharedWeights, WeightSync
-from depo.selection import Selector
+from depo.selection import Selector, build_selector
 from depo.selection.answer_rescoring import AnswerRescoring
-from depo.selection.selector import Look
+from depo.selection.selector import PrefillProbe
 from depo.trackers.console import Console
-from depo.trackers.jsonl import MetricsLog
-from depo.trackers.rollouts import RolloutLog
-from depo.trackers.tensorboard import TensorBoardLog
+from depo.trackers.tracker import open_trackers
 from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy, check_measure
 from depo.train.ledger import Ledger
 from depo.train.state import Run
-from depo.types import Prompt
 from depo.workers.cluster import gpus_in_cluster, learner_gpus
 from depo.workers.learner import ColocatedEngine, PolicyFacts, RemoteLearner
 from estimators.base import Estimator
@@ -40,52 +35,49 @@ from reward import VerifierPool
 def assemble(
     recipe: Recipe,
     run_dir: Path,
+    policy: PretrainedPolicy,
+    prompts: RunPrompts | None,
     estimator: Estimator,
     reward: VerifierPool,
     console: Console,
     stack: ExitStack,
 ) -> Run:
-    """All parts of a run, ready for its first step. What needs ending is registered with ``stack``.
+    """All parts of a run, ready for its first step. ``policy`` is what it starts from; ``prompts`` None: read
+    them from the recipe's source. What needs ending is registered with ``stack``.
 
     Raises UserError when the recipe asks for something that is not there.
     """
-    check_routes_are_returned(recipe)
-    check_gpus_suffice(recipe)
     learner = RemoteLearner(recipe)
-
-    initial_policy = run_dir / "initial_policy"
-    policy = pretrained_view(recipe.policy, initial_policy)
-    if isinstance(recipe.policy, TinyMoePolicy):
-        train, heldout = graded_prompts(recipe, run_dir, initial_policy, learner, console)
-        tokenizer = load_tokenizer(policy)
-    else:
-        tokenizer = load_tokenizer(policy)
-        train, heldout = loaded_prompts(recipe, run_dir, tokenizer, console)
-
+    tokenizer = load_tokenizer(policy)
+    prompts = prompts or loaded_prompts(recipe, run_dir, tokenizer, console)
+    train, heldout = prompts.train, prompts.heldout
     facts = learner.start(policy)
     console.say(
         f"policy: {facts.parameters:,} parameters, {facts.trainable:,} trained, on {facts.device}; "
         f"pool: {len(train):,} prompts; held out: {len(heldout):,}"
     )
+    if facts.not_shared is not None:
+        console.say(f"learner: each prompt is computed once for each of its completions: {facts.not_shared}")
     pool = PromptPool(train, recipe.seed)
-    engine, weight_sync = make_engine(recipe, run_dir, policy.model, facts, pool, learner, console)
+    engine, weight_sync = make_engine(recipe, run_dir, policy, facts, pool, learner, console)
     stack.callback(engine.close)
     stack.callback(weight_sync.close)
 
-    evaluator = Evaluator(
+    evaluator = TrainingEvaluation(
         recipe.evaluation,
-        EvalSetData("heldout", heldout, reward),
+        Task("heldout", heldout, reward),
         benchmarks(recipe, tokenizer, reward, console, stack),
         engine=engine,
-        learner=learner,
+        scorer=learner,
         tokenizer=tokenizer,
         max_new_tokens=recipe.rollout.max_new_tokens,
         seed=recipe.seed,
-        suite=training_suite(recipe, engine, tokenizer, console.say, stack),
+        parts=prompts.parts,
+        suite=training_suite(recipe, tokenizer, console.say, stack),
     )
     check_measure(recipe.evaluation, evaluator.measures)
     trained_on = {prompt.key for prompt in train}
-    for name, prompts in evaluator.prompts():
+    for name, prompts in evaluator.problems():
         shared = sum(prompt.key in trained_on for prompt in prompts)
         if shared:
             console.say(
@@ -93,21 +85,15 @@ def assemble(
                 "its accuracy is partly of what was trained on",
                 always=True,
             )
-    tensorboard = TensorBoardLog(run_dir / "tensorboard") if recipe.tracking.tensorboard else None
-    if tensorboard is not None:
-        stack.callback(tensorboard.close)
+    trackers = open_trackers(recipe.tracking, run_dir)
+    for tracker in trackers:
+        stack.callback(tracker.close)
     return Run(
         recipe=recipe,
         directory=run_dir,
         pool=pool,
         estimator=estimator,
-        selector=Selector(
-            recipe.selection,
-            recipe.batch,
-            recipe.seed,
-            look=policy_look(recipe, learner, tokenizer),
-            answer_rescoring=answer_rescoring_for(recipe, learner),
-        ),
+        selector=make_selector(recipe, learner, tokenizer),
         ledger=Ledger(recipe.batch.group_size),
         reward=reward,
         learner=learner,
@@ -118,55 +104,26 @@ def assemble(
         tokenizer=tokenizer,
         console=console,
         alarms=Alarms(partial(console.say, always=True)),
-        metrics_log=MetricsLog(run_dir / "metrics.jsonl"),
-        routing_log=MetricsLog(run_dir / "routing.jsonl"),
-        rollout_log=RolloutLog(run_dir / "rollouts") if recipe.tracking.rollouts else None,
-        tensorboard=tensorboard,
+        trackers=trackers,
     )
 
 
-def graded_prompts(
-    recipe: Recipe, run_dir: Path, initial_policy: Path, learner: RemoteLearner, console: Console
-) -> tuple[list[Prompt], list[Prompt]]:
-    """Build and warm-start the tiny policy and grade its prompts; or read what an earlier start stored."""
-    stored = stored_prompts(run_dir)
-    if stored is not None:
-        return stored
-    shutil.rmtree(initial_policy, ignore_errors=True)
-    graded = learner.build(initial_policy, console.say)
-    return store_prompts(run_dir, graded.train, graded.heldout)
-
-
-def loaded_prompts(
-    recipe: Recipe, run_dir: Path, tokenizer, console: Console
-) -> tuple[list[Prompt], list[Prompt]]:
+def loaded_prompts(recipe: Recipe, run_dir: Path, tokenizer, console: Console) -> RunPrompts:
     """Prompts from the recipe's source; or what an earlier start stored."""
-    stored = stored_prompts(run_dir)
+    stored = RunPrompts.stored(run_dir)
     if stored is not None:
         return stored
     loaded: LoadedData = load_data(recipe.data, tokenizer, recipe.seed)
     console.say(f"data: {loaded.report}")
-    return store_prompts(run_dir, loaded.train, loaded.heldout)
-
-
-def stored_prompts(run_dir: Path) -> tuple[list[Prompt], list[Prompt]] | None:
-    train, heldout = run_dir / "prompts.parquet", run_dir / "heldout.parquet"
-    return (load_saved(train), load_saved(heldout)) if train.exists() and heldout.exists() else None
-
-
-def store_prompts(
-    run_dir: Path, train: list[Prompt], heldout: list[Prompt]
-) -> tuple[list[Prompt], list[Prompt]]:
-    """Keep the prompts with the run: a resume does not depend on their source. ``prompts.parquet`` last."""
-    save_prompts(run_dir / "heldout.parquet", heldout)
-    save_prompts(run_dir / "prompts.parquet", train)
-    return train, heldout
+    prompts = RunPrompts(loaded.train, loaded.heldout)
+    prompts.store(run_dir)
+    return prompts
 
 
 def make_engine(
     recipe: Recipe,
     run_dir: Path,
-    model: str,
+    policy: PretrainedPolicy,
     facts: PolicyFacts,
     pool: PromptPool,
     learner: RemoteLearner,
@@ -178,11 +135,11 @@ def make_engine(
         return engine, SharedWeights(engine)
     from depo.rollout.vllm.pool import VllmPool
 
-    vllm, policy = recipe.rollout.vllm, pretrained_view(recipe.policy, Path(model))
+    vllm = recipe.rollout.vllm
     context = vllm.max_model_len or recipe.context_length
     engine = VllmPool(
         recipe.rollout,
-        model,
+        policy.model,
         dtype=policy.dtype,
         context_length=recipe.context_length,
         eos_token_ids=facts.eos_token_ids,
@@ -198,6 +155,12 @@ def make_engine(
         vllm.parity_tolerance or default_tolerance(policy.dtype, mixture=bool(facts.routed_layers)),
     )
     return engine, DirectorySync(learner, engine, probe, vllm.sync_dir, run_dir, recipe.seed, console.say)
+
+
+def check_cluster(recipe: Recipe) -> None:
+    """Raise UserError where the Ray cluster cannot do what the recipe asks for."""
+    check_routes_are_returned(recipe)
+    check_gpus_suffice(recipe)
 
 
 def check_routes_are_returned(recipe: Recipe) -> None:
@@ -234,7 +197,7 @@ def check_gpus_suffice(recipe: Recipe) -> None:
 
 def benchmarks(
     recipe: Recipe, tokenizer, reward: VerifierPool, console: Console, stack: ExitStack
-) -> list[EvalSetData]:
+) -> list[Task]:
     """The recipe's evaluation sets, loaded; one with a reward of its own gets verifiers of its own."""
     loaded = []
     for i, benchmark in enumerate(recipe.evaluation.sets):
@@ -244,30 +207,30 @@ def benchmarks(
         own = reward
         if benchmark.reward is not None:
             own = verifier(f"evaluation.sets.{i}.reward", benchmark.reward, recipe, stack)
-        loaded.append(EvalSetData(benchmark.name, prompts, own))
+        loaded.append(Task(benchmark.name, prompts, own))
     return loaded
 
 
 def build_estimator(recipe: Recipe) -> Estimator:
     with user_errors("estimator"):
-        return estimators.build(built_with(recipe.estimator))
+        return estimators.build(recipe.estimator.model_dump())
 
 
-def policy_look(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Look | None:
-    """What the estimator is shown of the prefill probe of candidates; None when it wants nothing."""
-    if getattr(recipe.estimator, "features", "none") == "policy":
-        return learner.prompt_features
-    if getattr(recipe.estimator, "live", False):
-        return lambda prompts: exact_pass_rates(prompts, learner, tokenizer)[:, None]
-    return None
-
-
-def answer_rescoring_for(recipe: Recipe, learner: RemoteLearner) -> AnswerRescoring | None:
-    """The memory of earlier answers that the recipe asks for, if any."""
-    limit = getattr(recipe.estimator, "recall", 0)
-    if not limit:
-        return None
-    return AnswerRescoring(limit, partial(learner.answer_logprobs, temperature=recipe.rollout.temperature))
+def make_selector(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Selector:
+    """The recipe's selector, with the means to ask the policy what the recipe wants to know of candidates."""
+    prefill_probe: PrefillProbe | None = None
+    if recipe.prefill_probe:
+        prefill_probe = learner.prompt_features
+    elif getattr(recipe.estimator, "live", False):
+        prefill_probe = lambda prompts: exact_pass_rates(prompts, learner, tokenizer)[:, None]  # noqa: E731
+    answer_rescoring = None
+    if recipe.selection.answer_rescoring:
+        score = partial(learner.answer_logprobs, temperature=recipe.rollout.temperature)
+        answer_rescoring = AnswerRescoring(recipe.selection.answer_rescoring, score)
+    with user_errors("selection"):
+        return build_selector(
+            recipe.selection.spec, recipe.batch.prompts, recipe.seed, prefill_probe, answer_rescoring
+        )
 
 
 def verifier(key: str, reward: RewardSpec, recipe: Recipe, stack: ExitStack) -> VerifierPool:

@@ -1,7 +1,7 @@
 """What every rollout was worth: where it came from, what became of it, and what choosing prompts saved.
 
 Each generated rollout has one origin and one outcome; both breakdowns add up to what was generated, in
-rollouts and in tokens. Evaluation and probe rollouts are counted apart. An *effective group* carried signal
+rollouts and in tokens. Evaluation is counted apart. An *effective group* carried signal
 and was trained on: surplus groups had signal too, but nobody learned from them, so they count as waste.
 """
 
@@ -15,13 +15,13 @@ from typing import Any
 from depo.report.statistics import wilson_interval
 from depo.types import Group, Origin, Outcome
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 TRAINING_ORIGINS = (Origin.SELECTED, Origin.AUDIT, Origin.REFILL)
 
 
-OTHER_ORIGINS = (Origin.EVAL, Origin.PROBE)
+UNGROUPED = (Outcome.CANCELLED, Outcome.LOST)
 
 
 RECENT_VERSIONS = 2  # policy versions for which recorded rollouts are remembered, to catch double recording
@@ -44,7 +44,7 @@ class Ledger:
         self.group_size = group_size
         self.rollouts: Counter[tuple[Origin, Outcome]] = Counter()
         self.tokens: Counter[tuple[Origin, Outcome]] = Counter()
-        self.apart: Counter[tuple[Origin, str]] = Counter()  # evaluation and probes: rollouts, tokens
+        self.evaluation: Counter[str] = Counter()  # rollouts, tokens
         self.groups: Counter[str] = Counter()
         self.prompt_tokens = 0
         self.visits: Counter[str] = Counter()  # groups by prompt key
@@ -90,26 +90,19 @@ class Ledger:
             self.groups["uniform"] += 1
             self.groups["uniform_informative"] += group.informative
 
-    def record_lost(self, origin: Origin, rollouts: int, tokens: int) -> None:
-        """Count rollouts that were generated, at least in part, and never came back."""
-        self._record_without_group(origin, Outcome.LOST, rollouts, tokens)
-
-    def record_cancelled(self, origin: Origin, rollouts: int, tokens: int) -> None:
-        """Count rollouts that were stopped on purpose before they were finished."""
-        self._record_without_group(origin, Outcome.CANCELLED, rollouts, tokens)
-
-    def _record_without_group(self, origin: Origin, outcome: Outcome, rollouts: int, tokens: int) -> None:
+    def record_ungrouped(self, origin: Origin, outcome: Outcome, rollouts: int, tokens: int) -> None:
+        """Count rollouts that were generated, at least in part, and make no group: cancelled on purpose, or
+        lost with their engine. Raises ValueError for other outcomes, and for evaluation."""
+        if outcome not in UNGROUPED:
+            raise ValueError(f"outcome {outcome} is recorded with its group")
         if origin not in TRAINING_ORIGINS:
             raise ValueError(f"origin {origin} is not recorded as training")
         self.rollouts[origin, outcome] += rollouts
         self.tokens[origin, outcome] += tokens
 
-    def record_evaluation(self, rollouts: int, tokens: int, origin: Origin = Origin.EVAL) -> None:
-        """Count rollouts outside training: evaluation, or the parity probe."""
-        if origin not in OTHER_ORIGINS:
-            raise ValueError(f"origin {origin} is recorded with its groups")
-        self.apart[origin, "rollouts"] += rollouts
-        self.apart[origin, "tokens"] += tokens
+    def record_evaluation(self, rollouts: int, tokens: int) -> None:
+        """Count rollouts outside training."""
+        self.evaluation.update(rollouts=rollouts, tokens=tokens)
 
     # ------------------------------------------------------------ reading
 
@@ -181,8 +174,7 @@ class Ledger:
                 "uniform": {"drawn": drawn, "mixed": informative, "rate": ratio(informative, drawn)},
             },
             "prompts": {"seen": self.prompts_seen},
-            "evaluation": {unit: self.apart[Origin.EVAL, unit] for unit in ("rollouts", "tokens")},
-            "probe": {unit: self.apart[Origin.PROBE, unit] for unit in ("rollouts", "tokens")},
+            "evaluation": {unit: self.evaluation[unit] for unit in ("rollouts", "tokens")},
         }
 
     # ------------------------------------------------------------ state
@@ -194,7 +186,7 @@ class Ledger:
             "group_size": self.group_size,
             "rollouts": [[*pair, n] for pair, n in self.rollouts.items()],
             "tokens": [[*pair, n] for pair, n in self.tokens.items()],
-            "apart": [[*pair, n] for pair, n in self.apart.items()],
+            "evaluation": dict(self.evaluation),
             "groups": dict(self.groups),
             "prompt_tokens": self.prompt_tokens,
             "visits": dict(self.visits),
@@ -207,7 +199,7 @@ class Ledger:
                 raise ValueError(f"ledger state has {name} {state[name]}, expected {expected}")
         self.rollouts = Counter({(Origin(a), Outcome(b)): n for a, b, n in state["rollouts"]})
         self.tokens = Counter({(Origin(a), Outcome(b)): n for a, b, n in state["tokens"]})
-        self.apart = Counter({(Origin(a), b): n for a, b, n in state["apart"]})
+        self.evaluation = Counter(state["evaluation"])
         self.groups = Counter(state["groups"])
         self.prompt_tokens = state["prompt_tokens"]
         self.visits = Counter(state["visits"])

@@ -13,16 +13,14 @@ from typing import Any
 
 from depo.data import PromptPool
 from depo.errors import UserError
-from depo.evaluation.heldout import EvalResult, Evaluator
+from depo.evaluation.in_training import EvalResult, TrainingEvaluation
 from depo.files import latest_checkpoint, load_state, read_json, save_state, write_json
 from depo.recipe.schema import Recipe
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.weights import WeightSync
 from depo.selection import Selector
 from depo.trackers.console import Console
-from depo.trackers.jsonl import MetricsLog
-from depo.trackers.rollouts import RolloutLog
-from depo.trackers.tensorboard import TensorBoardLog
+from depo.trackers.tracker import StepRecord, Tracker
 from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy
 from depo.train.checkpoint import prune, write_checkpoint
@@ -50,15 +48,12 @@ class Run:
     learner: RemoteLearner
     engine: RolloutEngine
     weight_sync: WeightSync
-    evaluator: Evaluator
+    evaluator: TrainingEvaluation
     best: BestPolicy
     tokenizer: Any
     console: Console
     alarms: Alarms
-    metrics_log: MetricsLog
-    routing_log: MetricsLog
-    rollout_log: RolloutLog | None
-    tensorboard: TensorBoardLog | None
+    trackers: list[Tracker]
     step: int = 0
     kl_travelled: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -125,13 +120,8 @@ class Run:
         for phase, seconds in clock.seconds.items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.seconds["steps"] = self.seconds.get("steps", 0.0) + clock.total
-        if self.rollout_log is not None:
-            self.rollout_log.write(step, groups)
-        self.metrics_log.write(metrics)
-        if layers:
-            self.routing_log.write({"step": step} | layers)
-        if self.tensorboard is not None:
-            self.tensorboard.write(step, metrics)
+        for tracker in self.trackers:
+            tracker.step(StepRecord(step, metrics, groups, layers))
         self.console.step(metrics)
         self.last_metrics = metrics
         self.alarms.step(step, groups, metrics)
@@ -181,7 +171,7 @@ class Run:
         self.learner.load(directory / "learner")
         self.estimator.load_state_dict(load_state(directory / "estimator"))
         self.pool.load_state_dict(state["pool"])
-        self.selector.load_state_dict(state["selector"])
+        self.selector.load_state_dict(state["selector"], self.pool)
         self.ledger.load_state_dict(state["ledger"])
         self.step = state["step"]
         self.kl_travelled = state["kl_travelled"]
@@ -195,9 +185,8 @@ class Run:
             self.console.say(
                 "evaluation: measured otherwise than before the resume, so that nothing is compared"
             )
-        self.metrics_log.truncate_after(self.step)
-        self.routing_log.truncate_after(self.step)
-        RolloutLog(self.directory / "rollouts").truncate_after(self.step)
+        for tracker in self.trackers:
+            tracker.truncate_after(self.step)
         # As before the interruption: summed in another order, beliefs would differ in their last bit.
         self.look_ahead(self.step + 1)
 

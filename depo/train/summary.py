@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from depo.evaluation.heldout import EvalResult
+from depo.evaluation.in_training import EvalResult
 from depo.files import directory_aside, write_json
 from depo.report.plots import reliability_figure, save
 from depo.report.provenance import package_versions, source_commit
@@ -26,9 +26,8 @@ def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
     write_json(run.directory / "summary.json", summary)
     rows = run.selector.calibration.reliability()
     if rows:
-        groups = sum(int(row["groups"]) for row in rows)
-        title = f"{run.recipe.name}: audit window\n{groups:,} groups"
-        save(reliability_figure(rows, title), run.directory / "reliability.png")
+        picture = reliability_figure(rows, f"{run.recipe.name}: audit window")
+        save(picture, run.directory / "reliability.png")
     for line in lines(run, after):
         run.console.say(line, always=True)
     return summary
@@ -68,10 +67,10 @@ def lines(run: Run, after: EvalResult | None) -> list[str]:
     origins = ", ".join(f"{name} {count:,}" for name, count in recorded["by_origin"].items() if count)
     text = []
     if run.before is not None and after is not None:
-        for label, old, new in (
-            ("held-out accuracy, solvable part", run.before.solvable, after.solvable),
-            ("held-out accuracy, all", run.before.all, after.all),
-        ):
+        before = run.before.parts | {"all": run.before.all}
+        for name, new in (after.parts | {"all": after.all}).items():
+            label = "held-out accuracy, all" if name == "all" else f"held-out accuracy, {name} part"
+            old = before.get(name)
             if old is not None and new is not None:
                 text.append(f"{label}: {old:.3f} → {new:.3f} ({new - old:+.3f})")
     text.append(f"rollouts generated: {recorded['generated']:,} ({outcomes}; by origin: {origins})")

@@ -6,12 +6,9 @@ the rollout engine in that process.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
@@ -20,13 +17,11 @@ from depo.models.loading import end_tokens
 from depo.recipe.schema import PretrainedPolicy, Recipe
 from depo.report.provenance import usable_cores
 from depo.rollout.engine import Sampling, WeightUpdate
-from depo.types import Prompt, Request, Rollout, TrainingBatch, UpdateResult
+from depo.types import Prompt, Request, Rollout, TrainSample, UpdateResult
 from depo.workers.cluster import gpus_in_cluster, learner_gpus
 
-if TYPE_CHECKING:
-    from depo.toy.grading import Graded
-
 HANDFUL = 256
+"""Rollouts that travel together: a Ray object each would cost more than a small policy."""
 
 
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
@@ -35,7 +30,8 @@ Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
 @dataclass(frozen=True, slots=True)
 class PolicyFacts:
     """What the driver needs to know of the policy that the learner loaded. ``routed_layers``: decoder layers
-    whose routing is replayed or watched."""
+    whose routing is replayed or watched. ``not_shared``: why a prompt is computed once for each
+    completion."""
 
     parameters: int
     trainable: int
@@ -44,10 +40,12 @@ class PolicyFacts:
     eos_token_ids: tuple[int, ...]
     device: str
     routed_layers: tuple[int, ...] = ()
+    not_shared: str | None = None
 
 
 class LearnerActor:
-    """Owns the policy. Built once per run; ``start`` loads the policy."""
+    """Owns the policy, which ``start`` loads. What can fail does so there: an error raised while Ray makes an
+    actor would arrive as text."""
 
     def __init__(self, recipe: Recipe) -> None:
         import torch
@@ -57,32 +55,6 @@ class LearnerActor:
         torch.set_num_threads(recipe.resources.threads or usable_cores())
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-
-    def build(self, directory: Path) -> Iterator[str | Graded]:
-        """Build the tiny policy in ``directory``, warm-start it and grade its pool.
-
-        Yields lines to show while it works and the graded prompts at the end.
-        """
-        lines: queue.SimpleQueue[str | Graded | BaseException] = queue.SimpleQueue()
-
-        def work() -> None:
-            from depo.toy import grading, tiny_moe, warm_start
-
-            try:
-                tiny_moe.build(self.recipe.policy, directory, self.recipe.seed)
-                warm_start.warm_start(self.recipe, directory, lines.put)
-                lines.put(grading.grade(self.recipe, directory, lines.put))
-            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread and raised there
-                lines.put(error)
-
-        threading.Thread(target=work, daemon=True).start()
-        while True:
-            item = lines.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-            if not isinstance(item, str):
-                return
 
     def start(self, policy: PretrainedPolicy) -> PolicyFacts:
         """Load the policy and make the learner and its colocated engine."""
@@ -122,10 +94,11 @@ class LearnerActor:
             eos_token_ids=eos_token_ids,
             device=str(device),
             routed_layers=tuple(router.layer for router in self.learner.routing.routers),
+            not_shared=self.learner.not_shared,
         )
 
     def generate(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Rollout]]:
-        """Rollouts as they finish, by the handful: a Ray object each would cost more than a small policy."""
+        """Rollouts as they finish, by the handful."""
         handful: list[Rollout] = []
         # No `yield from`: Ray sends values into the generator it runs, which a list's iterator cannot take.
         for rollout in self.engine.generate(requests, sampling):
@@ -137,11 +110,9 @@ class LearnerActor:
             yield handful
 
     def serve(self, version: int) -> int:
-        from depo.rollout.engine import WeightUpdate
-
         return self.engine.load_weights(WeightUpdate(version))
 
-    def update(self, batch: TrainingBatch) -> UpdateResult:
+    def update(self, batch: Sequence[TrainSample]) -> UpdateResult:
         return self.learner.update(batch)
 
     def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
@@ -185,13 +156,6 @@ class RemoteLearner:
         gpus = learner_gpus(recipe, gpus_in_cluster())
         self.actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus).remote(recipe)
 
-    def build(self, directory: Path, say: Callable[[str], None]) -> Graded:
-        for item in stream(self.actor.build, directory.absolute()):
-            if not isinstance(item, str):
-                return item
-            say(item)
-        raise RuntimeError("the learner ended its build without graded prompts")
-
     def start(self, policy: PretrainedPolicy) -> PolicyFacts:
         return ray.get(self.actor.start.remote(policy))
 
@@ -202,7 +166,7 @@ class RemoteLearner:
     def serve(self, version: int) -> int:
         return ray.get(self.actor.serve.remote(version))
 
-    def begin_update(self, batch: TrainingBatch) -> Callable[[], UpdateResult]:
+    def begin_update(self, batch: Sequence[TrainSample]) -> Callable[[], UpdateResult]:
         """Start an update; call what comes back to wait for its result."""
         pending = self.actor.update.remote(batch)
         return lambda: ray.get(pending)
@@ -255,9 +219,6 @@ class ColocatedEngine:
 
     def load_weights(self, update: WeightUpdate) -> int:
         return self.learner.serve(update.version)
-
-    def score(self, sequences: Sequences) -> Sequence[np.ndarray]:
-        return self.learner.score(sequences)
 
     def close(self) -> None:
         """Nothing of its own to end."""

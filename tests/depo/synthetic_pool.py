@@ -6,12 +6,10 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from depo.data import PromptPool
-from depo.recipe.schema import Batch, Selection
 from depo.rng import generator
-from depo.selection import Selector
+from depo.selection import OpenStep, Selector, build_selector
 from depo.types import Group, Pick, Prompt, Rollout
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation
 from estimators.moments import beta_estimates
@@ -60,26 +58,35 @@ def rolled_out(picks: Sequence[Pick], step: int, seed: int = 0) -> list[Group]:
 
 
 def selector_of(prompts: int = 16, seed: int = 0, **options: object) -> Selector:
-    """Without places reserved for overdue prompts, unless the options say so."""
-    options.setdefault("type", "thompson")
-    if options["type"] != "uniform":
-        options.setdefault("revisit_after", None)
-    selection: Selection = TypeAdapter(Selection).validate_python(options)
-    return Selector(selection, Batch(prompts=prompts, group_size=G), seed)
+    """Unless the options say otherwise: Thompson sampling over the whole pool, refilled, without places
+    reserved for overdue prompts."""
+    options = {"type": "thompson", "refill": True, "candidates": 8192, "revisit_after": None} | options
+    if options["type"] == "thompson":
+        options.setdefault("draws", 1)
+    return build_selector(options, prompts, seed)
+
+
+def first_round(
+    selector: Selector, pool: PromptPool, estimator: Estimator, step: int
+) -> tuple[OpenStep, list[Pick]]:
+    """A step that begins now, and its first round."""
+    open_step = selector.begin(Context(G, step))
+    return open_step, selector.pick(open_step, pool, estimator)
 
 
 def run_step(selector: Selector, pool: PromptPool, estimator: Estimator, step: int) -> list[Group]:
     """One step as the loop takes it; all its groups."""
     context = Context(G, step)
     groups: list[Group] = []
-    while picks := selector.pick(pool, estimator, context, groups):
+    open_step = selector.begin(context)
+    while picks := selector.pick(open_step, pool, estimator, groups):
         groups += rolled_out(picks, step)
     estimator.observe(
         [Observation(g.pick.prompt.key, g.pick.prompt.text, g.successes, g.trials, step) for g in groups],
         context,
     )
-    selector.observe(groups)
-    selector.assign(groups)
+    selector.observe(open_step, groups)
+    selector.assign(open_step, groups)
     return groups
 
 

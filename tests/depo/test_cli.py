@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import ray
@@ -52,9 +51,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], list]:
             write_resolved(recipe, run_dir / "recipe.yaml")
             behaviour()
 
-        module = ModuleType("depo.train.state")
-        module.train = train  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "depo.train.state", module)
+        monkeypatch.setattr("depo.run.train", train)
         return calls
 
     return install
@@ -130,6 +127,29 @@ def test_dry_run_prints_a_recipe_that_loads_and_the_budget(
     assert " 80 " in budget
 
 
+def test_a_dry_run_without_the_model_says_what_is_unknown_and_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = str(ROOT / "recipes" / "math_cpu.yaml")
+    assert status("train", recipe, "--dry-run") == 0
+    out = capsys.readouterr().out
+    (parameters,) = (line for line in out.splitlines() if line.split()[:1] == ["parameters"])
+    assert parameters.split()[1] == "unknown"
+    assert "depo fetch smollm2 models/smollm2" in out.splitlines()[-1]
+    assert status("train", recipe) == 2, "to train it has to be there"
+    assert error_line(capsys).endswith("(depo fetch smollm2 models/smollm2 puts a small model there)")
+
+
+def test_a_dry_run_still_refuses_a_directory_that_holds_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "smollm2").mkdir(parents=True)
+    assert status("train", str(ROOT / "recipes" / "math_cpu.yaml"), "--dry-run") == 2
+    assert error_line(capsys).endswith("has no config.json; name a directory in Hugging Face format")
+
+
 def test_a_dry_run_leaves_no_directory(recipe: str, tmp_path: Path) -> None:
     assert status("train", recipe, "--dry-run") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
@@ -183,7 +203,7 @@ SMALL_GROUP = "error: command line: batch.group_size: must be at least 2, found 
         (["train", "small.yaml", "--nonsense"], UNKNOWN_FLAG),
         (
             ["train", "small.yaml", "--resume"],
-            "error: --resume needs --run-dir: the directory of the run to continue (see depo train --help)",
+            "error: --resume needs --run-dir: the directory to continue in",
         ),
         (
             ["train", "small.yaml", "--resume", "--run-dir", "none"],
@@ -289,7 +309,7 @@ def test_a_terminated_run_says_how_to_continue_before_ray_has_started_and_after(
     program = """
 import sys, time
 from pathlib import Path
-from types import ModuleType
+import depo.run
 from depo.cli import main
 from depo.recipe.loading import write_resolved
 
@@ -306,8 +326,7 @@ def train(recipe, run_dir, resume, quiet):
         print("at work", flush=True)
         ray.get(waits)
 
-sys.modules["depo.train.state"] = ModuleType("depo.train.state")
-sys.modules["depo.train.state"].train = train
+depo.run.train = train
 sys.exit(main(["train", "small.yaml", "--run-dir", sys.argv[1]]))
 """
     for when in ("early", "late"):
@@ -330,10 +349,6 @@ sys.exit(main(["train", "small.yaml", "--run-dir", sys.argv[1]]))
 class Failing:
     """Raises the way the learner's and the engines' actors do."""
 
-    def __init__(self, error: Exception | None = None) -> None:
-        if error is not None:
-            raise error
-
     def call(self, error: Exception) -> None:
         raise error
 
@@ -351,11 +366,7 @@ def in_stream(error: Exception) -> None:
         ray.get(reference)
 
 
-def at_start(error: Exception) -> None:
-    ray.get(Failing.remote(error).call.remote(ValueError("never reached")))
-
-
-@pytest.mark.parametrize("raising", [in_method, in_stream, at_start])
+@pytest.mark.parametrize("raising", [in_method, in_stream])
 def test_a_user_error_in_an_actor_is_still_one_line_and_status_2(
     cluster: None, capsys: pytest.CaptureFixture[str], raising: Callable[[Exception], None]
 ) -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from estimators.concentration import ConcentrationFit, beta_binomial_log_likelihood
+from estimators.depo import ConcentrationFit, beta_binomial_log_likelihood
 from estimators.moments import beta_outcomes
 
 

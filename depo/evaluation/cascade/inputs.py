@@ -1,17 +1,15 @@
-"""What a completion token of each model costs.
+"""What a cascade is computed from: two evaluations, an estimator's predictions, and the price of a token.
 
 Generating a token takes about two operations for every parameter it passes through, so the cost of a question
 is its completion tokens times the model's active parameters. Prompts are left out: reading one is parallel,
 cheap beside generation, and the same question for both. So is the estimator, which reads a question once.
-
-What a router is computed from: two evaluations of the same problems, and an estimator's predictions.
 
 N problems of a benchmark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,14 @@ from depo.errors import UserError
 from depo.evaluation.cascade.measures import Questions
 from depo.evaluation.comparison import setting
 from depo.evaluation.estimator_check import cannot_ask, predictions
-from depo.evaluation.problems import LoadedBenchmark
+from depo.evaluation.model import Target
 from depo.evaluation.results import avg_of
-from depo.evaluation.target import Target
+from depo.evaluation.suite import LoadedBenchmark, problems_file
 from depo.files import latest_checkpoint
 from depo.recipe.loading import load_recipe
 from depo.recipe.suites import parse_suite
+
+Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,8 @@ def price_of(small: Mapping[str, Any], large: Mapping[str, Any], cost_ratio: flo
     return Price(float(parameters["small"]), float(parameters["large"]), "active parameters")
 
 
-Document = Mapping[str, Any]
-
-
 @dataclass(frozen=True, slots=True)
-class RoutedBenchmark:
+class CascadeBenchmark:
     """A benchmark's questions with the estimator's predicted pass rate of each, (N,). ``left_out`` counts
     problems that one of the models has no verdict on."""
 
@@ -98,7 +95,7 @@ def stored_problems(evaluation: Path) -> list[LoadedBenchmark]:
     suite, _ = parse_suite(evaluation / "suite.yaml")
     found = []
     for name in suite.benchmarks:
-        path = evaluation / "problems" / f"{name}.parquet"
+        path = problems_file(evaluation / "problems", name)
         if not path.is_file():
             raise UserError(f"{path}: missing; the estimator reads the problems' texts from there")
         found.append(LoadedBenchmark(name, load_saved(path), suite.judge(name)[1], ""))
@@ -124,7 +121,7 @@ def joined(
     large: Document,
     predicted: Mapping[str, Mapping[str, float]],
     price: tuple[float, float],
-) -> list[RoutedBenchmark]:
+) -> list[CascadeBenchmark]:
     """Both evaluations and the predictions, problem by problem; ``price`` of a completion token of each.
     Raises UserError when a benchmark is left with no problem that both have a verdict on."""
     found = []
@@ -141,7 +138,7 @@ def joined(
             np.array([b["tokens"] for _, b in known]) * price[1],
         )
         predicted_N = np.array([predicted[name][a["key"]] for a, _ in known])
-        found.append(RoutedBenchmark(name, questions, predicted_N, len(pairs) - len(known)))
+        found.append(CascadeBenchmark(name, questions, predicted_N, len(pairs) - len(known)))
     return found
 
 
@@ -158,14 +155,10 @@ def check_same_problems(small: Document, large: Document) -> None:
     for name in first:
         if setting(small["suite"], name, "reward") != setting(large["suite"], name, "reward"):
             raise UserError(f"{name}: --small and --large were judged by different rewards")
-        keys = [keys_of(document["benchmarks"][name]["each"]) for document in (small, large)]
+        keys = [{row["key"] for row in document["benchmarks"][name]["each"]} for document in (small, large)]
         if keys[0] != keys[1]:
             shared = len(keys[0] & keys[1])
             raise UserError(
                 f"{name}: --small was asked {len(keys[0]):,} problems and --large {len(keys[1]):,}, "
                 f"{shared:,} of them the same; evaluate both with the same source, limit and template"
             )
-
-
-def keys_of(each: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {row["key"] for row in each}

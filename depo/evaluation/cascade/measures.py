@@ -1,27 +1,25 @@
-"""Two models and a router: what comes of sending questions scored above τ to the small model.
+"""What a cascade of two models achieves: questions scored above τ go to the small one, the rest to the other.
 
 Figures are means over questions, and plain means over benchmarks where there are several. A question's part
-in each of them depends on where it goes and on nothing else, so the curve over all τ is a running sum over
-the questions in the order of their scores. The random router's is a straight line in closed form: it sends a
-share q of all questions to the small model, whatever they are, so every figure is (1 − q) large + q small in
-expectation.
+in each of them depends on which model it goes to and on nothing else. The curve over all τ is therefore a
+running sum over the questions in the order of their scores. A random rule sends a share q of all questions to
+the small model, whatever they are: in expectation every figure is (1 − q) large + q small, a straight line.
 
-N questions, R resamples, T distinct scores.
-
-Limits of a router's figures where all questions come out alike, so that resampling them tells nothing.
-
-Sent to the small model were 0 of 5 questions: no resample sends any, and a bootstrap interval would say that
-none ever will be. As for accuracies (`depo.report.statistics`) the limits are Clopper and
-Pearson's: up to q = 1 − 0.025^(1/N) of all questions may be of another kind, and what a figure can come to
-follows from what such a question could do. With r the routing (0 or 1), a the small model's accuracy less the
-large one's, s its cost saved as a share of the large one's:
+Where all questions come out alike, resampling them tells nothing. If 0 of 5 questions go to the small model,
+no resample sends any, and a bootstrap interval would say that none ever will be sent. As for accuracies
+(`depo.report.statistics`) the limits are Clopper and Pearson's there: up to q = 1 − 0.025^(1/N) of all
+questions may be of another kind, and what a figure can come to follows from what such a question could do.
+With r = 1 for a question that goes to the small model and 0 otherwise, a the small model's accuracy less the
+large one's, s the cost saved as a share of the large one's:
 
     share      mean of r                              a question: 0 to 1
     accuracy   mean over the model it went to         0 to 1
     saved      mean of r s, weighted by cost          the worst s that was seen (or 0) to 1, all of its cost
     gain       mean of (r − mean r) (a − mean a)      r either way, a from −1 to 1
 
-``saved`` takes the unseen questions to cost as much as the seen ones. N questions of a benchmark.
+``saved`` takes the unseen questions to cost as much as the seen ones.
+
+N questions of a benchmark, R resamples, T distinct scores.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ class Questions:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What a router achieves. ``saved`` is the share of the cost of asking the large model alone; negative
+    """What a cascade achieves. ``saved`` is the share of the cost of asking the large model alone; negative
     where the small one costs more."""
 
     share: float
@@ -55,37 +53,38 @@ class Point:
     saved: float
 
 
-def routed(score_N: np.ndarray, tau: float) -> np.ndarray:
+def sent_to_small(score_N: np.ndarray, tau: float) -> np.ndarray:
     """Which questions go to the small model (N,): those whose score is above τ, not at it."""
     return score_N > tau
 
 
-def at(benchmarks: Sequence[Questions], routed_BN: Sequence[np.ndarray]) -> Point:
-    """The plain mean over benchmarks of what each gets from its routing, a boolean (N,) a benchmark."""
+def at(benchmarks: Sequence[Questions], sent_BN: Sequence[np.ndarray]) -> Point:
+    """The plain mean over benchmarks of what each gets; ``sent_BN``: which questions go to the small model, a
+    boolean (N,) for each benchmark."""
     rows = [
-        figures(one, routed_N, np.ones((1, len(routed_N))))
-        for one, routed_N in zip(benchmarks, routed_BN, strict=True)
+        figures(one, sent_N, np.ones((1, len(sent_N))))
+        for one, sent_N in zip(benchmarks, sent_BN, strict=True)
     ]
     share, accuracy, saved, _ = (float(np.mean([row[i] for row in rows])) for i in range(4))
     return Point(share, accuracy, saved)
 
 
-def figures(one: Questions, routed_N: np.ndarray, weights_RN: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Share routed, accuracy, cost saved, and accuracy above the random router's at the same share, each (R,)
-    with one entry for each weighting of the questions."""
+def figures(one: Questions, sent_N: np.ndarray, weights_RN: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Share sent to the small model, accuracy, cost saved, and accuracy above the random rule's at the same
+    share, each (R,) with one entry for each weighting of the questions."""
     total_R = weights_RN.sum(axis=1)
     ahead_N = one.small_N - one.large_N
-    share_R = weights_RN @ routed_N.astype(float) / total_R
-    accuracy_R = weights_RN @ np.where(routed_N, one.small_N, one.large_N) / total_R
-    cost_R = weights_RN @ np.where(routed_N, one.small_cost_N, one.large_cost_N)
+    share_R = weights_RN @ sent_N.astype(float) / total_R
+    accuracy_R = weights_RN @ np.where(sent_N, one.small_N, one.large_N) / total_R
+    cost_R = weights_RN @ np.where(sent_N, one.small_cost_N, one.large_cost_N)
     saved_R = 1 - cost_R / (weights_RN @ one.large_cost_N)
-    # accuracy − ((1 − share) large + share small), of which what does not depend on the routing cancels.
-    gain_R = (weights_RN @ (routed_N * ahead_N) - share_R * (weights_RN @ ahead_N)) / total_R
+    # accuracy − ((1 − share) large + share small), where what does not depend on ``sent_N`` cancels.
+    gain_R = (weights_RN @ (sent_N * ahead_N) - share_R * (weights_RN @ ahead_N)) / total_R
     return share_R, accuracy_R, saved_R, gain_R
 
 
 def curve(benchmarks: Sequence[Questions], score_BN: Sequence[np.ndarray]) -> list[tuple[float, Point]]:
-    """Every routing that a threshold can bring about, as (τ, point): from none to the small model (τ the
+    """What every threshold brings about, as (τ, point): from none to the small model (τ the
     highest score) to all (τ = −∞), T + 1 points. Questions of one score go together."""
     share_N = np.concatenate([np.full(len(one.small_N), 1 / len(one.small_N)) for one in benchmarks])
     gain_N = share_N * np.concatenate([one.small_N - one.large_N for one in benchmarks])
@@ -110,7 +109,7 @@ def curve(benchmarks: Sequence[Questions], score_BN: Sequence[np.ndarray]) -> li
 
 
 def random_line(benchmarks: Sequence[Questions]) -> tuple[Point, Point]:
-    """The ends of the random router's line: all to the large model, all to the small one."""
+    """The ends of the random rule's line: all to the large model, all to the small one."""
     ends = [
         at(benchmarks, [np.full(len(one.small_N), all_small) for one in benchmarks])
         for all_small in (False, True)
@@ -118,31 +117,19 @@ def random_line(benchmarks: Sequence[Questions]) -> tuple[Point, Point]:
     return ends[0], ends[1]
 
 
-def random_at(benchmarks: Sequence[Questions], share: float) -> Point:
-    """What the random router achieves in expectation when it sends ``share`` of the questions to the small
-    model."""
-    none, everything = random_line(benchmarks)
-    return Point(
-        share,
-        (1 - share) * none.accuracy + share * everything.accuracy,
-        share * everything.saved,
-    )
-
-
 FIGURES = ("share", "accuracy", "saved", "gain")
 """In the order of `depo.evaluation.cascade.measures.figures`. ``saved``: share of the large model's cost.
-``gain``: accuracy above a random router's, same share."""
-
+``gain``: accuracy above a random rule's, same share."""
 
 DIGITS = 12
 """Ratios of costs that agree so far are the same number, but for rounding."""
 
 
-def distances_of_equals(one: Questions, routed_N: np.ndarray) -> dict[str, tuple[float, float]]:
-    """How far the limits of each figure are below and above it, for those figures of a routing, a boolean
-    (N,), in which all questions of this benchmark are alike."""
-    share_N = routed_N.astype(float)
-    accuracy_N = np.where(routed_N, one.small_N, one.large_N)
+def distances_of_equals(one: Questions, sent_N: np.ndarray) -> dict[str, tuple[float, float]]:
+    """How far the limits of each figure are below and above it, for those in which all questions of this
+    benchmark are alike. ``sent_N``: which of them go to the small model, a boolean (N,)."""
+    share_N = sent_N.astype(float)
+    accuracy_N = np.where(sent_N, one.small_N, one.large_N)
     worth_N = np.round(1 - one.small_cost_N / one.large_cost_N, DIGITS)
     saved_N = share_N * worth_N
     ahead_N = one.small_N - one.large_N

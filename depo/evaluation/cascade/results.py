@@ -1,7 +1,7 @@
-"""A router's figures as a document: at each threshold with intervals, and the curves over all thresholds.
+"""A cascade's figures as a document: at each threshold with intervals, and the curves over all thresholds.
 
 N problems of a benchmark, R resamples. A figure with an interval is a list [mean, low, high]; a curve is a
-list of [τ, share routed, accuracy, cost saved], τ null where all questions go to the small model.
+list of [τ, share sent to the small model, accuracy, cost saved]; τ is null where all questions go there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from depo.evaluation.cascade.inputs import Price, RoutedBenchmark
+from depo.evaluation.cascade.inputs import CascadeBenchmark, Price
 from depo.evaluation.cascade.measures import (
     FIGURES,
     Point,
@@ -21,11 +21,11 @@ from depo.evaluation.cascade.measures import (
     distances_of_equals,
     figures,
     random_line,
-    routed,
+    sent_to_small,
 )
 from depo.evaluation.comparison import unlike
 from depo.evaluation.estimator_check import unseen
-from depo.evaluation.target import Target
+from depo.evaluation.model import Target
 from depo.recipe.schema import Recipe
 from depo.report.provenance import provenance
 from depo.report.statistics import limits, resample_weights, with_equals
@@ -34,23 +34,20 @@ Document = Mapping[str, Any]
 
 
 ALL_LARGE = ("share", "saved", "gain")
-
-
 ALL_SMALL = ("share", "gain")
 """What is so by definition, not by the questions asked, where one model gets all of them."""
-
 
 HIGHEST = 1.0
 """No pass rate lies above this threshold."""
 
 
-def route_document(
+def cascade_document(
     small: Document,
     large: Document,
     names: tuple[str, str],
     run: Target,
     recipe: Recipe,
-    benchmarks: Sequence[RoutedBenchmark],
+    benchmarks: Sequence[CascadeBenchmark],
     taus: Sequence[float],
     price: Price,
     arguments: Sequence[str],
@@ -89,10 +86,10 @@ def route_document(
 
 
 def measured(
-    benchmarks: Sequence[RoutedBenchmark], taus: Sequence[float], resamples: int, seed: int
+    benchmarks: Sequence[CascadeBenchmark], taus: Sequence[float], resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Each model alone, and both routers at each threshold, with intervals; and their curves. Over several
-    benchmarks the plain mean."""
+    """Each model alone, and the cascade at each threshold by estimator and by oracle, with intervals; and the
+    curves. Over several benchmarks the plain mean."""
     questions = [one.questions for one in benchmarks]
     weights = [
         resample_weights(len(one.predicted_N), resamples, seed, one.name).astype(np.float64)
@@ -116,7 +113,7 @@ def measured(
                     "tau": tau,
                     **interval_of(
                         questions,
-                        [routed(score_N, tau) for score_N in score_BN],
+                        [sent_to_small(score_N, tau) for score_N in score_BN],
                         weights,
                         ALL_LARGE if tau >= HIGHEST else (),
                     ),
@@ -134,18 +131,18 @@ def measured(
 
 def interval_of(
     questions: Sequence[Questions],
-    routed_BN: Sequence[np.ndarray],
+    sent_BN: Sequence[np.ndarray],
     weights: Sequence[np.ndarray],
     assigned: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Every figure of one routing as [mean, low, high], each benchmark resampled on its own.
+    """Every figure of one way to send questions as [mean, low, high], each benchmark resampled on its own.
     ``clopper_pearson`` names the figures in which all questions of a benchmark come out alike; ``assigned``
     are figures that no other questions could change."""
     whole, resampled, equals = [], [], []
-    for one, routed_N, weights_RN in zip(questions, routed_BN, weights, strict=True):
-        whole.append(figures(one, routed_N, np.ones((1, len(routed_N)))))
-        resampled.append(figures(one, routed_N, weights_RN))
-        equals.append(distances_of_equals(one, routed_N))
+    for one, sent_N, weights_RN in zip(questions, sent_BN, weights, strict=True):
+        whole.append(figures(one, sent_N, np.ones((1, len(sent_N)))))
+        resampled.append(figures(one, sent_N, weights_RN))
+        equals.append(distances_of_equals(one, sent_N))
     found: dict[str, Any] = {"clopper_pearson": []}
     for i, name in enumerate(FIGURES):
         bootstrap = [

@@ -48,6 +48,11 @@ class FileSource(Block):
     limit: PositiveInt | None = None
     """Use the first rows only, of those that ``where`` keeps."""
 
+    @property
+    def label(self) -> str:
+        """What reports call a source."""
+        return self.path.name
+
 
 class HubSource(Block):
     """A data set of the Hugging Face hub, read with `datasets`."""
@@ -62,6 +67,10 @@ class HubSource(Block):
     """Keep only the rows whose columns, as text, hold these values."""
     limit: PositiveInt | None = None
 
+    @property
+    def label(self) -> str:
+        return self.id if self.subset is None else f"{self.id} ({self.subset})"
+
 
 class ReasoningGymSource(Block):
     """Procedurally generated tasks of the `reasoning_gym` package, verified by its own scorers."""
@@ -72,6 +81,10 @@ class ReasoningGymSource(Block):
     size: PositiveInt = 1000
     """Problems per task."""
     seed: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"reasoning_gym {', '.join(self.tasks)}"
 
 
 class ArithmeticSource(Block):
@@ -87,9 +100,27 @@ class ArithmeticSource(Block):
     """Distinct problems to generate (fewer when the family is smaller)."""
     seed: int = 0
 
+    @property
+    def label(self) -> str:
+        return f"arithmetic in {self.phrasing}"
+
+
+class PluginSource(Block):
+    """A source registered by a package under the entry-point group ``depo.sources``: a function of this block
+    and its key in the recipe that yields (problem, gold answer, prior pass rate)."""
+
+    type: Literal["plugin"] = "plugin"
+    name: str
+    options: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        return self.name
+
 
 Source = Annotated[
-    FileSource | HubSource | ReasoningGymSource | ArithmeticSource, Field(discriminator="type")
+    FileSource | HubSource | ReasoningGymSource | ArithmeticSource | PluginSource,
+    Field(discriminator="type"),
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -35,16 +34,6 @@ class HybridEstimator(Block):
     a frozen encoder (needs ``text_model``), or nothing."""
     text_model: str | None = None
     """BERT-family encoder: Hugging Face id or local directory (`depo fetch minilm DIR`)."""
-    features: Literal["none", "policy"] = "none"
-    """``policy``: at each round one prefill of each candidate tells how the policy sees it by now
-    (perplexity,
-    entropy of the first token, last hidden state). Costs ``selection.candidates`` prefills: keep those at a
-    few times ``batch.prompts``."""
-    recall: NonNegativeInt = 0
-    """Answers to remember of each prompt. At each round those of the candidates are weighed anew under
-    today's
-    policy, by one prefill each. Kept are only such as it gives with a probability of 1/1000 or more: long
-    answers are neither kept nor paid for. 0: none."""
     history: bool = True
     """Remember each prompt's outcomes. Off: only what is known before a first visit (an ablation)."""
     drift: bool = True
@@ -191,17 +180,6 @@ class PluginEstimator(Block):
     type: Literal["plugin"] = "plugin"
     name: str
     options: dict[str, Any] = {}
-
-
-def built_with(spec: Block) -> Mapping[str, Any]:
-    """What an estimator itself is built with. Whether the policy is asked about prompts is the loop's
-    business: an estimator takes what it shows where it is."""
-    return spec.model_dump(exclude={"features", "recall"})
-
-
-def asks_policy(spec: Block) -> bool:
-    """Whether the estimator is shown in training what the policy makes of a prompt."""
-    return getattr(spec, "features", "none") != "none" or getattr(spec, "recall", 0) > 0
 
 
 EstimatorSpec = Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -32,10 +32,21 @@ class Checkpoints(Block):
     """Newest checkpoints kept."""
 
 
+class PluginTracker(Block):
+    """A tracker registered by a package under the entry-point group ``depo.trackers``."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
 class Tracking(Block):
+    """What keeps metrics and rollouts, beside metrics.jsonl."""
+
     tensorboard: bool = False
     rollouts: bool = True
     """Write every rollout to rollouts/*.parquet."""
+    trackers: list[PluginTracker] = []
+    """Trackers of other packages."""
 
 
 class Resources(Block):
@@ -76,6 +87,12 @@ class Recipe(Block):
     resources: Resources = Resources()
 
     @property
+    def prefill_probe(self) -> bool:
+        """Whether the estimator is shown what a prefill tells of each candidate."""
+        chosen = self.selection.prefill_probe
+        return self.estimator.type == "hybrid" if chosen == "auto" else chosen
+
+    @property
     def context_length(self) -> int:
         """Longest sequence this recipe allows, in tokens."""
         return self.data.max_prompt_tokens + self.rollout.max_new_tokens
@@ -113,11 +130,26 @@ class Recipe(Block):
         return self
 
     @model_validator(mode="after")
+    def estimator_uses_what_the_policy_shows(self) -> Self:
+        asked = {
+            "prefill_probe true": self.selection.prefill_probe is True,
+            f"answer_rescoring {self.selection.answer_rescoring}": self.selection.answer_rescoring > 0,
+        }
+        for setting, on in asked.items():
+            if on and self.estimator.type not in ("hybrid", "plugin"):
+                raise ValueError(
+                    f"selection.{setting} needs estimator.type hybrid, which makes use of what the policy "
+                    f"shows; estimator.type is {self.estimator.type}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def candidates_fill_a_batch(self) -> Self:
         rule = self.selection
-        if isinstance(rule, RuleSelection) and rule.candidates < self.batch.prompts:
+        chosen = rule.candidates if isinstance(rule, RuleSelection) else "auto"
+        if chosen != "auto" and chosen < self.batch.prompts:
             raise ValueError(
-                f"selection.candidates {rule.candidates} must be at least batch.prompts "
+                f"selection.candidates {chosen} must be at least batch.prompts "
                 f"{self.batch.prompts}: a round is chosen among them"
             )
         return self

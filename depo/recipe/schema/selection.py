@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -12,7 +12,15 @@ from depo.recipe.schema.block import Block, Fraction, PositiveFloat
 class SelectionBase(Block):
     audit: Fraction = 0.05
     """Share of every batch drawn uniformly from the pool to grade the estimator."""
-    refill: bool = True
+    prefill_probe: bool | Literal["auto"] = "auto"
+    """Show the estimator what one prefill of each candidate tells of it under today's policy (perplexity,
+    entropy of the first token, last hidden state), at each round. Costs a prefill of every candidate. auto:
+    with estimator.type hybrid, which makes use of it."""
+    answer_rescoring: NonNegativeInt = 0
+    """Answers to remember of each prompt. At each round those of the candidates are weighed anew under
+    today's policy, by one prefill each, and shown to the estimator (hybrid). Only answers that it gives with
+    a probability of 1/1000 or more are kept: long ones are neither kept nor paid for. 0: none."""
+    refill: bool = False
     """Generate further rounds until the batch is full of groups with signal (DAPO's dynamic sampling)."""
     max_rounds: PositiveInt = 4
     """Rounds per step at most, the first included."""
@@ -32,6 +40,11 @@ class SelectionBase(Block):
             raise ValueError(f"min_window {self.min_window} exceeds window {self.window}")
         return self
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What ``depo.selection.build_selector`` takes. It is handed the means to ask the policy."""
+        return self.model_dump(exclude={"prefill_probe", "answer_rescoring"})
+
 
 class UniformSelection(SelectionBase):
     """Prompts in shuffled order, pass after pass."""
@@ -42,9 +55,9 @@ class UniformSelection(SelectionBase):
 class RuleSelection(SelectionBase):
     """What the rules that go by an estimator share."""
 
-    candidates: PositiveInt = 8192
+    candidates: PositiveInt | Literal["auto"] = "auto"
     """Prompts considered per round, at least batch.prompts, drawn uniformly from the pool (``skip``: the next
-    ones in its order)."""
+    ones in its order). auto: 8 · batch.prompts."""
     cooldown: NonNegativeInt = 0
     """Steps during which a prompt just visited is passed over, as long as there are others."""
     revisit_after: PositiveInt | Literal["auto"] | None = "auto"
@@ -63,12 +76,13 @@ class RuleSelection(SelectionBase):
 
 
 class ThompsonSelection(RuleSelection):
-    """Draw a pass rate from each belief, take the prompts most likely to give an informative group under
-    it."""
+    """Draw pass rates from each belief, take the prompts most likely to give an informative group under
+    them."""
 
     type: Literal["thompson"] = "thompson"
-    draws: PositiveInt = 1
-    """Draws of which the mean counts. 1 is Thompson sampling; with more, doubt draws less, up to `greedy`."""
+    draws: PositiveInt = 16
+    """Draws of which the mean counts. 1 is Thompson sampling; with more, doubt attracts less, up to
+    `greedy`."""
 
 
 class OptimisticSelection(RuleSelection):
@@ -123,6 +137,14 @@ class GreedySelection(RuleSelection):
     type: Literal["greedy"] = "greedy"
 
 
+class PluginSelection(RuleSelection):
+    """A rule registered by a package under the entry-point group ``depo.rules``."""
+
+    type: Literal["plugin"] = "plugin"
+    name: str
+    options: dict[str, Any] = {}
+
+
 Selection = Annotated[
     UniformSelection
     | ThompsonSelection
@@ -131,6 +153,7 @@ Selection = Annotated[
     | ThresholdSelection
     | SkipSelection
     | GumbelSelection
-    | GreedySelection,
+    | GreedySelection
+    | PluginSelection,
     Field(discriminator="type"),
 ]

@@ -145,20 +145,16 @@ class Suite(Block):
 
     @property
     def ks(self) -> list[int]:
-        """The k of pass@k and maj@k, ascending."""
+        """The k of pass@k and maj@k, ascending; where not set, 1, 2, 4, … up to n, and n itself."""
         if self.k is not None:
             return sorted(set(self.k))
-        return powers_of_two(self.sampling.n)
+        n = self.sampling.n
+        return sorted({2**power for power in range(n.bit_length())} | {n})
 
     @property
     def extrapolated_ks(self) -> list[int]:
         n = self.sampling.n
         return sorted(set([10 * n, 100 * n] if self.extrapolate is None else self.extrapolate))
-
-
-def powers_of_two(n: int) -> list[int]:
-    """1, 2, 4, … up to n, and n itself."""
-    return sorted({2**power for power in range(n.bit_length()) if 2**power <= n} | {n})
 
 
 Suite.model_rebuild()

@@ -135,13 +135,9 @@ class VllmPool:
     def score_each(
         self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> dict[str, list[np.ndarray]]:
-        """``score`` by every engine, by name: what the parity probe compares."""
+        """Log-probabilities (temperature 1) of each (prompt ids, completion ids), arrays of (T,), by every
+        engine, by its name: what the parity probe compares."""
         return self.on_all("score", sequences)
-
-    def score(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
-        """Log-probabilities (temperature 1) of each (prompt ids, completion ids), by the first engine."""
-        name, worker = next(iter(self.workers.items()))
-        return self.get(name, worker.score.remote(sequences))
 
     def close(self) -> None:
         """Stop the engines."""

@@ -124,15 +124,12 @@ def test_an_encoder_that_has_moved_with_the_rest_is_the_same_encoder(tmp_path):
 
 
 def test_hidden_texts_say_nothing_and_change_nothing_for_the_policy():
-    prompts = [
-        Prompt(str(i), f"{i}+{i}=", (i,), str(2 * i), level="learnable" if i < 500 else "impossible")
-        for i in range(1000)
-    ]
+    prompts = [Prompt(str(i), f"{i}+{i}=", (i,), str(2 * i)) for i in range(1000)]
     hidden = hide(prompts, 0)
     assert [(p.key, p.token_ids, p.reference) for p in hidden] == [
         (p.key, p.token_ids, p.reference) for p in prompts
     ]
     numbers = [int(prompt.text.removeprefix("problem ")) for prompt in hidden]
     assert sorted(numbers) == list(range(1000))
-    # Were the numbers in the pool's order, the learnable half would have a mean of 249.5.
+    # Were the numbers in the pool's order, its first half would have a mean of 249.5.
     assert abs(sum(numbers[:500]) / 500 - 499.5) < 4 * 289 / 500**0.5

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from depo.evaluation import vote_worker
-from depo.evaluation.answers import COMPARE, MATH, TEXT, Votes, vote_rule
+from depo.evaluation.answers import MATH, TEXT, Votes, vote_rule
 from depo.recipe.schema import (
     ExactReward,
     FunctionReward,
@@ -69,7 +68,3 @@ def test_rewards_without_answers_have_no_vote():
     assert vote_rule(weighted) == MATH
     assert vote_rule(ExactReward()) == TEXT
     assert vote_rule(FunctionReward(path="a:b")) is None
-
-
-def test_both_sides_of_the_pipe_use_one_word():
-    assert vote_worker.COMPARE == COMPARE

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from depo.errors import UserError
-from depo.evaluation.comparison import compare, comparison_report, notes, unlike
-from depo.evaluation.target import told_apart
+from depo.evaluation.comparison import compare, comparison_report, notes, told_apart, unlike
 from depo.report.document import Table
 
 SUITE = {

@@ -10,8 +10,8 @@ import pytest
 
 from depo.cli import main
 from depo.errors import UserError
-from depo.evaluation.engines import load_tokenizer
-from depo.evaluation.problems import context_for, load_suite_problems
+from depo.evaluation.model import load_tokenizer
+from depo.evaluation.suite import context_for, load_benchmarks
 from depo.recipe.suites import load_suite
 
 
@@ -86,7 +86,7 @@ def test_two_that_cannot_be_compared_are_refused_before_anything_is_asked(cheap,
 def test_a_context_of_vllm_that_would_cut_completions_is_refused(cheap, tiny_policy):
     overrides = ["engine=vllm", "vllm.max_model_len=41"]
     suite = load_suite("cheap.yaml", overrides, None, None)
-    benchmarks = load_suite_problems(suite, load_tokenizer(str(tiny_policy), suite))
+    benchmarks = load_benchmarks(suite, load_tokenizer(str(tiny_policy), suite))
     with pytest.raises(
         UserError, match=r"vllm\.max_model_len: 41 is less .* expected at least \d\d, or null"
     ):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
+from made_samples import VOCABULARY, build_batch
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -20,9 +20,8 @@ from transformers import (
 
 from depo.learner.learner import PolicyLearner
 from depo.recipe import schema
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 
-VOCABULARY = 40
 PAD = 0
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -84,22 +83,6 @@ def make_learner() -> Callable[..., PolicyLearner]:
     return build_learner
 
 
-def build_batch(seed: int = 0, groups: int = 3, group_size: int = 4) -> TrainingBatch:
-    """Unequal lengths, every group mixed. Engine log-probabilities are made up around a plausible level."""
-    rng = np.random.default_rng(seed)
-    n = groups * group_size
-    prompts = [rng.integers(2, VOCABULARY, size=rng.integers(2, 6), dtype=np.int32) for _ in range(groups)]
-    completions = [rng.integers(1, VOCABULARY, size=rng.integers(1, 10), dtype=np.int32) for _ in range(n)]
-    advantages = rng.normal(size=n).astype(np.float32)
-    return TrainingBatch(
-        prompt_ids=[prompts[i // group_size] for i in range(n)],
-        completion_ids=completions,
-        engine_logprobs=[rng.normal(-3.5, 0.5, size=len(c)).astype(np.float32) for c in completions],
-        advantages=advantages,
-        group=np.arange(n) // group_size,
-    )
-
-
 @pytest.fixture
-def make_batch() -> Callable[..., TrainingBatch]:
+def make_batch() -> Callable[..., list[TrainSample]]:
     return build_batch

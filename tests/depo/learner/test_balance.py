@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,14 +12,14 @@ from transformers import PreTrainedModel
 from depo.errors import UserError
 from depo.learner.balance import LoadBalancing
 from depo.learner.learner import PolicyLearner
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 
 MakeModel = Callable[[str], PreTrainedModel]
 MakeLearner = Callable[..., PolicyLearner]
-MakeBatch = Callable[..., TrainingBatch]
+MakeBatch = Callable[..., list[TrainSample]]
 
 
-def gradients(learner: PolicyLearner, batch: TrainingBatch) -> dict[str, torch.Tensor]:
+def gradients(learner: PolicyLearner, batch: list[TrainSample]) -> dict[str, torch.Tensor]:
     """Of one mini-batch, clipped by nothing: taken just before the optimizer would use them."""
     taken: dict[str, torch.Tensor] = {}
     step = learner.optimizer.step
@@ -45,7 +46,7 @@ def test_the_gradient_is_that_of_transformers_own_loss_on_real_tokens(
     balanced = gradients(make_learner(model, **settings, load_balancing_coef=0.7), batch)
 
     reference = make_model("qwen3_moe")
-    rows = [torch.tensor([*p, *c]) for p, c in zip(batch.prompt_ids, batch.completion_ids, strict=True)]
+    rows = [torch.from_numpy(sample.token_ids).long() for sample in batch]
     tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(r)) for r in rows], batch_first=True)
     # float attention masks of ones and zeros at the right end: causal attention never looks there
@@ -74,13 +75,7 @@ def test_micro_batches_of_equal_sequences_count_alike(
 ) -> None:
     """Twelve copies of one sequence: every micro-batch has the same loss, so cutting must not change it."""
     batch = make_batch()
-    same = TrainingBatch(
-        [batch.prompt_ids[0]] * 12,
-        [batch.completion_ids[0]] * 12,
-        [batch.engine_logprobs[0]] * 12,
-        batch.advantages,
-        batch.group,
-    )
+    same = [replace(batch[0], advantage=s.advantage, group=s.group) for s in batch]
     losses = []
     for tokens in (30, 100_000):
         learner = make_learner(make_model("qwen3_moe"), tokens_per_microbatch=tokens, load_balancing_coef=0.5)

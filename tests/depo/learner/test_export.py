@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from depo.learner.learner import PolicyLearner
 from depo.models.devices import set_compute_dtype
 from depo.models.export import export_policy
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 
 MakeModel = Callable[[str], PreTrainedModel]
 TOKENS = torch.arange(2, 34).view(2, 16)
@@ -40,7 +40,7 @@ def test_a_trained_policy_reloads_to_identical_logits(
     tmp_path: Path,
     make_model: MakeModel,
     make_learner: Callable[..., PolicyLearner],
-    make_batch: Callable[..., TrainingBatch],
+    make_batch: Callable[..., list[TrainSample]],
 ) -> None:
     learner = make_learner(make_model(architecture))
     learner.update(make_batch())
@@ -90,7 +90,7 @@ def test_lora_on_fused_experts_and_router_exports_the_trained_policy(
     tmp_path: Path,
     make_model: MakeModel,
     make_learner: Callable[..., PolicyLearner],
-    make_batch: Callable[..., TrainingBatch],
+    make_batch: Callable[..., list[TrainSample]],
 ) -> None:
     model = with_expert_lora(make_model("qwen3_moe"))
     learner = make_learner(model)

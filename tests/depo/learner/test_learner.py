@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made_samples import sequences_of, with_engine
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from depo.learner.learner import PolicyLearner
 from depo.learner.metrics import Tally
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 
 MakeModel = Callable[[str], PreTrainedModel]
 MakeLearner = Callable[..., PolicyLearner]
-MakeBatch = Callable[..., TrainingBatch]
+MakeBatch = Callable[..., list[TrainSample]]
 LOSSES = ["grpo", "dapo", "dr_grpo", "gspo", "cispo"]
 
 
@@ -38,18 +40,18 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 
 def gradient(
-    learner: PolicyLearner, batch: TrainingBatch, old: list[np.ndarray]
+    learner: PolicyLearner, batch: list[TrainSample], old: list[np.ndarray]
 ) -> tuple[int, dict[str, Tensor]]:
     (minibatch,) = learner.cut(batch, epoch=0)
-    weights = learner.weights(minibatch, np.array([len(c) for c in batch.completion_ids]))
+    weights = learner.weights(minibatch, batch)
     for rows in minibatch:
-        micro = learner.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
+        micro = learner.packing.collate(rows, batch)
         learner.backward(micro, batch, weights, old, None, Tally())
     return len(minibatch), {name: p.grad for name, p in learner.parameters.items()}
 
 
-def current(learner: PolicyLearner, batch: TrainingBatch) -> list[np.ndarray]:
-    return learner.score(list(zip(batch.prompt_ids, batch.completion_ids, strict=True)), learner.temperature)
+def current(learner: PolicyLearner, batch: list[TrainSample]) -> list[np.ndarray]:
+    return learner.score(sequences_of(batch), learner.temperature)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -78,21 +80,16 @@ def test_included_zero_variance_rows_change_the_denominator_and_nothing_else(
     loss: str, factor: str, make_model: MakeModel, make_learner: MakeLearner, make_batch: MakeBatch
 ) -> None:
     whole = make_batch()
-    whole.advantages[whole.group == 1] = 0.0
-    kept = np.flatnonzero(whole.group != 1)
-    part = TrainingBatch(
-        [whole.prompt_ids[i] for i in kept],
-        [whole.completion_ids[i] for i in kept],
-        [whole.engine_logprobs[i] for i in kept],
-        whole.advantages[kept],
-        whole.group[kept],
-    )
+    whole = [replace(sample, advantage=0.0) if sample.group == 1 else sample for sample in whole]
+    part = [sample for sample in whole if sample.group != 1]
     grads = {}
     for name, batch in (("whole", whole), ("part", part)):
         learner = make_learner(make_model("llama"), loss={"type": loss})
         grads[name] = gradient(learner, batch, current(learner, batch))[1]
-    tokens = {name: sum(map(len, batch.completion_ids)) for name, batch in (("whole", whole), ("part", part))}
-    ratio = len(kept) / len(whole) if factor == "rows" else tokens["part"] / tokens["whole"]
+    tokens = {
+        name: sum(sample.trained for sample in batch) for name, batch in (("whole", whole), ("part", part))
+    }
+    ratio = len(part) / len(whole) if factor == "rows" else tokens["part"] / tokens["whole"]
     assert ratio < 0.9
     for name, grad in grads["whole"].items():
         assert torch.allclose(grad, ratio * grads["part"][name], atol=1e-6), name
@@ -104,11 +101,11 @@ def test_update_makes_rewarded_completions_likelier(
     learner = make_learner(make_model("qwen3_moe"), lr=2e-3)
     batch = make_batch()
     before = current(learner, batch)
-    batch.engine_logprobs = before
+    batch = with_engine(batch, before)
     metrics = learner.update(batch).metrics
     after = current(learner, batch)
     gain = np.array([new.sum() - old.sum() for new, old in zip(after, before, strict=True)])
-    assert np.corrcoef(gain, batch.advantages)[0, 1] > 0.5
+    assert np.corrcoef(gain, [sample.advantage for sample in batch])[0, 1] > 0.5
     assert metrics["mismatch_kl"] == pytest.approx(0, abs=1e-9)
     assert metrics["correction_mean"] == pytest.approx(1, abs=1e-5)
     # 12 rows are fewer than the 32 it looks at, so it is exactly the k3 of the whole batch
@@ -140,9 +137,8 @@ def test_one_pass_and_recomputed_old_logprobs_give_the_same_update(
     settings = {"correction": {"type": "icepop", "low": 0.8, "high": 1.2}}
     batch = make_batch()
     shortcut, reference = (make_learner(make_model("llama"), **settings) for _ in range(2))
-    batch.engine_logprobs = [
-        v + 0.3 * np.cos(np.arange(len(v))).astype(np.float32) for v in current(shortcut, batch)
-    ]
+    now = current(shortcut, batch)
+    batch = with_engine(batch, [v + 0.3 * np.cos(np.arange(len(v))).astype(np.float32) for v in now])
     reference.has_dropout = True  # forces the separate pass; there is none to draw
     left, right = shortcut.update(batch), reference.update(batch)
     assert 0.1 < left.metrics["correction_cut"] < 0.9
@@ -156,10 +152,10 @@ def test_mismatch_metrics_of_known_differences(
     learner = make_learner(make_model("llama"), correction={"type": "mis", "cap": 1.2})
     batch = make_batch()
     # learner − engine is +0.5 on the first row, 0 elsewhere
-    batch.engine_logprobs = current(learner, batch)
-    batch.engine_logprobs[0] = batch.engine_logprobs[0] - 0.5
+    first, *others = current(learner, batch)
+    batch = with_engine(batch, [first - 0.5, *others])
     metrics = learner.update(batch).metrics
-    share = len(batch.completion_ids[0]) / sum(map(len, batch.completion_ids))
+    share = batch[0].trained / sum(sample.trained for sample in batch)
     assert metrics["mismatch_max"] == pytest.approx(0.5, abs=1e-5)
     assert metrics["mismatch_kl"] == pytest.approx(share * (math.exp(0.5) - 1.5), rel=1e-4)
     assert metrics["correction_cut"] == pytest.approx(share)
@@ -206,7 +202,7 @@ def test_an_empty_batch_trains_nothing_but_the_schedule_advances(
 ) -> None:
     learner = make_learner(make_model("llama"), lr=1.0, schedule="linear")
     before = weights_of(learner)
-    result = learner.update(TrainingBatch([], [], [], np.zeros(0, np.float32), np.zeros(0, int)))
+    result = learner.update([])
     assert result.metrics["sequences"] == 0
     assert result.metrics["optimizer_steps"] == 0
     assert list(result.old_logprobs) == []
@@ -318,20 +314,26 @@ def test_training_mode_computes_what_evaluation_mode_does(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda b: b.completion_ids.__setitem__(2, np.zeros(0, np.int32)), "row 2 of the batch has"),
-        (lambda b: b.engine_logprobs.__setitem__(1, np.zeros(30, np.float32)), "row 1 has"),
-        (lambda b: b.advantages.__setitem__(3, np.nan), "row 3 has an engine log-probability or advantage"),
+        ({"loss_mask": np.zeros(8, bool)}, "row 2 of the batch has no token to train on"),
+        ({"loss_mask": np.ones(8, bool)}, "row 2 of the batch trains on its first token"),
+        ({"loss_mask": np.ones(8)}, "row 2 of the batch has a loss_mask of type float64"),
+        ({"loss_mask": np.ones(7, bool)}, r"row 2 of the batch has 8 tokens, but loss_mask of shape \(7,\)"),
+        ({"logprobs": np.zeros(9, np.float32)}, r"8 tokens, but logprobs of shape \(9,\)"),
+        ({"advantage": np.zeros(3, np.float32)}, r"8 tokens, but advantage of shape \(3,\)"),
+        ({"advantage": np.nan}, "row 2 has an engine log-probability or advantage"),
+        ({"advantage": np.full(8, np.nan)}, "row 2 has an engine log-probability or advantage"),
+        ({"logprobs": np.full(8, -np.inf, np.float32)}, "row 2 has an engine log-probability or advantage"),
     ],
 )
 def test_rows_that_cannot_be_trained_on_are_named(
-    spoil: Callable[[TrainingBatch], None],
+    spoil: dict[str, object],
     message: str,
     make_model: MakeModel,
     make_learner: MakeLearner,
     make_batch: MakeBatch,
 ) -> None:
     batch = make_batch()
-    spoil(batch)
+    batch[2] = replace(TrainSample.of_completion([3, 4, 5], [6, 7, 8, 9, 1]), **spoil)
     learner = make_learner(make_model("llama"))
     with pytest.raises(ValueError, match=message):
         learner.update(batch)
@@ -346,13 +348,8 @@ def test_read_only_arrays_are_accepted(
 ) -> None:
     """As they come out of Ray's object store."""
     batch = make_batch()
-    for array in [
-        *batch.prompt_ids,
-        *batch.completion_ids,
-        *batch.engine_logprobs,
-        batch.advantages,
-        batch.group,
-    ]:
-        array.flags.writeable = False
+    for sample in batch:
+        for array in (sample.token_ids, sample.loss_mask, sample.logprobs):
+            array.flags.writeable = False
     make_learner(make_model("llama"), epochs=2).update(batch)
     assert not [warning for warning in recwarn if "writable" in str(warning.message)]

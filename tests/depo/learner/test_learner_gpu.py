@@ -7,25 +7,26 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from made_samples import sequences_of
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from depo.learner.learner import PolicyLearner
 from depo.models.devices import set_compute_dtype
 from depo.models.routers import route_in_float32
-from depo.types import TrainingBatch, UpdateResult
+from depo.types import TrainSample, UpdateResult
 
 pytestmark = pytest.mark.gpu
 
 MakeModel = Callable[[str], PreTrainedModel]
 MakeLearner = Callable[..., PolicyLearner]
-MakeBatch = Callable[..., TrainingBatch]
+MakeBatch = Callable[..., list[TrainSample]]
 LR = 1e-3  # the length of Adam's first steps
 UNLIKE = {"seconds", "padding_share"}
 """Metrics that have no reason to be the same."""
 
 
-def moved_by(learner: PolicyLearner, batch: TrainingBatch) -> tuple[UpdateResult, dict[str, Tensor]]:
+def moved_by(learner: PolicyLearner, batch: list[TrainSample]) -> tuple[UpdateResult, dict[str, Tensor]]:
     """What one update tells, and by how much it moves each weight; on the CPU."""
     before = {name: p.detach().cpu().clone() for name, p in learner.parameters.items()}
     result = learner.update(batch)
@@ -104,7 +105,7 @@ def test_scores_are_the_log_softmax_of_transformers_own_logits(
 ) -> None:
     batch, model = make_batch(), make_model(architecture).to(cuda)
     learner = make_learner(model)
-    sequences = list(zip(batch.prompt_ids, batch.completion_ids, strict=True))
+    sequences = sequences_of(batch)
     for (prompt, completion), scored in zip(sequences, learner.score(sequences, 0.8), strict=True):
         tokens = torch.tensor(np.concatenate([prompt, completion])[None].astype(np.int64), device=cuda)
         with torch.no_grad():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from made_samples import sequences_of
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -14,20 +16,20 @@ from depo.errors import UserError
 from depo.learner.learner import PolicyLearner
 from depo.learner.logprobs import check_head, token_logprobs
 from depo.learner.packing import MicroBatch
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 
 TEMPERATURE = 0.7
 VOCABULARY = 40
 
 
-def whole_batch(learner: PolicyLearner, batch: TrainingBatch) -> MicroBatch:
-    return learner.packing.collate(list(range(len(batch))), batch.prompt_ids, batch.completion_ids)
+def whole_batch(learner: PolicyLearner, batch: list[TrainSample]) -> MicroBatch:
+    return learner.packing.collate(np.arange(len(batch)), batch)
 
 
-def plain_logprobs(model: nn.Module, batch: TrainingBatch) -> list[tuple[Tensor, Tensor]]:
+def plain_logprobs(model: nn.Module, batch: list[TrainSample]) -> list[tuple[Tensor, Tensor]]:
     """Row by row, no padding: log-probabilities and entropies (T,) of the completion."""
     results = []
-    for prompt, completion in zip(batch.prompt_ids, batch.completion_ids, strict=True):
+    for prompt, completion in sequences_of(batch):
         tokens = torch.tensor([[*prompt.tolist(), *completion.tolist()]])
         logprobs = (model(input_ids=tokens).logits[0, len(prompt) - 1 : -1] / TEMPERATURE).log_softmax(-1)
         chosen = logprobs.gather(-1, torch.tensor(completion.tolist()).unsqueeze(-1)).squeeze(-1)
@@ -51,7 +53,7 @@ def test_values_and_gradients_equal_the_plain_path(
     chunk_logits: int,
     make_model: Callable[[str], PreTrainedModel],
     make_learner: Callable[..., PolicyLearner],
-    make_batch: Callable[..., TrainingBatch],
+    make_batch: Callable[..., list[TrainSample]],
 ) -> None:
     model = make_model(architecture)
     learner = make_learner(with_lora(model) if lora else model)
@@ -78,7 +80,7 @@ def test_values_and_gradients_equal_the_plain_path(
 def test_logits_exist_for_one_chunk_at_a_time_and_are_recomputed_in_the_backward_pass(
     make_model: Callable[[str], PreTrainedModel],
     make_learner: Callable[..., PolicyLearner],
-    make_batch: Callable[..., TrainingBatch],
+    make_batch: Callable[..., list[TrainSample]],
 ) -> None:
     learner = make_learner(make_model("llama"))
     micro = whole_batch(learner, make_batch())

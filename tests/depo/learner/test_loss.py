@@ -7,27 +7,26 @@ import math
 import pytest
 import torch
 
-from depo.learner.loss import (
-    binary_kl,
-    clipped_surrogate,
-    correction_weights,
-    k3,
-    sequence_mean,
-    token_loss,
-    token_weights,
-)
+from depo.learner.corrections import binary_kl, build_correction
+from depo.learner.loss import build_loss, k3, sequence_ratio, surrogate, token_loss
 from depo.recipe import schema
 
 LOSSES = [schema.GrpoLoss(), schema.DapoLoss(), schema.DrGrpoLoss(), schema.GspoLoss(), schema.CispoLoss()]
 
 
 def test_token_weights_of_lengths_1_and_4() -> None:
-    lengths = torch.tensor([1, 4])
-    assert token_weights(schema.GrpoLoss(), lengths, 10).tolist() == pytest.approx([1 / 2, 1 / 8])
-    assert token_weights(schema.GspoLoss(), lengths, 10).tolist() == pytest.approx([1 / 2, 1 / 8])
-    assert token_weights(schema.DapoLoss(), lengths, 10).tolist() == pytest.approx([1 / 5, 1 / 5])
-    assert token_weights(schema.CispoLoss(), lengths, 10).tolist() == pytest.approx([1 / 5, 1 / 5])
-    assert token_weights(schema.DrGrpoLoss(), lengths, 10).tolist() == pytest.approx([1 / 20, 1 / 20])
+    lengths = torch.tensor([1.0, 4.0])
+    assert build_loss(schema.GrpoLoss()).weights(lengths, 10).tolist() == pytest.approx([1 / 2, 1 / 8])
+    assert build_loss(schema.GspoLoss()).weights(lengths, 10).tolist() == pytest.approx([1 / 2, 1 / 8])
+    assert build_loss(schema.DapoLoss()).weights(lengths, 10).tolist() == pytest.approx([1 / 5, 1 / 5])
+    assert build_loss(schema.CispoLoss()).weights(lengths, 10).tolist() == pytest.approx([1 / 5, 1 / 5])
+    assert build_loss(schema.DrGrpoLoss()).weights(lengths, 10).tolist() == pytest.approx([1 / 20, 1 / 20])
+
+
+def corrected(
+    correction: schema.Correction, old: torch.Tensor, engine: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return build_correction(correction)(old, engine, torch.ones_like(old, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(
@@ -44,10 +43,8 @@ def test_token_weights_of_lengths_1_and_4() -> None:
 def test_correction_weights_of_known_ratios(correction: schema.Correction, expected: list[float]) -> None:
     ratios = torch.tensor([[0.25, 0.8, 1.5, 8.0]])
     engine = torch.tensor([[-3.0, -2.0, -4.0, -5.0]])
-    old = (engine + ratios.log()).requires_grad_()
-    weights, cut = correction_weights(correction, old, engine)
+    weights, cut = corrected(correction, engine + ratios.log(), engine)
     assert weights[0].tolist() == pytest.approx(expected)
-    assert not weights.requires_grad
     changed = [w != pytest.approx(r) for w, r in zip(expected, ratios[0].tolist(), strict=True)]
     assert cut[0].tolist() == (changed if not isinstance(correction, schema.NoCorrection) else [False] * 4)
 
@@ -60,12 +57,12 @@ def test_a_token_the_engine_called_impossible_keeps_every_correction_finite() ->
         schema.IcePopCorrection(),
         schema.KPopCorrection(),
     ):
-        assert torch.isfinite(correction_weights(correction, old, engine)[0]).all()
+        assert torch.isfinite(corrected(correction, old, engine)[0]).all()
 
 
 def test_icepop_keeps_both_ends_of_its_published_range() -> None:
     ratios = torch.tensor([[0.499, 0.501, 4.99, 5.01]], dtype=torch.float64)
-    weights, _ = correction_weights(schema.IcePopCorrection(), ratios.log(), torch.zeros_like(ratios))
+    weights, _ = corrected(schema.IcePopCorrection(), ratios.log(), torch.zeros_like(ratios))
     assert weights[0].tolist() == pytest.approx([0, 0.501, 4.99, 0])
 
 
@@ -86,13 +83,13 @@ def test_kpop_by_hand() -> None:
     forward, backward = binary_kl(learner, engine)[0], binary_kl(engine, learner)[0]
     assert forward.tolist() == pytest.approx([0.0872, 0.1920, 0.0826, 0.1445, 0.0713], abs=1e-4)
     assert backward[[0, 2, 3]].tolist() == pytest.approx([0.0823, 0.0328, 0.0713], abs=1e-4)
-    weights, cut = correction_weights(schema.KPopCorrection(), learner, engine)
+    weights, cut = corrected(schema.KPopCorrection(), learner, engine)
     assert weights[0].tolist() == pytest.approx([5 / 3, 0, 20, 0, 0], rel=1e-5)
     assert cut[0].tolist() == [False, True, False, True, True]
 
 
 def test_a_certain_token_that_rounds_to_one_on_one_side_is_kept_by_kpop() -> None:
-    weights, _ = correction_weights(
+    weights, _ = corrected(
         schema.KPopCorrection(), torch.tensor([[0.0, -1e-6, 0.0]]), torch.tensor([[-1e-6, 0.0, 0.0]])
     )
     assert weights[0].tolist() == pytest.approx([1, 1, 1], rel=1e-5)
@@ -101,7 +98,7 @@ def test_a_certain_token_that_rounds_to_one_on_one_side_is_kept_by_kpop() -> Non
 def test_clipping_is_pessimistic_on_both_sides_of_the_asymmetric_range() -> None:
     ratio = torch.tensor([0.5, 0.5, 1.27, 1.5, 1.5])
     advantages = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])
-    loss, clipped = clipped_surrogate(ratio, advantages, 0.2, 0.28)
+    loss, clipped = surrogate(0.2, 0.28)(ratio, advantages, ratio.log())
     # a worse action made likelier still hurts in full (last), a better one gains no more than 1 + high
     assert loss.tolist() == pytest.approx([-0.5, 0.8, -1.27, -1.28, 1.5])
     assert clipped.tolist() == [False, True, False, True, False]
@@ -110,7 +107,7 @@ def test_clipping_is_pessimistic_on_both_sides_of_the_asymmetric_range() -> None
 def test_gspo_ratio_is_the_geometric_mean_over_the_sequence_and_ignores_padding() -> None:
     log_ratio = torch.tensor([[0.2, -0.1, 0.5], [0.3, 99.0, 99.0]])
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    assert sequence_mean(log_ratio, mask)[:, 0].tolist() == pytest.approx([0.2, 0.3])
+    assert sequence_ratio(log_ratio, mask)[:, 0].log().tolist() == pytest.approx([0.2, 0.3])
 
 
 def test_k3_averages_to_the_divergence() -> None:
@@ -127,10 +124,10 @@ def test_kl_gradient_is_that_of_the_divergence_to_the_reference(loss: schema.Los
     reference = torch.tensor([0.1, 0.4, 0.3, 0.2], dtype=torch.float64).log()
     current = logits.log_softmax(0)
     result = token_loss(
-        loss,
+        build_loss(loss),
         logprobs_BT=current.unsqueeze(1),
         old_BT=current.detach().unsqueeze(1),
-        advantages_B=torch.zeros(4, dtype=torch.float64),
+        advantages_BT=torch.zeros(4, 1, dtype=torch.float64),
         mask_BT=torch.ones(4, 1, dtype=torch.bool),
         correction_BT=torch.ones(4, 1, dtype=torch.float64),
         reference_BT=reference.unsqueeze(1),
@@ -149,10 +146,10 @@ def test_on_policy_gradient_is_that_of_the_expected_advantage(loss: schema.Loss)
     advantages = torch.tensor([1.0, -0.5, 2.0, -1.0], dtype=torch.float64)
     current = logits.log_softmax(0)
     result = token_loss(
-        loss,
+        build_loss(loss),
         logprobs_BT=current.unsqueeze(1),
         old_BT=current.detach().unsqueeze(1),
-        advantages_B=advantages,
+        advantages_BT=advantages.unsqueeze(1),
         mask_BT=torch.ones(4, 1, dtype=torch.bool),
         correction_BT=torch.ones(4, 1, dtype=torch.float64),
     )
@@ -167,12 +164,12 @@ def test_correction_scales_the_policy_term_and_leaves_the_kl_alone() -> None:
     common = {
         "logprobs_BT": torch.tensor([[-1.0]]),
         "old_BT": torch.tensor([[-1.0]]),
-        "advantages_B": torch.tensor([2.0]),
+        "advantages_BT": torch.tensor([[2.0]]),
         "mask_BT": torch.ones(1, 1, dtype=torch.bool),
         "reference_BT": torch.tensor([[-1.5]]),
         "kl_coef": 0.1,
     }
-    result = token_loss(schema.DapoLoss(), correction_BT=torch.tensor([[0.25]]), **common)
+    result = token_loss(build_loss(schema.DapoLoss()), correction_BT=torch.tensor([[0.25]]), **common)
     kl = math.exp(-0.5) - 1 + 0.5
     assert result.loss_BT.item() == pytest.approx(-2.0 * 0.25 + 0.1 * kl)
     assert result.kl_BT is not None

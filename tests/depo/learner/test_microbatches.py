@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depo.learner.packing import Packing, collate, pad_values, split_by_tokens, split_groups, unpad_values
+from depo.learner.packing import Packing, pad_values, split_by_tokens, split_groups, unpad_values
+from depo.types import TrainSample
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=80).map(np.array)
 
@@ -41,10 +42,10 @@ def test_padding_ends_a_microbatch_although_the_budget_has_room() -> None:
 
 def test_a_pass_of_a_gpu_bears_more_padding() -> None:
     """Padding of 400 tokens costs more than another pass on a CPU, and less than one there."""
-    prompts, completions = [np.array([5])] * 2, [np.full(499, 7), np.full(99, 7)]
+    batch = [TrainSample.of_completion([5], [7] * length) for length in (499, 99)]
     for device, expected in (("cpu", [[0], [1]]), ("cuda", [[0, 1]])):
         packing = Packing(10_000, share=0, pad_token_id=0, device=torch.device(device))
-        assert [part.tolist() for part in packing.cut(np.arange(2), prompts, completions)] == expected
+        assert [part.tolist() for part in packing.cut(np.arange(2), batch)] == expected
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 5))
@@ -68,13 +69,16 @@ def test_epochs_and_steps_shuffle_differently_and_repeatably() -> None:
 
 
 def test_collate_pads_right_and_values_survive_the_round_trip() -> None:
-    prompts = [np.array([5, 6]), np.array([7])]
-    completions = [np.array([8]), np.array([9, 3, 4])]
-    batch = collate(np.array([1, 0]), prompts, completions, 0, torch.device("cpu"))
-    assert batch.tokens_BS.tolist() == [[7, 9, 3, 4], [5, 6, 8, 0]]
-    assert batch.prompt_lengths_B.tolist() == [1, 2]
-    assert batch.mask_BT.tolist() == [[True] * 3, [True, False, False]]
-    values = [np.array([-1.5], np.float32), np.array([-2.0, -3.0, -4.0], np.float32)]
-    padded = pad_values(batch.rows, values, batch.mask_BT)
-    assert padded.tolist() == [[-2.0, -3.0, -4.0], [-1.5, 0, 0]]
-    assert [row.tolist() for row in unpad_values(padded, batch.mask_BT)] == [[-2.0, -3.0, -4.0], [-1.5]]
+    samples = [TrainSample.of_completion([5, 6], [8]), TrainSample.of_completion([7], [9, 3, 4])]
+    turns = np.array([False, True, True, False, False, True])
+    samples.append(TrainSample(np.array([2, 3, 4, 5, 6, 1]), turns, np.zeros(6, np.float32)))
+    packing = Packing(100, share=0, pad_token_id=0, device=torch.device("cpu"))
+    batch = packing.collate(np.array([2, 1, 0]), samples)
+    assert batch.tokens_BS.tolist() == [[2, 3, 4, 5, 6, 1], [7, 9, 3, 4, 0, 0], [5, 6, 8, 0, 0, 0]]
+    assert batch.lengths_B.tolist() == [6, 4, 3]
+    assert batch.mask_BT.tolist() == [[True] * 3, [True] * 3, [True, False, False]]
+    assert batch.places_BT[batch.mask_BT].tolist() == [1, 2, 5, 1, 2, 3, 2]
+    values = [np.array([-2.0, -3.0, -4.0]), np.array([-5.0, -6.0, -7.0]), np.array([-1.5])]
+    padded = pad_values(values, batch.mask_BT)
+    assert padded.tolist() == [[-2.0, -3.0, -4.0], [-5.0, -6.0, -7.0], [-1.5, 0, 0]]
+    assert [row.tolist() for row in unpad_values(padded, batch.mask_BT)] == [v.tolist() for v in values]

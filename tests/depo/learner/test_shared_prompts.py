@@ -8,19 +8,20 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from depo.learner.logprobs import token_logprobs
-from depo.learner.shared_prompts import SHARED_TOKENS, can_share, packs, share_prompts
+from depo.learner.shared_prompts import packs, share_prompts, why_not_shared
+from depo.recipe.schema.learner import SHARED_TOKENS
+from depo.types import TrainSample
 
 CPU = torch.device("cpu")
 
 
-def ids(*tokens: int) -> np.ndarray:
-    return np.array(tokens, dtype=np.int32)
+def samples(prompts, completions) -> list[TrainSample]:
+    return [TrainSample.of_completion(p, c) for p, c in zip(prompts, completions, strict=True)]
 
 
 def test_the_layout_of_two_prompts_by_hand():
-    prompts = [ids(5, 6), ids(7), ids(5, 6), ids(7)]
-    completions = [ids(8), ids(2, 3, 4), ids(9, 1), ids(2)]
-    shared = share_prompts(np.array([0, 1, 2, 3]), prompts, completions, 100, 4, 0, CPU)
+    batch = samples([[5, 6], [7], [5, 6], [7]], [[8], [2, 3, 4], [9, 1], [2]])
+    shared = share_prompts(np.array([0, 1, 2, 3]), batch, 100, 4, 0, CPU)
     assert shared is not None
     assert shared.tokens_RW.tolist() == [[5, 6, 8, 9, 1], [7, 2, 3, 4, 2]]
     assert shared.positions_RW.tolist() == [[0, 1, 2, 2, 3], [0, 1, 2, 3, 1]]
@@ -42,11 +43,11 @@ def test_the_layout_of_two_prompts_by_hand():
 
 def test_rows_are_kept_short_and_a_long_sequence_shares_with_none():
     prompt, other = np.arange(10), np.arange(10, 20)
-    prompts = [prompt, prompt, other, prompt, prompt]
-    completions = [np.arange(40), np.arange(30), np.arange(5), np.arange(60), np.arange(200)]
-    together = packs(np.arange(5), prompts, completions, 100)
+    lengths = (40, 30, 5, 60, 200)
+    batch = samples([prompt, prompt, other, prompt, prompt], [np.arange(length) for length in lengths])
+    together = packs(np.arange(5), batch, 100)
     assert [pack.tolist() for pack in together] == [[0, 1], [3], [4], [2]]
-    assert share_prompts(np.arange(2, 5), prompts, completions, 60, 210, 0, CPU) is None
+    assert share_prompts(np.arange(2, 5), batch, 60, 210, 0, CPU) is None
 
 
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "llama_tied"])
@@ -63,8 +64,8 @@ def test_logprobs_entropies_and_gradients_are_those_of_the_plain_layout(
             torch.manual_seed(0)
             model = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"]))
         learner = make_learner(model, share_prompts=share, tokens_per_microbatch=1000)
-        (rows,) = learner.packing.cut(np.arange(len(batch)), batch.prompt_ids, batch.completion_ids)
-        micro = learner.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
+        (rows,) = learner.packing.cut(np.arange(len(batch)), batch)
+        micro = learner.packing.collate(rows, batch)
         assert (micro.shared is not None) == share
         logprobs_BT, entropy_BT = token_logprobs(learner.model, micro, 0.8)
         weight_B = torch.linspace(-1, 1, len(batch))[torch.from_numpy(rows)]
@@ -116,21 +117,21 @@ def test_an_update_ends_at_the_same_weights_with_the_same_metrics(
 
 def test_completions_that_are_long_are_left_as_they_are(make_model, make_learner):
     learner = make_learner(make_model("llama"), tokens_per_microbatch=10_000)
-    prompts, completions = [ids(3, 4)] * 2, [np.full(SHARED_TOKENS // 2, 7)] * 2
-    micro = learner.packing.collate(np.arange(2), prompts, completions)
+    batch = samples([[3, 4]] * 2, [[7] * (SHARED_TOKENS // 2)] * 2)
+    micro = learner.packing.collate(np.arange(2), batch)
     assert micro.shared is None
 
 
 class Deaf(torch.nn.Module):
     """A decoder that does not listen to who sees whom, as linear attention does not."""
 
-    def __init__(self, decoder: torch.nn.Module, refuses: bool) -> None:
+    def __init__(self, decoder: torch.nn.Module, error: Exception | None = None) -> None:
         super().__init__()
-        self.decoder, self.refuses, self.config = decoder, refuses, decoder.config
+        self.decoder, self.error, self.config = decoder, error, decoder.config
 
     def forward(self, attention_mask=None, **inputs):
-        if self.refuses and attention_mask is not None:
-            raise ValueError("masks of four dimensions are not supported")
+        if self.error is not None and attention_mask is not None:
+            raise self.error
         return self.decoder(**inputs)
 
 
@@ -138,10 +139,32 @@ def test_a_model_is_asked_whether_it_can(make_model, make_learner):
     for architecture in ("qwen3_moe", "llama"):
         decoder = make_model(architecture).get_decoder()
         with torch.no_grad():
-            assert can_share(decoder, 0, CPU)
-            assert not can_share(Deaf(decoder, refuses=False), 0, CPU)
-            assert not can_share(Deaf(decoder, refuses=True), 0, CPU)
-    assert make_learner(make_model("llama"), share_prompts=False).packing.share == 0
+            assert why_not_shared(decoder, 0, CPU) is None
+            assert "depend on the layout" in why_not_shared(Deaf(decoder), 0, CPU)
+            refused = why_not_shared(Deaf(decoder, ValueError("masks of four dimensions")), 0, CPU)
+            assert refused == "the model takes no mask of its layout (masks of four dimensions)"
+    learner = make_learner(make_model("qwen3_next"))
+    assert learner.packing.share == 0
+    assert "linear attention" in learner.not_shared
+    learner = make_learner(make_model("llama"), share_prompts=False)
+    assert learner.packing.share == 0
+    assert learner.not_shared == "learner.share_prompts is false"
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 9 GB")]
+)
+def test_lack_of_memory_is_no_reason_to_take_the_slow_path(make_model, error):
+    decoder = make_model("llama").get_decoder()
+    with pytest.raises(type(error), match="memory"):
+        why_not_shared(Deaf(decoder, error), 0, CPU)
+
+
+def test_a_model_that_fails_in_the_plain_layout_too_is_not_called_unable_to_share(make_model):
+    broken = make_model("llama").get_decoder()
+    broken.layers[0].mlp.down_proj = torch.nn.Linear(3, 3)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        why_not_shared(broken, 0, CPU)
 
 
 @pytest.mark.parametrize(("window", "shares"), [(64, False), (383, False), (384, True), (None, True)])
@@ -176,9 +199,9 @@ def test_kernels_without_masks_are_not_even_tried(make_model):
     decoder = make_model("llama").get_decoder()
     decoder.config._attn_implementation = "flash_attention_2"
     decoder.forward = None
-    assert not can_share(decoder, 0, CPU)
+    assert why_not_shared(decoder, 0, CPU) == "attention flash_attention_2 takes no mask"
 
 
 def test_in_bfloat16_too(make_model):
     with torch.no_grad():
-        assert can_share(make_model("llama").to(torch.bfloat16).get_decoder(), 0, CPU)
+        assert why_not_shared(make_model("llama").to(torch.bfloat16).get_decoder(), 0, CPU) is None

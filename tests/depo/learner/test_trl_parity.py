@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from made_samples import completion_of, engine_of, prompt_of, sequences_of, with_engine
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
@@ -17,7 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 from depo.learner.advantages import group_advantages
 from depo.learner.learner import PolicyLearner
 from depo.learner.metrics import Tally
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 
 TEMPERATURE = 0.8
 MAX_NEW_TOKENS = 9
@@ -105,46 +107,49 @@ def padded(rows: list[np.ndarray], left: bool = False) -> tuple[torch.Tensor, to
 
 
 def trl_inputs(
-    batch: TrainingBatch, old: list[np.ndarray], reference: list[np.ndarray], correction: str | None
+    batch: list[TrainSample], old: list[np.ndarray], reference: list[np.ndarray], correction: str | None
 ) -> dict[str, torch.Tensor]:
-    prompt_ids, prompt_mask = padded([p.astype(np.int64) for p in batch.prompt_ids], left=True)
-    completion_ids, completion_mask = padded([c.astype(np.int64) for c in batch.completion_ids])
+    prompt_ids, prompt_mask = padded([prompt_of(s).astype(np.int64) for s in batch], left=True)
+    completion_ids, completion_mask = padded([completion_of(s).astype(np.int64) for s in batch])
     inputs = {
         "prompt_ids": prompt_ids,
         "prompt_mask": prompt_mask,
         "completion_ids": completion_ids,
         "completion_mask": completion_mask,
-        "advantages": torch.from_numpy(batch.advantages),
+        "advantages": torch.tensor([sample.advantage for sample in batch]),
         "old_per_token_logps": padded(old)[0],
         "ref_per_token_logps": padded(reference)[0],
         "num_items_in_batch": completion_mask.sum(),
     }
     if correction is not None:
-        ratio = torch.exp(padded(old)[0] - padded(batch.engine_logprobs)[0])
+        ratio = torch.exp(padded(old)[0] - padded(engine_of(batch))[0])
         cut = ratio.clamp(max=CAP) if correction == "token_truncate" else ratio.masked_fill(ratio > CAP, 0.0)
         inputs["importance_sampling_ratio"] = cut
     return inputs
 
 
 def our_gradient(
-    learner: PolicyLearner, batch: TrainingBatch, old: list[np.ndarray], reference: list[np.ndarray] | None
+    learner: PolicyLearner,
+    batch: list[TrainSample],
+    old: list[np.ndarray],
+    reference: list[np.ndarray] | None,
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Loss, metrics and gradients of the batch as one mini-batch, in several micro-batches."""
     (minibatch,) = learner.cut(batch, epoch=0)
     assert len(minibatch) > 1
-    weights = learner.weights(minibatch, np.array([len(c) for c in batch.completion_ids]))
+    weights = learner.weights(minibatch, batch)
     tally = Tally()
     for rows in minibatch:
-        micro = learner.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
+        micro = learner.packing.collate(rows, batch)
         learner.backward(micro, batch, weights, old, reference, tally)
     tally.add_step(0.0, finite=True)
     return tally.means(), {name: p.grad for name, p in learner.model.named_parameters()}
 
 
-def near(learner: PolicyLearner, batch: TrainingBatch, spread: float, seed: int) -> list[np.ndarray]:
+def near(learner: PolicyLearner, batch: list[TrainSample], spread: float, seed: int) -> list[np.ndarray]:
     """Log-probabilities around the current ones, as another policy would give them."""
     rng = np.random.default_rng(seed)
-    current = learner.score(list(zip(batch.prompt_ids, batch.completion_ids, strict=True)), TEMPERATURE)
+    current = learner.score(sequences_of(batch), TEMPERATURE)
     return [(values + rng.normal(0, spread, values.shape)).astype(np.float32) for values in current]
 
 
@@ -156,7 +161,7 @@ def test_loss_and_gradient_equal_trl(
     policies: Path,
     tmp_path: Path,
     make_learner: Callable[..., PolicyLearner],
-    make_batch: Callable[..., TrainingBatch],
+    make_batch: Callable[..., list[TrainSample]],
 ) -> None:
     (our_loss, their_loss), (ours_too, theirs_too, correction) = LOSSES[loss_name], OPTIONS[option]
     options = their_loss | theirs_too
@@ -164,11 +169,10 @@ def test_loss_and_gradient_equal_trl(
     learner = make_learner(model, loss=our_loss, **ours_too)
     batch = make_batch()
     if option == "zero-variance":
-        batch.advantages[batch.group == 1] = 0.0
+        batch = [replace(sample, advantage=0.0) if sample.group == 1 else sample for sample in batch]
     old = near(learner, batch, 0.2, seed=1)
-    batch.engine_logprobs = [
-        values + 0.1 * np.sin(np.arange(len(values))).astype(np.float32) for values in old
-    ]
+    engine = [values + 0.1 * np.sin(np.arange(len(values))).astype(np.float32) for values in old]
+    batch = with_engine(batch, engine)
     reference = near(learner, batch, 0.3, seed=2)
 
     ours, our_grads = our_gradient(learner, batch, old, reference if "beta" in options else None)
@@ -195,14 +199,14 @@ def test_update_is_one_adamw_step_on_trl_gradient(
     policies: Path,
     tmp_path: Path,
     make_learner: Callable[..., PolicyLearner],
-    make_batch: Callable[..., TrainingBatch],
+    make_batch: Callable[..., list[TrainSample]],
 ) -> None:
     """On policy, through the public entry point: clipping, optimizer and all."""
     model = AutoModelForCausalLM.from_pretrained(policies / "qwen3_moe", experts_implementation="eager")
     learner = make_learner(model, loss={"type": "dapo"}, lr=1e-2, max_grad_norm=0.5, weight_decay=0.0)
     batch = make_batch()
     trainer = trl_trainer(policies / "qwen3_moe", tmp_path, {"loss_type": "dapo", "epsilon_high": 0.28}, None)
-    inputs = trl_inputs(batch, batch.engine_logprobs, batch.engine_logprobs, None)
+    inputs = trl_inputs(batch, engine_of(batch), engine_of(batch), None)
     del inputs["old_per_token_logps"]  # the policy itself
     trainer._compute_loss(trainer.model, inputs).backward()
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 0.5)
@@ -230,4 +234,4 @@ def test_advantages_equal_trl_formula(scale: str) -> None:
     if scale == "group":
         expected = expected / (nanstd(values) + 1e-4)
     expected = expected.nan_to_num(nan=0.0)
-    assert group_advantages(values.numpy(), scale) == pytest.approx(expected.numpy(), rel=1e-6)
+    assert group_advantages(values.numpy(), scale == "group") == pytest.approx(expected.numpy(), rel=1e-6)

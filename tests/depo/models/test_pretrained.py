@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_samples import equal_groups
 from tokenizers import Tokenizer, models
 from transformers import (
     LlamaConfig,
@@ -22,7 +23,6 @@ from depo.models.devices import compute_dtype
 from depo.models.loading import load_model, load_tokenizer
 from depo.recipe import schema
 from depo.recipe.schema import Lora, PretrainedPolicy
-from depo.types import TrainingBatch
 
 SIZES = {
     "vocab_size": 40,
@@ -62,14 +62,6 @@ def one_line(caught: pytest.ExceptionInfo[UserError]) -> str:
     return message
 
 
-def batch() -> TrainingBatch:
-    rng = np.random.default_rng(0)
-    completions = [rng.integers(2, 40, size=5, dtype=np.int32) for _ in range(4)]
-    engine = [np.full(5, -3.7, np.float32) for _ in completions]
-    advantages = np.array([1, -1, 1, -1], np.float32)
-    return TrainingBatch([np.array([3, 4])] * 4, completions, engine, advantages, np.array([0, 0, 1, 1]))
-
-
 def learner_on(model: torch.nn.Module) -> PolicyLearner:
     return PolicyLearner(
         model, schema.Learner(lr=1e-3), temperature=1.0, max_new_tokens=5, total_steps=3, pad_token_id=0
@@ -84,7 +76,7 @@ def test_full_fine_tuning_in_bfloat16_has_float32_weights_and_computes_in_bfloat
     learner = learner_on(model)
     seen = []
     model.lm_head.register_forward_hook(lambda _head, _inputs, logits: seen.append(logits.dtype))
-    assert learner.update(batch()).metrics["optimizer_steps"] == 1
+    assert learner.update(equal_groups()).metrics["optimizer_steps"] == 1
     with learner.inference():
         assert not torch.is_grad_enabled()
         model(input_ids=torch.tensor([[3, 4]]))
@@ -111,7 +103,7 @@ def test_lora_in_bfloat16_has_a_bfloat16_base_and_a_float32_adapter(moe: Path) -
     dtypes = {("lora_" in name, p.dtype) for name, p in model.named_parameters() if ".gate." not in name}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
     assert compute_dtype(model) == torch.bfloat16
-    assert learner_on(model).update(batch()).metrics["optimizer_steps"] == 1
+    assert learner_on(model).update(equal_groups()).metrics["optimizer_steps"] == 1
 
 
 def test_what_lora_begins_with_is_keyed_by_the_runs_seed_and_draws_from_no_global_stream(moe: Path) -> None:
@@ -148,7 +140,7 @@ def test_gradient_checkpointing_changes_memory_not_numbers(moe: Path) -> None:
         attention.register_forward_hook(lambda *_, runs=runs: runs.append(torch.is_grad_enabled()))
         learner = learner_on(model)
         runs.clear()
-        metrics = learner.update(batch()).metrics
+        metrics = learner.update(equal_groups()).metrics
         results.append((sum(runs), metrics["grad_norm"], metrics["loss"]))
     assert results[1][0] == 2 * results[0][0]  # the layer ran again in the backward pass
     assert results[0][1:] == pytest.approx(results[1][1:], rel=1e-6)
@@ -165,7 +157,7 @@ def test_gradient_checkpointing_changes_no_numbers_of_an_adapter_on_experts(moe:
         )
         torch.manual_seed(0)
         learner = learner_on(load_model(policy, "cpu"))
-        norms.append([learner.update(batch()).metrics["grad_norm"] for _ in range(3)])
+        norms.append([learner.update(equal_groups()).metrics["grad_norm"] for _ in range(3)])
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
     assert norms[0][0] > 0
 
@@ -222,7 +214,7 @@ def test_target_parameters_adapt_the_fused_experts_and_nothing_else(moe: Path) -
     before = {name: p.detach().clone() for name, p in trained.items()}
     learner = learner_on(model)
     for _ in range(2):  # A gets no gradient while B is zero
-        learner.update(batch())
+        learner.update(equal_groups())
     assert all(not torch.equal(p, before[name]) for name, p in trained.items())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_samples import equal_groups
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
@@ -25,7 +26,6 @@ from depo.models.loading import load_model
 from depo.models.routers import routers
 from depo.recipe import schema
 from depo.recipe.schema import Lora, PretrainedPolicy
-from depo.types import TrainingBatch
 
 SIZES = {
     "vocab_size": 40,
@@ -77,13 +77,8 @@ def updated(policy: PretrainedPolicy) -> tuple[torch.nn.Module, dict[str, torch.
     learner = PolicyLearner(
         model, schema.Learner(lr=1e-2), temperature=1.0, max_new_tokens=5, total_steps=3, pad_token_id=0
     )
-    rng = np.random.default_rng(0)
-    completions = [rng.integers(2, 40, size=5, dtype=np.int32) for _ in range(4)]
-    engine = [np.full(5, -3.7, np.float32) for _ in completions]
-    advantages = np.array([1, -1, 1, -1], np.float32)
-    batch = TrainingBatch([np.array([3, 4])] * 4, completions, engine, advantages, np.array([0, 0, 1, 1]))
     for _ in range(2):
-        learner.update(batch)
+        learner.update(equal_groups())
     return model, before
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from depo.learner.learner import PolicyLearner
@@ -13,7 +12,7 @@ from depo.recipe import schema
 from depo.rng import seed64
 from depo.rollout.engine import Sampling
 from depo.rollout.transformers import TransformersEngine
-from depo.types import Prompt, Request, TrainingBatch
+from depo.types import Prompt, Request, TrainSample
 
 
 def test_replaying_a_noisy_engines_routes_cuts_the_mismatch(moe: Callable[[str], PreTrainedModel]) -> None:
@@ -27,14 +26,12 @@ def test_replaying_a_noisy_engines_routes_cuts_the_mismatch(moe: Callable[[str],
         copy.deepcopy(model).bfloat16(), pad_token_id=0, eos_token_ids=[1], batch_size=32
     )
     rollouts = list(noisy.generate(requests, Sampling(1.0, 24, routes=True)))
-    batch = TrainingBatch(
-        prompt_ids=[np.array(prompts[int(r.key)], dtype=np.int32) for r in rollouts],
-        completion_ids=[r.token_ids for r in rollouts],
-        engine_logprobs=[r.logprobs for r in rollouts],
-        advantages=np.ones(len(rollouts), dtype=np.float32),
-        group=np.array([int(r.key) for r in rollouts]),
-        routes=[r.routes for r in rollouts],
-    )
+    batch = [
+        TrainSample.of_completion(
+            prompts[int(r.key)], r.token_ids, r.logprobs, advantage=1.0, group=int(r.key), routes=r.routes
+        )
+        for r in rollouts
+    ]
     found = {}
     for replay in ("none", "r3"):
         settings = schema.Learner.model_validate({"routing_replay": replay})

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from depo.moe.routes import check_routes, compact_dtype, force, from_vllm, unpad
+from depo.types import TrainSample
 
 CPU = torch.device("cpu")
+
+
+SAMPLE = TrainSample.of_completion([1, 2], [3, 4, 5, 6])
 
 
 def record(n: int, first: int, layers: int = 2, top_k: int = 2) -> np.ndarray:
@@ -56,7 +60,10 @@ def test_two_bytes_only_where_one_does_not_do() -> None:
 @pytest.mark.parametrize(
     ("routes", "says"),
     [
-        (np.zeros((4, 2, 2), dtype=np.uint8), ["(4, 2, 2)", "(3, 2, 2)", "4 completion tokens"]),
+        (
+            np.zeros((4, 2, 2), dtype=np.uint8),
+            ["(4, 2, 2)", "(3, 2, 2)", "(5, 2, 2) with the prompt's", "6 tokens"],
+        ),
         (np.zeros((3, 1, 2), dtype=np.uint8), ["(3, 1, 2)", "2 routed layers"]),
         (np.zeros((3, 2, 4), dtype=np.uint8), ["(3, 2, 4)", "2 experts a token"]),
         (np.zeros((3, 2, 2), dtype=np.float32), ["float32", "uint8"]),
@@ -65,7 +72,7 @@ def test_two_bytes_only_where_one_does_not_do() -> None:
 )
 def test_routes_that_do_not_fit_are_refused_by_name(routes: np.ndarray, says: list[str]) -> None:
     with pytest.raises(ValueError, match="row 7") as error:
-        check_routes(routes, 3, layers=2, top_k=2, experts=8, what="row 7")
+        check_routes(routes, SAMPLE, layers=2, top_k=2, experts=8, what="row 7")
     for words in says:
         assert words in str(error.value)
 
@@ -81,7 +88,7 @@ def test_vllms_array_loses_its_prompt_and_its_dense_layers() -> None:
         [[32, 33], [34, 35]],
     ]
     assert routes.flags["C_CONTIGUOUS"]
-    check_routes(routes, 3, layers=2, top_k=2, experts=36, what="a completion of vLLM")
+    check_routes(routes, SAMPLE, layers=2, top_k=2, experts=36, what="a completion of vLLM")
 
 
 def test_a_completion_of_one_token_has_an_empty_record() -> None:

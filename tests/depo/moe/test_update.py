@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_samples import with_engine
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,7 +24,7 @@ from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import find_routers
 from depo.moe.routes import ForcedRoutes
 from depo.recipe import schema
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 
 MakeMoe = Callable[[str], PreTrainedModel]
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
@@ -41,7 +42,7 @@ def make_learner(model: nn.Module, **settings: object) -> PolicyLearner:
     )
 
 
-def make_batch(groups: int = 3, group_size: int = 4, routes: bool = False) -> TrainingBatch:
+def make_batch(groups: int = 3, group_size: int = 4, routes: bool = False) -> list[TrainSample]:
     """Unequal lengths; with routes that no router would choose, and one row without any."""
     rng = np.random.default_rng(4)
     n = groups * group_size
@@ -53,33 +54,38 @@ def make_batch(groups: int = 3, group_size: int = 4, routes: bool = False) -> Tr
     ]
     records: list[np.ndarray | None] = [record.reshape(-1, LAYERS, TOP_K) for record in made]
     records[2] = None
-    return TrainingBatch(
-        prompt_ids=[prompts[i // group_size] for i in range(n)],
-        completion_ids=completions,
-        engine_logprobs=[rng.normal(-3.5, 0.5, size=len(c)).astype(np.float32) for c in completions],
-        advantages=rng.normal(size=n).astype(np.float32),
-        group=np.arange(n) // group_size,
-        routes=records if routes else None,
-    )
+    engine = [rng.normal(-3.5, 0.5, size=len(c)).astype(np.float32) for c in completions]
+    advantages = rng.normal(size=n).astype(np.float32)
+    return [
+        TrainSample.of_completion(
+            prompts[i // group_size],
+            completions[i],
+            engine[i],
+            advantage=float(advantages[i]),
+            group=i // group_size,
+            routes=records[i] if routes else None,
+        )
+        for i in range(n)
+    ]
 
 
 def alone(
-    model: PreTrainedModel, batch: TrainingBatch, row: int, forced: bool
+    model: PreTrainedModel, batch: list[TrainSample], row: int, forced: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """One row without padding: log-probabilities (T,) and the routers' own choice (P + T, L, K)."""
-    prompt, completion = batch.prompt_ids[row], batch.completion_ids[row]
-    tokens = torch.tensor(np.concatenate([prompt, completion])[None].astype(np.int64))
+    sample, start = batch[row], batch[row].start
+    tokens = torch.tensor(sample.token_ids[None].astype(np.int64))
     routers = find_routers(model)
     recorder, routes = Recorder(routers), None
-    if forced and batch.routes is not None and batch.routes[row] is not None:
+    if forced and sample.routes is not None:
         chosen = torch.zeros(LAYERS, tokens.shape[1], TOP_K, dtype=torch.long)
         mask = torch.zeros(tokens.shape[1], 1, dtype=torch.bool)
-        chosen[:, len(prompt) : -1] = torch.from_numpy(batch.routes[row]).long().transpose(0, 1)
-        mask[len(prompt) : -1] = True
+        chosen[:, start:-1] = torch.from_numpy(sample.routes).long().transpose(0, 1)
+        mask[start:-1] = True
         routes = ForcedRoutes(chosen, mask)
     with torch.no_grad(), hooked(routers, routes, recorder):
         logprobs = model(input_ids=tokens, use_cache=False).logits[0].log_softmax(-1)
-    picked = logprobs[len(prompt) - 1 : -1].gather(1, tokens[0, len(prompt) :, None]).squeeze(1)
+    picked = logprobs[start - 1 : -1].gather(1, tokens[0, start:, None]).squeeze(1)
     return picked.numpy(), recorder.routes().transpose(1, 0, 2)
 
 
@@ -98,15 +104,15 @@ def test_r3_trains_and_measures_under_the_engines_routes(shape: dict, moe: MakeM
     batch = make_batch(routes=True)
     expected = [alone(moe("qwen3_moe"), batch, row, forced=True)[0] for row in range(len(batch))]
     native = [alone(moe("qwen3_moe"), batch, row, forced=False)[0] for row in range(len(batch))]
-    batch = replace(batch, engine_logprobs=expected)
+    batch = with_engine(batch, expected)
     learner = make_learner(moe("qwen3_moe"), routing_replay="r3", **shape)
     result = learner.update(batch)
     for row, old in enumerate(result.old_logprobs):
         assert old == pytest.approx(expected[row], abs=1e-4)
     assert max(np.abs(a - b).max() for a, b in zip(expected, native, strict=True)) > 0.5
     assert result.metrics["mismatch_kl"] < 1e-8
-    recorded = sum(len(r) for r in batch.routes if r is not None)
-    tokens = sum(len(c) for c in batch.completion_ids)
+    recorded = sum(len(s.routes) for s in batch if s.routes is not None)
+    tokens = sum(sample.trained for sample in batch)
     assert result.metrics["routing/replayed"] == pytest.approx(recorded / tokens)
     # The KL at the end is that of the policy under the same routes.
     after = [alone(learner.model, batch, row, forced=True)[0] for row in range(len(batch))]
@@ -118,7 +124,7 @@ def test_r3_trains_and_measures_under_the_engines_routes(shape: dict, moe: MakeM
     assert "routing/replayed" not in plain.metrics
 
 
-def experts_called(learner: PolicyLearner, batch: TrainingBatch) -> tuple[list, list]:
+def experts_called(learner: PolicyLearner, batch: list[TrainSample]) -> tuple[list, list]:
     """Indices (N, K) that the experts of layer 0 were called with: old-policy pass, passes of training."""
     calls: tuple[list, list] = ([], [])
     experts = learner.model.model.layers[0].mlp.experts
@@ -143,14 +149,12 @@ def test_r2_forces_the_old_passes_experts_after_the_router_has_moved(moe: MakeMo
         assert len(trained) == len(parts)
         shares = []
         for old, new, rows in zip(whole, trained, parts, strict=False):
-            micro = learner.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
+            micro = learner.packing.collate(rows, batch)
             assert micro.shared is not None
             old, new = old[micro.shared.place_N.numpy()], new[micro.shared.place_N.numpy()]
             width = micro.tokens_BS.shape[1]
             for b, row in enumerate(rows):  # padding and the last token are nobody's
-                real = slice(
-                    b * width, b * width + len(batch.prompt_ids[row]) + len(batch.completion_ids[row]) - 1
-                )
+                real = slice(b * width, b * width + len(batch[row]) - 1)
                 shares.append(common(old[real].numpy(), new[real].numpy()))
         same[replay] = np.mean(shares)
     assert same["r2"] == 1.0
@@ -196,16 +200,16 @@ def test_metrics_are_what_plain_passes_over_single_rows_count(
     result = learner.update(batch)
     load_LE = np.zeros((LAYERS, EXPERTS))
     with_engine, with_first = [], []
-    for row, completion in enumerate(batch.completion_ids):
-        start = len(batch.prompt_ids[row])
+    for row, sample in enumerate(batch):
+        start, tokens = sample.start, sample.trained
         chosen = alone(before, batch, row, forced=False)[1]
         later = alone(learner.model, batch, row, forced=False)[1]
-        counted = slice(start - 1, start - 1 + len(completion))
+        counted = slice(start - 1, start - 1 + tokens)
         for layer in range(LAYERS):
             load_LE[layer] += np.bincount(chosen[counted, layer].ravel(), minlength=EXPERTS)
-        with_first += [(common(chosen[counted], later[counted]), len(completion))]
-        if batch.routes[row] is not None and len(completion) > 1:
-            with_engine += [(common(chosen[start:-1], batch.routes[row]), len(completion) - 1)]
+        with_first += [(common(chosen[counted], later[counted]), tokens)]
+        if sample.routes is not None and tokens > 1:
+            with_engine += [(common(chosen[start:-1], sample.routes), tokens - 1)]
     assert result.layers["load_max"] == pytest.approx((load_LE.max(1) / load_LE.mean(1)).tolist())
     assert result.metrics["routing/load_cv"] == pytest.approx((load_LE.std(1) / load_LE.mean(1)).mean())
     assert result.metrics["routing/dead"] == pytest.approx((load_LE == 0).mean())
@@ -246,8 +250,8 @@ def test_routes_that_do_not_fit_the_batch_are_refused(moe: MakeMoe) -> None:
     with pytest.raises(ValueError, match="without routes"):
         learner.update(make_batch())
     batch = make_batch(routes=True)
-    row = next(i for i, c in enumerate(batch.completion_ids) if len(c) > 3 and batch.routes[i] is not None)
-    batch.routes[row] = batch.routes[row][1:]
+    row = next(i for i, s in enumerate(batch) if s.trained > 3 and s.routes is not None)
+    batch[row] = replace(batch[row], routes=batch[row].routes[1:])
     with pytest.raises(ValueError, match=f"row {row} of the batch has routes of shape"):
         learner.update(batch)
 
@@ -314,7 +318,7 @@ def test_r3_on_a_gpu_in_bfloat16_measures_under_the_engines_routes(
     model.set_experts_implementation(implementation)
     set_compute_dtype(model, torch.bfloat16)
     route_in_float32(model)
-    result = make_learner(model, routing_replay="r3").update(replace(batch, engine_logprobs=expected))
+    result = make_learner(model, routing_replay="r3").update(with_engine(batch, expected))
     assert all(np.isfinite(value) for value in result.metrics.values())
     off = np.abs(np.concatenate(result.old_logprobs) - np.concatenate(expected)).mean()
     assert off < 0.3 * np.abs(np.concatenate(native) - np.concatenate(expected)).mean()

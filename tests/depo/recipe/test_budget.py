@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from depo.learner.logprobs import CHUNK_LOGITS
-from depo.learner.packing import PASS_TOKENS, Packing, split_by_tokens
-from depo.learner.shared_prompts import SHARED_TOKENS
+from depo.learner.packing import Packing, split_by_tokens
 from depo.recipe import budget
 from depo.recipe.budget import Row, batch_rows, budget_text, memory_sections, policy_shape
 from depo.recipe.schema import Recipe, TinyMoePolicy
+from depo.recipe.schema.learner import SHARED_TOKENS
 from depo.toy.tiny_moe import character_tokenizer, model_config
+from depo.types import TrainSample
 
 TINY = {
     "name": "tiny",
@@ -27,7 +27,7 @@ TINY = {
     "rollout": {"max_new_tokens": 8},
     "batch": {"prompts": 32, "group_size": 8},
     "learner": {"minibatches": 2, "epochs": 3, "tokens_per_microbatch": 1000},
-    "selection": {"type": "thompson", "max_rounds": 4},
+    "selection": {"type": "thompson", "refill": True, "max_rounds": 4},
 }
 
 LONG = {"type": "tiny_moe", "max_positions": 8192}
@@ -90,9 +90,10 @@ def test_no_lengths_are_cut_into_more_micro_batches_than_told(tokens: tuple[int,
         told = int(values(batch_rows(recipe))["micro-batches per step, at most"].replace(",", ""))
         packing = Packing(budget_tokens, min(SHARED_TOKENS, budget_tokens) * share, 0, torch.device("cpu"))
         for exponent in (0.2, 1.0, 4.0):
-            prompts = [np.full(max(1, int(u * tokens[0])), g) for g, u in enumerate(rng.random(32))]
-            completions = [np.full(max(1, int(u**exponent * tokens[1])), 9) for u in rng.random(256)]
-            cut = packing.cut(np.arange(256), [prompts[n // 8] for n in range(256)], completions)
+            prompts = [[g] * max(1, int(u * tokens[0])) for g, u in enumerate(rng.random(32))]
+            completions = [[9] * max(1, int(u**exponent * tokens[1])) for u in rng.random(256)]
+            batch = [TrainSample.of_completion(prompts[n // 8], completions[n]) for n in range(256)]
+            cut = packing.cut(np.arange(256), batch)
             assert len(cut) <= told <= 256
             most_seen = max(most_seen, len(cut))
     assert most_seen > 256 * most_tokens / 16_384  # more than lengths that are all alike take
@@ -112,11 +113,8 @@ def test_parameters_of_the_tiny_policy_are_those_that_are_built() -> None:
     assert shape.parameters == sum(p.numel() for p in model.parameters())
 
 
-def test_numbers_repeated_here_to_avoid_torch_are_those_of_the_code_that_uses_it() -> None:
+def test_the_tiny_vocabulary_is_that_of_its_tokenizer() -> None:
     assert len(character_tokenizer(16)) == budget.TINY_VOCABULARY
-    assert budget.CHUNK_LOGITS == CHUNK_LOGITS
-    assert budget.PASS_TOKENS == PASS_TOKENS
-    assert budget.SHARED_TOKENS == SHARED_TOKENS
 
 
 def save_llama(directory: Path) -> LlamaForCausalLM:

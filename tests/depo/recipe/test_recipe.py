@@ -156,8 +156,8 @@ LINES = [
     (
         "estimator: {type: bta}",
         [],
-        'FILE: estimator.type: unknown type "bta"; one of uniform, encoder, beta, streak, hmm, hybrid, '
-        "oracle, plugin; did you mean beta?",
+        'FILE: estimator.type: unknown type "bta"; one of uniform, depo, mopps, greso, dps, hybrid, '
+        "oracle, plugin",
     ),
     ("", ["steps=many"], "command line: steps: must be a whole number, found 'many'"),
     ("", ["steps=0"], "command line: steps: must be greater than 0, found 0"),
@@ -185,7 +185,7 @@ LINES = [
     (
         "estimator: {discount: 0.3}\nselection: uniform",
         ["estimator={type: uniform, discount: 0.3}"],
-        "command line: estimator.discount: unknown key for type uniform; it belongs to type beta and hmm",
+        "command line: estimator.discount: unknown key for type uniform; it belongs to type mopps and dps",
     ),
     (
         "",
@@ -208,6 +208,34 @@ LINES = [
         "selection: {candidates: 63}",
         [],
         "FILE: selection.candidates 63 must be at least batch.prompts 64: a round is chosen among them",
+    ),
+    (
+        "estimator: mopps\nselection: {prefill_probe: true}",
+        [],
+        "FILE: selection.prefill_probe true needs estimator.type hybrid, which makes use of what the policy "
+        "shows; estimator.type is mopps",
+    ),
+    (
+        "estimator: greso",
+        ["selection.answer_rescoring=8"],
+        "FILE (with selection.answer_rescoring=8 from the command line): selection.answer_rescoring 8 needs "
+        "estimator.type hybrid, which makes use of what the policy shows; estimator.type is greso",
+    ),
+    ("estimator: beta", [], "FILE: estimator.type: beta is called mopps now"),
+    ("estimator: {type: streak, p_min: 0.1}", [], "FILE: estimator.type: streak is called greso now"),
+    ("", ["estimator=hmm"], "command line: estimator.type: hmm is called dps now"),
+    ("", ["estimator.type=encoder"], "command line: estimator.type: encoder is called depo now"),
+    (
+        "estimator: {features: policy}",
+        [],
+        "FILE: estimator.features: is called selection.prefill_probe, true or false now",
+    ),
+    ("", ["estimator.recall=8"], "command line: estimator.recall: is called selection.answer_rescoring now"),
+    ("selection: {max_waves: 3}", [], "FILE: selection.max_waves: is called selection.max_rounds now"),
+    (
+        "selection: {type: threshold, p_mixed: 0.4}",
+        [],
+        "FILE: selection.p_mixed: is called selection.p_informative now",
     ),
     (
         "evaluation: {n: 4}",

@@ -231,7 +231,9 @@ def test_every_selector_of_a_recipe_can_be_replayed(make_trace):
     rng = np.random.default_rng(0)
     trace = make_trace(rng.integers(0, 9, size=(30, 4)).tolist())
     for block in get_args(get_args(Selection)[0]):
-        selection = selection_block(parse_spec(block.model_fields["type"].default, "--selector"), 30, 0.1)
+        name = block.model_fields["type"].default
+        text = "plugin:name=thompson" if name == "plugin" else name
+        selection = selection_block(parse_spec(text, "--selector"), 30, 0.1)
         assert (selection.refill, selection.min_window) == (False, 0)
         found = censored_feedback(trace, MoppsEstimator, selection, 0.3, 8, seed=0)
         assert 0 <= found["effective_ratio"] <= 1

@@ -12,7 +12,7 @@ from depo.data import save_prompts
 from depo.errors import UserError
 from depo.replay.full import full_feedback
 from depo.replay.run_directory import Recorded, read_run, trace_of
-from depo.trackers.rollouts import RolloutLog
+from depo.trackers.rollouts import ParquetRollouts
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from estimators import build
 from reward.base import Score
@@ -127,7 +127,7 @@ PROMPTS = [
 def run(tmp_path):
     """A run of two steps, each with a uniform group of two prompts; c was never picked."""
     for step in (1, 2):
-        RolloutLog(tmp_path / "rollouts").write(step, [rolled_out(prompt, step) for prompt in PROMPTS[:2]])
+        ParquetRollouts(tmp_path).write(step, [rolled_out(prompt, step) for prompt in PROMPTS[:2]])
     save_prompts(tmp_path / "prompts.parquet", PROMPTS)
     return tmp_path
 
@@ -158,17 +158,25 @@ def test_a_run_without_its_prompts_is_replayed_without_pass_rates_and_says_so(ru
 
 
 @pytest.mark.parametrize(
-    ("estimator", "said"),
+    ("estimator", "selection", "said"),
     [
-        ("{type: hybrid, features: policy, recall: 0}", "(features: policy)"),
-        ("{type: hybrid, features: none, recall: 8}", "(recall: 8)"),
-        ("{type: hybrid, features: policy, recall: 8}", "(features: policy, recall: 8)"),
-        ("{type: hybrid, features: none, recall: 0}", None),
-        ("{type: mopps}", None),
+        ("hybrid", "{prefill_probe: true, answer_rescoring: 0}", "(prefill_probe: True)"),
+        ("hybrid", "{prefill_probe: auto, answer_rescoring: 0}", "(prefill_probe: True)"),
+        ("hybrid", "{prefill_probe: false, answer_rescoring: 8}", "(answer_rescoring: 8)"),
+        (
+            "hybrid",
+            "{prefill_probe: auto, answer_rescoring: 8}",
+            "(prefill_probe: True, answer_rescoring: 8)",
+        ),
+        ("hybrid", "{prefill_probe: false, answer_rescoring: 0}", None),
+        ("hybrid, features: policy, recall: 8", "{}", "(features: policy, recall: 8)"),
+        ("mopps", "{prefill_probe: auto, answer_rescoring: 0}", None),
     ],
 )
-def test_what_the_policy_showed_is_not_in_the_log_and_the_reader_is_told(run, estimator, said, capsys):
-    (run / "recipe.yaml").write_text(f"estimator: {estimator}\n")
+def test_what_the_policy_showed_is_not_in_the_log_and_the_reader_is_told(
+    run, estimator, selection, said, capsys
+):
+    (run / "recipe.yaml").write_text(f"estimator: {{type: {estimator}}}\nselection: {selection}\n")
     assert main(["replay", str(run), "--estimator", "mopps", "--split", "all", "--resamples", "2"]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if "the policy's side" in line]
     assert [said in note for note in notes] == ([True] if said else [])

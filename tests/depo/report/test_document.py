@@ -149,7 +149,7 @@ def test_a_terminal_gets_plain_text_without_markup(capsys):
         Figure("x", "picture", new_figure),
     )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines == [["Caption"], ["name", "value"], ["a|b", "2.0"], ["text", "code"], ["-", "one"]]
+    assert lines == [["Caption"], ["name", "value"], ["a|b", "2.0"], [], ["text", "code"], ["-", "one"]]
 
 
 def test_a_result_is_stored_with_its_report_and_pictures(tmp_path: Path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from depo.learner.advantages import advantages_into
-from depo.learner.samples import keep_learner_logprobs, rows_of
+from depo.learner.samples import keep_learner_logprobs, train_samples
 from depo.rollout.requests import collate, requests_for
 from depo.selection.picks import observations
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
@@ -74,10 +74,10 @@ def test_an_unscorable_rollout_gets_no_advantage_and_no_row():
     advantages_into([trained], "none")
     # mean over the three scorable rewards is 1/3
     np.testing.assert_allclose(trained.advantages, [2 / 3, 0, -1 / 3, -1 / 3])
-    batch = rows_of([trained])
+    batch = train_samples([trained])
     assert len(batch) == 3
-    np.testing.assert_allclose(batch.advantages, [2 / 3, -1 / 3, -1 / 3], rtol=1e-6)
-    assert [ids[0] for ids in batch.completion_ids] == [0, 2, 3]
+    np.testing.assert_allclose([s.advantage for s in batch], [2 / 3, -1 / 3, -1 / 3], rtol=1e-6)
+    assert [s.token_ids[s.start] for s in batch] == [0, 2, 3]
 
 
 def test_rows_hold_trained_and_zero_variance_groups_but_no_surplus():
@@ -88,13 +88,13 @@ def test_rows_hold_trained_and_zero_variance_groups_but_no_surplus():
         group("d", [None, None], Outcome.UNSCORABLE),
     ]
     advantages_into([groups[0]], "none")
-    batch = rows_of(groups)
-    assert batch.group.tolist() == [0, 0, 1, 1]
-    np.testing.assert_allclose(batch.advantages, [0.5, -0.5, 0.0, 0.0])
+    batch = train_samples(groups)
+    assert [s.group for s in batch] == [0, 0, 1, 1]
+    np.testing.assert_allclose([s.advantage for s in batch], [0.5, -0.5, 0.0, 0.0])
 
 
 def test_learner_logprobs_return_to_the_rollouts_they_belong_to():
     groups = [group("a", [True, None, False], Outcome.TRAINED), group("c", [True, False], Outcome.SURPLUS)]
-    keep_learner_logprobs(groups, [np.array([0.0]), np.array([1.0])])
+    keep_learner_logprobs(groups, train_samples(groups), [np.array([0.0]), np.array([1.0])])
     assert [None if x is None else x.tolist() for x in groups[0].learner_logprobs] == [[0.0], None, [1.0]]
     assert groups[1].learner_logprobs == [None, None]

@@ -272,14 +272,6 @@ def test_neither_global_randomness_nor_the_models_mode_changes(engine, model, to
     assert model.training
 
 
-def test_scores_are_teacher_forced_logprobs_at_temperature_one(engine, model, tokenizer):
-    sequences = [
-        (tokenizer.encode(q), tokenizer.encode(a)) for q, a in [("12+3=", "15"), ("5", "1"), ("9*9=", "8123")]
-    ]
-    for (prompt, completion), scored in zip(sequences, engine.score(sequences), strict=True):
-        np.testing.assert_allclose(scored, true_logprobs(model, prompt, completion, 1.0), atol=1e-4)
-
-
 def test_impossible_tokens_are_never_drawn():
     logits = torch.full((2000, 6), -torch.inf)
     logits[:, [1, 4]] = torch.tensor([0.0, 1.0])

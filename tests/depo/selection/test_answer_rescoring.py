@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from synthetic_pool import G, pool_of
+from synthetic_pool import first_round, pool_of
 
-from depo.recipe.schema import Batch, UniformSelection
-from depo.selection import Selector
+from depo.selection import SelectionSettings, Selector
 from depo.selection.answer_rescoring import AnswerRescoring
 from depo.selection.picks import observations
 from depo.types import Group, Origin, Pick, Prompt, Rollout
-from estimators.base import Context, Rescored
+from estimators.base import Rescored
 from estimators.mopps import MoppsEstimator
 from reward.base import Score, unscorable
 
@@ -107,12 +106,11 @@ def test_memory_survives_a_checkpoint() -> None:
 
 
 def test_a_run_resumed_with_answer_rescoring_begins_with_nothing_remembered() -> None:
-    settings, batch = UniformSelection(refill=False), Batch(prompts=3, group_size=G)
     before, after = (
-        Selector(settings, batch, 0),
-        Selector(settings, batch, 0, answer_rescoring=AnswerRescoring(4, Policy(NOW))),
+        Selector(SelectionSettings(3), None, 0),
+        Selector(SelectionSettings(3), None, 0, answer_rescoring=AnswerRescoring(4, Policy(NOW))),
     )
-    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())), pool_of(3))
     assert after.answer_rescoring is not None
     assert after.answer_rescoring(PROMPTS) == [None, None, None]
 
@@ -121,20 +119,15 @@ def test_the_selector_remembers_shows_and_saves() -> None:
     """From the second visit on, an observation carries what was rescored when its prompt was picked."""
 
     def selector() -> Selector:
-        return Selector(
-            UniformSelection(refill=False),
-            Batch(prompts=3, group_size=G),
-            0,
-            answer_rescoring=AnswerRescoring(4, Policy(NOW)),
-        )
+        return Selector(SelectionSettings(3), None, 0, answer_rescoring=AnswerRescoring(4, Policy(NOW)))
 
     original, pool, estimator = selector(), pool_of(3), MoppsEstimator()
     for step, expected in ((1, None), (2, pytest.approx(0.6))):
         subject = original
         if step == 2:
             subject = selector()
-            subject.load_state_dict(json.loads(json.dumps(original.state_dict())))
-        picks = subject.pick(pool, estimator, Context(G, step), [])
+            subject.load_state_dict(json.loads(json.dumps(original.state_dict())), pool)
+        open_step, picks = first_round(subject, pool, estimator, step)
         assert len(picks) == 3
         groups = [
             Group(pick, (made := group(pick.prompt, [(4, 0), (5, 0)])).rollouts, made.scores, ["", ""])
@@ -144,4 +137,4 @@ def test_the_selector_remembers_shows_and_saves() -> None:
             rescored = observation.rescored
             assert (rescored and rescored.right) == expected
             assert rescored is None or isinstance(rescored, Rescored)
-        subject.observe(groups)
+        subject.observe(open_step, groups)

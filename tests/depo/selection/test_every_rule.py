@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from synthetic_pool import G, Oracle, group, keys, pool_of, rolled_out, run_step, selector_of
+from synthetic_pool import G, Oracle, first_round, group, keys, pool_of, rolled_out, run_step, selector_of
 
 from depo.data import PromptPool
-from depo.recipe import schema
-from depo.selection import RULES, Selector
+from depo.selection import SelectionSettings, Selector
 from depo.selection.picks import observations
+from depo.selection.rules import BUILT_IN, Greedy
 from depo.types import Group, Origin, Pick, Prompt
 from estimators.base import Candidate, Context, Estimates, Estimator
 from estimators.dps import DpsEstimator
@@ -20,7 +20,7 @@ from estimators.greso import GresoEstimator
 from estimators.mopps import MoppsEstimator
 from estimators.uniform import UniformEstimator
 
-ALL_RULES = pytest.mark.parametrize("rule", sorted(RULES))
+ALL_RULES = pytest.mark.parametrize("rule", sorted(BUILT_IN))
 
 
 @ALL_RULES
@@ -29,11 +29,12 @@ def test_no_prompt_is_picked_twice_in_a_step_and_every_round_is_full(rule: str) 
     pool = pool_of(60)
     for step in range(1, 12):
         done: list[Group] = []
-        while picks := selector.pick(pool, GresoEstimator(), Context(G, step), done):
+        open_step = selector.begin(Context(G, step))
+        while picks := selector.pick(open_step, pool, GresoEstimator(), done):
             assert len(picks) == 8
             done += [group(pick, [False] * G) for pick in picks]
         assert len({g.pick.prompt.key for g in done}) == 40
-        selector.observe(done)
+        selector.observe(open_step, done)
 
 
 @ALL_RULES
@@ -86,7 +87,7 @@ def test_resumed_run_picks_what_the_uninterrupted_one_would_have(rule: str) -> N
     oracle = SilentOracle(pool)
     for step in range(1, 11):
         run_step(selector, pool, oracle, step)
-    resumed.load_state_dict(json.loads(json.dumps(selector.state_dict(), allow_nan=False)))
+    resumed.load_state_dict(json.loads(json.dumps(selector.state_dict(), allow_nan=False)), pool)
     resumed_pool.load_state_dict(pool.state_dict())
     assert resumed.state_dict() == selector.state_dict()
     names = set()
@@ -115,7 +116,7 @@ class Eavesdropper(MoppsEstimator):
 
 
 @pytest.mark.parametrize("min_window", [0, 1000], ids=["open", "closed"])
-@pytest.mark.parametrize("rule", [*sorted(RULES), "uniform"])
+@pytest.mark.parametrize("rule", [*sorted(BUILT_IN), "uniform"])
 def test_preview_names_all_that_the_first_round_asks_about_and_changes_nothing(
     rule: str, min_window: int
 ) -> None:
@@ -128,18 +129,18 @@ def test_preview_names_all_that_the_first_round_asks_about_and_changes_nothing(
         assert (str(selector.state_dict()), str(pool.state_dict())) == before
         assert len(set(previewed)) == len(previewed) < 60
         estimator.asked = set()
-        picks = selector.pick(pool, estimator, Context(G, step), [])
+        open_step, picks = first_round(selector, pool, estimator, step)
         assert estimator.asked <= set(previewed)
         assert set(keys(picks)) <= set(previewed)
-        selector.observe([group(pick, [True, False]) for pick in picks])
+        selector.observe(open_step, [group(pick, [True, False]) for pick in picks])
 
 
 # ---------------------------------------------------------------- cooldown
 
 
 def first_picks(selector: Selector, pool: PromptPool, estimator: Estimator, step: int) -> list[Pick]:
-    picks = selector.pick(pool, estimator, Context(G, step), [])
-    selector.observe([group(pick, [True, False]) for pick in picks])
+    open_step, picks = first_round(selector, pool, estimator, step)
+    selector.observe(open_step, [group(pick, [True, False]) for pick in picks])
     return picks
 
 
@@ -176,12 +177,12 @@ def test_cooldown_asks_the_policy_for_no_more_prompts_than_without() -> None:
     """What is seen of a candidate takes a prefill: those passed over on cooldown are not to be paid for."""
     seen: list[set[str]] = []
 
-    def look(prompts: Sequence[Prompt]) -> np.ndarray:
+    def probe(prompts: Sequence[Prompt]) -> np.ndarray:
         seen[-1] |= {prompt.key for prompt in prompts}
         return np.zeros((len(prompts), 1))
 
-    settings = schema.GreedySelection(candidates=20, audit=0, min_window=0, revisit_after=None, cooldown=4)
-    selector, pool = Selector(settings, schema.Batch(prompts=5, group_size=G), 0, look=look), pool_of(100)
+    settings = SelectionSettings(5, audit=0, min_window=0, candidates=20, revisit_after=None, cooldown=4)
+    selector, pool = Selector(settings, Greedy(), 0, prefill_probe=probe), pool_of(100)
     recent: list[set[str]] = []
     for step in range(1, 12):
         seen.append(set())
@@ -207,12 +208,12 @@ def run_with_broken(
     verdict. The estimator keeps every prompt that it has seen nothing of, so that broken ones attract it."""
     estimator, picked = GresoEstimator(), []
     for step in range(1, steps + 1):
-        picks = selector.pick(pool, estimator, Context(G, step), [])
+        open_step, picks = first_round(selector, pool, estimator, step)
         groups = [
             group(g.pick, [None] * G) if g.pick.prompt.key in broken else g for g in rolled_out(picks, step)
         ]
         estimator.observe(observations(groups, step), Context(G, step))
-        selector.observe(groups)
+        selector.observe(open_step, groups)
         picked += [p.prompt.key for p in picks if not audit or p.origin == Origin.AUDIT]
     return picked
 
@@ -259,8 +260,8 @@ def test_a_resumed_run_lets_the_same_prompts_rest(rule: str) -> None:
         if resumed:
             state = json.loads(json.dumps(selector.state_dict(), allow_nan=False))
             selector = selector_of(prompts=16, type=rule, min_window=0, audit=0.1, revisit_after=6)
-            selector.load_state_dict(state)
-        picks.append(keys(selector.pick(pool, UniformEstimator(), Context(G, 9), [])))
+            selector.load_state_dict(state, pool)
+        picks.append(keys(first_round(selector, pool, UniformEstimator(), 9)[1]))
     assert picks[0] == picks[1]
 
 
@@ -286,9 +287,9 @@ def test_skip_moves_the_pool_on_past_what_it_skipped() -> None:
             )
 
     selector = selector_of(prompts=4, type="skip", min_window=0, audit=0)
-    first = selector.pick(pool, EverySecond(), Context(G, 1), [])
+    open_step, first = first_round(selector, pool, EverySecond(), 1)
     assert keys(first) == order[1:8:2]
-    second = selector.pick(pool, EverySecond(), Context(G, 1), [group(pick, [False] * G) for pick in first])
+    second = selector.pick(open_step, pool, EverySecond(), [group(pick, [False] * G) for pick in first])
     assert keys(second) == order[9:16:2]
     assert pool.peek(1)[0].key == order[16]
 
@@ -301,12 +302,12 @@ def test_gumbel_prefers_short_prompts_at_equal_p_informative() -> None:
     selector, pool = selector_of(prompts=10, type="gumbel", min_window=0, audit=0, refill=False), pool_of(100)
     picked = []
     for step in range(1, 101):
-        picks = selector.pick(pool, UniformEstimator(), Context(G, step), [])
+        open_step, picks = first_round(selector, pool, UniformEstimator(), step)
         groups = [group(pick, [True, False]) for pick in picks]
         for g in groups:
             for rollout in g.rollouts:
                 rollout.token_ids = np.zeros(40 if is_long(g.pick) else 4, np.int32)
-        selector.observe(groups)
+        selector.observe(open_step, groups)
         picked += [is_long(pick) for pick in picks] if step > 30 else []
     assert np.mean(picked) < 0.1
 

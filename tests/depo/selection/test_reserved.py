@@ -5,20 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
-from synthetic_pool import G, Oracle, group, keys, pool_of, selector_of
+from synthetic_pool import Oracle, first_round, group, keys, pool_of, selector_of
 
 from depo.data import PromptPool
-from depo.recipe.schema import Batch, Selection, ThompsonSelection
-from depo.selection import RULES, Selector
-from depo.selection.picks import revisit_after
+from depo.recipe.schema import Selection
+from depo.selection import SelectionSettings, Selector
+from depo.selection.rules import BUILT_IN
 from depo.types import Origin, Pick
-from estimators.base import Context
 
 
 def step_of(selector: Selector, pool: PromptPool, step: int) -> list[Pick]:
     """One round, all of it mixed."""
-    picks = selector.pick(pool, Oracle(pool), Context(G, step), [])
-    selector.observe([group(pick, [True, False]) for pick in picks])
+    open_step, picks = first_round(selector, pool, Oracle(pool), step)
+    selector.observe(open_step, [group(pick, [True, False]) for pick in picks])
     return picks
 
 
@@ -32,7 +31,7 @@ def longest_waits(selector: Selector, pool: PromptPool, steps: int) -> list[int]
     return waits
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", sorted(BUILT_IN))
 def test_no_prompt_waits_longer_than_the_cap_and_one_sweep_of_the_reserved_places(rule: str) -> None:
     """100 prompts, 2 reserved places of 10: should all fall due at once, the last of them waits
     100 / 2 = 50 steps more."""
@@ -75,7 +74,7 @@ def test_equal_waits_are_broken_at_random_and_by_the_seed() -> None:
             prompts=4, seed=seed, type="greedy", min_window=0, audit=0, revisit_after=1, revisit_share=0.25
         )
         pool = pool_of(50)
-        picks = selector.pick(pool, Oracle(pool), Context(G, 9), [])
+        picks = first_round(selector, pool, Oracle(pool), 9)[1]
         drawn |= {pick.prompt.key for pick in picks if pick.selector == "revisit"}
     assert len(drawn) > 10
 
@@ -85,10 +84,10 @@ def test_revisits_do_not_count_towards_the_yield_that_sizes_refills() -> None:
         selector_of(prompts=10, type="greedy", min_window=0, audit=0, revisit_after=1, revisit_share=0.5),
         pool_of(100),
     )
-    picks = selector.pick(pool, Oracle(pool), Context(G, 5), [])
+    open_step, picks = first_round(selector, pool, Oracle(pool), 5)
     done = [group(pick, [pick.selector == "greedy", False]) for pick in picks]
-    assert selector.expected_yield(done) == 1.0
-    refill = selector.pick(pool, Oracle(pool), Context(G, 5), done)
+    assert selector.expected_yield("greedy", done) == 1.0
+    refill = selector.pick(open_step, pool, Oracle(pool), done)
     assert len(refill) == 5
     assert {pick.selector for pick in refill} == {"greedy"}
 
@@ -104,9 +103,9 @@ def test_share_is_kept_in_the_long_run_where_it_is_a_fraction_of_a_prompt() -> N
 
 
 def test_auto_is_the_time_of_four_passes() -> None:
-    assert revisit_after(ThompsonSelection(), Batch(prompts=32), 1000) == 125
-    assert revisit_after(ThompsonSelection(), Batch(prompts=32), 1) == 1
-    assert revisit_after(ThompsonSelection(revisit_after=None), Batch(prompts=32), 1000) is None
+    assert SelectionSettings(32).longest_wait(1000) == 125
+    assert SelectionSettings(32).longest_wait(1) == 1
+    assert SelectionSettings(32, revisit_after=None).longest_wait(1000) is None
 
 
 @pytest.mark.parametrize(

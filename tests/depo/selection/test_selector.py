@@ -11,10 +11,22 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from synthetic_pool import G, Oracle, group, keys, pass_rate, pool_of, rolled_out, run_step, selector_of
+from synthetic_pool import (
+    G,
+    Oracle,
+    first_round,
+    group,
+    keys,
+    pass_rate,
+    pool_of,
+    rolled_out,
+    run_step,
+    selector_of,
+)
 
 from depo.data import PromptPool
-from depo.selection import Selector, top
+from depo.selection import Selector
+from depo.selection.rules import top
 from depo.types import Group, Origin, Outcome, Pick
 from estimators.base import Candidate, Context, Estimates, Observation
 from estimators.moments import informative_probability
@@ -27,7 +39,7 @@ from estimators.uniform import UniformEstimator
 def test_uniform_selection_takes_the_pool_in_its_shuffled_order_pass_after_pass() -> None:
     selector, pool, reference = selector_of(type="uniform", refill=False), pool_of(40), pool_of(40)
     for step in range(1, 6):
-        picks = selector.pick(pool, UniformEstimator(), Context(G, step), [])
+        picks = first_round(selector, pool, UniformEstimator(), step)[1]
         assert keys(picks) == [prompt.key for prompt in reference.next(16)]
         assert {pick.origin for pick in picks} == {Origin.SELECTED}
         assert all(
@@ -41,7 +53,7 @@ def test_warm_up_is_uniform_but_records_what_the_estimator_believed() -> None:
     assert all(g.pick.uniform and g.pick.predicted_mean == 0.5 for g in first)
     run_step(selector, pool, estimator, 2)
     state = estimator.state_dict()
-    again = selector.pick(pool, estimator, Context(G, 9), [])
+    again = first_round(selector, pool, estimator, 9)[1]
     seen = [pick for pick in again if pick.prompt.key in state.values["keys"]]
     assert seen
     for pick in again:
@@ -64,9 +76,9 @@ def test_pass_boundary_within_a_step_never_picks_a_prompt_twice() -> None:
 @pytest.mark.parametrize("kind", ["uniform", "thompson"])
 def test_pool_smaller_than_the_batch_is_picked_once_each(kind: str) -> None:
     selector, pool = selector_of(prompts=16, type=kind, min_window=0, audit=0.3), pool_of(5)
-    picks = selector.pick(pool, MoppsEstimator(), Context(G, 1), [])
+    open_step, picks = first_round(selector, pool, MoppsEstimator(), 1)
     assert sorted(keys(picks)) == sorted(prompt.key for prompt in pool.prompts)
-    assert selector.pick(pool, MoppsEstimator(), Context(G, 1), rolled_out(picks, 1)) == []
+    assert selector.pick(open_step, pool, MoppsEstimator(), rolled_out(picks, 1)) == []
 
 
 # ---------------------------------------------------------------- audit
@@ -78,7 +90,7 @@ def test_audit_share_is_epsilon_in_the_long_run_and_in_every_step_to_the_next_pr
         selector = selector_of(prompts=prompts, audit=epsilon, min_window=0)
         counts = []
         for step in range(1, 401):
-            picks = selector.pick(pool, estimator, Context(G, step), [])
+            picks = first_round(selector, pool, estimator, step)[1]
             assert len(set(keys(picks))) == len(picks) == prompts
             counts.append(sum(pick.origin == Origin.AUDIT for pick in picks))
         expected = epsilon * prompts
@@ -94,7 +106,7 @@ def test_audit_is_drawn_from_the_whole_pool_whatever_the_estimator_says() -> Non
     selector = selector_of(prompts=10, audit=0.5, min_window=0)
     drawn = dict.fromkeys((prompt.key for prompt in pool.prompts), 0)
     for step in range(1, 1001):
-        for pick in selector.pick(pool, Oracle(pool), Context(G, step), []):
+        for pick in first_round(selector, pool, Oracle(pool), step)[1]:
             if pick.origin == Origin.AUDIT:
                 assert pick.uniform
                 assert pick.propensity == 0.5 / 50
@@ -114,7 +126,7 @@ def test_audit_is_drawn_from_the_whole_pool_whatever_the_estimator_says() -> Non
 def test_thompson_with_sharp_beliefs_takes_the_most_informative_prompts() -> None:
     pool = pool_of(200)
     selector = selector_of(prompts=10, audit=0, min_window=0)
-    picks = selector.pick(pool, Oracle(pool), Context(G, 1), [])
+    picks = first_round(selector, pool, Oracle(pool), 1)[1]
     worth = {
         prompt.key: informative_probability(np.array([pass_rate(prompt)]), G)[0] for prompt in pool.prompts
     }
@@ -152,7 +164,7 @@ def test_beliefs_that_are_no_probabilities_are_an_error_naming_the_estimator() -
             return estimates
 
     with pytest.raises(ValueError, match=r"Broken: p_informative .* 1 outside"):
-        selector_of().pick(pool_of(40), Broken(), Context(G, 1), [])
+        first_round(selector_of(), pool_of(40), Broken(), 1)
 
 
 # ---------------------------------------------------------------- gate
@@ -190,12 +202,12 @@ def test_selection_opens_once_the_estimator_is_proved_and_fails_open_when_it_goe
 
 def test_only_uniform_draws_with_two_verdicts_are_graded() -> None:
     selector, pool = selector_of(prompts=20, audit=0.25, min_window=0), pool_of(100)
-    picks = selector.pick(pool, MoppsEstimator(), Context(G, 1), [])
+    open_step, picks = first_round(selector, pool, MoppsEstimator(), 1)
     audits = [pick for pick in picks if pick.origin == Origin.AUDIT]
     groups = [group(pick, [True, False]) for pick in picks if pick not in audits]
     groups += [group(audits[0], [None, True]), group(audits[1], [None, None])]
     groups += [group(pick, [True, False, None]) for pick in audits[2:]]
-    selector.observe(groups)
+    selector.observe(open_step, groups)
     assert len(audits) == 5
     assert selector.metrics()["calibration/groups"] == 3
 
@@ -205,15 +217,13 @@ def test_only_uniform_draws_with_two_verdicts_are_graded() -> None:
 
 def test_without_refill_there_is_one_round() -> None:
     selector, pool = selector_of(type="uniform", refill=False), pool_of(100)
-    picks = selector.pick(pool, UniformEstimator(), Context(G, 1), [])
+    open_step, picks = first_round(selector, pool, UniformEstimator(), 1)
     assert len(picks) == 16
-    assert (
-        selector.pick(pool, UniformEstimator(), Context(G, 1), [group(p, [False] * G) for p in picks]) == []
-    )
+    assert selector.pick(open_step, pool, UniformEstimator(), [group(p, [False] * G) for p in picks]) == []
 
 
 @pytest.mark.parametrize(
-    ("mixed", "expected"),
+    ("informative", "expected"),
     [
         (16, 0),  # full
         (12, 6),  # 4 missing at a yield of 12/16: ⌈5.33⌉
@@ -227,55 +237,56 @@ def test_refill_round_is_sized_by_what_is_missing_and_the_measured_yield(
     informative: int, expected: int
 ) -> None:
     selector, pool = selector_of(type="uniform"), pool_of(200)
-    picks = selector.pick(pool, UniformEstimator(), Context(G, 1), [])
+    open_step, picks = first_round(selector, pool, UniformEstimator(), 1)
     done = [group(pick, [i < informative] + [False] * (G - 1)) for i, pick in enumerate(picks)]
-    round_size = selector.pick(pool, UniformEstimator(), Context(G, 1), done)
-    assert len(round_size) == expected
-    assert {pick.origin for pick in round_size} <= {Origin.REFILL}
-    assert not set(keys(round_size)) & set(keys(picks))
+    refill = selector.pick(open_step, pool, UniformEstimator(), done)
+    assert len(refill) == expected
+    assert {pick.origin for pick in refill} <= {Origin.REFILL}
+    assert not set(keys(refill)) & set(keys(picks))
 
 
 def test_yield_of_earlier_steps_counts_and_has_a_floor_of_one_eighth() -> None:
     selector, pool = selector_of(type="uniform", refill=True, max_rounds=2), pool_of(400)
-    picks = selector.pick(pool, UniformEstimator(), Context(G, 1), [])
-    selector.observe([group(pick, [True, False]) for pick in picks])
-    assert selector.expected_yield() == 1.0
-    picks = selector.pick(pool, UniformEstimator(), Context(G, 2), [])
+    open_step, picks = first_round(selector, pool, UniformEstimator(), 1)
+    selector.observe(open_step, [group(pick, [True, False]) for pick in picks])
+    assert selector.expected_yield("uniform") == 1.0
+    open_step, picks = first_round(selector, pool, UniformEstimator(), 2)
     done = [group(pick, [i < 14, False]) for i, pick in enumerate(picks)]
-    assert selector.expected_yield(done) == 30 / 32
-    assert len(selector.pick(pool, UniformEstimator(), Context(G, 2), done)) == math.ceil(2 / (30 / 32))
+    assert selector.expected_yield("uniform", done) == 30 / 32
+    assert len(selector.pick(open_step, pool, UniformEstimator(), done)) == math.ceil(2 / (30 / 32))
     for step in range(3, 40):
-        picks = selector.pick(pool, UniformEstimator(), Context(G, step), [])
-        selector.observe([group(pick, [False, False]) for pick in picks])
-    assert selector.expected_yield() == 1 / 8
+        open_step, picks = first_round(selector, pool, UniformEstimator(), step)
+        selector.observe(open_step, [group(pick, [False, False]) for pick in picks])
+    assert selector.expected_yield("uniform") == 1 / 8
 
 
 def test_audit_groups_do_not_count_towards_the_yield_of_the_rule() -> None:
     selector, pool = selector_of(prompts=20, audit=0.5, min_window=0), pool_of(200)
-    picks = selector.pick(pool, MoppsEstimator(), Context(G, 1), [])
+    open_step, picks = first_round(selector, pool, MoppsEstimator(), 1)
     done = [group(pick, [pick.origin != Origin.AUDIT, False]) for pick in picks]
-    assert selector.expected_yield(done) == 1.0
-    assert len(selector.pick(pool, MoppsEstimator(), Context(G, 1), done)) == 10
+    assert selector.expected_yield("thompson", done) == 1.0
+    assert len(selector.pick(open_step, pool, MoppsEstimator(), done)) == 10
 
 
 def test_rounds_end_at_max_rounds_and_refills_bring_no_audit() -> None:
     selector, pool = selector_of(prompts=8, min_window=0, audit=0.5, max_rounds=3), pool_of(200)
     done: list[Group] = []
-    waves = []
-    while picks := selector.pick(pool, MoppsEstimator(), Context(G, 1), done):
-        waves.append([pick.origin for pick in picks])
+    rounds = []
+    open_step = selector.begin(Context(G, 1))
+    while picks := selector.pick(open_step, pool, MoppsEstimator(), done):
+        rounds.append([pick.origin for pick in picks])
         done += [group(pick, [False] * G) for pick in picks]
-    assert [len(round_size) for round_size in waves] == [8, 8, 8]
-    assert waves[0].count(Origin.AUDIT) == 4
-    assert set(waves[1] + waves[2]) == {Origin.REFILL}
+    assert [len(origins) for origins in rounds] == [8, 8, 8]
+    assert rounds[0].count(Origin.AUDIT) == 4
+    assert set(rounds[1] + rounds[2]) == {Origin.REFILL}
     assert len({g.pick.prompt.key for g in done}) == 24
 
 
 def test_unscorable_groups_do_not_fill_the_batch() -> None:
     selector, pool = selector_of(prompts=4, type="uniform"), pool_of(40)
-    picks = selector.pick(pool, UniformEstimator(), Context(G, 1), [])
+    open_step, picks = first_round(selector, pool, UniformEstimator(), 1)
     done = [group(pick, [True, False]) for pick in picks[:3]] + [group(picks[3], [None, True])]
-    assert len(selector.pick(pool, UniformEstimator(), Context(G, 1), done)) == 2
+    assert len(selector.pick(open_step, pool, UniformEstimator(), done)) == 2
 
 
 # ---------------------------------------------------------------- keyed draws, state
@@ -287,8 +298,8 @@ def test_picks_depend_on_seed_and_step_and_on_nothing_before() -> None:
     def picks(seed: int, step: int, earlier: Sequence[int] = ()) -> list[str]:
         selector = selector_of(seed=seed, min_window=0, audit=0.2)
         for other in earlier:
-            selector.pick(pool, estimator, Context(G, other), [])
-        return keys(selector.pick(pool, estimator, Context(G, step), []))
+            first_round(selector, pool, estimator, other)
+        return keys(first_round(selector, pool, estimator, step)[1])
 
     assert picks(0, 7) == picks(0, 7, earlier=(1, 2, 7, 3))
     assert picks(0, 7) != picks(0, 8)
@@ -299,11 +310,11 @@ def test_refill_round_draws_anew_rather_than_repeating_the_first() -> None:
     """With the same generator the second round would score each prompt as the first round did."""
     pool, estimator = pool_of(60), UniformEstimator()
     selector = selector_of(prompts=20, audit=0, min_window=0)
-    first = selector.pick(pool, estimator, Context(G, 1), [])
+    open_step, first = first_round(selector, pool, estimator, 1)
     selector_without_first = selector_of(prompts=40, audit=0, min_window=0)
-    both = selector_without_first.pick(pool, estimator, Context(G, 1), [])
+    both = first_round(selector_without_first, pool, estimator, 1)[1]
     assert keys(first) == keys(both[:20])
-    second = selector.pick(pool, estimator, Context(G, 1), [group(pick, [False] * G) for pick in first])
+    second = selector.pick(open_step, pool, estimator, [group(pick, [False] * G) for pick in first])
     assert keys(second) != keys(both[20:])
 
 
@@ -315,7 +326,7 @@ def test_resumed_run_picks_what_the_uninterrupted_one_would_have() -> None:
     for step in range(1, 16):
         run_step(selector, pool, estimator, step)
     resumed, resumed_pool, resumed_estimator = things()
-    resumed.load_state_dict(json.loads(json.dumps(selector.state_dict(), allow_nan=False)))
+    resumed.load_state_dict(json.loads(json.dumps(selector.state_dict(), allow_nan=False)), pool)
     resumed_pool.load_state_dict(pool.state_dict())
     resumed_estimator.load_state_dict(estimator.state_dict())
     modes = set()
@@ -331,7 +342,7 @@ def test_resumed_run_picks_what_the_uninterrupted_one_would_have() -> None:
 def test_state_of_another_version_is_an_error() -> None:
     state = selector_of().state_dict() | {"schema_version": 0}
     with pytest.raises(ValueError, match="schema_version 0"):
-        selector_of().load_state_dict(state)
+        selector_of().load_state_dict(state, pool_of(1))
 
 
 # ---------------------------------------------------------------- assign
@@ -339,11 +350,10 @@ def test_state_of_another_version_is_an_error() -> None:
 
 def test_first_groups_with_signal_in_request_order_are_trained_whatever_finished_first() -> None:
     selector, pool = selector_of(prompts=4, type="uniform"), pool_of(40)
-    context = Context(G, 1)
-    first = selector.pick(pool, UniformEstimator(), context, [])
+    open_step, first = first_round(selector, pool, UniformEstimator(), 1)
     none = [group(pick, [False] * G) for pick in first]
-    second = selector.pick(pool, UniformEstimator(), context, none)
-    third = selector.pick(pool, UniformEstimator(), context, none + [group(p, [False] * G) for p in second])
+    second = selector.pick(open_step, pool, UniformEstimator(), none)
+    third = selector.pick(open_step, pool, UniformEstimator(), none + [group(p, [False] * G) for p in second])
     verdicts: dict[str, list[bool | None]] = {key: [True, False] for key in keys([*first, *second, *third])}
     verdicts[first[0].prompt.key] = [True, True]
     verdicts[first[1].prompt.key] = [None, False]
@@ -352,7 +362,7 @@ def test_first_groups_with_signal_in_request_order_are_trained_whatever_finished
     for seed in range(10):
         groups = [group(pick, verdicts[pick.prompt.key]) for pick in [*first, *second, *third]]
         finished = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-        trained = selector.assign(finished)
+        trained = selector.assign(open_step, finished)
         assert [g.outcome for g in groups] == expected
         assert [id(g) for g in trained] == [id(g) for g in groups[2:6]]
     assert groups[4].outcome_of(1) == Outcome.UNSCORABLE
@@ -361,9 +371,9 @@ def test_first_groups_with_signal_in_request_order_are_trained_whatever_finished
 
 def test_group_that_nobody_picked_is_an_error() -> None:
     selector, pool = selector_of(), pool_of(40)
-    picks = selector.pick(pool, UniformEstimator(), Context(G, 1), [])
+    open_step, picks = first_round(selector, pool, UniformEstimator(), 1)
     stranger = next(prompt for prompt in pool.prompts if prompt.key not in keys(picks))
     pick = Pick(stranger, Origin.SELECTED, "uniform", True, 1 / 40, 0.5, 0.5)
     for call in (selector.assign, selector.observe):
         with pytest.raises(ValueError, match="was not picked in this step"):
-            call([group(pick, [True, False])])
+            call(open_step, [group(pick, [True, False])])

@@ -10,10 +10,10 @@ from depo.rng import generator
 from depo.toy.arithmetic import (
     Family,
     Problem,
+    arithmetic_rows,
     draw_family,
     draw_problems,
     families,
-    generate,
     in_words,
     parse_family,
 )
@@ -21,7 +21,8 @@ from depo.toy.arithmetic import (
 
 def test_answers_are_what_python_computes():
     source = ArithmeticSource(operations=["+", "-", "*"], digits=[1, 2, 3], size=600)
-    for question, answer in generate(source):
+    for question, answer, prior in arithmetic_rows(source, "data.train"):
+        assert prior is None
         assert int(answer) == eval(question.removesuffix("="))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -151,6 +153,11 @@ def test_candidates_for_pool_and_heldout_share_no_problem():
     assert candidates(recipe()) == both
 
 
+def shares(graded) -> list[Counter]:
+    """Prompts of each level, in the pool and in the held-out set."""
+    return [Counter(graded.levels[p.key] for p in prompts) for prompts in (graded.train, graded.heldout)]
+
+
 def test_grading_composes_both_sets_by_what_it_measures(model, tokenizer, tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -160,10 +167,10 @@ def test_grading_composes_both_sets_by_what_it_measures(model, tokenizer, tmp_pa
     lines = []
     graded = grade(graded_recipe, tmp_path, lines.append)
 
-    assert graded.shares == {
-        "pool": {"mastered": 10, "learnable": 10, "impossible": 20},
-        "heldout": {"mastered": 5, "learnable": 5, "impossible": 10},
-    }
+    assert shares(graded) == [
+        {"mastered": 10, "learnable": 10, "impossible": 20},
+        {"mastered": 5, "learnable": 5, "impossible": 10},
+    ]
     assert not {prompt.key for prompt in graded.train} & {prompt.key for prompt in graded.heldout}
     problems = {
         problem.question(): problem
@@ -174,19 +181,21 @@ def test_grading_composes_both_sets_by_what_it_measures(model, tokenizer, tmp_pa
     for prompt in [*graded.train, *graded.heldout]:
         problem = problems[prompt.text]
         again[prompt.key] = rate_token_by_token(model, tokenizer, problem)
-        assert prompt.level == level_of(again[prompt.key], rules)
+        assert graded.levels[prompt.key] == level_of(again[prompt.key], rules)
         assert prompt.reference == problem.answer
         assert prompt.key == prompt_key(prompt.text)
         assert tokenizer.decode(prompt.token_ids) == prompt.text
     assert graded.accuracy == pytest.approx(np.mean([again[p.key] for p in graded.heldout]))
-    solvable = [again[p.key] for p in graded.heldout if p.level != "impossible"]
+    part = graded.prompts.parts["solvable"]
+    assert part == {p.key for p in graded.heldout if again[p.key] >= low}
+    solvable = [again[p.key] for p in graded.heldout if p.key in part]
     assert graded.solvable_accuracy == pytest.approx(np.mean(solvable))
     assert "mastered 25%" in lines[0]
     assert "impossible 50%" in lines[0]
 
     taken = {prompt.text for prompt in [*graded.train, *graded.heldout]}
     others = grade(graded_recipe, tmp_path, lines.append, known={problems[text] for text in taken})
-    assert others.shares == graded.shares
+    assert shares(others) == shares(graded)
     assert not taken & {prompt.text for prompt in [*others.train, *others.heldout]}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic_pool import selector_of
 
-from depo.errors import UserError
+from depo.errors import RunFailed
 from depo.train.alarms import Alarms
 from depo.train.ledger import Ledger
 from depo.train.metrics import Clock, step_metrics
@@ -41,7 +41,7 @@ def test_a_reward_that_judges_nothing_is_told_at_once_and_ends_the_run() -> None
         "warning: step 1: 100% of the rollouts got no verdict and teach nothing; most often: "
         "KeyError: 'answer' (3 of 4)"
     ]
-    with pytest.raises(UserError, match=r"not one verdict in the last 3 steps, up to step 3.*KeyError"):
+    with pytest.raises(RunFailed, match=r"not one verdict in the last 3 steps, up to step 3.*KeyError"):
         alarms.step(3, [group(BROKEN)], {})
 
 
@@ -97,5 +97,5 @@ def test_updates_that_are_left_out_one_after_another_end_the_run() -> None:
     bad, empty, good = {"skipped_steps": 1.0, "optimizer_steps": 0.0}, {}, {"optimizer_steps": 1.0}
     for step, metrics in enumerate([bad, empty] * 9 + [good] + [bad, empty] * 9):
         alarms.step(step, [], metrics)
-    with pytest.raises(UserError, match=r"not one finite gradient in the last 10 steps .* up to step 40"):
+    with pytest.raises(RunFailed, match=r"not one finite gradient in the last 10 steps .* up to step 40"):
         alarms.step(40, [], bad)

@@ -1,4 +1,4 @@
-"""`estimator.recall` in a run: what the estimator is told is true of the policy, also after a stop."""
+"""Answer rescoring in a run: what the estimator is told is true of the policy, also after a stop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TEMPERATURE = 0.2
 OVERRIDES = [
-    "estimator={type: hybrid, text: none, history: false, recall: 8}",
+    "estimator={type: hybrid, text: none, history: false}",
+    "selection.answer_rescoring=8",
     "selection.min_window=0",
     "rollout.max_new_tokens=1",
     f"rollout.temperature={TEMPERATURE}",

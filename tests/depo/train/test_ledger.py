@@ -97,8 +97,8 @@ def test_both_breakdowns_add_up_to_what_was_generated_in_rollouts_and_tokens() -
             for i in range(7)
         ]
         ledger.record(groups)
-        ledger.record_lost(Origin.REFILL, rollouts=2, tokens=5)
-        ledger.record_cancelled(Origin.SELECTED, rollouts=1, tokens=9)
+        ledger.record_ungrouped(Origin.REFILL, Outcome.LOST, rollouts=2, tokens=5)
+        ledger.record_ungrouped(Origin.SELECTED, Outcome.CANCELLED, rollouts=1, tokens=9)
         rollouts += 3 + sum(len(g.rollouts) for g in groups)
         tokens += 14 + sum(len(r.token_ids) for g in groups for r in g.rollouts)
     summary = ledger.summary()
@@ -110,19 +110,20 @@ def test_both_breakdowns_add_up_to_what_was_generated_in_rollouts_and_tokens() -
     assert summary["tokens"]["by_outcome"]["cancelled"] >= 180
 
 
-def test_evaluation_and_probes_are_counted_apart() -> None:
+def test_evaluation_is_counted_apart() -> None:
     ledger = Ledger(group_size=3)
     ledger.record_evaluation(rollouts=100, tokens=700)
     ledger.record_evaluation(rollouts=50, tokens=300)
-    ledger.record_evaluation(rollouts=4, tokens=20, origin=Origin.PROBE)
     summary = ledger.summary()
     assert summary["evaluation"] == {"rollouts": 150, "tokens": 1000}
-    assert summary["probe"] == {"rollouts": 4, "tokens": 20}
     assert summary["rollouts"]["generated"] == summary["tokens"]["generated"] == 0
-    with pytest.raises(ValueError, match="recorded with its groups"):
-        ledger.record_evaluation(1, 1, origin=Origin.AUDIT)
     with pytest.raises(ValueError, match="not recorded as training"):
-        ledger.record_lost(Origin.EVAL, 1, 1)
+        ledger.record_ungrouped(Origin.EVAL, Outcome.LOST, 1, 1)
+
+
+def test_a_rollout_that_has_a_group_is_recorded_with_it() -> None:
+    with pytest.raises(ValueError, match="outcome stale is recorded with its group"):
+        Ledger(group_size=3).record_ungrouped(Origin.AUDIT, Outcome.STALE, 1, 1)
 
 
 def test_group_without_outcome_is_refused_and_nothing_of_the_call_is_counted() -> None:
@@ -246,7 +247,7 @@ def test_state_round_trips_through_json_and_goes_on_alike() -> None:
     first, second = Ledger(group_size=3), Ledger(group_size=3)
     first.record(mixed_bag())
     first.record_evaluation(10, 20)
-    first.record_lost(Origin.AUDIT, 1, 2)
+    first.record_ungrouped(Origin.AUDIT, Outcome.LOST, 1, 2)
     second.load_state_dict(json.loads(json.dumps(first.state_dict(), allow_nan=False)))
     for ledger in (first, second):
         ledger.record([group("a", [True, False], Outcome.TRAINED, uniform=True, step=1)])

@@ -215,19 +215,19 @@ def test_a_live_oracle_predicts_the_policys_exact_pass_rates(workdir, tiny_polic
 
 
 def test_the_prefill_probe_tells_prompts_apart_before_their_first_visit(workdir):
-    """`estimator.features: policy`, without text: of prompts never visited nothing else is known, so that
-    without it their predictions are all alike."""
+    """Without text nothing else is known of prompts never visited: without the probe their predictions are
+    all alike."""
     predicted = {}
-    for features in ("none", "policy"):
-        overrides = ["estimator={type: hybrid, text: none, features: " + features + "}", "selection=uniform"]
-        overrides += ["selection.refill=false", "steps=4", "evaluation.at_end=false"]
-        done = run_depo("train", "tiny.yaml", "--run-dir", features, *overrides, cwd=workdir)
+    for probe in ("false", "true"):
+        overrides = ["estimator={type: hybrid, text: none}", "selection=uniform"]
+        overrides += [f"selection.prefill_probe={probe}", "steps=4", "evaluation.at_end=false"]
+        done = run_depo("train", "tiny.yaml", "--run-dir", probe, *overrides, cwd=workdir)
         assert done.returncode == 0, done.stdout + done.stderr
-        last = pd.read_parquet(workdir / features / "rollouts" / "step_000004.parquet")
-        predicted[features] = last.groupby("prompt_key").predicted_mean.first().to_numpy()
-        row = metrics_of(workdir / features)[-1]
+        last = pd.read_parquet(workdir / probe / "rollouts" / "step_000004.parquet")
+        predicted[probe] = last.groupby("prompt_key").predicted_mean.first().to_numpy()
+        row = metrics_of(workdir / probe)[-1]
         assert row["estimator/prompts_visited"] == 24
-        seconds = json.loads((workdir / features / "metrics.jsonl").read_text().splitlines()[-1])
+        seconds = json.loads((workdir / probe / "metrics.jsonl").read_text().splitlines()[-1])
         assert 0 < seconds["seconds_share/estimate"] < 1
-    assert np.ptp(predicted["none"]) < 1e-12
-    assert np.ptp(predicted["policy"]) > 0.01  # not rounding
+    assert np.ptp(predicted["false"]) < 1e-12
+    assert np.ptp(predicted["true"]) > 0.01  # not rounding

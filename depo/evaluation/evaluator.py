@@ -1,0 +1,188 @@
+"""The evaluator: tasks → requests → rollouts → verdicts → rows → accuracy.
+
+Held-out prompts, a recipe's sets and suites are three ways to call it:
+
+    held-out prompts, sets   one task a call, requests in the order of its prompts
+    suites                   all tasks in one call, longest prompts first, keys that begin with a task's name
+
+A sink takes the rollouts: in training they stay in memory, ``depo eval`` writes them to disk (see
+`depo.evaluation.samples`). N problems, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from depo.evaluation.measures import share
+from depo.rng import seed64
+from depo.rollout.engine import RolloutEngine, Sampling
+from depo.rollout.requests import collate, samples_of
+from depo.trackers.rollouts import null_if_nan
+from depo.types import Prompt, Request, Rollout
+from reward.base import Reward, Score
+
+Row = Mapping[str, Any]
+"""One completion with its verdict; its keys are the columns of `depo.evaluation.samples.SCHEMA`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Problems to ask, and the reward that judges the answers. The seeds of a task's samples follow from the
+    keys of its prompts: tasks that may share problems put their name before them (`qualified`)."""
+
+    name: str
+    prompts: Sequence[Prompt]
+    reward: Reward
+
+
+class Scorer(Protocol):
+    """Anything that knows the policy's log-probabilities: a learner or a rollout engine."""
+
+    def score(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Sequence[np.ndarray]:
+        """Log-probabilities (temperature 1) of each (prompt ids, completion ids): arrays of (T,), in nats."""
+        ...
+
+
+class Sink(Protocol):
+    """Takes the rollouts of an evaluation as they finish."""
+
+    def add(self, rollout: Rollout) -> None: ...
+
+    def flush(self) -> None:
+        """There are no more."""
+        ...
+
+
+def requests_of(
+    prompts: Iterable[Prompt], n: int, seed: int, done: Mapping[str, set[int]] | None = None
+) -> list[Request]:
+    """Requests for the samples 0 … n − 1 of each prompt that are not ``done`` (sample indices by prompt key).
+    A sample's seed depends on seed, key and index alone."""
+    requests = []
+    for prompt in prompts:
+        there = set() if done is None else done.get(prompt.key, set())
+        for first, last in stretches([i for i in range(n) if i not in there]):
+            seeds = tuple(seed64(seed, "eval", 0, prompt.key, i) for i in range(first, last + 1))
+            requests.append(Request(prompt, seeds, first))
+    return requests
+
+
+def stretches(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first, last) of each run of consecutive numbers in an ascending list."""
+    start = 0
+    for end in range(1, len(indices) + 1):
+        if end == len(indices) or indices[end] != indices[end - 1] + 1:
+            yield indices[start], indices[end - 1]
+            start = end
+
+
+class Evaluator:
+    """Asks tasks and judges the answers. All tasks go to the engine in one call: a batch or an engine's queue
+    never drains between them."""
+
+    def __init__(self, tasks: Sequence[Task], tokenizer, sampling: Sampling) -> None:
+        self.tokenizer = tokenizer
+        self.sampling = sampling
+        self.asked = {prompt.key: (task, prompt) for task in tasks for prompt in task.prompts}
+        self.rewards = list({id(task.reward): task.reward for task in tasks}.values())
+
+    def run(self, requests: Sequence[Request], engine: RolloutEngine, sink: Sink) -> None:
+        for rollout in engine.generate(requests, self.sampling):
+            sink.add(rollout)
+        sink.flush()
+
+    def rows(self, requests: Sequence[Request], engine: RolloutEngine) -> list[Row]:
+        """All rows at once, in the order of requests and samples."""
+        sink = InMemory()
+        self.run(requests, engine, sink)
+        return self.judge([rollout for group in collate(requests, sink.rollouts) for rollout in group])
+
+    def judge(self, rollouts: Sequence[Rollout]) -> list[Row]:
+        """A row for each rollout, with the verdict of its task's reward."""
+        asked = [self.asked[rollout.key] for rollout in rollouts]
+        requests = [
+            Request(prompt, (rollout.seed,), rollout.index)
+            for (_, prompt), rollout in zip(asked, rollouts, strict=True)
+        ]
+        groups = samples_of(
+            requests, [[one] for one in rollouts], self.tokenizer, self.sampling.max_new_tokens
+        )
+        samples = [sample for (sample,) in groups]
+        scores: dict[int, Score] = {}
+        for reward in self.rewards:
+            mine = [i for i, (task, _) in enumerate(asked) if task.reward is reward]
+            if mine:
+                scores |= dict(zip(mine, reward.score([samples[i] for i in mine]), strict=True))
+        return [
+            {
+                "benchmark": task.name,
+                "key": rollout.key.removeprefix(f"{task.name}/"),
+                "sample_index": rollout.index,
+                "seed": rollout.seed,
+                "completion": samples[i].completion,
+                "tokens": len(rollout.token_ids),
+                "logprob": float(rollout.logprobs.sum(dtype="float64")),
+                "finish_reason": rollout.finish_reason,
+                "value": null_if_nan(scores[i].value),
+                "correct": scores[i].correct,
+                "unparseable": scores[i].unparseable,
+                "components": list(scores[i].components.items()),
+                "detail": scores[i].detail,
+            }
+            for i, ((task, _), rollout) in enumerate(zip(asked, rollouts, strict=True))
+        ]
+
+
+class InMemory:
+    """A sink that keeps the rollouts."""
+
+    def __init__(self) -> None:
+        self.rollouts: list[Rollout] = []
+
+    def add(self, rollout: Rollout) -> None:
+        self.rollouts.append(rollout)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Of N problems, each (N,) int: samples drawn, samples with a verdict, samples that are right."""
+
+    drawn_N: np.ndarray
+    known_N: np.ndarray
+    correct_N: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Verdicts:
+        """Problems in the order in which the rows of one task first name them."""
+        by_key: dict[str, list[bool | None]] = {}
+        for row in rows:
+            by_key.setdefault(row["key"], []).append(row["correct"])
+        known = [[one for one in verdicts if one is not None] for verdicts in by_key.values()]
+        return cls(
+            np.array([len(verdicts) for verdicts in by_key.values()]),
+            np.array([len(verdicts) for verdicts in known]),
+            np.array([sum(verdicts) for verdicts in known]),
+        )
+
+    @property
+    def accuracy_N(self) -> np.ndarray:
+        """Share of right samples (N,) float64, NaN where no sample has a verdict."""
+        return share(self.correct_N, self.known_N)
+
+
+def exact_pass_rates(prompts: Sequence[Prompt], scorer: Scorer, tokenizer) -> np.ndarray:
+    """Accuracy without sampling, where there is one exact answer: the probability (N,) of the gold answer and
+    the end token, by teacher forcing (temperature 1)."""
+    gold = [
+        [*tokenizer.encode(prompt.reference, add_special_tokens=False), tokenizer.eos_token_id]
+        for prompt in prompts
+    ]
+    sequences = [(prompt.token_ids, answer) for prompt, answer in zip(prompts, gold, strict=True)]
+    return np.array([np.exp(logprobs_T.sum(dtype=np.float64)) for logprobs_T in scorer.score(sequences)])
