@@ -252,5 +252,3 @@ def chosen_suite(
         if path.is_file():
             return restricted(parse_suite(path, overrides)[0], options.only)
     raise UserError("--suite is missing: which benchmarks? For example --suite math")
-
-

@@ -104,5 +104,3 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         print(path)
     write_copy(document, options.json)
     return DONE
-
-
