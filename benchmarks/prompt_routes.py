@@ -22,7 +22,7 @@ from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import find_routers
 from depo.moe.routes import force, unpad
 from depo.rollout.transformers import Row, TransformersEngine
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 
 TOP = 0.01
 """Share of the tokens whose part in the mismatch KL is reported."""
@@ -47,26 +47,26 @@ class PromptRecordingEngine(TransformersEngine):
         return read
 
 
-def whole_routes(engine: PromptRecordingEngine, batch: TrainingBatch) -> list[np.ndarray]:
+def whole_routes(engine: PromptRecordingEngine, batch: Sequence[TrainSample]) -> list[np.ndarray]:
     """Records (P + T − 1, L, K) of prompt and completion together."""
-    assert batch.routes is not None
-    return [
-        np.concatenate([engine.prompt_routes[tuple(prompt.tolist())], routes])
-        for prompt, routes in zip(batch.prompt_ids, batch.routes, strict=True)
-    ]
+    return [np.concatenate([engine.prompt_routes[prompt_of(sample)], sample.routes]) for sample in batch]
+
+
+def prompt_of(sample: TrainSample) -> tuple[int, ...]:
+    return tuple(sample.token_ids[: sample.start].tolist())
 
 
 def logprobs_under(
-    learner: PolicyLearner, batch: TrainingBatch, routes: Sequence[np.ndarray | None]
+    learner: PolicyLearner, batch: Sequence[TrainSample], routes: Sequence[np.ndarray | None]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The learner's log-probabilities (T,) with ``routes`` forced, and its own choices (P + T − 1, L, K)."""
     routers = find_routers(learner.model)
     values: list[np.ndarray] = [np.empty(0)] * len(batch)
     chosen: list[np.ndarray] = [np.empty(0)] * len(batch)
     with learner.inference():
-        for rows in learner.packing.cut(np.arange(len(batch)), batch.prompt_ids, batch.completion_ids):
-            micro = learner.packing.collate(rows, batch.prompt_ids, batch.completion_ids)
-            lengths = [len(batch.prompt_ids[row]) + len(batch.completion_ids[row]) for row in rows]
+        for rows in learner.packing.cut(np.arange(len(batch)), batch):
+            micro = learner.packing.collate(rows, batch)
+            lengths = [len(batch[row]) for row in rows]
             width = micro.tokens_BS.shape[1]
             recorder = Recorder(routers)
             forced = force([routes[row] for row in rows], lengths, width, learner.device)
@@ -78,28 +78,30 @@ def logprobs_under(
     return values, chosen
 
 
-def causes(learner: PolicyLearner, batch: TrainingBatch, engine: PromptRecordingEngine) -> dict[str, float]:
+def causes(
+    learner: PolicyLearner, batch: Sequence[TrainSample], engine: PromptRecordingEngine
+) -> dict[str, float]:
     """What is left of the mismatch KL when prompts are replayed as well, and where it sits when they are not.
 
     A prompt is *routed apart* when engine and trainer send one of its tokens to different experts somewhere.
     """
-    assert batch.routes is not None
     _, native = logprobs_under(learner, batch, [None] * len(batch))
-    replayed, _ = logprobs_under(learner, batch, batch.routes)
+    replayed, _ = logprobs_under(learner, batch, [sample.routes for sample in batch])
     whole, _ = logprobs_under(learner, batch, whole_routes(engine, batch))
     apart_N = np.array(
         [
-            differ(engine.prompt_routes[tuple(prompt.tolist())], chosen[: len(prompt)])
-            for prompt, chosen in zip(batch.prompt_ids, native, strict=True)
+            differ(engine.prompt_routes[prompt_of(sample)], chosen[: sample.start])
+            for sample, chosen in zip(batch, native, strict=True)
         ]
     )
-    lengths_N = [len(completion) for completion in batch.completion_ids]
+    lengths_N = [sample.trained for sample in batch]
+    engine_logprobs = [sample.logprobs[sample.loss_mask] for sample in batch]
     apart_M = np.repeat(apart_N, lengths_N)
-    kl_M, kl_whole_M = token_kl(replayed, batch.engine_logprobs), token_kl(whole, batch.engine_logprobs)
+    kl_M, kl_whole_M = token_kl(replayed, engine_logprobs), token_kl(whole, engine_logprobs)
     largest = np.sort(kl_M)[::-1][: max(1, round(TOP * len(kl_M)))]
     return {
         "answer_tokens": float(np.mean(lengths_N)),
-        "prompt_tokens": float(np.mean([len(prompt) for prompt in batch.prompt_ids])),
+        "prompt_tokens": float(np.mean([sample.start for sample in batch])),
         "kl_whole_replay": float(kl_whole_M.mean()),
         "prompts_apart": float(apart_N.mean()),
         "kl_replay_of_prompts_apart": float(kl_M[apart_M].sum() / kl_M.sum()),

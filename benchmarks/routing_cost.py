@@ -27,7 +27,7 @@ from depo.recipe import schema
 from depo.report.document import Number, Paragraph, Section, Table
 from depo.report.statistics import ratio_interval, t_interval
 from depo.rng import generator
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 
 PAD, END = 0, 1
 UPCYCLED = {
@@ -76,7 +76,7 @@ def upcycled_size(directory: str | None) -> PreTrainedModel:
     return model.eval()
 
 
-def made_up_batch(model: PreTrainedModel, rows: int, tokens: int) -> TrainingBatch:
+def made_up_batch(model: PreTrainedModel, rows: int, tokens: int) -> list[TrainSample]:
     """Random tokens, a quarter of them prompt, with the model's own routes as the engine's."""
     rng, routers = generator(0, "cost"), find_routers(model)
     sequences = rng.integers(2, model.config.vocab_size, (rows, tokens)).astype(np.int32)
@@ -87,14 +87,18 @@ def made_up_batch(model: PreTrainedModel, rows: int, tokens: int) -> TrainingBat
         with torch.no_grad(), hooked(routers, observe=recorder):
             model.get_decoder()(input_ids=torch.from_numpy(sequence[None].astype(np.int64)), use_cache=False)
         routes.append(recorder.routes().transpose(1, 0, 2)[cut:-1].copy())
-    return TrainingBatch(
-        prompt_ids=[sequence[:cut] for sequence in sequences],
-        completion_ids=[sequence[cut:] for sequence in sequences],
-        engine_logprobs=[np.full(tokens - cut, -5.0, dtype=np.float32) for _ in sequences],
-        advantages=rng.normal(size=rows).astype(np.float32),
-        group=np.arange(rows) // 2,
-        routes=routes,
-    )
+    advantages_N = rng.normal(size=rows).astype(np.float32)
+    return [
+        TrainSample.of_completion(
+            sequence[:cut],
+            sequence[cut:],
+            np.full(tokens - cut, -5.0, dtype=np.float32),
+            advantage=float(advantages_N[row]),
+            group=row // 2,
+            routes=routes[row],
+        )
+        for row, sequence in enumerate(sequences)
+    ]
 
 
 def cost(model: PreTrainedModel, rows: int, tokens: int, rounds: int, arms: Sequence[str]) -> dict[str, Any]:

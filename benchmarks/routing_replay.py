@@ -45,7 +45,7 @@ from depo.report.provenance import provenance_blocks
 from depo.report.statistics import ratio_interval, t_interval
 from depo.rng import generator, seed64
 from depo.rollout.engine import Sampling
-from depo.types import Prompt, Request, TrainingBatch
+from depo.types import Prompt, Request, TrainSample
 
 VOCABULARY = 64
 
@@ -139,7 +139,7 @@ def taught_prompts(directory: str, task: str, seed: int) -> list[tuple[int, ...]
 
 def rollouts(
     engine_model: PreTrainedModel, prompts: list[tuple[int, ...]], seed: int, tokens: int
-) -> tuple[TrainingBatch, PromptRecordingEngine]:
+) -> tuple[list[TrainSample], PromptRecordingEngine]:
     """Sampled by the noisy engine, with its log-probabilities and routes; advantages are made up."""
     rng = generator(seed, "advantages")
     requests = [
@@ -151,14 +151,18 @@ def rollouts(
         engine_model, pad_token_id=PAD, eos_token_ids=[end], batch_size=len(prompts) * GROUP
     )
     found = sorted(engine.generate(requests, Sampling(1.0, tokens, routes=True)), key=lambda r: int(r.key))
-    batch = TrainingBatch(
-        prompt_ids=[np.array(prompts[int(rollout.key)], dtype=np.int32) for rollout in found],
-        completion_ids=[rollout.token_ids for rollout in found],
-        engine_logprobs=[rollout.logprobs for rollout in found],
-        advantages=rng.normal(size=len(found)).astype(np.float32),
-        group=np.array([int(rollout.key) for rollout in found]),
-        routes=[rollout.routes for rollout in found],
-    )
+    advantages_N = rng.normal(size=len(found)).astype(np.float32)
+    batch = [
+        TrainSample.of_completion(
+            prompts[int(rollout.key)],
+            rollout.token_ids,
+            rollout.logprobs,
+            advantage=float(advantage),
+            group=int(rollout.key),
+            routes=rollout.routes,
+        )
+        for rollout, advantage in zip(found, advantages_N, strict=True)
+    ]
     return batch, engine
 
 

@@ -48,7 +48,7 @@ from depo.rng import generator, seed64
 from depo.rollout.engine import Sampling, WeightUpdate
 from depo.rollout.parity import choose_sequences, difference
 from depo.rollout.vllm.worker import VllmOptions, VllmWorker, worker_environment
-from depo.types import Prompt, Request, Rollout, TrainingBatch
+from depo.types import Prompt, Request, Rollout, TrainSample
 
 PROGRAM = "python -m benchmarks vllm_engine"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -109,16 +109,20 @@ def answers(
     return found, sum(len(r.token_ids) for r in found) / seconds
 
 
-def batch_of(prompts: list[Prompt], rollouts: list[Rollout], seed: int) -> TrainingBatch:
+def batch_of(prompts: list[Prompt], rollouts: list[Rollout], seed: int) -> list[TrainSample]:
     """Advantages are made up."""
-    return TrainingBatch(
-        prompt_ids=[np.array(prompts[int(r.key)].token_ids, dtype=np.int32) for r in rollouts],
-        completion_ids=[r.token_ids for r in rollouts],
-        engine_logprobs=[r.logprobs for r in rollouts],
-        advantages=generator(seed, "advantages").normal(size=len(rollouts)).astype(np.float32),
-        group=np.array([int(r.key) for r in rollouts]),
-        routes=[r.routes for r in rollouts],
-    )
+    advantages_N = generator(seed, "advantages").normal(size=len(rollouts)).astype(np.float32)
+    return [
+        TrainSample.of_completion(
+            prompts[int(r.key)].token_ids,
+            r.token_ids,
+            r.logprobs,
+            advantage=float(advantage),
+            group=int(r.key),
+            routes=r.routes,
+        )
+        for r, advantage in zip(rollouts, advantages_N, strict=True)
+    ]
 
 
 def syncs(
@@ -158,10 +162,10 @@ def syncs(
 
 
 def mismatches(
-    models: dict[str, torch.nn.Module], pad: int, batch: TrainingBatch, moe: bool
+    models: dict[str, torch.nn.Module], pad: int, batch: list[TrainSample], moe: bool
 ) -> dict[str, float]:
     """Of one seed's answers, by trainer's type and replay. The same weights in all: steps move nothing."""
-    found: dict[str, float] = {"tokens": float(sum(map(len, batch.completion_ids)))}
+    found: dict[str, float] = {"tokens": float(sum(s.trained for s in batch))}
     for dtype, model in models.items():
         for replay in ("none", "r3") if moe else ("none",):
             metrics = learner_of(model, pad, routing_replay=replay).update(batch).metrics
@@ -171,7 +175,7 @@ def mismatches(
     return found
 
 
-def timed_update(learner: PolicyLearner, batch: TrainingBatch) -> float:
+def timed_update(learner: PolicyLearner, batch: list[TrainSample]) -> float:
     torch.cuda.synchronize()
     started = time.perf_counter()
     learner.update(batch)
@@ -179,7 +183,7 @@ def timed_update(learner: PolicyLearner, batch: TrainingBatch) -> float:
     return time.perf_counter() - started
 
 
-def cost(model: torch.nn.Module, pad: int, batch: TrainingBatch, rounds: int) -> dict[str, Any]:
+def cost(model: torch.nn.Module, pad: int, batch: list[TrainSample], rounds: int) -> dict[str, Any]:
     """Seconds of an update with each of ``SETTINGS``, round by round."""
     learner = learner_of(model, pad, routing_telemetry=False)
     seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
@@ -199,14 +203,14 @@ def cost(model: torch.nn.Module, pad: int, batch: TrainingBatch, rounds: int) ->
     return {
         "rounds": rounds,
         "sequences": len(batch),
-        "tokens": int(sum(map(len, batch.completion_ids))),
+        "tokens": sum(s.trained for s in batch),
         "seconds": seconds,
         "ratio": {name: ratio_interval(values).to_json() for name, values in ratios.items()},
         "median_ratio": {name: float(np.median(values)) for name, values in ratios.items()},
     }
 
 
-def experts(model: torch.nn.Module, pad: int, batch: TrainingBatch, rounds: int) -> dict[str, Any]:
+def experts(model: torch.nn.Module, pad: int, batch: list[TrainSample], rounds: int) -> dict[str, Any]:
     """Seconds of an update by how the experts are computed, or why they could not be."""
     found: dict[str, Any] = {}
     usual = model.config._experts_implementation

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.throughput.workload import GROUP_SIZE, Workload, batch_tokens, problems, spread_batch
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 from reward.base import Sample
 from reward.exact import ExactReward
 
@@ -188,16 +189,17 @@ def update_seconds(stamps: Stamps, trainer: Timed) -> list[float]:
     ]
 
 
-def padded_batch(batch: TrainingBatch, pad_token_id: int) -> dict[str, Tensor]:
+def padded_batch(batch: Sequence[TrainSample], pad_token_id: int) -> dict[str, Tensor]:
     """The rows as GRPOTrainer holds its own: prompts padded on the left, completions on the right."""
-    prompt_ids, prompt_mask = padded(batch.prompt_ids, pad_token_id, left=True)
-    completion_ids, completion_mask = padded(batch.completion_ids, pad_token_id, left=False)
+    prompt_ids, prompt_mask = padded([s.token_ids[: s.start] for s in batch], pad_token_id, left=True)
+    completions = [s.token_ids[s.start :] for s in batch]
+    completion_ids, completion_mask = padded(completions, pad_token_id, left=False)
     return {
         "prompt_ids": prompt_ids,
         "prompt_mask": prompt_mask,
         "completion_ids": completion_ids,
         "completion_mask": completion_mask,
-        "advantages": torch.from_numpy(batch.advantages),
+        "advantages": torch.tensor([s.advantage for s in batch], dtype=torch.float32),
         "num_items_in_batch": completion_mask.sum(),
     }
 

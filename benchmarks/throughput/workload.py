@@ -6,6 +6,7 @@ Shapes: N rows, T completion tokens.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +18,7 @@ from benchmarks.selection.arms import estimator_block, selection_block
 from depo.recipe.schema import ArithmeticSource, Recipe
 from depo.rng import generator
 from depo.toy.arithmetic import arithmetic_rows
-from depo.types import TrainingBatch
+from depo.types import TrainSample
 from reward.base import Sample
 
 GROUP_SIZE = 8
@@ -105,24 +106,29 @@ def spread_lengths(workload: Workload) -> np.ndarray:
     return generator(workload.seed, "spread_lengths").permutation(lengths_N)
 
 
-def spread_batch(workload: Workload, vocabulary: int) -> TrainingBatch:
+def spread_batch(workload: Workload, vocabulary: int) -> list[TrainSample]:
     """Rows of random tokens: what they say costs nothing, how long they are does."""
     rng = generator(workload.seed, "spread_batch")
     groups = workload.rows // GROUP_SIZE
     prompts = rng.integers(3, vocabulary, size=(groups, workload.row_prompt_tokens), dtype=np.int32)
     lengths_N = spread_lengths(workload)
-    return TrainingBatch(
-        prompt_ids=[prompts[row // GROUP_SIZE] for row in range(workload.rows)],
-        completion_ids=[rng.integers(3, vocabulary, size=length, dtype=np.int32) for length in lengths_N],
-        engine_logprobs=[np.full(length, -1.0, dtype=np.float32) for length in lengths_N],  # not used
-        advantages=rng.normal(size=workload.rows).astype(np.float32),
-        group=np.arange(workload.rows) // GROUP_SIZE,
-    )
+    completions = [rng.integers(3, vocabulary, size=length, dtype=np.int32) for length in lengths_N]
+    advantages_N = rng.normal(size=workload.rows).astype(np.float32)
+    return [
+        TrainSample.of_completion(
+            prompts[row // GROUP_SIZE],
+            completion,
+            np.full(len(completion), -1.0, dtype=np.float32),  # not used
+            advantage=float(advantages_N[row]),
+            group=row // GROUP_SIZE,
+        )
+        for row, completion in enumerate(completions)
+    ]
 
 
-def batch_tokens(batch: TrainingBatch) -> int:
+def batch_tokens(batch: Sequence[TrainSample]) -> int:
     """Prompt and completion tokens of all rows, padding not counted."""
-    return sum(map(len, batch.prompt_ids)) + sum(map(len, batch.completion_ids))
+    return sum(map(len, batch))
 
 
 LIVE_POOL = 1000

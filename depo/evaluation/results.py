@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from depo.evaluation.answers import Votes, vote_rule
 from depo.evaluation.evaluator import Row
-from depo.evaluation.measures import Coverage, coverage, maj_at_k, method, pass_at_k, pass_at_k_each, share
+from depo.evaluation.measures import coverage, maj_at_k, method, pass_at_k, pass_at_k_each, share
 from depo.evaluation.suite import LoadedBenchmark
 from depo.recipe.schema.suite import Suite
 from depo.report.statistics import all_alike, estimate, macro, resample_weights
@@ -101,7 +102,7 @@ def measured(
         "left_out": {"avg": int((n_N == 0).sum())}
         | {str(k): int((n_N < k).sum()) for k in ks}
         | {"coverage": int((~whole_N).sum()) if n_N.max(initial=0) > 1 else 0},
-        "coverage": as_json(coverage(n_N[whole_N], correct_N[whole_N], beyond, weights_RN[:, whole_N]))
+        "coverage": asdict(coverage(n_N[whole_N], correct_N[whole_N], beyond, weights_RN[:, whole_N]))
         if n_N.max(initial=0) > 1
         else None,
     }
@@ -149,16 +150,6 @@ def lengths(rows: Sequence[Row]) -> dict[str, Any]:
         "edges": edges.tolist(),
         "right": np.histogram(tokens[right], edges)[0].tolist(),
         "wrong": np.histogram(tokens[wrong], edges)[0].tolist(),
-    }
-
-
-def as_json(found: Coverage) -> dict[str, Any]:
-    fit = found.fit and {"a": found.fit.a, "b": found.fit.b, "rmse": found.fit.rmse}
-    return {
-        "curve": found.curve,
-        "fit": fit,
-        "extrapolated": found.extrapolated,
-        "why_not": found.why_not,
     }
 
 

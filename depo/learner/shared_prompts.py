@@ -49,13 +49,16 @@ class SharedPrompts:
 
 def packs(rows: np.ndarray, batch: Sequence[TrainSample], limit: int) -> list[np.ndarray]:
     """Rows of the batch that share a row of a pass of at most ``limit`` tokens, prompts in order of their
-    first row. Those share that have the same tokens before their first trained one. A sequence that is longer
-    has a row to itself."""
-    by_prompt: dict[bytes, list[list[int]]] = {}
-    lengths: dict[bytes, int] = {}
+    first row. Those share that have the same tokens before their first trained one, and the same routes where
+    any are recorded there. A sequence that is longer has a row to itself."""
+    by_prompt: dict[tuple[bytes, bytes], list[list[int]]] = {}
+    lengths: dict[tuple[bytes, bytes], int] = {}
     for row in np.asarray(rows).tolist():
         sample, start = batch[row], batch[row].start
-        prompt, tokens = sample.token_ids[:start].tobytes(), len(sample) - start
+        tokens, routes = len(sample) - start, b""
+        if sample.routes is not None:  # what is recorded beyond the tokens that follow the prompt
+            routes = sample.routes[: max(0, len(sample.routes) - (tokens - 1))].tobytes()
+        prompt = sample.token_ids[:start].tobytes(), routes
         if prompt not in by_prompt or lengths[prompt] + tokens > limit:
             by_prompt.setdefault(prompt, []).append([])
             lengths[prompt] = start

@@ -129,7 +129,8 @@ def over_seeds(replays: Sequence[dict[str, float]]) -> dict[str, Any]:
     for name in replays[0]:
         values = [replay[name] for replay in replays if not math.isnan(replay[name])]
         figures[name] = fmean(values) if values else math.nan
-        intervals[name] = tabled_t_interval(values) if len(values) > 1 else None
-        if name in SHARES and intervals[name] is not None:
-            intervals[name] = [min(max(bound, 0.0), 1.0) for bound in intervals[name]]
+        limits = tabled_t_interval(values) if len(values) > 1 else None
+        if limits is not None and name in SHARES:
+            limits = [min(max(limit, 0.0), 1.0) for limit in limits]
+        intervals[name] = limits
     return figures | {"intervals": intervals}

@@ -111,7 +111,7 @@ def tables(comparison: Comparison) -> list[Table]:
 
 
 def full_table(comparison: Comparison) -> Table:
-    rows = [
+    rows: list[list[Text]] = [
         [
             label,
             with_interval(figures, "auroc"),
@@ -140,21 +140,18 @@ def strata_table(comparison: Comparison) -> Table:
 def difference_table(comparison: Comparison) -> Table:
     """Each against the first estimator; the JSON file has all pairs."""
     first = next(iter(comparison.full))
-    rows = []
+    rows: list[list[Text]] = []
     for label in with_reference(comparison):
         if label != first:
-            pair = {name: negative(value) for name, value in against(comparison, first)[label].items()}
-            limits = [pair[f"{name}_interval"] or (None, None) for name in ("auroc", "brier")]
-            numbers = [
-                Number(pair[name], "+.4f", *two) for name, two in zip(("auroc", "brier"), limits, strict=True)
-            ]
-            rows.append([label, *numbers])
+            pair = against(comparison, label)[first]
+            limits = {name: pair[f"{name}_interval"] or (None, None) for name in ("auroc", "brier")}
+            rows.append([label, *(Number(pair[name], "+.4f", *limits[name]) for name in limits)])
     return Table(["estimator", "AUROC", "Brier"], rows, f"Minus {first} [95 %, paired by prompt]")
 
 
 def censored_table(comparison: Comparison) -> Table:
     some = next(iter(comparison.censored.values()))
-    rows = [
+    rows: list[list[Text]] = [
         [
             estimator,
             selector,

@@ -267,8 +267,8 @@ def show_table(table: Table) -> None:
 
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else PLAIN_WIDTH, highlight=False, markup=False, emoji=False)
-    look = {"box": box.SIMPLE_HEAD if terminal else None, "pad_edge": False, "padding": (0, 2, 0, 0)}
-    grid = Grid(title=plain(table.caption), title_justify="left", title_style="bold", **look)
+    grid = Grid(title=plain(table.caption), title_justify="left", title_style="bold")
+    grid.box, grid.pad_edge, grid.padding = box.SIMPLE_HEAD if terminal else None, False, (0, 2, 0, 0)
     for name, numeric in zip(table.head, table.numeric(), strict=True):
         grid.add_column(plain(name), justify="right" if numeric else "left")
     for row in table.rows:

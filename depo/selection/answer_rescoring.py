@@ -12,7 +12,7 @@ up to at most 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class AnswerRescoring:
         have become unlikely count this once, and are forgotten."""
         known = [(prompt, self._answers.get(prompt.key) or {}) for prompt in prompts]
         sequences = [(prompt.token_ids, tokens) for prompt, answers in known for tokens in answers]
-        scores = iter(self.score(sequences) if sequences else [])
+        scores: Iterator[float] = iter(self.score(sequences) if sequences else [])
         rescored: list[Rescored | None] = []
         for _, answers in known:
             given = {True: 0.0, False: 0.0}

@@ -81,7 +81,7 @@ class Ledger:
         self.prompt_tokens += len(group.pick.prompt.token_ids)
         self.visits[group.pick.prompt.key] += 1
         self.groups["generated"] += 1
-        self.groups["mixed"] += group.informative
+        self.groups["informative"] += group.informative
         self.groups["effective"] += group.informative and group.outcome == Outcome.TRAINED
         if group.pick.uniform:  # without verdicts as well: uniform sampling would have paid for it, too
             self.groups["uniform"] += 1
@@ -149,7 +149,7 @@ class Ledger:
     def summary(self) -> dict[str, Any]:
         """Everything above as JSON values; every origin and outcome is named, also those with 0."""
         saved = self.saved()
-        groups = {name: self.groups[name] for name in ("generated", "mixed", "effective")}
+        groups = {name: self.groups[name] for name in ("generated", "informative", "effective")}
         drawn, informative = self.groups["uniform"], self.groups["uniform_informative"]
         return {
             "rollouts": {
@@ -168,7 +168,7 @@ class Ledger:
                 **groups,
                 "effective_ratio": ratio(groups["effective"], groups["generated"]),
                 **self.cost(),
-                "uniform": {"drawn": drawn, "mixed": informative, "rate": ratio(informative, drawn)},
+                "uniform": {"drawn": drawn, "informative": informative, "rate": ratio(informative, drawn)},
             },
             "prompts": {"seen": self.prompts_seen},
             "evaluation": {unit: self.evaluation[unit] for unit in ("rollouts", "tokens")},

@@ -12,6 +12,7 @@ import pytest
 from setuptools import find_packages
 
 from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.report import REPORTS, report_of
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ["torch", "ray", "transformers", "vllm", "trl", "datasets", "matplotlib"]
@@ -49,6 +50,18 @@ def test_a_command_line_that_makes_no_sense_is_one_line(arguments, refused) -> N
 
 def test_an_error_in_a_benchmark_is_one_line_with_depos_status(refused, tmp_path) -> None:
     assert "no such directory" in refused(["report", str(tmp_path / "missing")])
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_every_kind_of_result_has_a_report(kind: str) -> None:
+    assert callable(report_of(kind))
+
+
+def test_a_result_of_no_known_kind_is_refused_with_the_known_ones(refused, tmp_path) -> None:
+    (tmp_path / "a.json").write_text('{"kind": "nonsense", "provenance": {}}')
+    said = refused(["report", str(tmp_path)])
+    assert "kind 'nonsense'" in said
+    assert all(kind in said for kind in REPORTS)
 
 
 def test_benchmarks_are_not_in_the_wheel() -> None:

@@ -7,60 +7,62 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-
-from depo.recipe.schema import TinyMoePolicy
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_run import make_workdir
-
-TINY = TinyMoePolicy(
-    hidden_size=64, layers=2, heads=2, kv_heads=1, experts=4, expert_size=32, max_positions=64
-)
+from tiny_run import make_workdir, run_depo
 
 
 @pytest.fixture(scope="session")
-def tiny_policy(tmp_path_factory) -> Path:
+def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained qwen3_moe with a character tokenizer, as a Hugging Face directory."""
+    from depo.recipe.schema import TinyMoePolicy
     from depo.toy import tiny_moe
 
     directory = tmp_path_factory.mktemp("policy") / "tiny"
-    tiny_moe.build(TINY, directory, seed=0)
+    shape = TinyMoePolicy(
+        hidden_size=64, layers=2, heads=2, kv_heads=1, experts=4, expert_size=32, max_positions=64
+    )
+    tiny_moe.build(shape, directory, seed=0)
     return directory
 
 
 @pytest.fixture
-def workdir(tmp_path, tiny_policy) -> Path:
+def workdir(tmp_path: Path, tiny_policy: Path) -> Path:
     """A directory with a data set, a reward of one's own and ``tiny.yaml``; commands run there."""
     return make_workdir(tmp_path, tiny_policy)
 
 
 @pytest.fixture(scope="session")
-def cuda() -> Iterator[torch.device]:
+def cluster() -> Iterator[None]:
+    """A local Ray for all tests of the session: ``depo`` commands of this process find it running."""
+    from depo.workers.cluster import ray_for
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setattr("depo.workers.cluster.STARTS", 10)  # Ray waits half a minute, whatever else goes on
+        with ray_for(None, engines=2):
+            yield
+
+
+@pytest.fixture(scope="session")
+def finished(cluster: None, tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Path:
+    """The directory of a run of ``tiny.yaml`` that nobody disturbed. Tests read it and leave it as it is."""
+    workdir = make_workdir(tmp_path_factory.mktemp("finished"), tiny_policy)
+    done = run_depo("train", "tiny.yaml", "--run-dir", "run", cwd=workdir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (workdir / "stdout.txt").write_text(done.stdout)
+    return workdir / "run"
+
+
+@pytest.fixture(scope="session")
+def cuda() -> Iterator[object]:
     """The CUDA device, where float32 products are float32's; skips where there is none."""
+    import torch
+
     if not torch.cuda.is_available():
         pytest.skip("torch finds no CUDA device")
     products = torch.backends.cuda.matmul
     before, products.allow_tf32 = products.allow_tf32, False
     yield torch.device("cuda", 0)
     products.allow_tf32 = before
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A local Ray of two cores; one that runs already serves as it is."""
-    import ray
-
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=150_000_000,
-            log_to_driver=False,
-        )
-    yield
-    if mine:
-        ray.shutdown()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import gc
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import yaml
+
+from depo.cli import main
 
 REWARD = '''
 def judge(sample):
@@ -49,18 +53,18 @@ def make_workdir(directory: Path, tiny_policy: Path) -> Path:
 
 
 def depo_command(*arguments: str) -> list[str]:
+    """The command line for a process of its own: where it is killed, or starts Ray itself."""
     return [sys.executable, "-m", "depo", *arguments]
 
 
-def run_depo(*arguments: str, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """The command line as a user runs it; RAY_ADDRESS of the surroundings does not leak in."""
-    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.run(
-        depo_command(*arguments),
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+def run_depo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command line in this process, which has imported what it needs and, by the fixture ``cluster``,
+    started Ray."""
+    out, err = StringIO(), StringIO()
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+        try:
+            status = main(arguments)
+        except SystemExit as exit_:  # argparse's own
+            status = int(exit_.code or 0)
+    gc.collect()  # a learner that a failed run left in a cycle would keep its process
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())

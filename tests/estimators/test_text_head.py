@@ -62,21 +62,22 @@ def test_any_text_has_features_and_a_rate(text):
     assert 0 < rated(head, text)[0] < 0.5
 
 
+@pytest.mark.slow
 def test_a_ten_thousand_token_prompt_takes_milliseconds():
     text = " ".join(f"token{i}" for i in range(10_000))
-    start = time.perf_counter()
+    start = time.process_time()
     hashed_ngrams(text, 18)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 1.0
 
 
-def test_known_prompts_are_not_featurised_again():
+def test_known_prompts_are_not_featurised_again(monkeypatch):
     head = HashedNgramHead(bits=16)
-    keys = [str(i) for i in range(100_000)]
-    head.pass_rate([f"What is {i} + 1?" for i in range(100_000)], keys)
-    start = time.perf_counter()
-    rates_N = head.pass_rate([""] * 100_000, keys)  # content keys: the text is not looked at again
-    assert time.perf_counter() - start < 1.0
-    assert rates_N.shape == (100_000,)
+    keys = [str(i) for i in range(100)]
+    rates_N = head.pass_rate([f"What is {i} + 1?" for i in range(100)], keys)
+    monkeypatch.setattr("estimators.ngram_features.hashed_ngrams", lambda *_: pytest.fail("read once more"))
+    np.testing.assert_array_equal(head.pass_rate([""] * 100, keys), rates_N)  # keys are of the content
+    with pytest.raises(pytest.fail.Exception):
+        head.pass_rate([""], ["new"])
 
 
 def test_dropping_the_cache_changes_nothing():

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +54,7 @@ def test_agrees_with_counting_braces_from_each_opening(text: str) -> None:
 
 
 @pytest.mark.parametrize("piece", [r"\boxed{", "{", "}", r"\boxed{}", "x"])
-def test_takes_linear_time(piece: str) -> None:
-    started = time.perf_counter()
-    last_boxed(piece * (1_000_000 // len(piece)))
-    assert time.perf_counter() - started < 5  # counting from each opening would take hours
+def test_a_million_characters_are_read_once(piece: str) -> None:
+    """Counting from each opening would take hours, and end at the time limit of all tests."""
+    found = last_boxed(piece * (1_000_000 // len(piece)))
+    assert found == ("" if piece == r"\boxed{}" else None)

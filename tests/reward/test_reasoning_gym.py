@@ -7,10 +7,13 @@ import pytest
 import reward
 from reward.reasoning_gym import extract_answer
 
-reasoning_gym = pytest.importorskip("reasoning_gym")
-
 # Of the package's 106 tasks, these have no answer of their own, and composite needs others to be named.
 WITHOUT_ANSWER = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour", "composite"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def needs_the_package() -> None:
+    pytest.importorskip("reasoning_gym")
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +22,16 @@ def rg() -> reward.Reward:
 
 
 def reference(task: str, seed: int = 1) -> tuple[str, str]:
+    import reasoning_gym
+
     entry = reasoning_gym.create_dataset(task, size=1, seed=seed)[0]
     stored = {name: entry[name] for name in ("question", "answer", "metadata")}
     return json.dumps({"task": task, "entry": stored}), entry["answer"]
 
 
 def test_every_tasks_own_answer_is_correct_after_the_trip_through_json(rg, sample) -> None:
+    import reasoning_gym
+
     tasks = sorted(set(reasoning_gym.factory.DATASETS) - WITHOUT_ANSWER)
     assert len(tasks) >= 90
     failed = []
@@ -58,6 +65,8 @@ def test_a_wrong_answer_is_wrong_and_an_unreadable_one_too(rg, sample, task: str
 
 def test_a_scorer_that_chokes_on_the_answer_makes_it_unparseable(rg, sample) -> None:
     stored, _ = reference("prime_factorization")
+    import reasoning_gym
+
     entry = json.loads(stored)["entry"]
     with pytest.raises(ValueError, match="invalid literal"):
         reasoning_gym.get_score_answer_fn("prime_factorization")("banana", entry)

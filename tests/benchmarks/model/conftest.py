@@ -30,7 +30,7 @@ SUMMARY: dict[str, Any] = {
         "effective_ratio": 0.45,
         "rollouts_per_effective_group": 80 / 9,
         "tokens_per_effective_group": 100.0,
-        "uniform": {"drawn": 6, "mixed": 2, "rate": 1 / 3},
+        "uniform": {"drawn": 6, "informative": 2, "rate": 1 / 3},
     },
     "prompts": {"seen": 14, "pool": 20},
     "selection": {"calibration/groups": 6.0, "calibration/auroc": 0.75, "coverage/starvation": 0.5},

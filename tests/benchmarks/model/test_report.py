@@ -56,7 +56,7 @@ def figures(accuracy: float, auroc: float | None) -> dict[str, Any]:
         "effective_ratio": 0.375,
         "rollouts_per_effective_group": 10.7,
         "tokens_per_effective_group": 1234.5,
-        "uniform": {"drawn": 20, "mixed": 5, "rate": 0.25},
+        "uniform": {"drawn": 20, "informative": 5, "rate": 0.25},
         "saved": None if auroc is None else 176.0,
         "saved_interval": None if auroc is None else [-20.0, 700.0],
         "audit": {"groups": 20.0, "auroc": auroc, "brier_skill": -0.125, "ece": 0.2},

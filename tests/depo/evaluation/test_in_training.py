@@ -9,6 +9,8 @@ import pytest
 
 from depo.cli import main
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 SUITE = """\
 name: sums
 raw: true

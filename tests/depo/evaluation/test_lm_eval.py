@@ -93,7 +93,7 @@ def ours(target: Path, directory: Path, **suite: object) -> dict[str, tuple[str,
     return found
 
 
-def test_a_trained_run_gives_the_same_samples_and_verdicts(workdir, talkative_policy, monkeypatch):
+def test_a_trained_run_gives_the_same_samples_and_verdicts(cluster, workdir, talkative_policy, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     monkeypatch.chdir(workdir)

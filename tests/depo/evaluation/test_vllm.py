@@ -20,8 +20,7 @@ from tiny_run import run_depo
 
 from depo.rollout.vllm.worker import worker_environment
 
-pytest.importorskip("vllm")
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("cluster")]
 
 TOKENS = 8
 SUITE = f"""\
@@ -44,7 +43,7 @@ def evaluated(workdir: Path, policy: Path, engine: str) -> dict[str, tuple[str, 
     """Completion and verdict by question."""
     out = workdir / engine
     command = ("eval", str(policy), "--suite", "sums.yaml", "--engine", engine, "--run-dir", str(out))
-    done = run_depo(*command, "--quiet", cwd=workdir, timeout=400)
+    done = run_depo(*command, "--quiet", cwd=workdir)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [row for part in (out / "samples").glob("*.parquet") for row in pq.read_table(part).to_pylist()]
     problems = pq.read_table(out / "problems/sums.parquet").to_pylist()

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from made_samples import completion_of, engine_of, prompt_of, sequences_of, with_engine
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
-from trl import GRPOConfig, GRPOTrainer
 
 from depo.learner.advantages import group_advantages
 from depo.learner.learner import PolicyLearner
 from depo.learner.metrics import Tally
 from depo.types import TrainSample
+
+if TYPE_CHECKING:  # and with it, where there is one, all of vLLM
+    from trl import GRPOTrainer
 
 TEMPERATURE = 0.8
 MAX_NEW_TOKENS = 9
@@ -60,6 +61,9 @@ def policies(tiny_models: dict[str, PreTrainedModel], tmp_path_factory: pytest.T
 
 
 def trl_trainer(policy: Path, scratch: Path, options: dict[str, Any], correction: str | None) -> GRPOTrainer:
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
     vocabulary = {"<pad>": 0, "<eos>": 1} | {f"t{i}": i for i in range(2, 40)}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="t2")),

@@ -9,6 +9,8 @@ import pytest
 from tiny_run import run_depo
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 R3 = "learner.routing_replay=r3"
 TIMINGS = ("seconds", "tokens_per_second")
 
@@ -66,7 +68,7 @@ def test_replay_of_a_dense_policy_is_one_clear_line(workdir: Path, tiny_policy: 
 def test_vllm_on_a_cpu_cannot_replay_and_says_so_before_anything_starts(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("depo.train.assembly.gpus_in_cluster", lambda: 0)
     done = run_depo("train", "tiny.yaml", R3, "rollout.engine=vllm", "--run-dir", "run", cwd=workdir)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -12,6 +12,7 @@ from depo.errors import UserError
 from depo.recipe.checks import check_inputs
 from depo.recipe.loading import dump_recipe, load_recipe, read_recipe, write_resolved
 from depo.recipe.schema import DapoLoss, FileSource, GspoLoss, HubSource, Recipe, TisCorrection
+from depo.selection import build_selector
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -382,12 +383,6 @@ def test_shorter_completions_than_the_shipped_buffer_are_refused() -> None:
     )
 
 
-def test_the_usual_combination_of_the_documentation_loads(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "rewards.md").read_text()
-    (block,) = [one.partition("```")[0] for one in text.split("```yaml\n")[1:] if "overlong" in one[:200]]
-    assert load_recipe(written(tmp_path, MINIMAL + block)).reward.type == "weighted"
-
-
 def test_every_mistake_is_told_not_only_the_first(tmp_path: Path) -> None:
     lines = problems(tmp_path, MINIMAL + "batch: {group_size: 1}\nlearner: {los: dapo, lr: -1}\n", "steps=0")
     assert sorted(line.split(": ")[1] for line in lines) == [
@@ -559,3 +554,40 @@ def test_a_hub_model_that_is_not_cached_passes(tmp_path: Path, monkeypatch: pyte
     recipe = load_recipe(written(tmp_path))
     check_inputs(recipe)
     assert isinstance(recipe, Recipe)
+
+
+# ---------------------------------------------------------------- defaults
+
+
+@pytest.mark.parametrize("prompts", [4, 32, 2000])
+def test_hybrid_with_no_other_key_is_the_recommended_method(tmp_path: Path, prompts: int) -> None:
+    """The quickstart writes out what is recommended; beyond it, it rescores answers, for they are short."""
+    recipe = load_recipe(written(tmp_path, f"{MINIMAL}estimator: hybrid\nbatch: {{prompts: {prompts}}}\n"))
+    recommended = load_recipe(ROOT / "recipes/quickstart.yaml")
+    assert recipe.prefill_probe
+    assert recommended.prefill_probe
+    changed = {"prefill_probe", "candidates", "answer_rescoring"}
+    assert recipe.selection.model_dump(exclude=changed) == recommended.selection.model_dump(exclude=changed)
+    assert (recipe.selection.answer_rescoring, recommended.selection.answer_rescoring) == (0, 8)
+    settings = build_selector(recipe.selection.spec, prompts, 0).settings
+    assert settings.considered == 8 * prompts
+    at_the_quickstarts = build_selector(recipe.selection.spec, recommended.batch.prompts, 0).settings
+    assert at_the_quickstarts.considered == recommended.selection.candidates
+
+
+@pytest.mark.parametrize(
+    ("blocks", "asked"),
+    [
+        ("estimator: hybrid", True),
+        ("estimator: hybrid\nselection: uniform", True),
+        ("estimator: hybrid\nselection: {prefill_probe: false}", False),
+        ("estimator: mopps", False),
+        ("estimator: uniform\nselection: uniform", False),
+        ("estimator: {type: plugin, name: mine}", False),
+        ("estimator: {type: plugin, name: mine}\nselection: {prefill_probe: true}", True),
+    ],
+)
+def test_the_policy_is_probed_where_the_estimator_makes_use_of_it(
+    tmp_path: Path, blocks: str, asked: bool
+) -> None:
+    assert load_recipe(written(tmp_path, f"{MINIMAL}{blocks}\n")).prefill_probe is asked

@@ -19,7 +19,7 @@ from reward.base import Score
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_policy):
+def finished(cluster, tmp_path_factory, tiny_policy):
     """The directory of a finished run."""
     workdir = make_workdir(tmp_path_factory.mktemp("finished"), tiny_policy)
     done = run_depo("train", "tiny.yaml", "estimator=mopps", "--run-dir", "run", cwd=workdir)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("vllm")
 import ray
 import torch
 from safetensors import safe_open

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-pytest.importorskip("vllm")
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -14,6 +14,8 @@ import pytest
 from tiny_run import depo_command
 
 RAY = Path(sys.executable).with_name("ray")
+pytestmark = pytest.mark.xdist_group("ray")
+
 REPOSITORY = Path(__file__).parents[3]
 
 
@@ -23,15 +25,15 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.fixture
-def ray_head(tmp_path):
+@pytest.fixture(scope="module")
+def ray_head(tmp_path_factory):
     """A Ray head on free ports."""
     dashboard, port = free_port(), free_port()
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     # The token is kept under ~/.ray; a directory of its own, with a short path (sockets), hides this head
     # from other Ray programs of the machine.
     scratch = tempfile.mkdtemp(prefix="ray")
-    env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path), "RAY_TMPDIR": scratch}
+    env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path_factory.mktemp("home")), "RAY_TMPDIR": scratch}
     env["PATH"] = f"{RAY.parent}{os.pathsep}{env['PATH']}"  # whose `python` runs the job
     subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     start = [

@@ -65,12 +65,12 @@ def test_counts_equal_those_made_by_hand() -> None:
     assert summary["tokens"]["prompt"] == 12
     assert summary["groups"] == {
         "generated": 6,
-        "mixed": 4,
+        "informative": 4,
         "effective": 2,
         "effective_ratio": 2 / 6,
         "rollouts_per_effective_group": 18 / 2,
         "tokens_per_effective_group": 72 / 2,
-        "uniform": {"drawn": 2, "mixed": 1, "rate": 0.5},
+        "uniform": {"drawn": 2, "informative": 1, "rate": 0.5},
     }
     assert summary["prompts"] == {"seen": 6}
 
@@ -209,7 +209,7 @@ def test_uniform_sampling_saves_nothing_against_itself_where_verdicts_are_missin
     low_rate, high_rate = wilson_interval(10, 50)
     assert saved.low == pytest.approx(2 * 10 / high_rate - 100)
     assert saved.high == pytest.approx(2 * 10 / low_rate - 100)
-    assert ledger.summary()["groups"]["uniform"] == {"drawn": 50, "mixed": 10, "rate": 0.2}
+    assert ledger.summary()["groups"]["uniform"] == {"drawn": 50, "informative": 10, "rate": 0.2}
 
 
 def test_surplus_groups_are_not_counted_as_gain() -> None:

@@ -1,4 +1,4 @@
-"""`depo train` as a user runs it: real Ray, real processes, a tiny policy."""
+"""`depo train`: real Ray, a tiny policy."""
 
 import json
 import os
@@ -13,10 +13,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny_run import depo_command, make_workdir, run_depo
+from tiny_run import depo_command, run_depo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from depo.recipe.loading import load_recipe
+
+pytestmark = pytest.mark.usefixtures("cluster")
 
 TIMINGS = ("seconds", "tokens_per_second")
 
@@ -27,18 +29,11 @@ def metrics_of(run_dir):
     return [{name: value for name, value in row.items() if not name.startswith(TIMINGS)} for row in rows]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_policy):
-    """A run that nobody disturbed, its directory and what it printed."""
-    workdir = make_workdir(tmp_path_factory.mktemp("finished"), tiny_policy)
-    done = run_depo("train", "tiny.yaml", "--run-dir", "run", cwd=workdir)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return workdir / "run", done
-
-
 def test_a_run_leaves_everything_that_the_documentation_promises(finished):
-    run_dir, done = finished
-    assert "\x1b[" not in done.stdout, "no control codes when not on a terminal"
+    run_dir = finished
+    printed = (run_dir.parent / "stdout.txt").read_text()
+    assert "after training" in printed
+    assert "\x1b[" not in printed, "no control codes when not on a terminal"
     summary = json.loads((run_dir / "summary.json").read_text())
 
     # Every rollout is accounted for, by origin and by outcome, in rollouts and in tokens.
@@ -79,7 +74,7 @@ def test_a_run_leaves_everything_that_the_documentation_promises(finished):
 
 
 def test_a_run_can_be_measured_and_ended_by_rollouts_instead_of_steps(finished, workdir):
-    straight = metrics_of(finished[0])
+    straight = metrics_of(finished)
     limit = int(straight[3]["generated/rollouts"])  # what four of its six steps have generated
     every = limit // 3
     done = run_depo(
@@ -103,7 +98,8 @@ def test_a_run_can_be_measured_and_ended_by_rollouts_instead_of_steps(finished, 
 
 
 def test_kill_and_resume_gives_the_same_numbers_as_a_run_never_stopped(finished, workdir):
-    straight, _ = finished
+    """The run that is killed has a process and a Ray of its own, as a user's."""
+    straight = finished
     process = subprocess.Popen(
         depo_command("train", "tiny.yaml", "--run-dir", "killed", "--quiet"),
         cwd=workdir,
@@ -141,9 +137,8 @@ def test_kill_and_resume_gives_the_same_numbers_as_a_run_never_stopped(finished,
 
 
 def test_a_resumed_run_must_be_the_same_run(finished):
-    run_dir, _ = finished
     done = run_depo(
-        "train", "tiny.yaml", "learner.lr=1e-2", "--run-dir", "run", "--resume", cwd=run_dir.parent
+        "train", "tiny.yaml", "learner.lr=1e-2", "--run-dir", "run", "--resume", cwd=finished.parent
     )
     assert done.returncode == 2
     assert "learner" in done.stderr
@@ -192,6 +187,16 @@ def test_bad_input_is_one_clear_line_and_status_2(workdir, tiny_policy, override
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     for words in says:
         assert words in done.stderr
+
+
+def test_a_process_that_finds_bad_input_says_nothing_but_the_line(workdir):
+    """Nor do the libraries that it has loaded by then."""
+    command = depo_command("train", "tiny.yaml", "reward.path=even_reward:absent", "--run-dir", "run")
+    done = subprocess.run(command, cwd=workdir, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "even_reward:absent" in done.stderr
 
 
 def test_a_live_oracle_predicts_the_policys_exact_pass_rates(workdir, tiny_policy):

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausal
 
 from depo.toy.tiny_moe import character_tokenizer
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cluster")]
 
 QUICK = ("evaluation.at_start=false", "evaluation.at_end=false")
 
@@ -164,7 +164,6 @@ def run_with_vllm(workdir: Path, policy: Path, device: torch.device, *overrides:
         *("rollout.engine=vllm", "rollout.vllm.max_num_seqs=32", "steps=3", *shared, *QUICK, *overrides),
         *("--run-dir", "run"),
         cwd=workdir,
-        timeout=400,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = metrics_of(workdir / "run")

@@ -7,6 +7,13 @@ import ray
 
 from depo.workers.cluster import STARTS, start_local
 
+
+@pytest.fixture(autouse=True)
+def no_shutdown(monkeypatch) -> None:
+    """Other tests of this process go on using its Ray."""
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+
+
 SLOW = Exception("The current node timed out during startup. This could happen because …")
 
 
