@@ -68,8 +68,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     found: dict[str, str] = {}
     for key in {**before, **now}:
         old, new, name = before.get(key), now.get(key), f"{prefix}{key}"
-        same_kind = isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type")
-        if same_kind:
+        if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
             found |= differences(old, new, f"{name}.")
         elif old != new:
             found[name] = f"{name} {shown(old)} → {shown(new)}"

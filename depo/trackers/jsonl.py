@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from depo.files import write_text
 
 Scalar = float | int | str | bool | None
 
-Value = Scalar | Sequence[float | int]
+Value = Scalar | list[float]
 
 
 class JsonLines:

@@ -52,7 +52,7 @@ def ray_for(address: str | None, engines: int) -> Iterator[None]:
 
 def init(address: str | None, engines: int) -> None:
     """Connect to the cluster at ``address``, or start a local one."""
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         try:
             ray.init(address=address, **quiet)
