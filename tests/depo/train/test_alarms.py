@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic_pool import selector_of
 
-from depo.errors import RunFailed
+from depo.errors import FAILED, RunFailed, report_failure
 from depo.train.alarms import Alarms
 from depo.train.ledger import Ledger
 from depo.train.metrics import Clock, step_metrics
@@ -91,11 +91,15 @@ def test_without_a_verdict_nothing_is_called_wrong_or_without_variance() -> None
     assert metrics["unscorable_share"] == 7 / 8
 
 
-def test_updates_that_are_left_out_one_after_another_end_the_run() -> None:
+def test_updates_that_are_left_out_one_after_another_end_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     """A step without an update says nothing either way; one that goes well begins the count anew."""
     alarms = Alarms(lambda line: None)
     bad, empty, good = {"skipped_steps": 1.0, "optimizer_steps": 0.0}, {}, {"optimizer_steps": 1.0}
     for step, metrics in enumerate([bad, empty] * 9 + [good] + [bad, empty] * 9):
         alarms.step(step, [], metrics)
-    with pytest.raises(RunFailed, match=r"not one finite gradient in the last 10 steps .* up to step 40"):
+    with pytest.raises(
+        RunFailed, match=r"not one finite gradient in the last 10 steps .* up to step 40"
+    ) as caught:
         alarms.step(40, [], bad)
+    assert report_failure(caught.value, None) == FAILED == 1, "the input was not bad"
+    assert capsys.readouterr().err == f"error: {caught.value}\n"
