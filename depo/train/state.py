@@ -31,7 +31,7 @@ from depo.workers.learner import RemoteLearner
 from estimators.base import Estimator, Prepares
 from reward.base import Reward
 
-CHECKPOINT_SCHEMA = 1
+CHECKPOINT_SCHEMA = 2
 
 
 @dataclass
@@ -166,8 +166,15 @@ class Run:
         }
 
     def load_checkpoint(self, directory: Path) -> None:
-        """Continue from ``directory``; rows that were logged after it are dropped."""
+        """Continue from ``directory``; rows that were logged after it are dropped. Raises UserError for a
+        checkpoint of another version of depo."""
         state = read_json(directory / "run.json")
+        if state["schema_version"] != CHECKPOINT_SCHEMA:
+            raise UserError(
+                f"--resume: {directory} was written by another version of depo (schema_version "
+                f"{state['schema_version']}, expected {CHECKPOINT_SCHEMA}); go on with that version, or start "
+                "a new run from its policy"
+            )
         self.learner.load(directory / "learner")
         self.estimator.load_state_dict(load_state(directory / "estimator"))
         self.pool.load_state_dict(state["pool"])
@@ -178,9 +185,9 @@ class Run:
         self.seconds = state["seconds"]
         self.started -= self.seconds.pop("wall")
         yardstick = self.recipe.evaluation.yardstick
-        if state.get("yardstick", yardstick) == yardstick:  # earlier versions kept none
+        if state["yardstick"] == yardstick:
             self.before = None if state["before"] is None else EvalResult(**state["before"])
-            self.best.load_state_dict(state.get("best", {}))
+            self.best.load_state_dict(state["best"])
         else:
             self.console.say(
                 "evaluation: measured otherwise than before the resume, so that nothing is compared"
