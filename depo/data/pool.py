@@ -112,6 +112,8 @@ class PromptPool:
         self.fingerprint = hashlib.sha256(keys.encode()).hexdigest()
         # Of the passes met last: sorting 100,000 prompts takes time.
         self._orders: dict[int, list[Prompt]] = {}
+        self._pass, self._position = 0, 0
+        self._order: list[Prompt] = []
         self._start_pass(0)
         self._deferred: list[Prompt] = []
 

@@ -84,7 +84,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if len(documents) == 1:
         outcome = documents[0]
     else:
-        outcome = compare(*documents, arguments, sides)
+        first, second = documents
+        outcome = compare(first, second, arguments, sides)
         show_comparison(outcome)
         if directory is not None:
             for path in write_result(outcome, directory / "comparison.json", comparison_report):

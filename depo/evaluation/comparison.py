@@ -7,6 +7,7 @@ averaged: what makes a problem hard for both cancels, and the interval is narrow
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,10 @@ def measures_of(
     """avg, and every pass@k and maj@k that both have, as functions of one problem's figures."""
     ks = [k for k in first["benchmarks"][shared[0]]["pass"] if k in second["benchmarks"][shared[0]]["pass"]]
     found: dict[str, Callable[[Mapping[str, Any]], float]] = {"avg": avg_of}
-    found |= {f"pass@{k}": lambda one, k=int(k): pass_of(one, k) for k in ks}
+    found |= {f"pass@{k}": partial(pass_of, k=int(k)) for k in ks}
     votes = all(d["benchmarks"][name]["maj"] is not None for d in (first, second) for name in shared)
     if votes:
-        found |= {f"maj@{k}": lambda one, k=int(k): maj_of(one, k, seed) for k in ks}
+        found |= {f"maj@{k}": partial(maj_of, k=int(k), seed=seed) for k in ks}
     return found
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from depo.rollout.requests import collate, samples_of
 from depo.trackers.rollouts import null_if_nan
 from depo.types import Prompt, Request, Rollout
 from reward.base import Reward, Score
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Row = Mapping[str, Any]
 """One completion with its verdict; its keys are the columns of `depo.evaluation.samples.SCHEMA`."""
@@ -84,7 +87,7 @@ class Evaluator:
     """Asks tasks and judges the answers. All tasks go to the engine in one call: a batch or an engine's queue
     never drains between them."""
 
-    def __init__(self, tasks: Sequence[Task], tokenizer, sampling: Sampling) -> None:
+    def __init__(self, tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, sampling: Sampling) -> None:
         self.tokenizer = tokenizer
         self.sampling = sampling
         self.asked = {prompt.key: (task, prompt) for task in tasks for prompt in task.prompts}
@@ -177,7 +180,9 @@ class Verdicts:
         return share(self.correct_N, self.known_N)
 
 
-def exact_pass_rates(prompts: Sequence[Prompt], scorer: Scorer, tokenizer) -> np.ndarray:
+def exact_pass_rates(
+    prompts: Sequence[Prompt], scorer: Scorer, tokenizer: PreTrainedTokenizerBase
+) -> np.ndarray:
     """Accuracy without sampling, where there is one exact answer: the probability (N,) of the gold answer and
     the end token, by teacher forcing (temperature 1)."""
     gold = [

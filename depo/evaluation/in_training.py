@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import recipe_suite
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.types import Prompt, Request
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(slots=True)
@@ -94,7 +98,7 @@ class TrainingEvaluation:
         *,
         engine: RolloutEngine,
         scorer: Scorer,
-        tokenizer,
+        tokenizer: PreTrainedTokenizerBase,
         max_new_tokens: int,
         seed: int,
         parts: Mapping[str, frozenset[str]] | None = None,
@@ -200,7 +204,7 @@ def named_measures(suite: Suite, names: Sequence[str], rows: Sequence[Row]) -> d
 
 
 def training_suite(
-    recipe: Recipe, tokenizer, say: Callable[[str], None], stack: ExitStack
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None], stack: ExitStack
 ) -> TrainingSuite | None:
     """The recipe's suite, loaded; None when it names none. Raises UserError for one that cannot be run."""
     suite = recipe_suite(recipe.evaluation)

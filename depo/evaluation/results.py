@@ -51,7 +51,9 @@ def figures(benchmark: LoadedBenchmark, rows: Sequence[Row], suite: Suite, votes
         by_key[row["key"]].append(row)
     rule = vote_rule(benchmark.reward)
     classes = None if rule is None else votes.classes(rule, by_key)
-    each = [problem_figures(key, some, classes and classes[key]) for key, some in by_key.items()]
+    each = [
+        problem_figures(key, some, None if classes is None else classes[key]) for key, some in by_key.items()
+    ]
     return {
         "rows": benchmark.rows,
         "problems": len(each),

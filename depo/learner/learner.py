@@ -241,7 +241,9 @@ class PolicyLearner:
         samples = [batch[row] for row in micro.rows]
         advantages = [np.broadcast_to(s.advantage, len(s))[s.loss_mask] for s in samples]
         engine_BT = pad_values([s.logprobs[s.loss_mask] for s in samples], mask_BT)
-        listening = nullcontext([]) if self.balance is None else self.balance.listening()
+        listening: AbstractContextManager[list[Tensor]] = (
+            nullcontext([]) if self.balance is None else self.balance.listening()
+        )
         with autocast(self.model), listening as router_logits:
             logprobs_BT, entropy_BT = token_logprobs(self.model, micro, self.temperature)
         old_BT = logprobs_BT.detach()

@@ -225,7 +225,7 @@ def pretrained_view(policy: TinyMoePolicy | PretrainedPolicy, built: Path) -> Pr
     return PretrainedPolicy(model=str(built.absolute()), dtype=policy.dtype, router=policy.router)
 
 
-def end_tokens(model, tokenizer) -> tuple[int, ...]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Every token that ends a completion: the generation config's and the tokenizer's."""
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]

@@ -37,7 +37,7 @@ NO_LOGPROBS = np.full(1, np.nan, dtype=np.float32)  # a trace does not record th
 class Timed:
     """An estimator, and the seconds spent in it."""
 
-    def __init__(self, estimator: Estimator) -> None:
+    def __init__(self, estimator: Told | Estimator) -> None:
         self.estimator = estimator
         self.seconds = 0.0
 

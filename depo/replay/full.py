@@ -103,7 +103,9 @@ def full_feedback(
     return joined(parts), seconds / max(steps, 1)
 
 
-def probabilities(estimates: Estimates, n: int, name: str) -> list[np.ndarray]:
+def probabilities(
+    estimates: Estimates, n: int, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean and the probabilities of the three outcomes, each (n,). Raises ValueError when they are none."""
     found = []
     for what in ("mean", "p_informative", "p_all_wrong", "p_all_right"):
@@ -111,7 +113,8 @@ def probabilities(estimates: Estimates, n: int, name: str) -> list[np.ndarray]:
         if values_N.shape != (n,) or not ((values_N >= 0) & (values_N <= 1)).all():  # NaN fails too
             raise ValueError(f"{name}: {what} must be ({n},) probabilities, found shape {values_N.shape}")
         found.append(values_N)
-    return found
+    mean_N, informative_N, all_wrong_N, all_right_N = found
+    return mean_N, informative_N, all_wrong_N, all_right_N
 
 
 def offers(trace: Trace, batch: int | None, seed: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class Trace:
     def take(self, rows: np.ndarray) -> Trace:
         """The trace of some of its prompts: ``rows`` is (N,) bool or an array of row numbers."""
         numbers = np.flatnonzero(rows) if rows.dtype == bool else rows
-        optional = {
+        optional: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[numbers]
             for name in ("rate_N", "origin_NT", "propensity_NT", "logprob_NT")
         }

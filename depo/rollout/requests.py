@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from depo.rng import seed64
 from depo.types import Pick, Request, Rollout
 from reward.base import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def requests_for(picks_P: Sequence[Pick], group_size: int, run_seed: int, step: int) -> list[Request]:
@@ -38,7 +42,10 @@ def collate(requests_P: Sequence[Request], rollouts: Iterable[Rollout]) -> list[
 
 
 def samples_of(
-    requests_P: Sequence[Request], rollouts_PG: Sequence[Sequence[Rollout]], tokenizer, max_tokens: int
+    requests_P: Sequence[Request],
+    rollouts_PG: Sequence[Sequence[Rollout]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
 ) -> list[list[Sample]]:
     """What the verifier judges; special tokens are left out of the text."""
     texts = iter(

@@ -28,7 +28,8 @@ class Learner(parity.Learner, Protocol):
 class Engines(RolloutEngine, parity.Engine, Protocol):
     """Where they go: engines in processes of their own, ``workers`` by name."""
 
-    workers: Mapping[str, object]
+    @property
+    def workers(self) -> Mapping[str, object]: ...
 
     def ready(self) -> None:
         """Wait until all are up."""

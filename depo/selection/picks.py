@@ -16,7 +16,7 @@ from depo.rng import generator
 from depo.selection.settings import SelectionSettings
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Pick, Prompt
-from estimators.base import Candidate, Context, Estimates, Estimator, Observation, Rescored
+from estimators.base import Candidate, Context, Estimates, Observation, Rescored
 
 UNIFORM = "uniform"
 """Who picked: no rule, but the pool's order or a uniform draw."""
@@ -98,7 +98,13 @@ def as_candidates(
     ]
 
 
-def beliefs(estimator: Estimator, candidates: Sequence[Candidate], context: Context) -> Estimates:
+class Predictor(Protocol):
+    """What the selector needs of an estimator."""
+
+    def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates: ...
+
+
+def beliefs(estimator: Predictor, candidates: Sequence[Candidate], context: Context) -> Estimates:
     """The estimator's word on these. Raises ValueError when it is not made of probabilities."""
     estimates = estimator.predict(candidates, context)
     for name in ("mean", "p_informative"):

@@ -37,6 +37,7 @@ from depo.selection.picks import (
     REVISIT,
     UNIFORM,
     Pool,
+    Predictor,
     as_candidates,
     audited,
     beliefs,
@@ -49,7 +50,7 @@ from depo.selection.rules import Considered, InPoolOrder, Rule, build_rule, top
 from depo.selection.settings import SelectionSettings
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Outcome, Pick, Prompt
-from estimators.base import Candidate, Context, Estimator
+from estimators.base import Candidate, Context
 
 SCHEMA_VERSION = 4
 
@@ -120,7 +121,7 @@ class Selector:
         return self.open_steps[-1]
 
     def pick(
-        self, step: OpenStep, pool: Pool, estimator: Estimator, done: Sequence[Group] = ()
+        self, step: OpenStep, pool: Pool, estimator: Predictor, done: Sequence[Group] = ()
     ) -> list[Pick]:
         """The next round of this step; [] when the step has what it needs. ``done`` holds the groups of its
         earlier rounds. No prompt is picked twice in a step.
@@ -207,7 +208,7 @@ class Selector:
         return resting
 
     def _chosen(
-        self, step: OpenStep, offer: Offer, pool: Pool, n: int, estimator: Estimator, origin: Origin
+        self, step: OpenStep, offer: Offer, pool: Pool, n: int, estimator: Predictor, origin: Origin
     ) -> list[Pick]:
         """The n candidates that the rule scores highest, those that rest last."""
         assert self.rule is not None
@@ -238,7 +239,7 @@ class Selector:
         self,
         step: OpenStep,
         prompts: Sequence[Prompt],
-        estimator: Estimator,
+        estimator: Predictor,
         origin: Origin,
         selector: str,
         propensity: float,

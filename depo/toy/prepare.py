@@ -14,7 +14,7 @@ from pathlib import Path
 
 from depo.data.pool import RunPrompts
 from depo.errors import UserError
-from depo.recipe.schema import Recipe
+from depo.recipe.schema import Recipe, TinyMoePolicy
 from depo.report.provenance import usable_cores
 
 
@@ -66,8 +66,10 @@ class Builder:
         def work() -> None:
             from depo.toy import grading, tiny_moe, warm_start
 
+            policy = self.recipe.policy
+            assert isinstance(policy, TinyMoePolicy)
             try:
-                tiny_moe.build(self.recipe.policy, directory, self.recipe.seed)
+                tiny_moe.build(policy, directory, self.recipe.seed)
                 warm_start.warm_start(self.recipe, directory, lines.put)
                 lines.put(grading.grade(self.recipe, directory, lines.put).prompts)
             except BaseException as error:  # noqa: BLE001 - handed to the caller's thread and raised there

@@ -32,7 +32,7 @@ class Alarms:
         self.blind = 0  # newest steps without a verdict, one after another
         self.barren = 0  # newest steps without one finite gradient
 
-    def step(self, step: int, groups: Sequence[Group], metrics: Mapping[str, float]) -> None:
+    def step(self, step: int, groups: Sequence[Group], metrics: Mapping[str, float | None]) -> None:
         """Look at a finished step. Raises RunFailed when verification or updates have given up."""
         if metrics.get("routing/collapsing"):
             self.once("collapse", COLLAPSE)

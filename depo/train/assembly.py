@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import estimators
 from depo.data import LoadedData, PromptPool, RunPrompts, load_data, load_prompts
@@ -30,6 +31,9 @@ from depo.workers.cluster import gpus_in_cluster, learner_gpus
 from depo.workers.learner import ColocatedEngine, PolicyFacts, RemoteLearner
 from estimators.base import Estimator
 from reward import VerifierPool
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def assemble(
@@ -108,7 +112,9 @@ def assemble(
     )
 
 
-def loaded_prompts(recipe: Recipe, run_dir: Path, tokenizer, console: Console) -> RunPrompts:
+def loaded_prompts(
+    recipe: Recipe, run_dir: Path, tokenizer: PreTrainedTokenizerBase, console: Console
+) -> RunPrompts:
     """Prompts from the recipe's source; or what an earlier start stored."""
     stored = RunPrompts.stored(run_dir)
     if stored is not None:
@@ -131,8 +137,8 @@ def make_engine(
 ) -> tuple[RolloutEngine, WeightSync]:
     """The recipe's rollout engine and the way weights get there."""
     if recipe.rollout.engine == "transformers":
-        engine = ColocatedEngine(learner)
-        return engine, SharedWeights(engine)
+        colocated = ColocatedEngine(learner)
+        return colocated, SharedWeights(colocated)
     from depo.rollout.vllm.pool import VllmPool
 
     vllm = recipe.rollout.vllm
@@ -196,7 +202,11 @@ def check_gpus_suffice(recipe: Recipe) -> None:
 
 
 def benchmarks(
-    recipe: Recipe, tokenizer, reward: VerifierPool, console: Console, stack: ExitStack
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    reward: VerifierPool,
+    console: Console,
+    stack: ExitStack,
 ) -> list[Task]:
     """The recipe's evaluation sets, loaded; one with a reward of its own gets verifiers of its own."""
     loaded = []
@@ -216,7 +226,7 @@ def build_estimator(recipe: Recipe) -> Estimator:
         return estimators.build(recipe.estimator.model_dump())
 
 
-def make_selector(recipe: Recipe, learner: RemoteLearner, tokenizer) -> Selector:
+def make_selector(recipe: Recipe, learner: RemoteLearner, tokenizer: PreTrainedTokenizerBase) -> Selector:
     """The recipe's selector, with the means to ask the policy what the recipe wants to know of candidates."""
     prefill_probe: PrefillProbe | None = None
     if recipe.prefill_probe:

@@ -44,7 +44,7 @@ def step_metrics(
     selector: Selector,
     ledger: Ledger,
     clock: Clock,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Reward, accuracy and signal of this step's rollouts; estimator calibration; savings; seconds.
 
     ``reward`` and ``accuracy`` are means over scorable rollouts; with a selector at work they describe the

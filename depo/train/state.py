@@ -58,7 +58,7 @@ class Run:
     kl_travelled: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     before: EvalResult | None = None
-    last_metrics: dict[str, float] = field(default_factory=dict)
+    last_metrics: dict[str, float | None] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -111,7 +111,7 @@ class Run:
     def log_step(
         self,
         step: int,
-        metrics: dict[str, float],
+        metrics: dict[str, float | None],
         groups: Sequence[Group],
         clock: Clock,
         layers: dict[str, list[float]],
@@ -171,9 +171,9 @@ class Run:
         state = read_json(directory / "run.json")
         if state["schema_version"] != CHECKPOINT_SCHEMA:
             raise UserError(
-                f"--resume: {directory} was written by another version of depo (schema_version "
-                f"{state['schema_version']}, expected {CHECKPOINT_SCHEMA}); go on with that version, or start "
-                "a new run from its policy"
+                f"--resume: {directory} was written by another version of depo "
+                f"(schema_version {state['schema_version']}, expected {CHECKPOINT_SCHEMA}); "
+                "go on with that version, or start a new run from its policy"
             )
         self.learner.load(directory / "learner")
         self.estimator.load_state_dict(load_state(directory / "estimator"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -201,7 +202,7 @@ class RemoteLearner:
         ray.get(self.actor.load.remote(directory.absolute()))
 
 
-def stream(method, *args) -> Iterator:
+def stream(method: Any, *args: Any) -> Iterator[Any]:
     """Items of a remote generator, as it yields them."""
     for reference in method.options(num_returns="streaming").remote(*args):
         yield ray.get(reference)
