@@ -20,7 +20,8 @@ class MoppsEstimator(Block):
 
     type: Literal["mopps"] = "mopps"
     prior_successes: PositiveFloat = 1.0
-    """Successes with which a prompt starts (α₀). A pass rate from the data set keeps the sum of both counts."""
+    """Successes with which a prompt starts (α₀). A pass rate from the data set keeps the sum of both
+    counts."""
     prior_failures: PositiveFloat = 1.0
     """Failures with which a prompt starts (β₀)."""
     discount: Fraction = 0.5
@@ -86,7 +87,7 @@ class GresoEstimator(Block):
 
 
 class DpsEstimator(Block):
-    """Three-state filter (all wrong, informative, all right) with learned transitions (DPS, arXiv 2603.10887)."""
+    """Filter over all wrong, informative and all right, with learned transitions (DPS, arXiv 2603.10887)."""
 
     type: Literal["dps"] = "dps"
     prior_count: PositiveFloat = 0.3

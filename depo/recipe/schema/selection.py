@@ -13,8 +13,8 @@ class SelectionBase(Block):
     audit: Fraction = 0.05
     """Share of every batch drawn uniformly from the pool to grade the estimator."""
     prefill_probe: bool | Literal["auto"] = "auto"
-    """Show the estimator what one prefill by today's policy tells about each candidate (perplexity, entropy of
-    the first token, last hidden state), at each round. Costs a prefill of every candidate. auto: with
+    """Show the estimator what one prefill by today's policy tells about each candidate (perplexity, entropy
+    of the first token, last hidden state), at each round. Costs a prefill of every candidate. auto: with
     estimator.type hybrid, which makes use of it."""
     answer_rescoring: NonNegativeInt = 0
     """Earlier answers to keep of each prompt. At each round, one prefill of each kept answer tells how likely
