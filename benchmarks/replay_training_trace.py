@@ -1,4 +1,4 @@
-"""Every estimator and selector on a recorded GRPO run, by `depo replay`: what docs/estimators.md quotes.
+"""Every estimator and selector on a recorded GRPO run, by `depo replay`: what docs/benchmarks.md quotes.
 
 1. Full feedback: how well is zero variance predicted? All estimators, `hybrid` without its parts.
 2. Censored feedback: a quarter of the prompts picked at each step, five seeds; all pairs of estimator and

@@ -1,9 +1,9 @@
 """The training loop, whole: read it top to bottom and you know depo.
 
 How it differs from textbook GRPO:
-- prompts are *chosen*: an estimator predicts which of them will give a group with mixed outcomes, and a
-  selector picks those (plus a small uniform audit slice that keeps the estimator honest);
-- sampling rounds go on until B groups carry signal, and each round is sized by the yield to expect;
+- prompts are *chosen*: an estimator predicts which of them will give an *informative group* (right and
+  wrong answers), and a selector picks those, plus a small uniform audit slice that grades the estimator;
+- with refill, rounds go on until B groups are informative; each is sized by the yield to expect;
 - every rollout is recorded: where it came from, and what it was worth.
 
 P: prompts picked in a round, G: rollouts of a group, N: samples of the batch.
@@ -33,7 +33,7 @@ def train(run: Run) -> None:
         clock = Clock()
         context = Context(recipe.batch.group_size, step, run.kl_travelled)
 
-        # Choose prompts, roll them out, verify; round after round until B groups carry signal.
+        # Choose prompts, roll them out, verify; round after round until the selector has what it needs.
         groups: list[Group] = []
         open_step = run.selector.begin(context)
         while True:
@@ -49,7 +49,7 @@ def train(run: Run) -> None:
                 scores_PG = run.reward.score([sample for samples_G in samples_PG for sample in samples_G])
                 groups += Group.zip(picks_P, rollouts_PG, samples_PG, scores_PG)
 
-        # Grade the predictions, and keep what carries signal.
+        # Grade the predictions, and keep the informative groups.
         with clock.phase("select"):
             run.selector.observe(open_step, groups)
             trained = run.selector.assign(open_step, groups)

@@ -23,7 +23,7 @@ class Origin(StrEnum):
 
     SELECTED = "selected"  # the selector's choice, first round of a step
     AUDIT = "audit"  # drawn uniformly from the pool to grade the estimator
-    REFILL = "refill"  # the selector's choice in a later round, replacing groups without signal
+    REFILL = "refill"  # the selector's choice in a later round, replacing groups that were not informative
     EVAL = "eval"  # evaluation
 
 
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
 
     TRAINED = "trained"
     ZERO_VARIANCE = "zero_variance"  # its group was all right or all wrong
-    SURPLUS = "surplus"  # its group had signal, but the batch was already full
+    SURPLUS = "surplus"  # its group was informative, but the batch was already full
     UNSCORABLE = "unscorable"  # verification timed out or crashed
     CANCELLED = "cancelled"
     STALE = "stale"
@@ -100,8 +100,8 @@ class Pick:
     ``uniform`` says that the prompt was drawn uniformly from the pool, so that its outcome is an
     unbiased sample (audit slice, warm-up, failed-open selection, or no estimator at all).
     ``propensity`` is the probability of this pick by the uniform draw alone; NaN where unknown.
-    ``features`` (F,) are the prefill probe of the prompt at that time, and ``rescored`` says how likely it
-    found its earlier answers, where that was asked for.
+    ``features`` (F,) are the prefill probe of the prompt at that time, and ``rescored`` is its answer
+    rescoring, where these were asked for.
     ``predicted_mean`` and ``predicted_informative`` are NaN where no estimate was made.
     """
 
@@ -166,7 +166,7 @@ class Group:
 
     @property
     def informative(self) -> bool:
-        """Mixed outcome: decided on correctness by exact equality, never on a shaped reward's noise."""
+        """Some are right and some are wrong: by the verdicts, never by a shaped reward's noise."""
         verdicts = {score.correct for score in self.scores}
         return True in verdicts and False in verdicts
 

@@ -59,7 +59,7 @@ class GresoEstimator:
         self.target_easy, self.target_hard = float(target_easy), float(target_hard)
         self.adjustment = float(adjustment)
         self.p_min, self.p_max = float(p_min), float(p_max)
-        # +z after z all-right groups in a row, −z after z all-wrong ones, 0 after a mixed one.
+        # +z after z all-right groups in a row, −z after z all-wrong ones, 0 after an informative one.
         self._streak: dict[str, int] = {}
 
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:

@@ -18,9 +18,9 @@ learned, online, from counts of k successes in n trials:
 4. *Ability.* D goes on at its recent pace, corrected to where the revisited prompts' outcomes are most
    likely, held back by a random-walk prior (Holt's linear trend with a likelihood in the middle).
 
-Where a prompt is shown as today's policy sees it (``features``), that view moves the belief, and where its
-earlier answers were weighed anew (``rescored``), these bound the pass rate at last: neither is ever out of
-date, as a history is when the policy learns fast. A history counts as far as it holds beside them (`Today`).
+The prefill probe of a prompt (``features``) moves its belief. Answer rescoring (``rescored``) bounds its pass
+rate. Neither is ever out of date, as a history is when the policy learns fast. A history counts as far as it
+holds beside them (`Today`).
 
 What a selector needs (mean, p_informative, draws) are sums over the grid. Why one D for all: in a recorded
 training run prompts of every difficulty but the very hardest moved by 0.6 to 0.8 logits in 28 visits.
@@ -72,7 +72,7 @@ FAR = 3.0  # logits of ability, beyond which the grid is moved
 
 
 class HybridEstimator:
-    """See the module's docstring for the model, `depo.config.estimator.HybridEstimator` for the settings."""
+    """See the module's docstring for the model, `depo.recipe.schema.HybridEstimator` for the settings."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class HybridEstimator:
         }
 
     def _outcomes(self, group_size: int) -> np.ndarray:
-        """P(all wrong, mixed, all right | state), (M, 3), for groups of ``group_size``."""
+        """P(all wrong, informative, all right | state), (M, 3), for groups of ``group_size``."""
         rate_M = self.grid.rates(self.ability)
         wrong_M, right_M = (1.0 - rate_M) ** group_size, rate_M**group_size
         return np.column_stack([wrong_M, informative_probability(rate_M, group_size), right_M])

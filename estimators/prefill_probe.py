@@ -3,12 +3,12 @@
 A prefill of the prompt by today's policy (its perplexity, the entropy of the first token to come,
 the last hidden state) is out of date for no prompt, whenever that was visited last. Two regressions
 with slow forgetting predict from it how likely a group is to come out informative and all right. What was
-believed before is one of their inputs, so that they say what is known in all, not what the view
+believed before is one of their inputs, so that they say what is known in all, not what the probe
 adds: nothing is counted twice.
 
 A belief over states z takes this in by Jeffrey's rule (*The Logic of Decision*, ch. 11): with c the
-outcome of a group (all wrong, mixed, all right), P(c | z) binomial, b_c what the belief gives to c
-and v_c the view's answer,
+outcome of a group (all wrong, informative, all right), P(c | z) binomial, b_c what the belief gives to c
+and v_c the probe's answer,
 
     belief(z) ← belief(z) · Σ_c P(c | z) · (v_c / b_c)^w
 
@@ -49,8 +49,8 @@ class PrefillProbe:
         self.trust = ModelAverage(TRUST, memory)
 
     def updated(self, belief_NM: np.ndarray, outcome_M3: np.ndarray, features_NF: np.ndarray) -> np.ndarray:
-        """Beliefs (N, M) with the view taken in; ``outcome_M3`` is P(c | z). The same as before while nothing
-        has been learned.
+        """Beliefs (N, M) with the probe taken in; ``outcome_M3`` is P(c | z). The same as before while
+        nothing has been learned.
 
         Raises ValueError for another number of features than those learned from.
         """
@@ -67,8 +67,8 @@ class PrefillProbe:
         likelihood_NM: np.ndarray,
         outcome_N: np.ndarray,
     ) -> None:
-        """Learn from N groups: what was believed before the view, the view, the likelihood of the counts in
-        each state, and the outcome (0: all wrong, 1: mixed, 2: all right)."""
+        """Learn from N groups: what was believed before the probe, the probe, the likelihood of the counts in
+        each state, and the outcome (0: all wrong, 1: informative, 2: all right)."""
         before_N3 = belief_NM @ outcome_M3
         if self.informative.rows:
             factor_N3 = self._factors(before_N3, features_NF)

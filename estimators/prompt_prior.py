@@ -90,7 +90,7 @@ def text_head(kind: str, model: str | None, seed: int) -> TextHead | None:
         from estimators.encoder_options import encoder_options
 
         # Frozen: each text is read once, and on recorded pass rates fine-tuning added next to nothing
-        # (docs/estimators.md).
+        # (benchmarks/log/estimators.md).
         return EncoderHead(encoder_options("repaired", {"model": model, "seed": seed, "frozen": True}))
     raise ValueError(
         f"text must be ngrams, none, or encoder together with text_model; found {kind!r} and "

@@ -1,8 +1,8 @@
 """What today's policy shows of a prompt, and how far a history still holds beside it.
 
-A policy can be asked: how it sees a prompt by now (`PrefillProbe`), how likely it finds the answers it gave
-before (`KnownAnswers`). A history cannot: its outcomes are another policy's, and what they say today is only
-as good as the model of how pass rates move, which foresees no sudden understanding. So where the policy has
+A policy can be asked: what one prefill of a prompt tells (`PrefillProbe`), and how likely it finds the
+answers it gave before (`KnownAnswers`: answer rescoring). A history cannot: its outcomes are another
+policy's, and what they say today is only as good as the model of how pass rates move, which foresees no sudden understanding. So where the policy has
 been asked, a history counts with the power w that has predicted best together with the policy's replies
 (`ModelAverage`): a power prior (Ibrahim and Chen, Statistical Science 15, 2000).
 
@@ -71,8 +71,9 @@ class Today:
         outcome_M3: np.ndarray,
         ability: float,
     ) -> np.ndarray:
-        """Beliefs (N, M) with all that today's policy showed taken in; ``outcome_M3`` is P(all wrong, mixed,
-        all right | state). Raises ValueError for another number of features than those learned from."""
+        """Beliefs (N, M) with all that today's policy showed taken in; ``outcome_M3`` is P(all wrong,
+        informative, all right | state). Raises ValueError for another number of features than those learned
+        from."""
         probed_NM = self._probed(before.weighed(self.history.mean), prompts, outcome_M3)
         return self.known.updated(probed_NM, rescored_of(prompts), ability)
 
@@ -144,6 +145,6 @@ class Today:
 
 
 def was_asked(prompt: Candidate | Observation) -> bool:
-    """Whether today's policy has shown its view of the prompt, or found anything likely of its answers."""
+    """Whether there is a prefill probe of the prompt, or an earlier answer that is still likely."""
     rescored = prompt.rescored
     return prompt.features is not None or (rescored is not None and rescored.right + rescored.wrong >= LEAST)

@@ -87,7 +87,7 @@ def completions(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> lis
 def prompt_features(
     model: nn.Module, prompts: Sequence[Sequence[int]], *, tokens_per_batch: int, pad_token_id: int
 ) -> np.ndarray:
-    """The policy's own view of N prompts, from one prefill each: (N, F) float32, in the order of ``prompts``,
+    """The prefill probe of N prompts, one prefill each: (N, F) float32, in the order of ``prompts``,
     none of which may be empty.
 
     F = 2 + H: mean negative log-probability of the prompt's tokens (nats; the log of its perplexity), entropy

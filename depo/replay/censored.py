@@ -114,10 +114,10 @@ def answered(pick: Pick, trace: Trace, row: int, t: int) -> Group:
 def figures(trace: Trace, picked_NT: np.ndarray) -> dict[str, float]:
     """What the picks were worth, and whom they left behind.
 
-    ``effective_ratio``: share of the picks with mixed outcome, averaged over steps t ≥ 1 (at t = 0 nothing
-    is known yet). ``starvation``: share of prompts picked fewer than 3 times among those mixed in at least
-    half of their visits of the later half of the trace. ``since_visit_pXX``: percentiles over all prompts,
-    after the last step, of the steps since they were picked; T for a prompt that never was.
+    ``effective_ratio``: share of informative groups among the picks, averaged over steps t ≥ 1 (at t = 0
+    nothing is known yet). ``starvation``: share of prompts picked fewer than 3 times, among those informative
+    in at least half of their visits of the later half of the trace. ``since_visit_pXX``: percentiles over all
+    prompts, after the last step, of the steps since they were picked; T for a prompt that never was.
     """
     informative_NT = trace.informative_NT
     steps = picked_NT.shape[1]
@@ -135,7 +135,7 @@ def figures(trace: Trace, picked_NT: np.ndarray) -> dict[str, float]:
 
 
 def informative_later(trace: Trace) -> np.ndarray:
-    """(N,) bool: prompts mixed in at least half of their visits of the later half of the trace, t ≥ T/2."""
+    """(N,) bool: prompts informative in at least half of their visits of the trace's later half, t ≥ T/2."""
     later = slice(math.ceil(trace.trials_NT.shape[1] / 2), None)
     visits_N = trace.recorded_NT[:, later].sum(axis=1)
     informative_N = trace.informative_NT[:, later].sum(axis=1)

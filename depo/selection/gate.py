@@ -100,7 +100,7 @@ class Calibration:
             self.open = self.advantage() > NormalDist().inv_cdf(1 - level)
 
     def arrays(self, newest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(predicted p_informative, mixed), each (W,) float64, oldest first."""
+        """(predicted p_informative, informative), each (W,) float64, oldest first."""
         graded = list(self.graded)[-newest if newest else None :]
         return (
             np.array([one.predicted_informative for one in graded], dtype=np.float64),

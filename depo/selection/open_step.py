@@ -19,7 +19,7 @@ from estimators.base import Candidate, Context, Rescored
 
 @dataclass(eq=False)
 class OpenStep:
-    """``rule`` is who picks: the rule's name, or "uniform". It is settled when the step begins.
+    """``rule`` is who picks: the rule's name, or "uniform". It is fixed when the step begins.
 
     ``picks`` are in request order, refills included; ``candidates`` are the prompts as the policy showed them
     in this step, by key. ``observed`` and ``assigned`` hold prompt keys; ``assigned`` is None before that.

@@ -82,8 +82,8 @@ def as_candidates(
     features: Sequence[np.ndarray] | np.ndarray | None = None,
     rescored: Sequence[Rescored | None] | None = None,
 ) -> list[Candidate]:
-    """N prompts as an estimator sees them: with the prefill probe of each, (N, F), and with what the policy
-    makes of the earlier answers to each, where these are at hand."""
+    """N prompts as an estimator sees them: with the prefill probe (N, F) and the answer rescoring of each,
+    where these are at hand."""
     if features is None and rescored is None:
         return [Candidate(prompt.key, prompt.text, prompt.prior) for prompt in prompts]
     nothing = [None] * len(prompts)
@@ -159,7 +159,7 @@ def next_unused(pool: Pool, n: int, used: set[str]) -> list[Prompt]:
 
 
 def yields(groups: Sequence[Group]) -> list[tuple[str, bool]]:
-    """(who picked it, was it mixed) of each group that the rule or the uniform order picked."""
+    """(who picked it, was it informative) of each group that the rule or the uniform order picked."""
     return [
         (group.pick.selector, group.informative)
         for group in groups

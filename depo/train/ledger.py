@@ -1,8 +1,8 @@
 """What every rollout was worth: where it came from, what became of it, and what choosing prompts saved.
 
 Each generated rollout has one origin and one outcome; both breakdowns add up to what was generated, in
-rollouts and in tokens. Evaluation is counted apart. An *effective group* carried signal
-and was trained on: surplus groups had signal too, but nobody learned from them, so they count as waste.
+rollouts and in tokens. Evaluation is counted apart. An *effective group* is informative
+and was trained on: surplus groups are informative too, but nobody learned from them, so they count as waste.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ def step_metrics(
     """Reward, accuracy and signal of this step's rollouts; estimator calibration; savings; seconds.
 
     ``reward`` and ``accuracy`` are means over scorable rollouts; with a selector at work they describe the
-    chosen prompts, not the pool. ``zero_variance_share`` is the share of groups without mixed outcome among
-    those with two verdicts or more. Each is NaN where there was nothing to judge by: no verdict is not a
-    wrong answer.
+    chosen prompts, not the pool. ``zero_variance_share`` is the share of groups that are not informative,
+    among those with two verdicts or more. Each is NaN where there was nothing to judge by: no verdict is not
+    a wrong answer.
     ``generated/``: rollouts and tokens for training since the start of the run. ``tokens_per_second``
     is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens per effective group
     since the start. ``seconds_share/select``: share of the step spent on choosing prompts;

@@ -15,7 +15,7 @@ from depo.cli import main
 
 REWARD = '''
 def judge(sample):
-    """Mixed outcomes from an untrained policy: right when the completion holds an even digit."""
+    """Right and wrong answers from an untrained policy: right when the completion holds an even digit."""
     return float(any(character in "02468" for character in sample.completion))
 '''
 

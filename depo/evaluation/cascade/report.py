@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Result = Mapping[str, Any]
 
 
-HEAD = ["questions go to", "τ", "accuracy", "routed to small", "cost saved", "above random"]
+HEAD = ["questions go to", "τ", "accuracy", "sent to small", "cost saved", "above random"]
 
 
 KEYS = ("accuracy", "share", "saved", "gain")
@@ -76,7 +76,7 @@ def row(name: str, tau: str, point: Mapping[str, Sequence[float | None]]) -> lis
 
 def title(result: Result) -> str:
     names = " or ".join(result[side]["shown"] for side in ("small", "large"))
-    return f"{names} on {result['suite']}, routed by {result['estimator']['run']}"
+    return f"{names} on {result['suite']}, decided by {result['estimator']['run']}"
 
 
 def cost_line(result: Result) -> str:

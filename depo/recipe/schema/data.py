@@ -42,7 +42,9 @@ class FileSource(Block):
 
     type: Literal["file"] = "file"
     path: Annotated[Path, AfterValidator(Path.expanduser)]
+    """The table; ~ is the home directory."""
     columns: Columns = Columns()
+    """Which columns hold what."""
     where: dict[str, str] = {}
     """Keep only the rows whose columns, as text, hold these values: ``{lang: sw}``."""
     limit: PositiveInt | None = None
@@ -59,13 +61,19 @@ class HubSource(Block):
 
     type: Literal["hub"] = "hub"
     id: str
+    """ORGANISATION/NAME on the hub."""
     subset: str | None = None
+    """Configuration of the data set; null: its default."""
     split: str = "train"
+    """Which split is read."""
     revision: str | None = None
+    """Branch, tag or commit; null: the default branch."""
     columns: Columns = Columns()
+    """Which columns hold what."""
     where: dict[str, str] = {}
     """Keep only the rows whose columns, as text, hold these values."""
     limit: PositiveInt | None = None
+    """Use the first rows only, of those that ``where`` keeps; null: all."""
 
     @property
     def label(self) -> str:
@@ -81,6 +89,7 @@ class ReasoningGymSource(Block):
     size: PositiveInt = 1000
     """Problems per task."""
     seed: int = 0
+    """Another seed makes other problems."""
 
     @property
     def label(self) -> str:
@@ -94,11 +103,13 @@ class ArithmeticSource(Block):
     phrasing: Literal["digits", "words"] = "digits"
     """``digits``: "12+7="; ``words``: "What is twelve plus seven?"."""
     operations: list[Literal["+", "-", "*"]] = Field(default=["+"], min_length=1)
+    """Sums (+), differences (-), products (*)."""
     digits: list[PositiveInt] = Field(default=[1, 2, 3], min_length=1)
     """Operand lengths to draw from, one operand length a problem."""
     size: PositiveInt = 1000
     """Distinct problems to generate (fewer when the family is smaller)."""
     seed: int = 0
+    """Another seed draws other problems."""
 
     @property
     def label(self) -> str:
@@ -111,7 +122,9 @@ class PluginSource(Block):
 
     type: Literal["plugin"] = "plugin"
     name: str
+    """Name of the entry point."""
     options: dict[str, Any] = {}
+    """For the function to read, as ``source.options``."""
 
     @property
     def label(self) -> str:
@@ -141,8 +154,11 @@ class Grading(Block):
     """
 
     mastered: Fraction = 0.25
+    """Share of mastered problems in pool and held-out set."""
     learnable: Fraction = 0.25
+    """Share of learnable problems."""
     impossible: Fraction = 0.5
+    """Share of impossible problems."""
     mastered_above: Fraction = 0.7
     """Pass rate from which a problem counts as mastered."""
     learnable_between: tuple[Fraction, Fraction] = (0.02, 0.35)
@@ -173,6 +189,7 @@ class Data(Block):
     """Where prompts come from and how they are put to the policy."""
 
     train: Source
+    """Where the prompts come from. Text alone is a file or a hub id."""
     heldout: NonNegativeInt | Fraction = 0
     """Prompts set aside from ``train`` for evaluation: a count, or a share when below 1."""
     grade: Grading | None = None

@@ -20,7 +20,10 @@ class MoppsEstimator(Block):
 
     type: Literal["mopps"] = "mopps"
     prior_successes: PositiveFloat = 1.0
+    """Successes with which a prompt starts (α₀). A pass rate from the data set keeps the sum of both
+    counts."""
     prior_failures: PositiveFloat = 1.0
+    """Failures with which a prompt starts (β₀)."""
     discount: Fraction = 0.5
     """What an old count keeps at the next visit of the same prompt (MoPPS's λ)."""
 
@@ -45,6 +48,7 @@ class HybridEstimator(Block):
     noise: Annotated[float, Field(ge=1e-9, lt=0.5)] = 0.0005
     """Chance that a verdict is wrong: keeps one wrong verdict from contradicting a belief beyond repair."""
     seed: NonNegativeInt = 0
+    """For the random draws of what reads the texts."""
 
     @model_validator(mode="after")
     def text_model_goes_with_encoder(self) -> Self:
@@ -83,7 +87,7 @@ class GresoEstimator(Block):
 
 
 class DpsEstimator(Block):
-    """Three-state filter (all wrong, mixed, all right) with learned transitions (DPS, arXiv 2603.10887)."""
+    """Filter over all wrong, informative and all right, with learned transitions (DPS, arXiv 2603.10887)."""
 
     type: Literal["dps"] = "dps"
     prior_count: PositiveFloat = 0.3
@@ -151,6 +155,7 @@ class DepoEstimator(Block):
     ranking_reduction: Literal["micro_batch", "pairs"] | None = None
     """Sum over the pairs of a micro-batch, per prompt; or mean over all pairs of the step."""
     dropout: Literal["on", "ranking_off", "off"] | None = None
+    """In training. ``ranking_off``: a second pass without dropout, for the ranking alone."""
     steps: PositiveInt | None = None
     """Optimizer steps per batch of groups."""
     replay: NonNegativeInt | None = None
@@ -162,6 +167,7 @@ class DepoEstimator(Block):
     backbone_rate: Fraction | None = None
     """Learning rate of the backbone as a share of that; 1/5 in both presets."""
     weight_decay: NonNegativeFloat | None = None
+    """AdamW's; 0.01 in both presets."""
     micro_batch: PositiveInt = 32
     """Prompts per forward and backward pass."""
     blocks: PositiveInt | None = None
@@ -171,7 +177,9 @@ class DepoEstimator(Block):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the backbone's matrix products; weights are float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the encoder works; auto: cuda where there is one."""
     seed: NonNegativeInt = 0
+    """Of the initial trunk and heads, and of the draws in training."""
 
 
 class PluginEstimator(Block):
@@ -179,7 +187,9 @@ class PluginEstimator(Block):
 
     type: Literal["plugin"] = "plugin"
     name: str
+    """Name of the entry point."""
     options: dict[str, Any] = {}
+    """What the estimator takes as keywords."""
 
 
 EstimatorSpec = Annotated[

@@ -19,6 +19,7 @@ class EvalSet(Block):
     name: str
     """What its accuracy is called in metrics and by ``best``."""
     source: Source
+    """Where its problems come from, as for ``data.train``."""
     reward: RewardSpec | None = None
     """The recipe's reward when null."""
 
@@ -59,6 +60,7 @@ class Evaluation(Block):
     temperature: NonNegativeFloat = 0.0
     """0 is greedy, and then n must be 1."""
     sets: list[EvalSet] = []
+    """Benchmarks to measure beside the held-out prompts."""
     suite: str | None = None
     """A suite of benchmarks as `depo eval` runs it, by name or file, with its own prompts, rewards and
     sampling, beside held-out prompts and ``sets``."""
@@ -70,8 +72,11 @@ class Evaluation(Block):
     """Measure by which the best policy so far is kept in ``best/``: all, solvable, a set's name, or a suite's
     (math/avg, math/pass@8, math/gsm8k/avg). Higher is better."""
     early_stopping: EarlyStopping | None = None
+    """End the run when it no longer improves; null: never."""
     at_start: bool = True
+    """Measure before the first step."""
     at_end: bool = True
+    """Measure after the last step."""
     every: NonNegativeInt = 0
     """Also every so many steps; 0: never."""
     every_rollouts: NonNegativeInt = 0

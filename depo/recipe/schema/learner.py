@@ -24,7 +24,9 @@ SHARED_TOKENS = 256
 
 class ClippedLoss(Block):
     clip_low: NonNegativeFloat = 0.2
+    """The ratio to the old policy is clipped below 1 − clip_low."""
     clip_high: NonNegativeFloat = 0.2
+    """The ratio to the old policy is clipped above 1 + clip_high."""
 
 
 class GrpoLoss(ClippedLoss):
@@ -38,6 +40,7 @@ class DapoLoss(ClippedLoss):
 
     type: Literal["dapo"] = "dapo"
     clip_high: NonNegativeFloat = 0.28
+    """The ratio to the old policy is clipped above 1 + clip_high."""
 
 
 class DrGrpoLoss(ClippedLoss):
@@ -51,7 +54,9 @@ class GspoLoss(Block):
 
     type: Literal["gspo"] = "gspo"
     clip_low: NonNegativeFloat = 3e-4
+    """A sequence's ratio is clipped below 1 − clip_low."""
     clip_high: NonNegativeFloat = 4e-4
+    """A sequence's ratio is clipped above 1 + clip_high."""
 
 
 class CispoLoss(Block):
@@ -67,7 +72,9 @@ class PluginLoss(Block):
 
     type: Literal["plugin"] = "plugin"
     name: str
+    """Name of the entry point."""
     options: dict[str, Any] = {}
+    """What the function takes as keywords."""
 
 
 Loss = Annotated[
@@ -86,6 +93,7 @@ class TisCorrection(Block):
 
     type: Literal["tis"] = "tis"
     cap: PositiveFloat = 2.0
+    """Largest weight of a token."""
 
 
 class MisCorrection(Block):
@@ -93,6 +101,7 @@ class MisCorrection(Block):
 
     type: Literal["mis"] = "mis"
     cap: PositiveFloat = 2.0
+    """Largest ratio that keeps its token."""
 
 
 class IcePopCorrection(Block):
@@ -100,7 +109,9 @@ class IcePopCorrection(Block):
 
     type: Literal["icepop"] = "icepop"
     low: PositiveFloat = 0.5
+    """Smallest ratio that keeps its token."""
     high: PositiveFloat = 5.0
+    """Largest ratio that keeps its token."""
 
     @model_validator(mode="after")
     def ordered(self) -> Self:
@@ -123,7 +134,9 @@ class PluginCorrection(Block):
 
     type: Literal["plugin"] = "plugin"
     name: str
+    """Name of the entry point."""
     options: dict[str, Any] = {}
+    """What the function takes as keywords."""
 
 
 Correction = Annotated[
@@ -136,6 +149,7 @@ class Learner(Block):
     """The update."""
 
     loss: Loss = DapoLoss()
+    """The policy loss."""
     correction: Correction = TisCorrection()
     """For the mismatch between engine and learner: exp(learner_old − engine), detached."""
     advantage_scale: str | None = None
@@ -143,15 +157,19 @@ class Learner(Block):
     another name is one registered under the entry-point group ``depo.advantages``. null: by the loss ("none"
     for dr_grpo)."""
     zero_variance: Literal["exclude", "include"] = "exclude"
-    """Whether groups without signal count in the loss's denominator ("include" is TRL's behaviour)."""
+    """Whether zero-variance groups count in the loss's denominator ("include" is TRL's behaviour)."""
     lr: PositiveFloat = 1e-6
+    """Learning rate of AdamW, after the warm-up."""
     warmup_steps: NonNegativeInt = 0
     """Linear learning-rate warm-up, in steps."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up, over the run's steps."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    """AdamW's decay of the first and the second moment."""
     weight_decay: NonNegativeFloat = 0.0
+    """AdamW's; norms and biases are not decayed."""
     max_grad_norm: PositiveFloat = 1.0
+    """A gradient with a larger norm is scaled down to this norm."""
     epochs: PositiveInt = 1
     """Passes over the batch per step."""
     minibatches: PositiveInt = 1
@@ -170,6 +188,7 @@ class Learner(Block):
     load_balancing_coef: NonNegativeFloat = 0.0
     """Weight of a mixture's load-balancing loss; 0: none, whatever the model's own config says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the learner works; auto: cuda where there is one."""
 
 
 class Batch(Block):

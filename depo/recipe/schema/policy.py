@@ -17,8 +17,11 @@ class Lora(Block):
     """Low-rank adaptation (`peft`). Targets are named: "all-linear" would also adapt router gates."""
 
     rank: PositiveInt = 32
+    """Rank of each adapter."""
     alpha: PositiveFloat = 64.0
+    """The adapter's output is scaled by alpha / rank."""
     dropout: BelowOne = 0.0
+    """On the adapter's input, in training passes; 0: none."""
     targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
     """Linear modules, by the end of their name."""
     target_parameters: list[str] = []
@@ -45,7 +48,9 @@ class WarmStart(Block):
     forgotten_carries: Fraction = 0.85
     """Share of the worked examples whose teacher never carries: what RL then has to put right."""
     batch_size: PositiveInt = 64
+    """Worked examples of an optimizer step."""
     lr: PositiveFloat = 8e-4
+    """Learning rate of AdamW."""
     warmup_steps: NonNegativeInt = 30
     """Linear learning-rate warm-up; constant afterwards."""
     beta2: BelowOne = 0.98
@@ -53,7 +58,7 @@ class WarmStart(Block):
     max_steps: PositiveInt = 800
     """Of one attempt."""
     attempts: PositiveInt = 3
-    """Initialisations to try: now and then one never gets off the plateau of guessing the last digit."""
+    """Initialisations to try: now and then one stays on the plateau of guessing the last digit."""
     check_every: PositiveInt = 25
     """Steps between two measurements of solvable held-out accuracy."""
     band: tuple[Fraction, Fraction] = (0.40, 0.50)
@@ -79,18 +84,27 @@ class TinyMoePolicy(Block):
 
     type: Literal["tiny_moe"] = "tiny_moe"
     hidden_size: PositiveInt = 128
+    """Width of the hidden state."""
     layers: PositiveInt = 3
+    """Decoder layers, each with a mixture of experts."""
     heads: PositiveInt = 4
+    """Attention heads of a layer; they divide hidden_size."""
     kv_heads: PositiveInt = 2
+    """Heads of keys and values; they divide heads."""
     experts: PositiveInt = 8
+    """Experts of a layer."""
     experts_per_token: PositiveInt = 2
+    """Experts that work on one token."""
     expert_size: PositiveInt = 160
     """Intermediate size of one expert."""
     max_positions: PositiveInt = 128
+    """Longest sequence, in tokens."""
     dtype: Literal["float32"] = "float32"
+    """Type of weights and computation."""
     router: Router | None = None
     """Whether RL trains the router; null: trained, like everything else."""
     warm_start: WarmStart = WarmStart()
+    """The supervised training before reinforcement learning."""
 
     @model_validator(mode="after")
     def shapes_fit(self) -> Self:
@@ -108,15 +122,20 @@ class PretrainedPolicy(Block):
 
     type: Literal["pretrained"] = "pretrained"
     model: Annotated[str, AfterValidator(os.path.expanduser)]
+    """Hub id or local directory."""
     revision: str | None = None
+    """Branch, tag or commit on the hub; null: the default branch."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute type. Full fine-tuning keeps float32 master weights either way."""
     lora: Lora | None = None
+    """Train low-rank adapters only; null: full fine-tuning."""
     router: Router | None = None
     """Whether a mixture's routers are trained; null: in full fine-tuning like everything else, with LoRA
     where its target_parameters name them."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
     trust_remote_code: bool = False
+    """Run the Python code that comes with the model."""
 
 
 Policy = Annotated[TinyMoePolicy | PretrainedPolicy, Field(discriminator="type")]

@@ -36,13 +36,16 @@ class PluginTracker(Block):
     """A tracker registered by a package under the entry-point group ``depo.trackers``."""
 
     name: str
+    """Name of the entry point."""
     options: dict[str, Any] = {}
+    """What the tracker takes as keywords, besides the run directory."""
 
 
 class Tracking(Block):
     """What keeps metrics and rollouts, beside metrics.jsonl."""
 
     tensorboard: bool = False
+    """Write the scalars of each step to tensorboard/ as well."""
     rollouts: bool = True
     """Write every rollout to rollouts/*.parquet."""
     trackers: list[PluginTracker] = []
@@ -66,25 +69,41 @@ class Recipe(Block):
     """One training run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    """Of the run: its directory is runs/NAME-TIMESTAMP unless --run-dir says otherwise."""
     schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this format."""
     seed: int = 0
+    """All randomness of the run is keyed by it."""
     steps: PositiveInt
     """Updates, at most; the learning-rate schedule spans them."""
     max_rollouts: PositiveInt | None = None
     """Stop after the step in which so many rollouts have been generated; null: after ``steps``."""
     policy: Policy
+    """What is trained."""
     data: Data
+    """Where prompts come from, and how they are put to the policy."""
     batch: Batch = Batch()
+    """Groups a step, and rollouts a group."""
     rollout: Rollouts = Rollouts()
+    """How completions are generated."""
     reward: RewardSpec = MathReward()
+    """How completions are scored."""
     verification: Verification = Verification()
+    """The processes that score."""
     estimator: EstimatorSpec = HybridEstimator()
+    """What is believed about prompts."""
     selection: Selection = ThompsonSelection()
+    """Which prompts are rolled out."""
     learner: Learner = Learner()
+    """How the policy is updated."""
     evaluation: Evaluation = Evaluation()
+    """What is measured before, during and after training."""
     checkpoint: Checkpoints = Checkpoints()
+    """How often the run is saved, and how much is kept."""
     tracking: Tracking = Tracking()
+    """Where metrics and rollouts go."""
     resources: Resources = Resources()
+    """Threads, GPUs and the Ray cluster."""
 
     @property
     def prefill_probe(self) -> bool:

@@ -28,6 +28,7 @@ class FormatReward(Block):
 
     type: Literal["format"] = "format"
     pattern: str = r".*\\boxed\{.+\}.*"
+    """Regular expression; a dot matches newlines too."""
 
 
 class OverlongReward(Block):
@@ -59,7 +60,9 @@ class PluginReward(Block):
 
     type: Literal["plugin"] = "plugin"
     name: str
+    """Name of the entry point."""
     options: dict[str, Any] = {}
+    """What the reward takes as keywords."""
 
 
 class WeightedReward(Block):
@@ -67,6 +70,7 @@ class WeightedReward(Block):
 
     type: Literal["weighted"] = "weighted"
     parts: list[WeightedPart] = Field(min_length=1)
+    """What is added up."""
 
 
 RewardSpec = Annotated[
@@ -84,7 +88,9 @@ RewardSpec = Annotated[
 
 class WeightedPart(Block):
     weight: float = 1.0
+    """The part's value is multiplied by it."""
     reward: RewardSpec
+    """The reward of this part."""
 
 
 def plain_rewards(key: str, reward: RewardSpec) -> Iterator[tuple[str, RewardSpec]]:
@@ -127,5 +133,6 @@ class Verification(Block):
     """Killable worker processes in which rewards are computed."""
 
     workers: PositiveInt = 2
+    """Worker processes."""
     timeout: PositiveFloat = 5.0
     """Seconds one sample may take before it is unscorable."""

@@ -25,11 +25,13 @@ class VllmEngine(Block):
     tensor_parallel: PositiveInt = 1
     """Devices of one engine."""
     gpu_memory_utilization: Fraction = 0.9
+    """Share of a GPU's memory that an engine takes."""
     cpu_kv_cache_gib: PositiveFloat = 1.0
     """Memory of one engine's KV cache on a CPU, GiB; on GPUs gpu_memory_utilization decides."""
     max_model_len: PositiveInt | None = None
     """Context limit; prompt limit plus max_new_tokens when null."""
     max_num_seqs: PositiveInt = 256
+    """Sequences that an engine decodes together, at most."""
     enforce_eager: bool | None = None
     """Run the model without compilation or CUDA graphs; null: on CPUs, where compiling costs more than it
     gives back."""
@@ -54,7 +56,12 @@ class Rollouts(Block):
     """How completions are generated."""
 
     engine: Literal["transformers", "vllm"] = "transformers"
+    """What generates. ``transformers``: the learner's own process. ``vllm``: processes of their own."""
     max_new_tokens: PositiveInt = 1024
+    """Longest completion, in tokens."""
     temperature: PositiveFloat = 1.0
+    """Of sampling, in rollouts for training; top_p is 1 and there is no top-k."""
     transformers: TransformersEngine = TransformersEngine()
+    """Settings of the transformers engine."""
     vllm: VllmEngine = VllmEngine()
+    """Settings of the vLLM engine."""

@@ -13,15 +13,15 @@ class SelectionBase(Block):
     audit: Fraction = 0.05
     """Share of every batch drawn uniformly from the pool to grade the estimator."""
     prefill_probe: bool | Literal["auto"] = "auto"
-    """Show the estimator what one prefill of each candidate tells of it under today's policy (perplexity,
-    entropy of the first token, last hidden state), at each round. Costs a prefill of every candidate. auto:
-    with estimator.type hybrid, which makes use of it."""
+    """Show the estimator what one prefill by today's policy tells about each candidate (perplexity, entropy
+    of the first token, last hidden state), at each round. Costs a prefill of every candidate. auto: with
+    estimator.type hybrid, which makes use of it."""
     answer_rescoring: NonNegativeInt = 0
-    """Answers to remember of each prompt. At each round those of the candidates are weighed anew under
-    today's policy, by one prefill each, and shown to the estimator (hybrid). Only answers that it gives with
-    a probability of 1/1000 or more are kept: long ones are neither kept nor paid for. 0: none."""
+    """Earlier answers to keep of each prompt. At each round, one prefill of each kept answer tells how likely
+    it is under today's policy, and the estimator is shown that (hybrid). Answers with a probability below
+    1/1000 are not kept: long answers cost nothing. 0: none."""
     refill: bool = False
-    """Generate further rounds until the batch is full of groups with signal (DAPO's dynamic sampling)."""
+    """Generate further rounds until the batch is full of informative groups (DAPO's dynamic sampling)."""
     max_rounds: PositiveInt = 4
     """Rounds per step at most, the first included."""
     window: PositiveInt = 400
@@ -90,11 +90,11 @@ class OptimisticSelection(RuleSelection):
 
     type: Literal["optimistic"] = "optimistic"
     sure_after: NonNegativeInt = 3
-    """Visits after which a prompt's belief is taken at its word."""
+    """Visits after which a prompt's belief is used as it is, without draws."""
     draws: PositiveInt = 2
     """Draws for the others, of which the best counts."""
     revisit_after: PositiveInt | Literal["auto"] | None = None
-    """As above, but off by default: this rule returns to prompts hardly known by itself."""
+    """As for the other rules, but off by default: this rule returns to little-known prompts by itself."""
 
 
 class WindowSelection(RuleSelection):
@@ -102,7 +102,9 @@ class WindowSelection(RuleSelection):
 
     type: Literal["window"] = "window"
     low: Fraction = 0.15
+    """Lowest mean pass rate of the window."""
     high: Fraction = 0.85
+    """Highest mean pass rate of the window."""
 
     @model_validator(mode="after")
     def window_is_open(self) -> Self:
@@ -116,6 +118,7 @@ class ThresholdSelection(RuleSelection):
 
     type: Literal["threshold"] = "threshold"
     p_informative: Fraction = 0.3
+    """The threshold: lowest probability of an informative group."""
 
 
 class SkipSelection(RuleSelection):
@@ -129,6 +132,7 @@ class GumbelSelection(RuleSelection):
 
     type: Literal["gumbel"] = "gumbel"
     temperature: PositiveFloat = 0.25
+    """Low values come close to taking the highest; high ones to a uniform draw."""
 
 
 class GreedySelection(RuleSelection):
@@ -142,7 +146,9 @@ class PluginSelection(RuleSelection):
 
     type: Literal["plugin"] = "plugin"
     name: str
+    """Name of the entry point."""
     options: dict[str, Any] = {}
+    """What the rule takes as keywords."""
 
 
 Selection = Annotated[

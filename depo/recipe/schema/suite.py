@@ -22,6 +22,7 @@ class LocalCopy(Block):
     path: Path
     """Relative to the data directory."""
     columns: Columns = Columns()
+    """Which columns hold what."""
     where: dict[str, str] = {}
     """Keep only the rows whose columns hold these values."""
 
@@ -30,11 +31,15 @@ class Benchmark(Block):
     """A set of problems with its gold answers. What is null here is the suite's."""
 
     source: Source
+    """Where the problems come from, as for a recipe's ``data.train``."""
     local: LocalCopy | None = None
     """A copy to use instead when ``--data-dir`` is given; only a hub source is replaced."""
     template: str | None = None
+    """Wrapped around each problem; null: the suite's."""
     system: str | None = None
+    """System message; null: the suite's."""
     reward: RewardSpec | None = None
+    """How its answers are judged; null: the suite's."""
     _key: str = PrivateAttr(default="source")
 
     @property
@@ -62,6 +67,7 @@ class EvalSampling(Block):
     temperature: NonNegativeFloat = 0.0
     """0 is greedy, and then n must be 1."""
     max_new_tokens: PositiveInt = 4096
+    """Longest completion, in tokens."""
 
     @model_validator(mode="after")
     def greedy_is_asked_once(self) -> Self:
@@ -73,8 +79,11 @@ class Suite(Block):
     """Benchmarks that are evaluated together."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    """Of the suite: it stands in the default name of the output directory and in the results."""
     schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this format."""
     seed: int = 0
+    """Of the samples and of the bootstrap."""
     benchmarks: Annotated[dict[str, Benchmark], Field(min_length=1)]
     """By name, in the order of the tables."""
     template: str = "{question}"
@@ -86,7 +95,9 @@ class Suite(Block):
     max_prompt_tokens: PositiveInt = 4096
     """Longer problems are left out and counted."""
     reward: RewardSpec = MathReward()
+    """How answers are judged."""
     sampling: EvalSampling = EvalSampling()
+    """How completions are drawn."""
     k: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
     """The k of pass@k and maj@k; null: powers of two up to n, and n."""
     extrapolate: list[PositiveInt] | None = None
@@ -94,6 +105,7 @@ class Suite(Block):
     resamples: PositiveInt = 1000
     """Of the bootstrap over problems."""
     engine: Literal["transformers", "vllm"] = "transformers"
+    """What generates: transformers in this process, or vLLM."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute type."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -101,8 +113,11 @@ class Suite(Block):
     threads: PositiveInt | None = None
     """CPU threads of the engine; all cores that the process may use when null."""
     transformers: TransformersEngine = TransformersEngine()
+    """Settings of the transformers engine."""
     vllm: VllmEngine = VllmEngine()
+    """Settings of the vLLM engine."""
     verification: Verification = Verification()
+    """The processes that judge."""
 
     @field_validator("template")
     @classmethod

@@ -54,7 +54,7 @@ def trained_group() -> Group:
 
 
 def dropped_group() -> Group:
-    """A group without signal, chosen without any estimate."""
+    """A zero-variance group, chosen without any estimate."""
     return Group(
         pick=Pick(prompt("bb"), Origin.SELECTED, "uniform", True, NAN, NAN, NAN),
         rollouts=[rollout(0, [1]), rollout(1, [1])],

@@ -55,7 +55,7 @@ def test_a_run_leaves_everything_that_the_documentation_promises(finished):
     assert rows["token_ids"].map(len).sum() == tokens["generated"]
     trained = rows[rows["outcome"] == "trained"]
     by_group = trained.groupby(["step", "prompt_key"])["correct"].mean()
-    assert ((by_group > 0) & (by_group < 1)).all(), "only groups with mixed outcomes are trained on"
+    assert ((by_group > 0) & (by_group < 1)).all(), "only informative groups are trained on"
     # Zero-copy engine and learner agree on what the sampled tokens' probabilities were.
     gaps = [
         np.abs(engine - learner).max()

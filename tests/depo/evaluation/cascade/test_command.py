@@ -126,7 +126,7 @@ def test_figures_are_those_of_going_through_the_questions_one_by_one(base, here)
 
 
 def test_it_shows_the_figures_of_its_json_as_table_markdown_and_plot(base, here):
-    assert "routed to small" in base[1]
+    assert "sent to small" in base[1]
     assert "oracle, above τ" in base[1]
     markdown = (here / "out/route.md").read_text()
     result = read(here / "out/route.json")
@@ -180,7 +180,7 @@ def test_equal_questions_do_not_make_a_router_certain(here, capsys):
     assert "[1.000, 1.000]" not in printed
     assert "[0.000, 0.000]" not in printed
     assert (
-        "even: all questions alike in routed to small, cost saved, above random at some thresholds" in printed
+        "even: all questions alike in sent to small, cost saved, above random at some thresholds" in printed
     )
 
 
