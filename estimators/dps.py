@@ -1,7 +1,8 @@
 """DPS (arXiv 2603.10887): each prompt moves between three hidden states, filtered from its groups' outcomes.
 
 States and outcomes are numbered alike: 0 all wrong, 1 informative, 2 all right. Shapes: N candidates or
-groups, V visited prompts, 3 states. Rows of a transition matrix are the state left, columns the state entered.
+groups, V visited prompts, 3 states. Rows of a transition matrix are the state left, columns the state
+entered.
 
 From the paper and its public code. Per prompt a belief over the states and Dirichlet counts of its own
 transitions, with the same prior count in every cell. Every policy step the belief moves by the expected
