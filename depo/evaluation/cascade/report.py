@@ -108,7 +108,7 @@ def notes(result: Result) -> list[str]:
     ]
     lines += [
         f"{name}: all questions alike in {', '.join(alike)} at some thresholds: there the interval is "
-        "Clopper and Pearson's over questions, resampling equals tells nothing."
+        "Clopper and Pearson's over questions, resampling equal values tells nothing."
         for name, one in result["benchmarks"].items()
         if (alike := alike_somewhere(one))
     ]
