@@ -20,7 +20,7 @@ Ours: a group may show the neighbouring state's outcome with probability ``confu
 lucky rollout does not rewrite the belief; ``steps_per_transition`` slows the clock for pools that are
 visited seldom; a recorded pass rate sets the belief before the first visit; and each state has a mean pass
 rate, learned online from all prompts, which gives ``mean``, ``sd`` and ``sample``. The defaults were chosen
-on one half of a recorded training run (see benchmarks/log/selection.md).
+on one half of a recorded training run (see benchmarks/log/choosing.md).
 """
 
 from __future__ import annotations
