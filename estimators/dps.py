@@ -1,7 +1,8 @@
 """DPS (arXiv 2603.10887): each prompt moves between three hidden states, filtered from its groups' outcomes.
 
 States and outcomes are numbered alike: 0 all wrong, 1 informative, 2 all right. Shapes: N candidates or
-groups, V visited prompts, 3 states. Rows of a transition matrix are the state left, columns the state entered.
+groups, V visited prompts, 3 states. Rows of a transition matrix are the state left, columns the state
+entered.
 
 From the paper and its public code. Per prompt a belief over the states and Dirichlet counts of its own
 transitions, with the same prior count in every cell. Every policy step the belief moves by the expected
@@ -19,7 +20,7 @@ Ours: a group may show the neighbouring state's outcome with probability ``confu
 lucky rollout does not rewrite the belief; ``steps_per_transition`` slows the clock for pools that are
 visited seldom; a recorded pass rate sets the belief before the first visit; and each state has a mean pass
 rate, learned online from all prompts, which gives ``mean``, ``sd`` and ``sample``. The defaults were chosen
-on one half of a recorded training run (see benchmarks/log/selection.md).
+on one half of a recorded training run (see benchmarks/log/choosing.md).
 """
 
 from __future__ import annotations

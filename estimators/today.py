@@ -2,9 +2,10 @@
 
 A policy can be asked: what one prefill of a prompt tells (`PrefillProbe`), and how likely it finds the
 answers it gave before (`KnownAnswers`: answer rescoring). A history cannot: its outcomes are another
-policy's, and what they say today is only as good as the model of how pass rates move, which foresees no sudden understanding. So where the policy has
-been asked, a history counts with the power w that has predicted best together with the policy's replies
-(`ModelAverage`): a power prior (Ibrahim and Chen, Statistical Science 15, 2000).
+policy's, and what they say today is only as good as the model of how pass rates move, which foresees no
+sudden understanding. So where the policy has been asked, a history counts with the power w that has predicted
+best together with the policy's replies (`ModelAverage`): a power prior (Ibrahim and Chen, Statistical Science
+15, 2000).
 
     belief ∝ stranger^(1 − w) · history^w
 

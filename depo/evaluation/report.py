@@ -180,7 +180,7 @@ def notes(result: Result) -> list[str]:
         if one.get("clopper_pearson"):
             lines.append(
                 f"{name}: all problems alike in {', '.join(one['clopper_pearson'])}: there the interval is "
-                "Clopper and Pearson's over problems, resampling equals tells nothing."
+                "Clopper and Pearson's over problems, resampling equal values tells nothing."
             )
         lines += left_out(name, one)
     return lines

@@ -20,8 +20,8 @@ def test_builds_what_the_recipe_block_says() -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"no estimator is called 'betta'; known: .*beta.*uniform"):
-        estimators.build({"type": "plugin", "name": "betta", "options": {}})
+    with pytest.raises(ValueError, match=r"no estimator is called 'moops'; known: .*mopps.*uniform"):
+        estimators.build({"type": "plugin", "name": "moops", "options": {}})
 
 
 def test_option_the_estimator_does_not_take_is_an_error_naming_it() -> None:
@@ -42,7 +42,7 @@ def plugin_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: coin-estimator\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         f"[{GROUP}]\n"
-        "coin = coin_estimator:coin\nbroken = coin_estimator:missing\nbeta = coin_estimator:coin\n"
+        "coin = coin_estimator:coin\nbroken = coin_estimator:missing\nmopps = coin_estimator:coin\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path

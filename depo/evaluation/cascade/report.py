@@ -1,4 +1,4 @@
-"""A router's figures for readers: a report with the curve of accuracy against cost, and a terminal's part."""
+"""The figures of a cascade for readers: a report with accuracy against cost, and what a terminal shows."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def parts(result: Result) -> dict[str, Mapping[str, Any]]:
 
 
 def table(one: Mapping[str, Any], caption: str = "") -> Table:
-    """Each model alone, then both routers at each threshold."""
+    """Each model alone, then estimator and oracle at each threshold."""
     rows = [row("large alone", "", one["large"]), row("small alone", "", one["small"])]
     for router, points in one["routers"].items():
         rows += [row(NAMES[router], f"{point['tau']:g}", point) for point in points]
@@ -96,10 +96,10 @@ def notes(result: Result) -> list[str]:
     lines = [
         cost_line(result),
         f"Pass rates predicted by estimator {estimator['type']} of {estimator['run']}, "
-        f"{estimator['checkpoint']}{without}. Above random: accuracy above that of a router sending the "
-        "same share of questions at random.",
+        f"{estimator['checkpoint']}{without}. Above random: accuracy above that of a cascade that "
+        "sends the same share of questions at random.",
         "The oracle knows the pass rates measured on the small model's own samples "
-        f"({samples['small']} a problem), by which it is judged too: with few it flatters itself.",
+        f"({samples['small']} a problem), by which it is judged too: with few of them it looks too good.",
     ]
     lines += [
         f"{name}: {one['left_out']} problems left out; one of the models has no verdict on them."
@@ -108,7 +108,7 @@ def notes(result: Result) -> list[str]:
     ]
     lines += [
         f"{name}: all questions alike in {', '.join(alike)} at some thresholds: there the interval is "
-        "Clopper and Pearson's over questions, resampling equals tells nothing."
+        "Clopper and Pearson's over questions, resampling equal values tells nothing."
         for name, one in result["benchmarks"].items()
         if (alike := alike_somewhere(one))
     ]
@@ -124,15 +124,15 @@ def alike_somewhere(one: Mapping[str, Any]) -> list[str]:
 
 
 def draw_panels(shown: Mapping[str, Mapping[str, Any]]) -> Drawing:
-    """Accuracy against cost, one panel a benchmark: estimator, oracle and random router over all τ."""
+    """Accuracy against cost, one panel a benchmark: estimator, oracle and a random choice over all τ."""
     figure, places = panels(list(shown), 4.2, 3.4)
     for axes, one in zip(places, shown.values(), strict=True):
-        draw_router(axes, one)
+        draw_cascade(axes, one)
     places[0].legend(fontsize="small")
     return figure
 
 
-def draw_router(axes: Axes, one: Mapping[str, Any]) -> None:
+def draw_cascade(axes: Axes, one: Mapping[str, Any]) -> None:
     for name, style, colour in (
         ("oracle", "-", "tab:green"),
         ("estimator", "-", "tab:blue"),

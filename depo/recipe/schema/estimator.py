@@ -48,7 +48,7 @@ class HybridEstimator(Block):
     noise: Annotated[float, Field(ge=1e-9, lt=0.5)] = 0.0005
     """Chance that a verdict is wrong: keeps one wrong verdict from contradicting a belief beyond repair."""
     seed: NonNegativeInt = 0
-    """For the random draws of what reads the texts."""
+    """The text reader's random draws are keyed by it."""
 
     @model_validator(mode="after")
     def text_model_goes_with_encoder(self) -> Self:
@@ -62,7 +62,7 @@ class GresoEstimator(Block):
 
     type: Literal["greso"] = "greso"
     p_easy: Fraction = 0.5
-    """Base keep probability after all-right groups, at the start; it adjusts itself."""
+    """Keep probability after all-right groups, at the start; it adjusts itself."""
     p_hard: Fraction = 0.5
     """The same after all-wrong groups."""
     target_easy: Fraction = 1 / 12
@@ -70,11 +70,11 @@ class GresoEstimator(Block):
     target_hard: Fraction = 1 / 6
     """The same of all-wrong groups and p_hard."""
     adjustment: Fraction = 0.01
-    """How far both move after a step."""
+    """How far p_easy and p_hard move after a step."""
     p_min: Fraction = 0.05
-    """Neither falls below this …"""
+    """Lowest value of p_easy and p_hard."""
     p_max: Fraction = 0.95
-    """… nor rises above this."""
+    """Highest value of p_easy and p_hard."""
 
     @model_validator(mode="after")
     def bounds_hold(self) -> Self:
@@ -135,23 +135,23 @@ class DepoEstimator(Block):
     words: bool | None = None
     """Add a linear function of hashed n-grams to what the heads say."""
     words_rate: PositiveFloat | None = None
-    """Its learning rate (AdaGrad); 0.05 in both presets."""
+    """Learning rate (AdaGrad) of that linear function; 0.05 in both presets."""
     averaging: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Predictions use a running average of the weights, with this decay per step; 0: they do not."""
     likelihood: Literal["bce", "beta_binomial"] | None = None
     """Loss of the pass-rate head."""
     distillation_weight: NonNegativeFloat | None = None
-    """Of the head that predicts exp(mean token log-probability); 0.5 in both presets."""
+    """Weight of the loss on exp(mean token log-probability); 0.5 in both presets."""
     ranking_weight: NonNegativeFloat | None = None
-    """3 in ``paper``, 0.5 in ``repaired``."""
+    """Weight of the ranking loss; 3 in ``paper``, 0.5 in ``repaired``."""
     ranking_margin: NonNegativeFloat | None = None
-    """0.5 in both presets."""
+    """By how much the easier prompt of a pair should score higher; 0.5 in both presets."""
     ranking_score: Literal["probability", "logit"] | None = None
     """What the margin is measured in."""
     ranking_min_gap: NonNegativeFloat | None = None
-    """Pairs are ranked whose observed rates differ by more; 0.05 in both presets."""
+    """Only pairs whose observed rates differ by more are ranked; 0.05 in both presets."""
     ranking_gap: Literal["fixed", "confident"] | None = None
-    """``confident``: by more than one rollout and one standard error as well."""
+    """``confident``: the rates must also differ by more than one rollout and one standard error."""
     ranking_reduction: Literal["micro_batch", "pairs"] | None = None
     """Sum over the pairs of a micro-batch, per prompt; or mean over all pairs of the step."""
     dropout: Literal["on", "ranking_off", "off"] | None = None
@@ -163,7 +163,7 @@ class DepoEstimator(Block):
     memory: PositiveInt | None = None
     """Groups kept for replay; 8192 in both presets."""
     learning_rate: PositiveFloat | None = None
-    """Of trunk and heads (AdamW); 2e-4 in both presets."""
+    """Learning rate of trunk and heads (AdamW); 2e-4 in both presets."""
     backbone_rate: Fraction | None = None
     """Learning rate of the backbone as a share of that; 1/5 in both presets."""
     weight_decay: NonNegativeFloat | None = None
@@ -175,11 +175,11 @@ class DepoEstimator(Block):
     concentration: PositiveFloat | None = None
     """Pseudo-rollouts that a prediction is worth before any was compared with an outcome."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the backbone's matrix products; weights are float32."""
+    """Type of the backbone's matrix products; weights are float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the encoder works; auto: cuda where there is one."""
     seed: NonNegativeInt = 0
-    """Of the initial trunk and heads, and of the draws in training."""
+    """Initial weights and the draws in training are keyed by it."""
 
 
 class PluginEstimator(Block):

@@ -126,7 +126,7 @@ class KPopCorrection(Block):
 
     type: Literal["kpop"] = "kpop"
     max_kl: PositiveFloat = 0.1
-    """In nats, of "this token or another one"."""
+    """Largest binary KL, in nats, of "this token or another one"."""
 
 
 class PluginCorrection(Block):
@@ -151,7 +151,7 @@ class Learner(Block):
     loss: Loss = DapoLoss()
     """The policy loss."""
     correction: Correction = TisCorrection()
-    """For the mismatch between engine and learner: exp(learner_old − engine), detached."""
+    """Weights of the tokens for the mismatch between engine and learner, by the ratio exp(old − engine)."""
     advantage_scale: str | None = None
     """How rewards become advantages: "group" divides by the group's standard deviation, "none" does not;
     another name is one registered under the entry-point group ``depo.advantages``. null: by the loss ("none"
@@ -163,7 +163,7 @@ class Learner(Block):
     warmup_steps: NonNegativeInt = 0
     """Linear learning-rate warm-up, in steps."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up, over the run's steps."""
+    """Course of the learning rate after the warm-up, over the run's steps."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     """AdamW's decay of the first and the second moment."""
     weight_decay: NonNegativeFloat = 0.0

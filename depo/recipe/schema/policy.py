@@ -56,7 +56,7 @@ class WarmStart(Block):
     beta2: BelowOne = 0.98
     """AdamW's decay of the second moment: a short training needs a short memory."""
     max_steps: PositiveInt = 800
-    """Of one attempt."""
+    """Optimizer steps of one attempt, at most."""
     attempts: PositiveInt = 3
     """Initialisations to try: now and then one stays on the plateau of guessing the last digit."""
     check_every: PositiveInt = 25

@@ -69,7 +69,7 @@ class Recipe(Block):
     """One training run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-    """Of the run: its directory is runs/NAME-TIMESTAMP unless --run-dir says otherwise."""
+    """Name of the run. Its directory is runs/NAME-TIMESTAMP, if --run-dir does not name another."""
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this format."""
     seed: int = 0

@@ -32,7 +32,7 @@ class SelectionBase(Block):
     warmup_steps: NonNegativeInt = 0
     """Selection stays uniform for this many steps whatever the estimator is worth (DEPO's warm-up)."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    """Of the one-sided tests that end the warm-up and that let selection fail open."""
+    """Level of the one-sided tests that end the warm-up and that let selection fail open."""
 
     @model_validator(mode="after")
     def window_fits(self) -> Self:
@@ -81,7 +81,7 @@ class ThompsonSelection(RuleSelection):
 
     type: Literal["thompson"] = "thompson"
     draws: PositiveInt = 16
-    """Draws of which the mean counts. 1 is Thompson sampling; with more, doubt attracts less, up to
+    """The score is the mean over so many draws. 1 is Thompson sampling; with more, it comes closer to
     `greedy`."""
 
 
@@ -92,7 +92,7 @@ class OptimisticSelection(RuleSelection):
     sure_after: NonNegativeInt = 3
     """Visits after which a prompt's belief is used as it is, without draws."""
     draws: PositiveInt = 2
-    """Draws for the others, of which the best counts."""
+    """Draws for the other prompts; the best one counts."""
     revisit_after: PositiveInt | Literal["auto"] | None = None
     """As for the other rules, but off by default: this rule returns to little-known prompts by itself."""
 

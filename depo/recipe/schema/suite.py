@@ -79,11 +79,11 @@ class Suite(Block):
     """Benchmarks that are evaluated together."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-    """Of the suite: it stands in the default name of the output directory and in the results."""
+    """Name of the suite, in the default output directory and in the results."""
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this format."""
     seed: int = 0
-    """Of the samples and of the bootstrap."""
+    """Samples and bootstrap are keyed by it."""
     benchmarks: Annotated[dict[str, Benchmark], Field(min_length=1)]
     """By name, in the order of the tables."""
     template: str = "{question}"
@@ -103,13 +103,13 @@ class Suite(Block):
     extrapolate: list[PositiveInt] | None = None
     """The k to which coverage is extrapolated; null: 10 n and 100 n."""
     resamples: PositiveInt = 1000
-    """Of the bootstrap over problems."""
+    """Resamples of the bootstrap over problems."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """What generates: transformers in this process, or vLLM."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Compute type."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Of the transformers engine."""
+    """Where the transformers engine works; auto: cuda where there is one."""
     threads: PositiveInt | None = None
     """CPU threads of the engine; all cores that the process may use when null."""
     transformers: TransformersEngine = TransformersEngine()

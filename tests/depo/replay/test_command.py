@@ -119,7 +119,7 @@ def test_fitting_on_all_prompts_grades_the_split_alone(training_file, tmp_path):
         assert replay(training_file, "--estimator", "mopps", *QUICK, "--fit-on", fit_on, "--json", out) == 0
         found = json.loads(out.read_text())
         figures.append((found["trace"]["graded"], found["estimators"]["mopps"]["full"]["auroc"]))
-    assert figures[0] == figures[1], "beta learns nothing about one prompt from another"
+    assert figures[0] == figures[1], "mopps learns nothing about one prompt from another"
 
 
 def test_a_prior_column_makes_the_first_visit_better_than_chance(training_file, tmp_path):

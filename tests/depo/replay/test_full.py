@@ -118,7 +118,7 @@ def test_beliefs_that_are_no_probabilities_are_an_error(make_trace, bad):
 
 
 def test_figures_on_a_recorded_training_run(test_data):
-    """The lab's figures for the same definitions: beta 0.88, smoother 0.906, an uninformed estimator 0.5."""
+    """The lab's figures for the same definitions: mopps 0.88, smoother 0.906, an uninformed estimator 0.5."""
     path = test_data / "traces" / "dsrsub_qwen25math15b_grpo_epochs_n8.parquet"
     trace, group_size = read_parquet(path, None, {}, None, None, 0)
     assert (group_size, trace.trials_NT.shape[1]) == (8, 44)
@@ -131,21 +131,21 @@ def test_figures_on_a_recorded_training_run(test_data):
         "smoother": full_quality(smoother(odd, 8), weights_RN),
         "uniform": full_quality(full_feedback(odd, UniformEstimator, 8)[0], weights_RN),
     }
-    beta = qualities["mopps"].figures
-    assert beta["predictions"] == 368 * 44
-    assert beta["auroc"] >= 0.88
-    low, high = beta["intervals"]["auroc"]
-    assert low < beta["auroc"] < high
+    mopps = qualities["mopps"].figures
+    assert mopps["predictions"] == 368 * 44
+    assert mopps["auroc"] >= 0.88
+    low, high = mopps["intervals"]["auroc"]
+    assert low < mopps["auroc"] < high
     assert 0.02 < high - low < 0.05, "the standard error of one AUROC is near 0.007 here"
     assert 0.90 < qualities["smoother"].figures["auroc"] < 0.912
     assert qualities["uniform"].figures["auroc"] == 0.5
     assert math.isnan(qualities["uniform"].figures["spearman"])
-    assert beta["by_visits"]["0"]["auroc"] == 0.5
-    assert beta["by_visits"]["1"]["auroc"] < beta["by_visits"]["5+"]["auroc"]
+    assert mopps["by_visits"]["0"]["auroc"] == 0.5
+    assert mopps["by_visits"]["1"]["auroc"] < mopps["by_visits"]["5+"]["auroc"]
     pair = next(
         one for one in differences(qualities) if (one["estimator"], one["minus"]) == ("mopps", "slow")
     )
-    assert pair["auroc"] == pytest.approx(beta["auroc"] - qualities["slow"].figures["auroc"])
+    assert pair["auroc"] == pytest.approx(mopps["auroc"] - qualities["slow"].figures["auroc"])
     paired_low, paired_high = pair["auroc_interval"]
     assert paired_low < pair["auroc"] < paired_high < 0
     assert paired_high - paired_low < (high - low) / 3, (
