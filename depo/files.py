@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-
-from safetensors.numpy import load_file, save_file
+from typing import TYPE_CHECKING
 
 from depo.errors import UserError
-from estimators.base import State
+
+if TYPE_CHECKING:
+    from estimators.base import State
 
 
 def new_directory(name: str) -> Path:
@@ -156,12 +157,18 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 def save_state(directory: Path, state: State) -> None:
     """An estimator's state as ``state.json`` and ``state.safetensors``."""
+    from safetensors.numpy import save_file  # numpy: not for --help
+
     directory.mkdir(parents=True, exist_ok=True)
     save_file(dict(state.arrays), directory / "state.safetensors")
     write_json(directory / "state.json", {"schema_version": state.schema_version, "values": state.values})
 
 
 def load_state(directory: Path) -> State:
+    from safetensors.numpy import load_file
+
+    from estimators.base import State
+
     try:
         meta = read_json(directory / "state.json")
         arrays = load_file(directory / "state.safetensors")

@@ -138,7 +138,7 @@ class HybridEstimator:
         belief_NM = prepared.belief_NM[row_N]
         missing = np.flatnonzero(row_N < 0)
         if len(missing):
-            belief_NM[missing] = self._worked_out([candidates[i] for i in missing], step)
+            belief_NM[missing] = self._worked_out([candidates[i] for i in missing.tolist()], step)
         return belief_NM
 
     def _worked_out(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
@@ -149,7 +149,7 @@ class HybridEstimator:
         if again_N.any():
             belief_NM[again_N] = self._belief_now(row_N[again_N], step)
         if not again_N.all():
-            belief_NM[~again_N] = self._strangers([candidates[i] for i in np.flatnonzero(~again_N)])
+            belief_NM[~again_N] = self._strangers([candidates[i] for i in np.flatnonzero(~again_N).tolist()])
         return belief_NM
 
     def _strangers(self, prompts: Sequence[Candidate | Observation]) -> np.ndarray:

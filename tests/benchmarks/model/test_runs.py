@@ -40,6 +40,7 @@ def run_arm(recipe: Recipe, place: Place) -> Ended:
     return one
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_continued_and_a_finished_one_is_not_repeated(here) -> None:
     recipe, place = tiny(here, "checkpoint.every=1"), Place(here / "runs", 0, "hybrid")
     kill_after(place, here, checkpoint="step_000002")
@@ -74,6 +75,7 @@ def kill_after(place: Place, cwd: Path, checkpoint: str, timeout: float = 300.0)
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_comes_back_with_its_last_lines(here) -> None:
     (here / "sums.jsonl").write_text('{"unknown": 1}\n')
     ended = run_arm(tiny(here), Place(here / "runs", 0, "grpo"))

@@ -34,6 +34,7 @@ def workload(tiny_policy: Path) -> Workload:
     )
 
 
+@pytest.mark.slow
 def test_both_sides_run_whole_steps(workload: Workload, tmp_path: Path) -> None:
     pair = {side: whole_steps(side, workload, tmp_path / side) for side in SIDES}
     for side in SIDES:

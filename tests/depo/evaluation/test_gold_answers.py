@@ -55,6 +55,7 @@ def test_a_gold_answers_full_stop_is_not_part_of_it(test_data):
         assert [score.correct for score in pool.score(plain)] == [True] * len(ended)
 
 
+@pytest.mark.slow
 def test_gold_answers_of_reasoning_gym_verify_by_its_own_scorers():
     pytest.importorskip("reasoning_gym")
     suite = load_suite("reasoning_gym")

@@ -92,6 +92,7 @@ def test_a_recipe_with_a_wrong_suite_or_measure_is_told_in_one_line(workdir, mon
     assert "needs evaluation.best" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_remembers_its_best_policy(workdir, monkeypatch):
     monkeypatch.chdir(workdir)
     (workdir / "sums.yaml").write_text(SUITE)

@@ -20,6 +20,7 @@ def rows_of(path: Path) -> list[dict]:
     return [{name: value for name, value in row.items() if not name.startswith(TIMINGS)} for row in rows]
 
 
+@pytest.mark.slow
 def test_r3_trains_and_goes_on_after_an_interruption_with_the_same_numbers(workdir: Path) -> None:
     quick = ("evaluation.at_start=false", "evaluation.at_end=false", "checkpoint.every=2")
     for directory, arguments in (

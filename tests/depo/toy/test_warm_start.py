@@ -175,6 +175,7 @@ def test_a_warm_start_ends_in_its_band_saves_what_it_measured_and_is_the_same_ev
     assert "train_runtime" not in written.out + written.err
 
 
+@pytest.mark.slow
 def test_a_warm_start_that_cannot_reach_its_band_tries_again_and_then_says_so(tmp_path):
     hopeless = recipe(band=[0.98, 0.99], max_steps=2, check_every=1, attempts=2)
     build(hopeless.policy, tmp_path, seed=0)

@@ -33,6 +33,7 @@ def train(workdir: Path, run: str, *more: str) -> Path:
     return workdir / run
 
 
+@pytest.mark.slow
 def test_predictions_keep_to_what_the_policy_makes_of_its_earlier_answers(
     workdir: Path, tiny_policy: Path
 ) -> None:

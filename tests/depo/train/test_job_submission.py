@@ -85,6 +85,7 @@ def test_a_submitted_job_trains_and_writes_its_run_directory(ray_head, workdir):
     assert json.loads((run_dir / "summary.json").read_text())["steps"] == 2
 
 
+@pytest.mark.slow
 def test_relative_paths_are_the_drivers_on_a_cluster_that_was_started_elsewhere(
     ray_head, workdir, tiny_policy
 ):

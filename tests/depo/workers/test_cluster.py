@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import ray
 
+from depo.workers import cluster
 from depo.workers.cluster import STARTS, start_local
 
 
@@ -28,6 +29,7 @@ def failing(times: int, error: Exception, tried: list[dict]):
 
 def test_a_start_that_took_too_long_is_tried_again(monkeypatch) -> None:
     tried: list[dict] = []
+    monkeypatch.setattr(cluster, "STARTS", STARTS)  # the session's Ray may have been given more
     monkeypatch.setattr(ray, "init", failing(STARTS - 1, SLOW, tried))
     start_local(num_cpus=2)
     assert tried == [{"num_cpus": 2}] * STARTS
@@ -38,6 +40,7 @@ def test_a_start_that_took_too_long_is_tried_again(monkeypatch) -> None:
 )
 def test_one_that_goes_on_failing_or_fails_otherwise_is_told(error, times, monkeypatch) -> None:
     tried: list[dict] = []
+    monkeypatch.setattr(cluster, "STARTS", STARTS)
     monkeypatch.setattr(ray, "init", failing(STARTS, error, tried))
     with pytest.raises(type(error), match=str(error)[:20]):
         start_local(num_cpus=2)

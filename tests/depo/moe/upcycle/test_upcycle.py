@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from depo.cli import main
-from depo.moe.upcycle.command import MEASURED_LENGTH
+from depo.moe.upcycle.convert import MEASURED_LENGTH
 from depo.moe.upcycle.repair import fidelity, repair
 from depo.moe.upcycle.text import PASSAGES, encode, read_passages
 
