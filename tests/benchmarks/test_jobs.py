@@ -125,6 +125,7 @@ def test_stopping_the_benchmark_leaves_no_process_behind(module, how):
         os.kill(child, 0)
 
 
+@pytest.mark.slow
 def test_pressing_ctrl_c_again_and_again_saves_no_process(module):
     (module / "stays.py").write_text(IGNORES_INTERRUPTS)
     process, children = benchmark(module, "stays", "a", "b")

@@ -50,6 +50,7 @@ def test_both_sides_run_whole_steps(workload: Workload, tmp_path: Path) -> None:
     assert summary([pair])["samples_per_second"]["advantage"]["low"] is None
 
 
+@pytest.mark.slow
 def test_both_sides_get_the_same_loss_and_gradient_on_the_spread_batch(
     workload: Workload, tmp_path: Path
 ) -> None:

@@ -123,12 +123,14 @@ def test_it_writes_what_the_documentation_promises(base, here):
     assert document["benchmarks"]["mathy"]["vote"] == "math-verify"
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_numbers_with_any_number_of_workers(here, tiny_policy):
     assert evaluate(tiny_policy, "--run-dir", "four", "verification.workers=4") == 0
     assert samples(here / "out") == samples(here / "four")
     assert numbers(here / "out") == numbers(here / "four")
 
 
+@pytest.mark.slow
 def test_after_kill_9_resume_repeats_no_sample_and_gives_the_same_numbers(here, tiny_policy):
     arguments = ["--suite", "sums.yaml", CHEAP, "--n", "16", "transformers.batch_size=8", "--run-dir"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -75,6 +75,7 @@ def test_a_suite_decides_which_policy_is_best_and_when_to_stop(workdir, monkeypa
     assert found["benchmarks"]["first"]["avg"][0] == pytest.approx(best["value"])
 
 
+@pytest.mark.slow
 def test_a_suite_that_outgrows_the_models_positions_is_refused_before_training(workdir, monkeypatch, capsys):
     monkeypatch.chdir(workdir)
     (workdir / "sums.yaml").write_text(SUITE.replace("max_new_tokens: 5", "max_new_tokens: 4000"))

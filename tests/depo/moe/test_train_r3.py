@@ -46,6 +46,7 @@ def test_r3_trains_and_goes_on_after_an_interruption_with_the_same_numbers(workd
         assert max(by_layer["load_max"]) == row["routing/load_max"]
 
 
+@pytest.mark.slow
 def test_replay_of_a_dense_policy_is_one_clear_line(workdir: Path, tiny_policy: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
     settings = LlamaConfig(

@@ -88,6 +88,7 @@ def test_a_pass_rate_is_the_product_over_answer_and_end_token(model, tokenizer):
     np.testing.assert_allclose(rates, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_pass_rate_is_how_often_samples_are_right(model, tokenizer):
     engine = TransformersEngine(
         model, pad_token_id=tokenizer.pad_token_id, eos_token_ids=[tokenizer.eos_token_id], batch_size=4096

@@ -152,6 +152,7 @@ def test_weights_stay_where_training_left_them_when_there_is_no_way_into_the_ban
     assert model.accuracy.item() == pytest.approx(0.8)
 
 
+@pytest.mark.slow
 def test_a_warm_start_ends_in_its_band_saves_what_it_measured_and_is_the_same_every_time(tmp_path, capfd):
     saved = []
     for name in ("first", "second"):

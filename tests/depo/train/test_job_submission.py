@@ -73,6 +73,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float) -
             time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_a_submitted_job_trains_and_writes_its_run_directory(ray_head, workdir):
     address, _, env = ray_head
     for package in ("depo", "estimators", "reward"):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
-from tiny_run import depo_command
+from tiny_run import run_depo
 
 from depo.data import load_prompts
 from depo.errors import UserError
@@ -58,13 +56,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return site
 
 
-def test_a_run_reads_their_prompts_and_tells_their_tracker_each_step(site: Path, workdir: Path) -> None:
-    command = depo_command("train", "tiny.yaml", "steps=2", "--run-dir", "run", "--quiet")
-    command += ["data.train={type: plugin, name: sums, options: {below: 40}}"]
-    command += ["tracking.trackers=[{name: notes, options: {name: notes.jsonl}}]"]
-    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    env["PYTHONPATH"] = os.pathsep.join([str(site), env.get("PYTHONPATH", "")])
-    done = subprocess.run(command, cwd=workdir, env=env, capture_output=True, text=True, check=False)
+def test_a_run_reads_their_prompts_and_tells_their_tracker_each_step(
+    site: Path, workdir: Path, cluster: None
+) -> None:
+    command = ("train", "tiny.yaml", "steps=2", "--run-dir", "run", "--quiet")
+    command += ("data.train={type: plugin, name: sums, options: {below: 40}}",)
+    command += ("tracking.trackers=[{name: notes, options: {name: notes.jsonl}}]",)
+    done = run_depo(*command, cwd=workdir)
     assert done.returncode == 0, done.stderr
     run = workdir / "run"
     kept = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -145,6 +145,7 @@ def test_a_resumed_run_must_be_the_same_run(finished):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_is_extended_compares_no_evaluation_with_one_that_measured_otherwise(workdir):
     assert run_depo("train", "tiny.yaml", "steps=2", "--run-dir", "run", cwd=workdir).returncode == 0
     first = json.loads((workdir / "run/summary.json").read_text())
@@ -199,6 +200,7 @@ def test_a_process_that_finds_bad_input_says_nothing_but_the_line(workdir):
     assert "even_reward:absent" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_live_oracle_predicts_the_policys_exact_pass_rates(workdir, tiny_policy):
     """Against a plain forward pass of transformers over question, answer and end token, prompt by prompt."""
     overrides = ["estimator={type: oracle, live: true}", "reward={type: exact}", "steps=1"]
@@ -219,6 +221,7 @@ def test_a_live_oracle_predicts_the_policys_exact_pass_rates(workdir, tiny_polic
         assert row.predicted_mean == pytest.approx(exact, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_prefill_probe_tells_prompts_apart_before_their_first_visit(workdir):
     """Without text nothing else is known of prompts never visited: without the probe their predictions are
     all alike."""

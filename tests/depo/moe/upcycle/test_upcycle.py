@@ -156,6 +156,7 @@ def test_the_reported_error_is_that_of_the_logits(dense: dict[str, Path], tmp_pa
 
 
 @pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.slow
 def test_repair_brings_the_mixture_back_towards_its_parent(
     from_file: bool, dense: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
