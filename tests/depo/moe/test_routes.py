@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from depo.moe.routes import check_routes, compact_dtype, force, from_vllm, unpad
+from depo.moe.routes import check_routes, compact_dtype, force, unpad
+from depo.rollout.vllm.worker import from_vllm
 from depo.types import TrainSample
 
 CPU = torch.device("cpu")
