@@ -166,10 +166,9 @@ def why_not_shared(
     alone = [decoder(input_ids=tokens_1S, use_cache=False).last_hidden_state[0] for tokens_1S in tokens]
     try:
         found_BSH = shared_states(decoder, shared, len(made_up))
-    except (ValueError, TypeError, RuntimeError) as error:
-        # A mask of four dimensions is refused by check or by shape. Errors of the device are others.
-        if type(error) not in (ValueError, TypeError, RuntimeError, NotImplementedError):
-            raise
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # both are RuntimeErrors
+        raise
+    except (ValueError, TypeError, RuntimeError) as error:  # a mask of four dimensions is refused
         if "alloc" in str(error):  # the CPU's lack of memory has no type of its own
             raise
         return f"the model takes no mask of its layout ({' '.join(str(error).split())[:100]})"

@@ -152,9 +152,14 @@ def test_a_model_is_asked_whether_it_can(make_model, make_learner):
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 9 GB")]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: illegal memory access"),
+        RuntimeError("can't allocate memory: 9 GB"),
+    ],
 )
-def test_lack_of_memory_is_no_reason_to_take_the_slow_path(make_model, error):
+def test_lack_of_memory_or_a_failing_device_is_no_reason_to_take_the_slow_path(make_model, error):
     decoder = make_model("llama").get_decoder()
     with pytest.raises(type(error), match="memory"):
         why_not_shared(Deaf(decoder, error), 0, CPU)
