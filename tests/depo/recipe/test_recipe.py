@@ -214,13 +214,14 @@ LINES = [
         "estimator: mopps\nselection: {prefill_probe: true}",
         [],
         "FILE: selection.prefill_probe true needs estimator.type hybrid, which makes use of what the policy "
-        "shows; estimator.type is mopps",
+        "shows; estimator.type is mopps: set selection.prefill_probe to auto",
     ),
     (
         "estimator: greso",
         ["selection.answer_rescoring=8"],
         "FILE (with selection.answer_rescoring=8 from the command line): selection.answer_rescoring 8 needs "
-        "estimator.type hybrid, which makes use of what the policy shows; estimator.type is greso",
+        "estimator.type hybrid, which makes use of what the policy shows; estimator.type is greso: "
+        "set selection.answer_rescoring to 0",
     ),
     ("estimator: beta", [], "FILE: estimator.type: beta is called mopps now"),
     ("estimator: {type: streak, p_min: 0.1}", [], "FILE: estimator.type: streak is called greso now"),
