@@ -1,14 +1,17 @@
-"""A run directory has one process at a time, and is never begun anew over the remains of a run."""
+"""The run directory: one process at a time, checkpoints that a kill cannot spoil, and no new beginning over
+the
+remains of a run."""
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from depo.errors import UserError
-from depo.files import latest_checkpoint
+from depo.files import complete_checkpoints, directory_aside, latest_checkpoint, step_name
 from depo.trackers.jsonl import read_metrics
 
 LOCK = ".lock"
@@ -45,3 +48,19 @@ def check_continuable(run_dir: Path) -> None:
             f"--run-dir {run_dir}: no checkpoint is left in checkpoints/, though the run got to {last}: it "
             "cannot be continued, and beginning anew would overwrite it; name another directory"
         )
+
+
+def write_checkpoint(root: Path, step: int, write: Callable[[Path], None]) -> Path:
+    """``write(directory)`` fills a directory that becomes ``root/step_NNNNNN`` only when all is on disk."""
+    final = root / step_name(step)
+    for abandoned in root.glob(".step_*.partial"):  # of this step or, after a kill, of another
+        shutil.rmtree(abandoned, ignore_errors=True)
+    with directory_aside(final) as aside:
+        write(aside)
+    return final
+
+
+def prune(root: Path, keep: int) -> None:
+    """Remove all but the ``keep`` newest checkpoints."""
+    for old in sorted(complete_checkpoints(root))[:-keep]:
+        shutil.rmtree(old)

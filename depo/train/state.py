@@ -23,9 +23,9 @@ from depo.trackers.console import Console
 from depo.trackers.tracker import StepRecord, Tracker
 from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy
-from depo.train.checkpoint import prune, write_checkpoint
 from depo.train.ledger import Ledger
 from depo.train.metrics import Clock
+from depo.train.run_directory import prune, write_checkpoint
 from depo.types import Group
 from depo.workers.learner import RemoteLearner
 from estimators.base import Estimator, Prepares

@@ -10,7 +10,7 @@ import pytest
 
 from depo.errors import UserError
 from depo.files import latest_checkpoint, load_state, read_json, save_state, write_json
-from depo.train.checkpoint import prune, write_checkpoint
+from depo.train.run_directory import prune, write_checkpoint
 from estimators.base import State
 
 
@@ -33,7 +33,7 @@ def test_a_process_killed_while_writing_leaves_the_old_checkpoint_as_the_latest(
         f"""
         import os, signal
         from pathlib import Path
-        from depo.train.checkpoint import write_checkpoint
+        from depo.train.run_directory import write_checkpoint
 
         def write(directory):
             (directory / "a").write_text("half")
