@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from benchmarks.jobs import interruptible
-from depo.errors import BAD_INPUT, report_failure, say
+from depo.errors import BAD_INPUT, one_ending, report_failure, say
 
 BENCHMARKS = {
     "selection": (
@@ -54,18 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME", parser_class=Parser)
     asked = next((word for word in arguments if word in BENCHMARKS), None)
-    try:
-        for name, (place, about) in BENCHMARKS.items():
-            own = commands.add_parser(name, help=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-            if name == asked:
-                module = import_module(f"benchmarks.{place}")
-                own.description = module.__doc__
-                module.add_options(own)
-        options = parser.parse_args(arguments)
-        with interruptible():
-            return module.run(options, arguments)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all of it is reported
-        return report_failure(error, None)
+    with one_ending() as ended_by:
+        try:
+            for name, (place, about) in BENCHMARKS.items():
+                own = commands.add_parser(
+                    name, help=about, formatter_class=argparse.RawDescriptionHelpFormatter
+                )
+                if name == asked:
+                    module = import_module(f"benchmarks.{place}")
+                    own.description = module.__doc__
+                    module.add_options(own)
+            return module.run(parser.parse_args(arguments), arguments)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all is reported
+            return report_failure(error, None, ended_by)
 
 
 if __name__ == "__main__":

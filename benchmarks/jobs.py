@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
 
-from depo.errors import Terminated, say
+from depo.errors import one_ending, say
 
 LAST_LINES = 8
 POLL_SECONDS = 0.2
@@ -23,8 +21,6 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""
-
-Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
 
 @dataclass(frozen=True)
@@ -125,19 +121,11 @@ def run_each(
 @contextmanager
 def ending_them_all(running: Sequence[Running]) -> Iterator[None]:
     """None of these processes outlives the block, however it is left: SIGTERM and a closed terminal too."""
-    with interruptible():
+    with one_ending():
         try:
             yield
         finally:
-            with uninterrupted():
-                end_all([one.process for one in running])
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal are interrupts: processes that were started must not be left behind."""
-    with handlers({signal.SIGTERM: interrupt, signal.SIGHUP: interrupt}):
-        yield
+            end_all([one.process for one in running])
 
 
 @contextmanager
@@ -148,31 +136,6 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
         raise
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C while processes are being ended must not keep them alive."""
-    with handlers(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)):
-        yield
-
-
-@contextmanager
-def handlers(wanted: Mapping[signal.Signals, Handler]) -> Iterator[None]:
-    """A signal that is ignored, as ``nohup`` leaves it, stays so: it is meant to be survived."""
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in wanted}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, wanted[number])
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def start(job: Job, threads: int | None) -> Running:

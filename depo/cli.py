@@ -5,7 +5,7 @@ Each command is a module with ``add_options(commands)`` and ``run(options, argum
 exit status. Importing these modules imports neither torch nor Ray: what needs them is imported by ``run``.
 
 Exit status 0: done; 2: bad input, one line that names file and key; 1: anything else; 130: interrupted;
-143: terminated (SIGTERM, ``depo train``).
+143: terminated (SIGTERM); 129: the terminal is gone (SIGHUP).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import depo.models.fetch
 import depo.moe.upcycle.command
 import depo.replay.command
 import depo.run
-from depo.errors import BAD_INPUT, report_failure, say
+from depo.errors import BAD_INPUT, one_ending, report_failure, say
 from depo.files import check_run_dir
 from depo.report.provenance import installed_version
 
@@ -47,12 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = parse(arguments)
-    try:
-        if hasattr(options, "run_dir"):
-            check_run_dir(options.run_dir, options.resume)
-        return COMMANDS[options.command].run(options, arguments)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all of it is reported
-        return report_failure(error, None)
+    with one_ending() as ended_by:
+        try:
+            if hasattr(options, "run_dir"):
+                check_run_dir(options.run_dir, options.resume)
+            return COMMANDS[options.command].run(options, arguments)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all is reported
+            run_dir = options.run_dir if options.command == "train" else None
+            return report_failure(error, run_dir, ended_by)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -9,11 +9,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 
 class UserError(Exception):
@@ -25,50 +24,62 @@ class RunFailed(Exception):
     line that says what happened, and what to do about it. Exit status 1."""
 
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-"""Exit statuses; 130 is what a shell reports for Ctrl-C, 143 for SIGTERM."""
+class RunStopped(RunFailed):
+    """Something outside ended the run, such as a full disk or a process that died: it can be resumed."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: ends what an interrupt ends."""
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses; 128 + its number is what a shell reports for a signal: 130 for Ctrl-C."""
+
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C; what Slurm and Kubernetes send; a terminal that closes."""
 
 
 @contextmanager
-def terminations() -> Iterator[list[int]]:
-    """SIGTERM, with which Slurm and Kubernetes end a run, as an interrupt: all is closed as after Ctrl-C.
+def one_ending() -> Iterator[list[int]]:
+    """The first signal that asks for an end is an interrupt; while everything is closed, further ones are
+    told so and change nothing.
 
     Gives a list that holds the signal once it has come: a call of Ray that waits passes a handler's exception
-    on as a plain KeyboardInterrupt, if at all. Where signals are not this thread's business, or SIGTERM is
-    ignored, nothing changes.
+    on as a plain KeyboardInterrupt, if at all. A signal that is ignored (``nohup``) stays ignored. Where
+    signals are not this thread's business, nothing changes.
     """
     received: list[int] = []
 
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    def end(number: int, frame: FrameType | None) -> None:
+        if received:
+            say("already ending: closing Ray and the workers takes a few seconds")
+            return
         received.append(number)
         raise KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
+    if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
     try:
         yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def report_failure(error: BaseException, run_dir: Path | None, terminated: bool = False) -> int:
-    """Print what happened to stderr and return the exit status. ``terminated``: SIGTERM came, and whatever
-    was raised is due to it (it goes to a job's other processes too).
+def report_failure(error: BaseException, run_dir: Path | None, ended_by: Sequence[int] = ()) -> int:
+    """Print what happened to stderr and return the exit status. ``ended_by``: the signal that came, if one
+    did; whatever was raised is due to it (it goes to a job's other processes too).
 
     A UserError or RunFailed is its message alone. Anything else is "error: Type: message"; its traceback
-    goes to ``run_dir/error.log``, or to stderr with DEPO_TRACEBACK=1 or when there is no run directory yet.
+    goes to ``run_dir/error.log``, or to stderr with DEPO_TRACEBACK=1 or where it cannot be written. The last
+    line of a run that can be resumed says how.
     """
-    if terminated or isinstance(error, Terminated):
+    if ended_by and ended_by[0] != signal.SIGINT:
         say(how_to_continue("terminated", run_dir))
-        return TERMINATED
-    if isinstance(error, KeyboardInterrupt):
+        return 128 + ended_by[0]
+    if ended_by or isinstance(error, KeyboardInterrupt):
         say(how_to_continue("interrupted", run_dir))
         return INTERRUPTED
     cause = unwrapped(error)
@@ -78,17 +89,26 @@ def report_failure(error: BaseException, run_dir: Path | None, terminated: bool 
         return BAD_INPUT
     if isinstance(cause, RunFailed):
         say(f"error: {cause}")
-        return FAILED
-    trace = "".join(traceback.format_exception(error))
-    message = next((line.strip() for line in str(cause).splitlines() if line.strip()), "no message")
-    say(f"error: {type(cause).__name__}: {message}")
-    if os.environ.get("DEPO_TRACEBACK") == "1" or run_dir is None or not run_dir.is_dir():
-        say(trace.rstrip())
     else:
-        log = run_dir / "error.log"
-        log.write_text(trace, encoding="utf-8")
-        say(f"traceback: {log} (DEPO_TRACEBACK=1 prints it)")
+        trace = "".join(traceback.format_exception(error))
+        message = next((line.strip() for line in str(cause).splitlines() if line.strip()), "no message")
+        say(f"error: {type(cause).__name__}: {message}")
+        say(traceback_place(trace, run_dir))
+    if (isinstance(cause, RunStopped) or not isinstance(cause, RunFailed)) and can_continue(run_dir):
+        say(how_to_continue("the checkpoints are safe", run_dir))
     return FAILED
+
+
+def traceback_place(trace: str, run_dir: Path | None) -> str:
+    """The traceback itself, or where it was written."""
+    if os.environ.get("DEPO_TRACEBACK") == "1" or run_dir is None or not run_dir.is_dir():
+        return trace.rstrip()
+    log = run_dir / "error.log"
+    try:
+        log.write_text(trace, encoding="utf-8")
+    except OSError as error:
+        return f"{trace.rstrip()}\n{log}: cannot be written ({error.strerror})"
+    return f"traceback: {log} (DEPO_TRACEBACK=1 prints it)"
 
 
 def say(line: str) -> None:
@@ -106,8 +126,12 @@ def unwrapped(error: BaseException) -> BaseException:
     return error
 
 
+def can_continue(run_dir: Path | None) -> bool:
+    return run_dir is not None and (run_dir / "recipe.yaml").is_file()
+
+
 def how_to_continue(what: str, run_dir: Path | None) -> str:
     """One line on how to go on after ``what`` happened."""
-    if run_dir is not None and (run_dir / "recipe.yaml").is_file():
+    if can_continue(run_dir):
         return f"{what}; continue with: depo train --resume --run-dir {run_dir}"
     return what

@@ -6,9 +6,12 @@ and renames it.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depo.errors import UserError
+from depo.errors import RunStopped, UserError, unwrapped
 
 if TYPE_CHECKING:
     from estimators.base import State
@@ -82,17 +85,54 @@ def usual_mode(directory: Path) -> int:
 
 
 @contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock, in a file that is made; the kernel lets go when the process dies. Raises BlockingIOError
+    where another process holds it, OSError where the file system knows no locks."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what could not be written, and why. Raises RunStopped in place of an OSError, and of what
+    safetensors raises for one, be it in the learner's process."""
+    try:
+        yield
+    except Exception as error:
+        cause = unwrapped(error)
+        safetensors = sys.modules.get("safetensors")
+        kinds = (OSError,) if safetensors is None else (OSError, safetensors.SafetensorError)
+        if not isinstance(cause, kinds):
+            raise
+        reason = getattr(cause, "strerror", None) or cause
+        raise RunStopped(f"{path}: cannot be written: {reason}") from error
+
+
+def check_space(directory: Path, needed: int) -> None:
+    """Raise RunStopped unless ``needed`` bytes are free where ``directory`` is or will be."""
+    there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise RunStopped(
+            f"{directory}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on its file system; "
+            "make room there"
+        )
+
+
+@contextmanager
 def file_aside(path: Path) -> Iterator[Path]:
     """The place beside ``path`` (``.NAME.partial``) to write its new content to, in a directory that is made.
     At the end it is fsynced and renamed to ``path``. An error removes it; after a kill it may stay."""
     aside = path.with_name(f".{path.name}.partial")
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield aside
-        fsync(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing(path):
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield aside
+            fsync(aside)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -100,19 +140,20 @@ def directory_aside(path: Path) -> Iterator[Path]:
     """The same for a directory, empty at first: all of it or nothing. What lies at ``path`` is removed before
     the new one is renamed; a kill between the two leaves the whole new one aside."""
     aside = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-    except BaseException:
+    with writing(path):
         shutil.rmtree(aside, ignore_errors=True)
-        raise
-    follow_umask(aside)
-    on_disk(aside)
-    if path.exists():
-        shutil.rmtree(path)
-    aside.rename(path)
-    fsync(path.parent)
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            follow_umask(aside)
+            on_disk(aside)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        if path.exists():
+            shutil.rmtree(path)
+        aside.rename(path)
+        fsync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -127,6 +168,12 @@ def write_json(path: Path, value: object, indent: int = 2) -> None:
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def on_disk(directory: Path) -> None:

@@ -6,11 +6,12 @@ import argparse
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depo.errors import DONE, UserError, report_failure, say, terminations
-from depo.files import latest_checkpoint, new_directory
+from depo.errors import DONE, UserError, say
+from depo.files import new_directory
 from depo.recipe.budget import budget_text
 from depo.recipe.checks import check_inputs, demands, missing_model, notes, unchecked
 from depo.recipe.errors import Sources
@@ -64,12 +65,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         return DONE
     for note in notes(recipe):
         say(f"note: {note}")
-    run_dir = options.run_dir or new_directory(recipe.name)
-    with terminations() as received:
-        try:
-            train(recipe, run_dir, options.resume, options.quiet)
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame that knows the run
-            return report_failure(error, run_dir, terminated=bool(received))
+    options.run_dir = options.run_dir or new_directory(recipe.name)  # there for whoever reports a failure
+    train(recipe, options.run_dir, options.resume, options.quiet)
     return DONE
 
 
@@ -110,6 +107,7 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
     from depo.toy.prepare import prepare
     from depo.trackers.console import Console
     from depo.train.assembly import assemble, build_estimator, check_cluster, verifier
+    from depo.train.checkpoint import sound_checkpoint
     from depo.train.run_directory import check_continuable, claimed
     from depo.train.summary import finish
     from depo.workers.cluster import ray_cluster
@@ -123,6 +121,8 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
         if not resume:
             write_resolved(recipe, run_dir / "recipe.yaml")
         console = stack.enter_context(Console(recipe.steps, quiet, recipe.name))
+        say = partial(console.say, always=True)
+        checkpoint = sound_checkpoint(run_dir / "checkpoints", say) if resume else None
         estimator = build_estimator(recipe)
         reward = verifier("reward", recipe.reward, recipe, stack)
         stack.enter_context(ray_cluster(recipe))
@@ -132,7 +132,6 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
             prompts = prepare(recipe, Path(policy.model), run_dir, console.say)
         run = assemble(recipe, run_dir, policy, prompts, estimator, reward, console, stack)
         run.started = started
-        checkpoint = latest_checkpoint(run_dir / "checkpoints") if resume else None
         if checkpoint is not None:
             run.load_checkpoint(checkpoint)
             console.say(f"resuming after step {run.step} from {checkpoint}")

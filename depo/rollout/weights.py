@@ -7,14 +7,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
+from depo.files import locked, writing
 from depo.rollout import parity
 from depo.rollout.engine import RolloutEngine, WeightSyncError, WeightUpdate
 from depo.rollout.parity import ParityProbe
 
 SHARED_MEMORY = Path("/dev/shm")
+
+PREFIX, LOCKED = "depo-weights-", ".lock"
 
 
 class Learner(parity.Learner, Protocol):
@@ -86,9 +90,15 @@ class DirectorySync:
         base = root or (
             SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp"))
         )
-        # Named after the run: what a kill left there, gigabytes of memory, goes with a resume's first sync.
+        sweep(base)
         run = hashlib.sha256(str(run_dir.absolute()).encode()).hexdigest()[:12]
-        self.directory = base.absolute() / f"depo-weights-{run}"
+        self.directory = base.absolute() / f"{PREFIX}{run}"
+        self.lock_file = self.directory.with_suffix(LOCKED)
+        self.lock = ExitStack()
+        with writing(base):
+            base.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # where the file system knows no locks, nothing is swept either
+            self.lock.enter_context(locked(self.lock_file))
         self.learner = learner
         self.engine = engine
         self.probe = probe
@@ -115,14 +125,25 @@ class DirectorySync:
 
     def close(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+        self.lock.close()
+        self.lock_file.unlink(missing_ok=True)
 
     def _send(self, version: int) -> None:
         started = time.perf_counter()
         shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
-        self.learner.export_trained(self.directory)
+        with writing(self.directory):
+            self.directory.mkdir(parents=True)
+            self.learner.export_trained(self.directory)
         served = self.engine.load_weights(WeightUpdate(version, str(self.directory)))
         if served != version:
             raise WeightSyncError(f"the engine serves policy version {served}, expected {version}")
         self.seconds = time.perf_counter() - started
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def sweep(base: Path) -> None:
+    """Remove the weights that killed runs left: gigabytes of memory. A living run holds its lock."""
+    for lock in base.glob(f"{PREFIX}*{LOCKED}"):
+        with suppress(OSError), locked(lock):  # another's file, or in use
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink()

@@ -32,10 +32,12 @@ def prepare(recipe: Recipe, policy: Path, run_dir: Path, say: Callable[[str], No
         raise UserError('policy.type tiny_moe: its warm start needs the package trl; pip install "depo[trl]"')
     import ray
 
+    from depo.rollout.calls import Calls
+
     shutil.rmtree(policy, ignore_errors=True)
     builder = ray.remote(num_cpus=1)(Builder).remote(recipe)
-    for reference in builder.build.options(num_returns="streaming").remote(policy.absolute()):
-        item = ray.get(reference)
+    building = builder.build.options(num_returns="streaming").remote(policy.absolute())
+    for item in Calls(recipe.resources.call_timeout, say).items(building, "the toy's builder", "build"):
         if isinstance(item, str):
             say(item)
         else:

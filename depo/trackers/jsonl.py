@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from depo.trackers.tracker import StepRecord
 
-from depo.files import write_text
+from depo.files import write_text, writing
 
 Scalar = float | int | str | bool | None
 
@@ -32,9 +32,10 @@ class JsonLines:
         if record.layers:
             self.routing.write({"step": record.step, **record.layers})
 
-    def truncate_after(self, step: int) -> None:
-        self.metrics.truncate_after(step)
+    def truncate_after(self, step: int) -> list[str]:
+        told = self.metrics.truncate_after(step)
         self.routing.truncate_after(step)
+        return told
 
     def close(self) -> None:
         """Each line was written and closed."""
@@ -52,17 +53,29 @@ class MetricsLog:
             name: [finite(one) for one in value] if isinstance(value, list) else finite(value)
             for name, value in metrics.items()
         }
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def truncate_after(self, step: int) -> None:
-        """Drop the rows of later steps, and a last line that a kill left half written."""
-        if not self.path.exists():
-            return
-        kept = [row for row in read_metrics(self.path) if int(row["step"] or 0) <= step]
-        write_text(self.path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in kept))
+    def truncate_after(self, step: int) -> list[str]:
+        """Drop the rows of later steps, a last line that a kill left half written, and lines that are no
+        rows. Returns a line for each thing that is not as it was written."""
+        rows, garbage = sound_rows(self.path)
+        kept = {int(row["step"]): row for row in rows if row["step"] <= step}
+        if self.path.exists():
+            write_text(self.path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in kept.values()))
+        told = [f"{self.path}: dropped {len(garbage)} lines that are not rows of metrics"] if garbage else []
+        return told + missing_steps(self.path, kept, step)
+
+
+def missing_steps(where: Path, kept: Collection[int], step: int) -> list[str]:
+    """A line that names the steps up to ``step`` that are not in ``kept``; none where all are there."""
+    missing = sorted(set(range(1, step + 1)) - set(kept))
+    if not missing:
+        return []
+    shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+    return [f"{where}: {len(missing)} of {step} steps are missing ({shown}); the run goes on without them"]
 
 
 def finite(value: Scalar) -> Scalar:
@@ -75,13 +88,24 @@ def finite(value: Scalar) -> Scalar:
 
 def read_metrics(path: Path) -> list[dict[str, Scalar]]:
     """All complete rows, in order. A half-written last line is left out; elsewhere it is a ValueError."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: not a JSON object") from error
+    rows, garbage = sound_rows(path)
+    if garbage:
+        raise ValueError(f"{path}:{garbage[0]}: not a row of metrics")
     return rows
+
+
+def sound_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The rows of a file, in order, and the numbers of the lines that are none; a half-written last line
+    counts as neither. No file has no rows."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    rows, garbage = [], []
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        else:
+            garbage.append(number)
+    return rows, garbage

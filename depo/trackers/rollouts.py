@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depo.files import file_aside
+from depo.trackers.jsonl import missing_steps
 from depo.types import Group
 
 if TYPE_CHECKING:
@@ -72,13 +73,14 @@ class ParquetRollouts:
         with file_aside(self.directory / f"step_{step:06d}.parquet") as aside:
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), aside, compression="zstd")
 
-    def truncate_after(self, step: int) -> None:
+    def truncate_after(self, step: int) -> list[str]:
         """Remove the files of later steps, and those a kill left half written."""
-        for file in self.directory.glob("step_*.parquet"):
-            if int(file.stem.removeprefix("step_")) > step:
-                file.unlink()
+        kept = {int(file.stem.removeprefix("step_")): file for file in self.directory.glob("step_*.parquet")}
+        for later in [one for one in kept if one > step]:
+            kept.pop(later).unlink()
         for file in self.directory.glob(".step_*.parquet.partial"):
             file.unlink()
+        return missing_steps(self.directory, kept, step) if self.writes else []
 
     def close(self) -> None:
         """Each file was written and closed."""

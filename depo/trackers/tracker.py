@@ -43,8 +43,9 @@ class Tracker(Protocol):
         """Keep a step. The next one begins when this returns."""
         ...
 
-    def truncate_after(self, step: int) -> None:
-        """The run goes on after ``step``: forget what an interrupted run kept of later ones."""
+    def truncate_after(self, step: int) -> Sequence[str] | None:
+        """The run goes on after ``step``: forget what an interrupted run kept of later ones. Returns a line
+        for each thing that is missing or damaged of the steps up to ``step``."""
         ...
 
     def close(self) -> None:

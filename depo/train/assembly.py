@@ -13,8 +13,10 @@ from depo.data import LoadedData, PromptPool, RunPrompts, load_data, load_prompt
 from depo.errors import UserError
 from depo.evaluation.evaluator import Task, exact_pass_rates
 from depo.evaluation.in_training import TrainingEvaluation, training_suite
+from depo.files import read_json, sha256, write_json
 from depo.models.loading import load_tokenizer
-from depo.recipe.schema import PretrainedPolicy, Recipe, RewardSpec
+from depo.recipe.schema import FileSource, PretrainedPolicy, Recipe, RewardSpec
+from depo.rollout.calls import Calls
 from depo.rollout.engine import RolloutEngine
 from depo.rollout.parity import ParityProbe, choose_sequences, default_tolerance
 from depo.rollout.weights import DirectorySync, SharedWeights, WeightSync
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+SOURCE_FILE = "data_source.json"
+"""In a run directory: which file its problems were read from, and its SHA-256."""
+
+
 def assemble(
     recipe: Recipe,
     run_dir: Path,
@@ -51,7 +57,8 @@ def assemble(
 
     Raises UserError when the recipe asks for something that is not there.
     """
-    learner = RemoteLearner(recipe)
+    calls = Calls(recipe.resources.call_timeout, partial(console.say, always=True))
+    learner = RemoteLearner(recipe, calls)
     tokenizer = load_tokenizer(policy)
     prompts = prompts or loaded_prompts(recipe, run_dir, tokenizer, console)
     train, heldout = prompts.train, prompts.heldout
@@ -63,7 +70,7 @@ def assemble(
     if facts.not_shared is not None:
         console.say(f"learner: each prompt is computed once for each of its completions: {facts.not_shared}")
     pool = PromptPool(train, recipe.seed)
-    engine, weight_sync = make_engine(recipe, run_dir, policy, facts, pool, learner, console)
+    engine, weight_sync = make_engine(recipe, run_dir, policy, facts, pool, learner, console, calls)
     stack.callback(engine.close)
     stack.callback(weight_sync.close)
 
@@ -116,13 +123,24 @@ def loaded_prompts(
     recipe: Recipe, run_dir: Path, tokenizer: PreTrainedTokenizerBase, console: Console
 ) -> RunPrompts:
     """Prompts from the recipe's source; or what an earlier start stored."""
+    path = recipe.data.train.path if isinstance(recipe.data.train, FileSource) else None
+    digest = sha256(path) if path is not None and path.is_file() else None
+    noted = run_dir / SOURCE_FILE
     stored = RunPrompts.stored(run_dir)
     if stored is not None:
+        if digest is not None and noted.is_file() and read_json(noted)["sha256"] != digest:
+            console.say(
+                f"warning: data.train: {path} has changed since the run began; the run goes on with the "
+                "problems and answers that it began with",
+                always=True,
+            )
         return stored
     loaded: LoadedData = load_data(recipe.data, tokenizer, recipe.seed)
     console.say(f"data: {loaded.report}")
     prompts = RunPrompts(loaded.train, loaded.heldout)
     prompts.store(run_dir)
+    if digest is not None:
+        write_json(noted, {"path": str(path), "sha256": digest})
     return prompts
 
 
@@ -134,6 +152,7 @@ def make_engine(
     pool: PromptPool,
     learner: RemoteLearner,
     console: Console,
+    calls: Calls,
 ) -> tuple[RolloutEngine, WeightSync]:
     """The recipe's rollout engine and the way weights get there."""
     if recipe.rollout.engine == "transformers":
@@ -155,6 +174,7 @@ def make_engine(
         trust_remote_code=policy.trust_remote_code,
         seed=recipe.seed,
         routed_layers=facts.routed_layers if recipe.learner.routing_replay == "r3" else (),
+        calls=calls,
     )
     probe = ParityProbe(
         choose_sequences(pool.prompts, facts.vocab_size, recipe.seed, longest=context - 1),

@@ -1,18 +1,16 @@
-"""The run directory: one process at a time, checkpoints that a kill cannot spoil, and no new beginning over
-the
-remains of a run."""
+"""The run directory: one process at a time, nothing left of a run that was refused, and no new beginning over
+the remains of a run."""
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from depo.errors import UserError
-from depo.files import complete_checkpoints, directory_aside, latest_checkpoint, step_name
-from depo.trackers.jsonl import read_metrics
+from depo.errors import UserError, unwrapped
+from depo.files import latest_checkpoint, locked
+from depo.trackers.jsonl import sound_rows
 
 LOCK = ".lock"
 """In a run directory: held by whoever is at work there."""
@@ -20,19 +18,32 @@ LOCK = ".lock"
 
 @contextmanager
 def claimed(run_dir: Path) -> Iterator[None]:
-    """Make the directory, and keep other processes out of it; the kernel lets go when this one dies. Raises
-    UserError when one is at work there. Where the file system knows no locks, nothing is kept out."""
+    """Make the directory, and keep other processes out of it; the kernel lets go when this one dies. A run
+    that ends with a UserError before its first checkpoint leaves no trace: the corrected one can have the
+    same directory.
+
+    Raises UserError when another process is at work there. Where the file system knows no locks, nothing is
+    kept out.
+    """
+    fresh = not run_dir.is_dir() or not any(run_dir.iterdir())
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / LOCK).open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(run_dir / LOCK))
         except BlockingIOError:
             raise UserError(
                 f"--run-dir {run_dir}: another process is at work on this run; wait for it, or end it first"
             ) from None
         except OSError:
             pass
-        yield
+        try:
+            yield
+        except Exception as error:
+            refused = isinstance(unwrapped(error), UserError)
+            if refused and fresh and latest_checkpoint(run_dir / "checkpoints") is None:
+                with suppress(OSError):
+                    shutil.rmtree(run_dir)
+            raise
 
 
 def check_continuable(run_dir: Path) -> None:
@@ -40,7 +51,7 @@ def check_continuable(run_dir: Path) -> None:
     what it has left. (The first checkpoint precedes the first step.)"""
     if latest_checkpoint(run_dir / "checkpoints") is not None:
         return
-    rows = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []
+    rows, _ = sound_rows(run_dir / "metrics.jsonl")
     traces = [*(run_dir / "rollouts").glob("step_*.parquet"), *run_dir.glob("summary.json")]
     if rows or traces:
         last = f"step {rows[-1]['step']}" if rows else f"{traces[-1].name}"
@@ -48,19 +59,3 @@ def check_continuable(run_dir: Path) -> None:
             f"--run-dir {run_dir}: no checkpoint is left in checkpoints/, though the run got to {last}: it "
             "cannot be continued, and beginning anew would overwrite it; name another directory"
         )
-
-
-def write_checkpoint(root: Path, step: int, write: Callable[[Path], None]) -> Path:
-    """``write(directory)`` fills a directory that becomes ``root/step_NNNNNN`` only when all is on disk."""
-    final = root / step_name(step)
-    for abandoned in root.glob(".step_*.partial"):  # of this step or, after a kill, of another
-        shutil.rmtree(abandoned, ignore_errors=True)
-    with directory_aside(final) as aside:
-        write(aside)
-    return final
-
-
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest checkpoints."""
-    for old in sorted(complete_checkpoints(root))[:-keep]:
-        shutil.rmtree(old)

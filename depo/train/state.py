@@ -23,15 +23,13 @@ from depo.trackers.console import Console
 from depo.trackers.tracker import StepRecord, Tracker
 from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy
+from depo.train.checkpoint import CHECKPOINT_SCHEMA, STATE, prune, rewrite_state, write_checkpoint
 from depo.train.ledger import Ledger
 from depo.train.metrics import Clock
-from depo.train.run_directory import prune, write_checkpoint
 from depo.types import Group
 from depo.workers.learner import RemoteLearner
 from estimators.base import Estimator, Prepares
 from reward.base import Reward
-
-CHECKPOINT_SCHEMA = 2
 
 
 @dataclass
@@ -137,10 +135,10 @@ class Run:
             self.learner.export(directory / "policy")
             check_seen(directory / "policy" / "config.json")
             save_state(directory / "estimator", self.estimator.state_dict())
-            write_json(directory / "run.json", self.state_dict())
+            write_json(directory / STATE, self.state_dict())
 
         root = self.directory / "checkpoints"
-        write_checkpoint(root, step, write)
+        write_checkpoint(root, step, write, self.learner.checkpoint_bytes)
         prune(root, self.recipe.checkpoint.keep)
 
     def note_evaluation(self) -> None:
@@ -148,7 +146,7 @@ class Run:
         checkpoint: for a run that is extended later."""
         checkpoint = latest_checkpoint(self.directory / "checkpoints")
         if checkpoint is not None:
-            write_json(checkpoint / "run.json", self.state_dict())
+            rewrite_state(checkpoint, self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """JSON: all that is neither the learner's nor the estimator's."""
@@ -166,15 +164,9 @@ class Run:
         }
 
     def load_checkpoint(self, directory: Path) -> None:
-        """Continue from ``directory``; rows that were logged after it are dropped. Raises UserError for a
-        checkpoint of another version of depo."""
-        state = read_json(directory / "run.json")
-        if state["schema_version"] != CHECKPOINT_SCHEMA:
-            raise UserError(
-                f"--resume: {directory} was written by another version of depo "
-                f"(schema_version {state['schema_version']}, expected {CHECKPOINT_SCHEMA}); "
-                "go on with that version, or start a new run from its policy"
-            )
+        """Continue from ``directory``, which is sound (`depo.train.checkpoint`); rows that were logged after
+        it are dropped. What is missing of those before it is told."""
+        state = read_json(directory / STATE)
         self.learner.load(directory / "learner")
         self.estimator.load_state_dict(load_state(directory / "estimator"))
         self.pool.load_state_dict(state["pool"])
@@ -193,7 +185,8 @@ class Run:
                 "evaluation: measured otherwise than before the resume, so that nothing is compared"
             )
         for tracker in self.trackers:
-            tracker.truncate_after(self.step)
+            for missing in tracker.truncate_after(self.step) or ():
+                self.console.say(f"warning: {missing}", always=True)
         # As before the interruption: summed in another order, beliefs would differ in their last bit.
         self.look_ahead(self.step + 1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,19 @@ import ray
 from depo.models.loading import end_tokens
 from depo.recipe.schema import PretrainedPolicy, Recipe
 from depo.report.provenance import usable_cores
+from depo.rollout.calls import Calls
 from depo.rollout.engine import Sampling, WeightUpdate
 from depo.types import Prompt, Request, Rollout, TrainSample, UpdateResult
 from depo.workers.cluster import gpus_in_cluster, learner_gpus
 
 HANDFUL = 256
 """Rollouts that travel together: a Ray object each would cost more than a small policy."""
+
+LEARNER = "the learner"
+
+WEIGHTS_AND_MOMENTS, EXPORTED = 12, 2
+"""Bytes in a checkpoint of a trained parameter (its float32 value and AdamW's two moments), and of any
+parameter in the exported policy, at least (bfloat16)."""
 
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
 
@@ -152,60 +160,62 @@ class RemoteLearner:
     Directories go there as absolute paths: the actor's working directory is its cluster's, not the driver's.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, calls: Calls) -> None:
         gpus = learner_gpus(recipe, gpus_in_cluster())
         self.actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus).remote(recipe)
+        self.calls = calls
+        self.checkpoint_bytes = 0
+        """Of a checkpoint, at least; known once the policy is loaded."""
 
     def start(self, policy: PretrainedPolicy) -> PolicyFacts:
-        return ray.get(self.actor.start.remote(policy))
+        facts: PolicyFacts = self.ask("start", policy)
+        self.checkpoint_bytes = WEIGHTS_AND_MOMENTS * facts.trainable + EXPORTED * facts.parameters
+        return facts
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Rollout]:
-        for handful in stream(self.actor.generate, list(requests), sampling):
+        generate = self.actor.generate.options(num_returns="streaming")
+        for handful in self.calls.items(generate.remote(list(requests), sampling), LEARNER, "generate"):
             yield from handful
 
     def serve(self, version: int) -> int:
-        return ray.get(self.actor.serve.remote(version))
+        return self.ask("serve", version)
 
     def begin_update(self, batch: Sequence[TrainSample]) -> Callable[[], UpdateResult]:
         """Start an update; call what comes back to wait for its result."""
-        pending = self.actor.update.remote(batch)
-        return lambda: ray.get(pending)
+        return partial(self.calls.get, self.actor.update.remote(batch), LEARNER, "update")
 
     def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
         """Log-probabilities of each (prompt ids, completion ids): (T,) each, in nats."""
-        return ray.get(self.actor.score.remote(sequences, temperature))
+        return self.ask("score", sequences, temperature)
 
     def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
         """Log-probability of each whole answer, (prompt ids, answer ids): (N,), in nats."""
-        return ray.get(self.actor.answer_logprobs.remote(sequences, temperature))
+        return self.ask("answer_logprobs", sequences, temperature)
 
     def prompt_features(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """(N, F) float32, from one prefill of each prompt: see ``depo.learner.scoring``."""
-        return ray.get(self.actor.prompt_features.remote([prompt.token_ids for prompt in prompts]))
+        return self.ask("prompt_features", [prompt.token_ids for prompt in prompts])
 
     def export(self, directory: Path) -> None:
-        ray.get(self.actor.export.remote(directory.absolute()))
+        self.ask("export", directory.absolute())
 
     def export_trained(self, directory: Path) -> None:
-        ray.get(self.actor.export_trained.remote(directory.absolute()))
+        self.ask("export_trained", directory.absolute())
 
     def perturb(self, seed: int, scale: float) -> None:
-        ray.get(self.actor.perturb.remote(seed, scale))
+        self.ask("perturb", seed, scale)
 
     def restore(self) -> None:
-        ray.get(self.actor.restore.remote())
+        self.ask("restore")
 
     def save(self, directory: Path) -> None:
-        ray.get(self.actor.save.remote(directory.absolute()))
+        self.ask("save", directory.absolute())
 
     def load(self, directory: Path) -> None:
-        ray.get(self.actor.load.remote(directory.absolute()))
+        self.ask("load", directory.absolute())
 
-
-def stream(method: Any, *args: Any) -> Iterator[Any]:
-    """Items of a remote generator, as it yields them."""
-    for reference in method.options(num_returns="streaming").remote(*args):
-        yield ray.get(reference)
+    def ask(self, method: str, *arguments: Any) -> Any:
+        return self.calls.get(getattr(self.actor, method).remote(*arguments), LEARNER, method)
 
 
 class ColocatedEngine:

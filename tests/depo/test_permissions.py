@@ -10,7 +10,7 @@ import pytest
 
 from depo.files import follow_umask, save_state
 from depo.recipe.schema import TinyMoePolicy
-from depo.train.run_directory import write_checkpoint
+from depo.train.checkpoint import write_checkpoint
 from estimators.base import State
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from depo.recipe.schema.block import SCHEMA_VERSION, Block
 from depo.recipe.schema.data import ArithmeticSource, Data
@@ -61,6 +61,9 @@ class Resources(Block):
     share one GPU, with a rollout.vllm.gpu_memory_utilization that leaves the learner its memory (0.3, for
     instance). A cluster of one's own with an older Ray must then have been started with
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 in its environment, or Ray hides the GPUs from the learner."""
+    call_timeout: PositiveFloat | None = None
+    """Seconds to wait for an answer of the learner or of an engine before the run is ended, to be resumed;
+    null: 20 times the longest such call of the run, at least 10 minutes, and an hour for the first."""
     address: str | None = None
     """Ray cluster; RAY_ADDRESS, else a local Ray, when null."""
 

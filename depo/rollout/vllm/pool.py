@@ -6,20 +6,21 @@ The constructor returns while the engines start, so that the caller can load the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from depo.recipe import schema
+from depo.rollout.calls import Calls
 from depo.rollout.engine import LOOK_SECONDS, Sampling, WeightSyncError, WeightUpdate
 from depo.rollout.vllm.worker import Dtype, VllmOptions, actor_class, worker_environment
 from depo.types import Request, Rollout
 
-SILENT_SECONDS = 1800.0
-"""Without a look from any engine at work: none is compiling that long, so it hangs."""
+GENERATING = "generating"
 
 
 class VllmPool:
@@ -31,7 +32,8 @@ class VllmPool:
     threads of each engine (None: all cores). ``num_gpus_per_worker`` is 0 on CPUs, else normally
     ``rollout.vllm.tensor_parallel``. ``routed_layers`` are the decoder layers whose experts rollouts bring
     along (none: they bring none). ``heartbeat`` is told every few seconds how many tokens an engine has
-    decoded since it was told last, whether or not a sample has ended. Ray must be initialised.
+    decoded since it was told last, whether or not a sample has ended. ``calls`` says how long to wait for an
+    engine. Ray must be initialised.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class VllmPool:
         seed: int = 0,
         routed_layers: Sequence[int] = (),
         heartbeat: Callable[[int], None] | None = None,
+        calls: Calls | None = None,
     ) -> None:
         self.heartbeat = heartbeat or (lambda tokens: None)
+        self.calls = calls or Calls()
         vllm = rollout.vllm
         options = VllmOptions(
             model=str(model),
@@ -80,10 +84,11 @@ class VllmPool:
     def ready(self, timeout: float = 1800.0) -> None:
         """Wait until every engine is up; RuntimeError names the one that is not after ``timeout`` s."""
         pending = {name: worker.ready.remote() for name, worker in self.workers.items()}
+        deadline = time.monotonic() + timeout
         for name, reference in pending.items():
-            try:
-                self.get(name, reference, timeout)
-            except GetTimeoutError:
+            if ray.wait([reference], timeout=max(deadline - time.monotonic(), 0.0))[0]:
+                self.get(name, reference, "starting")
+            else:
                 free, gpus = (
                     resources.get("GPU", 0)
                     for resources in (ray.available_resources(), ray.cluster_resources())
@@ -91,7 +96,7 @@ class VllmPool:
                 raise RuntimeError(
                     f"{name} is not up after {timeout:g} s: the engines ask for {self.num_gpus} GPUs; of the "
                     f"Ray cluster's {gpus:g}, {free:g} are not taken by engines that are up or by the learner"
-                ) from None
+                )
 
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
         """Yield rollouts as they finish on any engine. Samples go round the engines one by one.
@@ -107,20 +112,13 @@ class VllmPool:
                 generate = worker.generate.options(num_returns="streaming")
                 streams[generate.remote(share, sampling, LOOK_SECONDS)] = name
         while streams:
-            done, _ = ray.wait(list(streams), num_returns=1, timeout=SILENT_SECONDS)
-            if not done:
-                silent = " and ".join(streams.values())
-                raise RuntimeError(
-                    f"{silent}: not a word for {SILENT_SECONDS:g} s while generating, where one comes every "
-                    f"{LOOK_SECONDS:g} s; ended, to go on with --resume"
-                )
-            stream: Any = done[0]
+            stream = self.calls.wait(list(streams), " and ".join(streams.values()), GENERATING)
             try:
                 reference = next(stream)
             except StopIteration:
                 del streams[stream]
                 continue
-            look = self.get(streams[stream], reference)
+            look = self.get(streams[stream], reference, GENERATING)
             yield from look.finished
             self.heartbeat(look.tokens)
 
@@ -148,12 +146,12 @@ class VllmPool:
     def on_all(self, method: str, *arguments: Any) -> dict[str, Any]:
         """Call a method on all workers at once; results by worker name."""
         pending = {name: getattr(worker, method).remote(*arguments) for name, worker in self.workers.items()}
-        return {name: self.get(name, reference) for name, reference in pending.items()}
+        return {name: self.get(name, reference, method) for name, reference in pending.items()}
 
-    def get(self, name: str, reference: Any, timeout: float | None = None) -> Any:
+    def get(self, name: str, reference: Any, what: str) -> Any:
         """A worker's answer; its failures are re-raised under its name."""
         try:
-            return ray.get(reference, timeout=timeout)
+            return self.calls.get(reference, name, what)
         except RayActorError as error:
             raise RuntimeError(f"{name} died: {error}") from error
         except RayTaskError as error:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from depo.trackers.jsonl import MetricsLog, read_metrics
+from depo.trackers.rollouts import ParquetRollouts
 
 
 def filled(path: Path, steps: int) -> MetricsLog:
@@ -79,3 +80,23 @@ def test_damage_elsewhere_is_an_error_that_names_the_line(tmp_path: Path) -> Non
 def test_truncating_before_the_first_row_is_fine(tmp_path: Path) -> None:
     MetricsLog(tmp_path / "metrics.jsonl").truncate_after(0)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_resume_drops_garbage_and_names_the_steps_that_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"st\nnull\n{"step": 4}\n{"step": 9}\n')
+    garbage, missing = MetricsLog(path).truncate_after(5)
+    assert "dropped 2 lines" in garbage
+    assert "3 of 5 steps are missing (2, 3, 5)" in missing
+    assert [row["step"] for row in read_metrics(path)] == [1, 4]
+    assert MetricsLog(filled(tmp_path / "whole.jsonl", 3).path).truncate_after(3) == []
+
+
+def test_deleted_rollout_files_are_named_unless_none_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "rollouts").mkdir()
+    for step in (1, 3, 6):
+        (tmp_path / "rollouts" / f"step_{step:06d}.parquet").write_bytes(b"")
+    assert ParquetRollouts(tmp_path, write=False).truncate_after(6) == []
+    (told,) = ParquetRollouts(tmp_path).truncate_after(4)
+    assert "2 of 4 steps are missing (2, 4)" in told
+    assert len(list((tmp_path / "rollouts").iterdir())) == 2

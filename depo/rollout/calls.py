@@ -1,0 +1,79 @@
+"""Waiting for other processes: never silently, never for ever, and clear about one that has died."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from depo.errors import RunStopped
+
+HEARTBEAT = 60.0
+"""Seconds of waiting between two lines that say so."""
+
+FIRST = 3600.0
+"""Seconds for the first call of a kind: models are loaded and kernels compiled in it."""
+
+AT_LEAST, TIMES = 600.0, 20.0
+"""A later call may take so many seconds, or so many times the longest of its kind in this run."""
+
+
+class Calls:
+    """The remote calls of a run. ``timeout``: seconds that any of them may take; None: learned from the run's
+    own times, see above. ``say`` hears what is waited for once a call takes longer than a minute and than
+    three times the longest of its kind."""
+
+    def __init__(self, timeout: float | None = None, say: Callable[[str], None] = lambda line: None) -> None:
+        self.timeout, self.say = timeout, say
+        self.longest: dict[str, float] = {}
+
+    def limit(self, what: str) -> float:
+        """Seconds that a call of this kind may take."""
+        if self.timeout is not None:
+            return self.timeout
+        longest = self.longest.get(what)
+        return FIRST if longest is None else max(AT_LEAST, TIMES * longest)
+
+    def get(self, reference: Any, who: str, what: str) -> Any:
+        """The answer of ``who`` to a call. Raises RunStopped where none comes or the process has died, and
+        what the call itself raised."""
+        self.wait([reference], who, what)
+        try:
+            return ray.get(reference)
+        except RayActorError as error:
+            if error.actor_init_failed:  # the error says why
+                raise
+            raise RunStopped(f"{who} died during {what!r}: killed, or out of memory") from error
+
+    def items(self, stream: Any, who: str, what: str) -> Iterator[Any]:
+        """The items of a remote generator, each waited for as a call."""
+        while True:
+            self.wait([stream], who, what)
+            try:
+                reference = next(stream)
+            except StopIteration:
+                return
+            yield self.get(reference, who, what)
+
+    def wait(self, pending: Sequence[Any], who: str, what: str) -> Any:
+        """The first of these references or streams that has something. Raises RunStopped where none has in
+        time."""
+        started, limit = time.monotonic(), self.limit(what)
+        quiet = max(HEARTBEAT, 3 * self.longest.get(what, 0.0))
+        while True:
+            waited = time.monotonic() - started
+            until = min(limit, quiet if waited < quiet else waited + HEARTBEAT)
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=max(until - waited, 0.0))
+            waited = time.monotonic() - started
+            if done:
+                self.longest[what] = max(waited, self.longest.get(what, 0.0))
+                return done[0]
+            if waited >= limit:
+                raise RunStopped(
+                    f"{who}: no answer to {what!r} after {waited:.0f} s; it hangs. If it only needs longer, "
+                    f"raise resources.call_timeout (seconds, now {limit:.0f})"
+                )
+            self.say(f"waiting for {who}: {what}, {waited:.0f} s so far, {limit:.0f} allowed")
