@@ -95,7 +95,7 @@ def report_failure(error: BaseException, run_dir: Path | None, ended_by: Sequenc
         say(f"error: {type(cause).__name__}: {message}")
         say(traceback_place(trace, run_dir))
     if (isinstance(cause, RunStopped) or not isinstance(cause, RunFailed)) and can_continue(run_dir):
-        say(how_to_continue("the checkpoints are safe", run_dir))
+        say(how_to_continue("what the run has saved is safe", run_dir))
     return FAILED
 
 

@@ -7,15 +7,17 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 import yaml
 
 from depo.cli import main
-from depo.errors import UserError, report_failure
+from depo.errors import RunFailed, RunStopped, UserError, report_failure
 from depo.recipe.loading import load_recipe, write_resolved
 from depo.rollout.engine import WeightSyncError
 
@@ -280,9 +282,10 @@ def test_an_unexpected_error_is_named_and_its_traceback_kept(
     monkeypatch.delenv("DEPO_TRACEBACK", raising=False)
     run_with(raises(WeightSyncError("log-probabilities are off by 3.2 nats\nmore detail")))
     assert status("train", recipe, "--run-dir", "here") == 1
-    first, second = capsys.readouterr().err.splitlines()
+    first, second, last = capsys.readouterr().err.splitlines()
     assert first == "error: WeightSyncError: log-probabilities are off by 3.2 nats"
     assert second.startswith("traceback: here/error.log")
+    assert last == "what the run has saved is safe; continue with: depo train --resume --run-dir here"
     trace = (tmp_path / "here" / "error.log").read_text()
     assert "Traceback" in trace
     assert "more detail" in trace
@@ -305,13 +308,35 @@ def test_an_interrupted_run_says_how_to_continue(
     assert error_line(capsys) == "interrupted; continue with: depo train --resume --run-dir here"
 
 
-def test_a_terminated_run_says_how_to_continue_before_ray_has_started_and_after(recipe: str) -> None:
+@pytest.mark.parametrize("raised", [RunStopped("the learner died"), RunFailed("it has diverged")])
+def test_only_a_run_that_was_stopped_from_outside_is_told_to_continue(
+    raised: RunFailed, recipe: str, run_with, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_with(raises(raised))
+    assert status("train", recipe, "--run-dir", "here") == 1
+    first, *more = capsys.readouterr().err.splitlines()
+    assert first == f"error: {raised}"
+    assert [line.split("; ")[1] for line in more] == (
+        ["continue with: depo train --resume --run-dir here"] if isinstance(raised, RunStopped) else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("when", "first", "status"),
+    [("early", signal.SIGTERM, 143), ("early", signal.SIGHUP, 129), ("late", signal.SIGTERM, 143)],
+)
+def test_a_terminated_run_says_how_to_continue_and_leaves_no_process_however_often_it_is_told(
+    when: str, first: signal.Signals, status: int, recipe: str
+) -> None:
     program = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import depo.run
 from depo.cli import main
 from depo.recipe.loading import write_resolved
+
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell may have them ignored
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 def train(recipe, run_dir, resume, quiet):
     run_dir.mkdir()
@@ -329,20 +354,27 @@ def train(recipe, run_dir, resume, quiet):
 depo.run.train = train
 sys.exit(main(["train", "small.yaml", "--run-dir", sys.argv[1]]))
 """
-    for when in ("early", "late"):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, when],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "at work\n"
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 143
-        assert said == f"terminated; continue with: depo train --resume --run-dir {when}\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, when],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert bool(started) == (when == "late")
+    process.send_signal(first)
+    if when == "late":
+        for again in (signal.SIGINT, signal.SIGTERM):
+            time.sleep(0.1)
+            process.send_signal(again)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == status
+    assert said.splitlines()[-1] == f"terminated; continue with: depo train --resume --run-dir {when}"
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive
 
 
 @ray.remote(num_cpus=0)
