@@ -46,6 +46,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = Parser(
         prog="python -m benchmarks",
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME", parser_class=Parser)
     asked = next((word for word in arguments if word in BENCHMARKS), None)
-    with one_ending() as ended_by:
+    with one_ending(for_good=own_process) as ended_by:
         try:
             for name, (place, about) in BENCHMARKS.items():
                 own = commands.add_parser(

@@ -45,9 +45,10 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = parse(arguments)
-    with one_ending() as ended_by:
+    with one_ending(for_good=own_process) as ended_by:
         try:
             if hasattr(options, "run_dir"):
                 check_run_dir(options.run_dir, options.resume)

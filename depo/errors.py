@@ -37,13 +37,14 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def one_ending() -> Iterator[list[int]]:
+def one_ending(for_good: bool = False) -> Iterator[list[int]]:
     """The first signal that asks for an end is an interrupt; while everything is closed, further ones are
     told so and change nothing.
 
     Gives a list that holds the signal once it has come: a call of Ray that waits passes a handler's exception
-    on as a plain KeyboardInterrupt, if at all. A signal that is ignored (``nohup``) stays ignored. Where
-    signals are not this thread's business, nothing changes.
+    on as a plain KeyboardInterrupt, if at all. ``for_good``: the process ends with the block, so that after
+    the first signal the others are ignored to the very end. A signal that is ignored already (``nohup``)
+    stays so. Where signals are not this thread's business, nothing changes.
     """
     received: list[int] = []
 
@@ -65,7 +66,7 @@ def one_ending() -> Iterator[list[int]]:
         yield received
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if for_good and received else handler)
 
 
 def report_failure(error: BaseException, run_dir: Path | None, ended_by: Sequence[int] = ()) -> int:

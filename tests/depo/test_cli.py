@@ -341,7 +341,7 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell may hav
 def train(recipe, run_dir, resume, quiet):
     run_dir.mkdir()
     write_resolved(recipe, run_dir / "recipe.yaml")
-    if sys.argv[1] == "early":
+    if run_dir.name == "early":
         print("at work", flush=True)
         time.sleep(60)
     import ray
@@ -352,7 +352,8 @@ def train(recipe, run_dir, resume, quiet):
         ray.get(waits)
 
 depo.run.train = train
-sys.exit(main(["train", "small.yaml", "--run-dir", sys.argv[1]]))
+sys.argv[1:] = ["train", "small.yaml", "--run-dir", sys.argv[1]]
+sys.exit(main())
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program, when],
@@ -367,9 +368,10 @@ sys.exit(main(["train", "small.yaml", "--run-dir", sys.argv[1]]))
     assert bool(started) == (when == "late")
     process.send_signal(first)
     if when == "late":
-        for again in (signal.SIGINT, signal.SIGTERM):
-            time.sleep(0.1)
-            process.send_signal(again)
+        time.sleep(1.5)  # Ray looks for signals every second
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
     _, said = process.communicate(timeout=120)
     assert process.returncode == status
     assert said.splitlines()[-1] == f"terminated; continue with: depo train --resume --run-dir {when}"
