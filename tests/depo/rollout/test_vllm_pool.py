@@ -18,6 +18,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from depo.errors import RunStopped
 from depo.models.export import export_policy
 from depo.recipe.schema import Rollouts
 from depo.rollout.engine import Sampling, WeightSyncError, WeightUpdate
@@ -455,7 +456,7 @@ def test_an_engine_that_dies_while_generating_is_named(served):
     stream = pool.generate(requests(8, 8), Sampling(1.0, 200))
     next(stream)
     ray.kill(pool.workers["vLLM worker 1"])
-    with pytest.raises(RuntimeError, match="vLLM worker 1 died"):
+    with pytest.raises(RunStopped, match="vLLM worker 1 died"):
         list(stream)
     with pytest.raises(RuntimeError, match="vLLM worker 1 died"):
         pool.score_each(fixed_sequences())
