@@ -458,5 +458,5 @@ def test_an_engine_that_dies_while_generating_is_named(served):
     ray.kill(pool.workers["vLLM worker 1"])
     with pytest.raises(RunStopped, match="vLLM worker 1 died"):
         list(stream)
-    with pytest.raises(RuntimeError, match="vLLM worker 1 died"):
+    with pytest.raises(RunStopped, match="vLLM worker 1 died"):
         pool.score_each(fixed_sequences())
