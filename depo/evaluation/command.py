@@ -169,8 +169,8 @@ def evaluated(
 def outlook(target: Target, suite: Suite, place: Path) -> Document:
     """What the document of an evaluation will say that has not begun: model, suite, and which problems."""
     from depo.evaluation.evaluate import without_paths
+    from depo.evaluation.evaluator import load_benchmarks
     from depo.evaluation.model import active_parameters, load_tokenizer
-    from depo.evaluation.suite import load_benchmarks
 
     benchmarks = load_benchmarks(suite, load_tokenizer(target.model, suite), place / "problems")
     return {

@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depo.errors import UserError
-from depo.evaluation.evaluator import Evaluator, Row, Scorer, Task, Verdicts, exact_pass_rates, requests_of
-from depo.evaluation.measures import pass_at_k_each
-from depo.evaluation.suite import (
+from depo.evaluation.evaluator import (
+    Evaluator,
     LoadedBenchmark,
+    Row,
+    Scorer,
+    Task,
+    Verdicts,
     context_for,
+    exact_pass_rates,
     load_benchmarks,
     longest_prompt,
+    requests_of,
     suite_requests,
     suite_tasks,
 )
+from depo.evaluation.measures import pass_at_k_each
 from depo.recipe.schema import Evaluation, PretrainedPolicy, Recipe
 from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import recipe_suite

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from depo.errors import UserError
 from depo.learner.packing import MicroBatch
 from depo.learner.shared_prompts import shared_states
-from depo.models.devices import base_model
+from depo.models.precision import base_model
 from depo.recipe.schema.learner import CHUNK_LOGITS
 
 

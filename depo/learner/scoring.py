@@ -16,8 +16,8 @@ from transformers import DynamicCache
 
 from depo.learner.logprobs import chunked_logprobs, decoder_states, head_logprobs, predicting, token_logprobs
 from depo.learner.packing import MicroBatch, Packing, Rows, unpad_values
-from depo.models.devices import autocast, base_model
 from depo.models.experts import keep_casts
+from depo.models.precision import autocast, base_model
 from depo.types import TrainSample
 
 # Padded tokens of one forward pass: enough to fill a CPU, small beside the activations of a large model.

@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 
 from depo.files import follow_umask
-from depo.models.devices import base_model, compute_dtype
+from depo.models.precision import base_model, compute_dtype
 
 BASE_LAYER = ".base_layer"
 

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from depo.errors import UserError
-from depo.models.devices import base_model
-from depo.models.routers import routers
+from depo.models.precision import base_model, routers
 
 Weights = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(router, logits (N, E), indices (N, K)) → weights (N, K), as the router itself computes them."""

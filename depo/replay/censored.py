@@ -15,8 +15,7 @@ import numpy as np
 from depo.data.pool import PromptPool
 from depo.recipe import schema
 from depo.replay.full import Factory
-from depo.replay.told import Told
-from depo.replay.trace import Trace
+from depo.replay.trace import Told, Trace
 from depo.report.calibration import auroc, brier, brier_skill, expected_calibration_error
 from depo.selection import build_selector
 from depo.selection.picks import observations

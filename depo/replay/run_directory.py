@@ -19,7 +19,7 @@ from depo.data import load_saved
 from depo.errors import UserError
 from depo.recipe.overrides import parse_yaml
 from depo.replay.trace import MISSING, Trace
-from depo.trackers.jsonl import read_metrics
+from depo.trackers.tracker import read_metrics
 from depo.types import Origin, Prompt
 
 COLUMNS = ("step", "prompt_key", "prompt", "origin", "propensity", "selector", "correct")

@@ -16,8 +16,14 @@ from depo.evaluation.in_training import TrainingEvaluation, training_suite
 from depo.models.loading import load_tokenizer
 from depo.recipe.schema import PretrainedPolicy, Recipe, RewardSpec
 from depo.rollout.engine import RolloutEngine
-from depo.rollout.parity import ParityProbe, choose_sequences, default_tolerance
-from depo.rollout.weights import DirectorySync, SharedWeights, WeightSync
+from depo.rollout.weights import (
+    DirectorySync,
+    ParityProbe,
+    SharedWeights,
+    WeightSync,
+    choose_sequences,
+    default_tolerance,
+)
 from depo.selection import Selector, build_selector
 from depo.selection.answer_rescoring import AnswerRescoring
 from depo.selection.selector import PrefillProbe

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from depo.errors import UserError
 from depo.files import complete_checkpoints, directory_aside, latest_checkpoint, step_name
-from depo.trackers.jsonl import read_metrics
+from depo.trackers.tracker import read_metrics
 
 LOCK = ".lock"
 """In a run directory: held by whoever is at work there."""

@@ -59,15 +59,15 @@ class LearnerActor:
     def start(self, policy: PretrainedPolicy) -> PolicyFacts:
         """Load the policy and make the learner and its colocated engine."""
         from depo.learner.learner import PolicyLearner
-        from depo.models.devices import pick_device
         from depo.models.loading import load_model, load_tokenizer
+        from depo.models.precision import pick_device
         from depo.rollout.transformers import TransformersEngine
 
         recipe = self.recipe
         device = pick_device(recipe.learner.device)
         self.tokenizer = tokenizer = load_tokenizer(policy)
         model = load_model(policy, device, recipe.seed)
-        eos_token_ids = end_tokens(model, tokenizer)
+        eos_token_ids = end_tokens(model.generation_config, tokenizer)
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_token_ids[0]
         self.learner = PolicyLearner(
             model,

@@ -11,10 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depo.evaluation.evaluator import Evaluator, Task, exact_pass_rates, requests_of, stretches
+from depo.evaluation.evaluator import (
+    Evaluator,
+    LoadedBenchmark,
+    Task,
+    exact_pass_rates,
+    requests_of,
+    stretches,
+    suite_requests,
+)
 from depo.evaluation.in_training import TrainingEvaluation, TrainingSuite
 from depo.evaluation.samples import EvalProgress, SampleStore, SampleWriter
-from depo.evaluation.suite import LoadedBenchmark, suite_requests
 from depo.recipe.schema import Evaluation, MathReward
 from depo.recipe.schema.suite import Suite
 from depo.rng import seed64

@@ -9,8 +9,7 @@ from safetensors import safe_open
 
 from depo.recipe.schema import PretrainedPolicy, Recipe
 from depo.rollout.engine import WeightUpdate
-from depo.rollout.parity import ParityProbe
-from depo.rollout.weights import DirectorySync
+from depo.rollout.weights import DirectorySync, ParityProbe
 from depo.workers.learner import LearnerActor
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from depo.trackers.jsonl import MetricsLog, read_metrics
+from depo.trackers.tracker import MetricsLog, read_metrics
 
 
 def filled(path: Path, steps: int) -> MetricsLog:
