@@ -136,7 +136,7 @@ def evaluate(
             begin(target, suite, directory, benchmarks)
             stack.enter_context(progress)
             started = time.perf_counter()
-            evaluator.run(requests, engine, writer)
+            writer.write(engine.generate(requests, sampling))
             seconds = time.perf_counter() - started
         else:
             begin(target, suite, directory, benchmarks)

@@ -5,7 +5,7 @@ Held-out prompts, a recipe's sets and suites are three ways to call it:
     held-out prompts, sets   one task a call, requests in the order of its prompts
     suites                   all tasks in one call, longest prompts first, keys that begin with a task's name
 
-A sink takes the rollouts: in training they stay in memory, ``depo eval`` writes them to disk (see
+In training the rollouts stay in memory, ``depo eval`` writes them to disk as they come (see
 `depo.evaluation.samples`). N problems, T tokens.
 """
 
@@ -58,16 +58,6 @@ class Scorer(Protocol):
         ...
 
 
-class Sink(Protocol):
-    """Takes the rollouts of an evaluation as they finish."""
-
-    def add(self, rollout: Rollout) -> None: ...
-
-    def flush(self) -> None:
-        """There are no more."""
-        ...
-
-
 def requests_of(
     prompts: Iterable[Prompt], n: int, seed: int, done: Mapping[str, set[int]] | None = None
 ) -> list[Request]:
@@ -101,16 +91,10 @@ class Evaluator:
         self.asked = {prompt.key: (task, prompt) for task in tasks for prompt in task.prompts}
         self.rewards = list({id(task.reward): task.reward for task in tasks}.values())
 
-    def run(self, requests: Sequence[Request], engine: RolloutEngine, sink: Sink) -> None:
-        for rollout in engine.generate(requests, self.sampling):
-            sink.add(rollout)
-        sink.flush()
-
     def rows(self, requests: Sequence[Request], engine: RolloutEngine) -> list[Row]:
         """All rows at once, in the order of requests and samples."""
-        sink = InMemory()
-        self.run(requests, engine, sink)
-        return self.judge([rollout for group in collate(requests, sink.rollouts) for rollout in group])
+        groups = collate(requests, engine.generate(requests, self.sampling))
+        return self.judge([rollout for group in groups for rollout in group])
 
     def judge(self, rollouts: Sequence[Rollout]) -> list[Row]:
         """A row for each rollout, with the verdict of its task's reward."""
@@ -146,19 +130,6 @@ class Evaluator:
             }
             for i, ((task, _), rollout) in enumerate(zip(asked, rollouts, strict=True))
         ]
-
-
-class InMemory:
-    """A sink that keeps the rollouts."""
-
-    def __init__(self) -> None:
-        self.rollouts: list[Rollout] = []
-
-    def add(self, rollout: Rollout) -> None:
-        self.rollouts.append(rollout)
-
-    def flush(self) -> None:
-        """Nothing waits."""
 
 
 @dataclass(frozen=True, slots=True)

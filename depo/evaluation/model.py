@@ -21,7 +21,6 @@ from depo.rollout.engine import RolloutEngine
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 RESULTS, SUMMARY = "results.json", "summary.json"
 
 BLOCKS, BLOCK_BYTES = 512, 2**14

@@ -34,7 +34,6 @@ SCHEMA_VERSION = 1
 MOST_WITHOUT = 0.01
 """Share of the problems that the coverage curve may leave out."""
 
-
 Problem = Mapping[str, Any]
 
 

@@ -314,21 +314,13 @@ class PolicyLearner:
         ``score`` where many are to one prompt."""
         budget = self.settings.tokens_per_microbatch
         with self.inference():
-            return answer_logprobs(
-                self.model,
-                sequences,
-                temperature=temperature,
-                tokens_per_batch=budget,
-                pad_token_id=self.pad_token_id,
-            )
+            return answer_logprobs(self.model, sequences, temperature, budget, self.pad_token_id)
 
     def prompt_features(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         """The prefill probe of N prompts, (N, F) float32: see ``depo.learner.scoring``."""
         budget = self.settings.tokens_per_microbatch
         with self.inference():
-            return prompt_features(
-                self.model, prompts, tokens_per_batch=budget, pad_token_id=self.pad_token_id
-            )
+            return prompt_features(self.model, prompts, budget, self.pad_token_id)
 
     @contextmanager
     def dropout_stream(self) -> Iterator[None]:

@@ -31,9 +31,7 @@ from depo.rng import seed64
 
 KEY = "policy.model"
 
-
 LAYER = re.compile(r"\.layers\.\d+\.")
-
 
 VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 
@@ -185,13 +183,12 @@ def check_targets(
     """Raise UserError, with the names worth giving, for targets that are not the end of any name."""
     unknown = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
     if unknown:
-        ends = sorted({short_name(name, whole=shown is not None) for name in shown or names})
-        raise UserError(f"policy.lora.{key}: {', '.join(unknown)} names no {what}; it has {', '.join(ends)}")
-
-
-def short_name(name: str, *, whole: bool) -> str:
-    """What a recipe would call a module or parameter: its last part, or ``whole``: all behind the layer."""
-    return (LAYER.split(name)[-1]) if whole else name.rpartition(".")[2]
+        # What a recipe would call them: a module by its last part, a parameter by all behind the layer.
+        ends = {name.rpartition(".")[2] for name in names}
+        if shown is not None:
+            ends = {LAYER.split(name)[-1] for name in shown or names}
+        has = ", ".join(sorted(ends))
+        raise UserError(f"policy.lora.{key}: {', '.join(unknown)} names no {what}; it has {has}")
 
 
 def check_source(source: str, key: str = KEY) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -98,16 +98,14 @@ Observe = Callable[[int, Tensor, Tensor], None]
 """(which router, logits (N, E) detached, native choice (N, K)), once a router and forward pass."""
 
 
+@dataclass
 class RouterHook:
-    """One block's state. ``forced`` may be exchanged between forward passes of the block."""
+    """One block's state."""
 
-    def __init__(
-        self, routers: Sequence[Router], forced: ForcedRoutes | None, observe: Observe | None
-    ) -> None:
-        self.routers = routers
-        self.forced = forced
-        self.observe = observe
-        self.observed: set[int] = set()
+    routers: Sequence[Router]
+    forced: ForcedRoutes | None
+    observe: Observe | None
+    observed: set[int] = field(default_factory=set)
 
     def hook(self, index: int) -> Callable:
         router = self.routers[index]
@@ -128,9 +126,8 @@ class RouterHook:
 
         return on_forward
 
-    def next_pass(self, forced: ForcedRoutes | None = None) -> None:
-        """Another forward pass in the same block, with routes of its own."""
-        self.forced = forced
+    def next_pass(self) -> None:
+        """Another forward pass in the same block."""
         self.observed.clear()
 
 

@@ -86,9 +86,7 @@ def selection_block(spec: Spec, prompts: int, audit: float) -> schema.Selection:
 
 ORACLE = "oracle"
 
-
 SMOOTHER = "smoother (sees the future)"
-
 
 SHARES = ("effective_ratio", "starvation", "never_visited")
 """Figures whose interval cannot leave [0, 1]."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
@@ -34,6 +34,26 @@ from estimators.moments import informative_probability
 
 Factory = Callable[[], Estimator]
 """Makes a fresh estimator: every replay starts from nothing."""
+
+
+class Timed:
+    """An estimator, and the seconds spent in it."""
+
+    def __init__(self, estimator: Told | Estimator) -> None:
+        self.estimator = estimator
+        self.seconds = 0.0
+
+    def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
+        start = time.perf_counter()
+        estimates = self.estimator.predict(candidates, context)
+        self.seconds += time.perf_counter() - start
+        return estimates
+
+    def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
+        start = time.perf_counter()
+        metrics = self.estimator.observe(observations, context)
+        self.seconds += time.perf_counter() - start
+        return metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +102,9 @@ def full_feedback(
     first prompts then helps with the later ones, also on a first visit.
     """
     parts: list[Predictions] = []
-    seconds = 0.0
     visits_N = np.zeros(len(trace.prompts), dtype=np.int64)
     told = Told(factory(), trace) if told_rates else None
-    estimator = told or factory()
+    estimator = Timed(told or factory())
     steps = 0
     for t, rows in offers(trace, batch, seed):
         steps += 1
@@ -98,22 +117,20 @@ def full_feedback(
         if told is not None:
             told.column = t
         observations = observations_at(trace, t, rows, step)
-        start = time.perf_counter()
         estimates = estimator.predict(candidates, context)
         estimator.observe(observations, context)
-        seconds += time.perf_counter() - start
         graded = trace.graded_NT[rows, t]
         parts.append(
             Predictions(
                 rows,
                 visits_N[rows],
-                *probabilities(estimates, len(rows), type(estimator).__name__),
+                *probabilities(estimates, len(rows), type(estimator.estimator).__name__),
                 trace.successes_NT[rows, t],
                 trace.trials_NT[rows, t],
             ).of(graded)
         )
         visits_N[rows] += 1
-    return joined(parts), seconds / max(steps, 1)
+    return joined(parts), estimator.seconds / max(steps, 1)
 
 
 def probabilities(
@@ -219,13 +236,7 @@ def full_quality(predictions: Predictions, weights_RN: np.ndarray) -> Quality:
     figures = {
         "predictions": len(informative_M),
         "base_rate": base,
-        "auroc": auroc(one.informative_M, informative_M),
-        "auroc_all_wrong": auroc(one.all_wrong_M, one.was_all_wrong_M),
-        "auroc_all_right": auroc(one.all_right_M, one.was_all_right_M),
-        "average_precision": average_precision(one.informative_M, informative_M),
-        "brier": brier(one.informative_M, informative_M),
-        "brier_skill": brier_skill(one.informative_M, informative_M),
-        "ece": expected_calibration_error(one.informative_M, informative_M),
+        **scores(one),
         "spearman": spearman(one.mean_M, rate_M),
         "false_reject_rate": false_reject_rate(one.informative_M, informative_M),
         "intervals": {
@@ -236,7 +247,11 @@ def full_quality(predictions: Predictions, weights_RN: np.ndarray) -> Quality:
             "brier": interval(brier_R),
             "brier_skill": interval(skill_R),
         },
-        "by_visits": strata(one),
+        "by_visits": {
+            label: {"predictions": int(member_M.sum()), **scores(one.of(member_M))}
+            for label, member_M in by_visits(one.visits_M)
+            if member_M.any()
+        },
         "reliability": reliability(one.informative_M, informative_M),
     }
     return Quality(figures, auroc_R, brier_R)
@@ -248,24 +263,18 @@ def interval(values_R: np.ndarray) -> list[float] | None:
     return None if low is None or high is None else [low, high]
 
 
-def strata(predictions: Predictions) -> dict[str, dict[str, float]]:
-    """The main figures by how often the prompt had been observed before; empty strata left out."""
-    found = {}
-    for label, member_M in by_visits(predictions.visits_M):
-        if member_M.any():
-            part = predictions.of(member_M)
-            informative_M = part.was_mixed_M
-            found[label] = {
-                "predictions": int(member_M.sum()),
-                "auroc": auroc(part.informative_M, informative_M),
-                "auroc_all_wrong": auroc(part.all_wrong_M, part.was_all_wrong_M),
-                "auroc_all_right": auroc(part.all_right_M, part.was_all_right_M),
-                "average_precision": average_precision(part.informative_M, informative_M),
-                "brier": brier(part.informative_M, informative_M),
-                "brier_skill": brier_skill(part.informative_M, informative_M),
-                "ece": expected_calibration_error(part.informative_M, informative_M),
-            }
-    return found
+def scores(one: Predictions) -> dict[str, float]:
+    """The main figures; NaN where one is undefined."""
+    informative_M = one.was_mixed_M
+    return {
+        "auroc": auroc(one.informative_M, informative_M),
+        "auroc_all_wrong": auroc(one.all_wrong_M, one.was_all_wrong_M),
+        "auroc_all_right": auroc(one.all_right_M, one.was_all_right_M),
+        "average_precision": average_precision(one.informative_M, informative_M),
+        "brier": brier(one.informative_M, informative_M),
+        "brier_skill": brier_skill(one.informative_M, informative_M),
+        "ece": expected_calibration_error(one.informative_M, informative_M),
+    }
 
 
 def differences(qualities: Mapping[str, Quality]) -> list[dict[str, Any]]:

@@ -24,18 +24,13 @@ from depo.types import Origin, Prompt
 
 COLUMNS = ("step", "prompt_key", "prompt", "origin", "propensity", "selector", "correct")
 
-
 LOGPROBS = "engine_logprobs"
-
 
 UNIFORM = "uniform"  # the selector's name in the log wherever a prompt was drawn uniformly
 
-
 TRAINING = (Origin.SELECTED, Origin.AUDIT, Origin.REFILL)
 
-
 CELL_BYTES = 41  # of a prompt at a step, over all matrices of a run's trace
-
 
 LARGEST_TRACE = 8 * 2**30  # bytes
 

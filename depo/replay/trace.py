@@ -19,7 +19,6 @@ from estimators.base import Candidate, Context, Estimates, Estimator, Observatio
 
 MISSING = -1
 
-
 SPLITS = ("odd", "even", "all")
 
 

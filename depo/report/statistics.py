@@ -71,19 +71,19 @@ def wilson_interval(successes: int, trials: int, confidence: float = LEVEL) -> t
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def t_interval(values: Sequence[float], confidence: float = LEVEL) -> Interval:
+def t_interval(values: Sequence[float]) -> Interval:
     """Student's t interval of the mean of independent values, e.g. one difference a seed."""
     values_S = np.asarray(values, dtype=float)
     mean = float(values_S.mean())
     if len(values_S) < 2:
         return Interval(mean, math.nan, math.nan)
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(values_S) - 1) * stats.sem(values_S))
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(values_S) - 1) * stats.sem(values_S))
     return Interval(mean, mean - half, mean + half)
 
 
-def ratio_interval(ratios: Sequence[float], confidence: float = LEVEL) -> Interval:
+def ratio_interval(ratios: Sequence[float]) -> Interval:
     """Geometric mean of positive ratios, with the t interval of their logarithms."""
-    logs = t_interval(np.log(np.asarray(ratios, dtype=float)).tolist(), confidence)
+    logs = t_interval(np.log(np.asarray(ratios, dtype=float)).tolist())
     return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high))
 
 

@@ -56,8 +56,9 @@ class Learner(Protocol):
 
     def restore(self) -> object: ...
 
-    def export_trained(self, directory: Path) -> None:
-        """Write what an engine lacks that was started from the same checkpoint."""
+    def export(self, directory: Path, trained_only: bool) -> None:
+        """Write the policy; with ``trained_only`` what an engine lacks that was started from the same
+        checkpoint."""
         ...
 
 
@@ -176,15 +177,20 @@ class ParityProbe:
 
     def perturbed(self, learner: Learner, real: Scores, seed: int) -> Scores:
         """Perturb the learner until that shows; its scores then. WeightSyncError if it never does."""
+        least = MARGIN * self.tolerance
         for scale in SCALES:
             if scale > SCALES[0]:
                 learner.restore()
             learner.perturb(seed, scale)
             scores = learner.score(self.sequences)
-            if difference(scores, real).mean_abs >= MARGIN * self.tolerance:
-                break
-        self.require_visible(difference(scores, real))
-        return scores
+            moved = difference(scores, real).mean_abs
+            if moved >= least:
+                return scores
+        # A perturbation that the tolerance would hide proves nothing.
+        raise WeightSyncError(
+            f"the start-up probe's perturbation moved the learner by {moved:.2g} nats; it takes {least:.2g} "
+            f"({MARGIN:g} tolerances) to tell a sync from none. Lower rollout.vllm.parity_tolerance"
+        )
 
     def check_each(self, learner_scores: Scores, engine: Engines, what: str) -> ProbeResult:
         """Check every engine of ``engine``; returns the worst result."""
@@ -193,16 +199,6 @@ class ParityProbe:
             for name, scores in engine.score_each(self.sequences).items()
         ]
         return max(results, key=lambda result: result.mean_abs)
-
-    def require_visible(self, moved: ProbeResult) -> None:
-        """A perturbation that the tolerance would hide proves nothing."""
-        least = MARGIN * self.tolerance
-        if not moved.mean_abs >= least:
-            raise WeightSyncError(
-                f"the start-up probe's perturbation moved the learner by {moved.mean_abs:.2g} nats; it takes "
-                f"{least:.2g} ({MARGIN:g} tolerances) to tell a sync from none. "
-                "Lower rollout.vllm.parity_tolerance"
-            )
 
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -292,7 +288,7 @@ class DirectorySync:
         started = time.perf_counter()
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
-        self.learner.export_trained(self.directory)
+        self.learner.export(self.directory, trained_only=True)
         served = self.engine.load_weights(WeightUpdate(version, str(self.directory)))
         if served != version:
             raise WeightSyncError(f"the engine serves policy version {served}, expected {version}")

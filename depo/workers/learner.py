@@ -112,38 +112,14 @@ class LearnerActor:
     def serve(self, version: int) -> int:
         return self.engine.load_weights(WeightUpdate(version))
 
-    def update(self, batch: Sequence[TrainSample]) -> UpdateResult:
-        return self.learner.update(batch)
+    def call(self, method: str, *arguments: Any) -> Any:
+        """A method of the `PolicyLearner`."""
+        return getattr(self.learner, method)(*arguments)
 
-    def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
-        return self.learner.score(sequences, temperature)
-
-    def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
-        return self.learner.answer_logprobs(sequences, temperature)
-
-    def prompt_features(self, prompts: list[tuple[int, ...]]) -> np.ndarray:
-        return self.learner.prompt_features(prompts)
-
-    def export(self, directory: Path) -> None:
-        """The policy in Hugging Face format with its tokenizer, LoRA merged."""
-        self.learner.export(directory)
-        self.tokenizer.save_pretrained(directory)
-
-    def export_trained(self, directory: Path) -> None:
-        """What an engine lacks that was started from the same checkpoint."""
-        self.learner.export(directory, trained_only=True)
-
-    def perturb(self, seed: int, scale: float) -> None:
-        self.learner.perturb(seed, scale)
-
-    def restore(self) -> None:
-        self.learner.restore()
-
-    def save(self, directory: Path) -> None:
-        self.learner.save(directory)
-
-    def load(self, directory: Path) -> None:
-        self.learner.load(directory)
+    def export(self, directory: Path, trained_only: bool) -> None:
+        self.learner.export(directory, trained_only)
+        if not trained_only:
+            self.tokenizer.save_pretrained(directory)
 
 
 class RemoteLearner:
@@ -168,38 +144,40 @@ class RemoteLearner:
 
     def begin_update(self, batch: Sequence[TrainSample]) -> Callable[[], UpdateResult]:
         """Start an update; call what comes back to wait for its result."""
-        pending = self.actor.update.remote(batch)
+        pending = self.actor.call.remote("update", batch)
         return lambda: ray.get(pending)
 
     def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
         """Log-probabilities of each (prompt ids, completion ids): (T,) each, in nats."""
-        return ray.get(self.actor.score.remote(sequences, temperature))
+        return self.call("score", sequences, temperature)
 
     def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
         """Log-probability of each whole answer, (prompt ids, answer ids): (N,), in nats."""
-        return ray.get(self.actor.answer_logprobs.remote(sequences, temperature))
+        return self.call("answer_logprobs", sequences, temperature)
 
     def prompt_features(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """(N, F) float32, from one prefill of each prompt: see ``depo.learner.scoring``."""
-        return ray.get(self.actor.prompt_features.remote([prompt.token_ids for prompt in prompts]))
+        return self.call("prompt_features", [prompt.token_ids for prompt in prompts])
 
-    def export(self, directory: Path) -> None:
-        ray.get(self.actor.export.remote(directory.absolute()))
-
-    def export_trained(self, directory: Path) -> None:
-        ray.get(self.actor.export_trained.remote(directory.absolute()))
+    def export(self, directory: Path, trained_only: bool = False) -> None:
+        """The policy in Hugging Face format with its tokenizer, LoRA merged; with ``trained_only`` what an
+        engine lacks that was started from the same checkpoint."""
+        ray.get(self.actor.export.remote(directory.absolute(), trained_only))
 
     def perturb(self, seed: int, scale: float) -> None:
-        ray.get(self.actor.perturb.remote(seed, scale))
+        self.call("perturb", seed, scale)
 
     def restore(self) -> None:
-        ray.get(self.actor.restore.remote())
+        self.call("restore")
 
     def save(self, directory: Path) -> None:
-        ray.get(self.actor.save.remote(directory.absolute()))
+        self.call("save", directory.absolute())
 
     def load(self, directory: Path) -> None:
-        ray.get(self.actor.load.remote(directory.absolute()))
+        self.call("load", directory.absolute())
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return ray.get(self.actor.call.remote(method, *arguments))
 
 
 def stream(method: Any, *args: Any) -> Iterator[Any]:

@@ -207,7 +207,6 @@ def gain_bounds(share: float, ahead: float) -> Bounds:
 
 Document = Mapping[str, Any]
 
-
 ALL_LARGE = ("share", "saved", "gain")
 ALL_SMALL = ("share", "gain")
 """What is so by definition, not by the questions asked, where one model gets all of them."""

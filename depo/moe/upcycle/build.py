@@ -62,7 +62,6 @@ SHARED = (
 )
 """What dense and mixture configurations call by the same name."""
 
-
 NEAR = 2  # divisors shown on either side of a number of slices that does not divide
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -204,19 +203,6 @@ def kl_divergence(target_logits: Tensor, logits: Tensor) -> Tensor:
 WARMUP = 0.1  # share of the steps
 
 
-class Sequences(Dataset):
-    """Token ids (T,), one sequence an item."""
-
-    def __init__(self, sequences: Sequence[Tensor]) -> None:
-        self.sequences = sequences
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.sequences[index]
-
-
 def pad(sequences: list[Tensor]) -> dict[str, Tensor]:
     """Right-padded ``input_ids`` and ``attention_mask`` (B, T)."""
     input_ids = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
@@ -292,7 +278,7 @@ def repair(
             parent,
             model=moe,
             args=settings,
-            train_dataset=Sequences(sequences),
+            train_dataset=list(sequences),
             data_collator=pad,
             callbacks=[Progress(say)],
         )
