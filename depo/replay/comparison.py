@@ -24,7 +24,7 @@ from depo.recipe.overrides import parse_yaml
 from depo.replay.censored import censored_feedback, picks_per_step
 from depo.replay.full import Quality, differences, full_feedback, full_quality, smoother
 from depo.replay.trace import Trace, true_rates
-from depo.report.statistics import resample_prompts, t_interval
+from depo.report.statistics import SHARE, resample_prompts, t_interval
 from estimators.base import Estimator
 
 KEY = re.compile(r"(^|,)\s*([A-Za-z_]\w*)=")
@@ -191,8 +191,9 @@ def over_seeds(replays: Sequence[dict[str, float]]) -> dict[str, Any]:
     for name in replays[0]:
         values = [replay[name] for replay in replays if not math.isnan(replay[name])]
         figures[name] = fmean(values) if values else math.nan
-        limits = t_interval(values).to_json()[1:] if len(values) > 1 else None
-        if limits is not None and name in SHARES:
-            limits = [min(max(limit, 0.0), 1.0) for limit in limits]
-        intervals[name] = limits
+        intervals[name] = None
+        if len(values) > 1:
+            found = t_interval(values)
+            low, high = SHARE if name in SHARES else (-math.inf, math.inf)
+            intervals[name] = [max(found.low, low), min(found.high, high)]
     return figures | {"intervals": intervals}
