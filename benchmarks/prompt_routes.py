@@ -18,9 +18,8 @@ from depo.learner.logprobs import token_logprobs
 from depo.learner.loss import k3
 from depo.learner.packing import unpad_values
 from depo.learner.routing import as_computed
-from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import find_routers
-from depo.moe.routes import force, unpad
+from depo.moe.routes import Recorder, force, hooked, unpad
 from depo.rollout.transformers import Row, TransformersEngine
 from depo.types import TrainSample
 

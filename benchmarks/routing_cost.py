@@ -21,8 +21,8 @@ from depo.errors import say
 from depo.learner.learner import PolicyLearner
 from depo.learner.routing import Routing, UpdateRouting
 from depo.models.experts import use_sorted_experts
-from depo.moe.hooks import Recorder, RouterHook, hooked
 from depo.moe.routers import find_routers
+from depo.moe.routes import Recorder, RouterHook, hooked
 from depo.recipe import schema
 from depo.report.document import Number, Paragraph, Section, Table
 from depo.report.statistics import ratio_interval, t_interval

@@ -24,8 +24,9 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,17 +39,21 @@ from depo.learner.routing import Routing
 from depo.models.experts import GROUPED
 from depo.models.experts import NAME as SORTED
 from depo.models.loading import load_model, load_tokenizer
-from depo.moe.upcycle.text import QUESTIONS, question_ids
+from depo.moe.upcycle.repair import QUESTIONS, question_ids
 from depo.recipe import schema
 from depo.recipe.schema import PretrainedPolicy
-from depo.report.document import Block, Document, Number, Paragraph, Section, Table
+from depo.report.document import Block, Document, Figure, Number, Paragraph, Section, Table
+from depo.report.plots import panels
 from depo.report.provenance import provenance_blocks
 from depo.report.statistics import ratio_interval, t_interval
 from depo.rng import generator, seed64
 from depo.rollout.engine import Sampling, WeightUpdate
-from depo.rollout.parity import choose_sequences, difference
 from depo.rollout.vllm.worker import VllmOptions, VllmWorker, worker_environment
+from depo.rollout.weights import choose_sequences, difference
 from depo.types import Prompt, Request, Rollout, TrainSample
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 PROGRAM = "python -m benchmarks vllm_engine"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -288,7 +293,23 @@ def mismatch_section(seeds: Sequence[Mapping[str, float]]) -> Section:
             cuts = ratio_interval([seed[f"{dtype}/cut"] for seed in seeds]).to_json()
             rows.append([dtype, "native ÷ replayed", "KL, geometric mean", Number.of(cuts, ".2f")])
     about = Paragraph(f"{len(seeds)} seeds (samples), {tokens:,.0f} tokens; mean over seeds [95 %].")
-    return Section("Mismatch of vLLM and the trainer", [about, Table(["trainer", "routing", "", ""], rows)])
+    blocks: list[Block] = [about, Table(["trainer", "routing", "", ""], rows)]
+    if "bfloat16/cut" in seeds[0]:
+        blocks.append(Figure("", "mismatch of vLLM and the trainer, by routing", partial(draw, seeds)))
+    return Section("Mismatch of vLLM and the trainer", blocks)
+
+
+def draw(seeds: Sequence[Mapping[str, float]]) -> Drawing:
+    """Mismatch KL natively and with R3: a panel for each type of the trainer, a line for each seed."""
+    picture, places = panels([f"trainer in {dtype}" for dtype in DTYPES], 3.6, 3.4)
+    for axes, dtype in zip(places, DTYPES, strict=True):
+        for seed in seeds:
+            pair = [seed[f"{dtype}/{replay}/mismatch_kl"] for replay in ("none", "r3")]
+            axes.plot([0, 1], pair, marker="o", markersize=4, linewidth=1, color="C0", alpha=0.7)
+        axes.set(yscale="log", ylabel="mismatch KL, nats a token")
+        axes.set(xlabel="routing_replay", xlim=(-0.3, 1.3), xticks=[0, 1], xticklabels=["none", "r3"])
+        axes.grid(alpha=0.3)
+    return picture
 
 
 def cost_section(found: Mapping[str, Any]) -> Section:

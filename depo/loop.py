@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from depo.learner.advantages import advantages_into
-from depo.learner.samples import keep_learner_logprobs, train_samples
-from depo.rollout.requests import collate, requests_for, samples_of
+from depo.learner.samples import advantages_into, keep_learner_logprobs, train_samples
+from depo.rollout.engine import collate, requests_for, samples_of
 from depo.selection.picks import observations
 from depo.train.metrics import Clock, step_metrics
 from depo.types import Group

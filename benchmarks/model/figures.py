@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.model.arms import BASELINES
 from depo.errors import UserError
 from depo.report.statistics import t_interval
-from depo.trackers.jsonl import Scalar, read_metrics
+from depo.trackers.tracker import Scalar, read_metrics
 
 Row = dict[str, Scalar]
 

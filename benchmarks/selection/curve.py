@@ -21,7 +21,7 @@ from scipy.optimize import isotonic_regression
 from depo.errors import UserError
 from depo.files import read_json
 from depo.report.statistics import ratio_interval, t_interval
-from depo.trackers.jsonl import read_metrics
+from depo.trackers.tracker import read_metrics
 
 COSTS = ("rollouts", "tokens", "updates")
 

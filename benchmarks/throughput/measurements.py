@@ -12,7 +12,7 @@ from benchmarks.throughput.processes import Side, measure
 from benchmarks.throughput.workload import GROUP_SIZE, Workload, against_trl, live_selection
 from depo.recipe.loading import write_resolved
 from depo.report.statistics import ratio_interval
-from depo.trackers.jsonl import read_metrics
+from depo.trackers.tracker import read_metrics
 
 
 def whole_steps(side: Side, workload: Workload, directory: Path) -> dict[str, Any]:

@@ -94,12 +94,6 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     return DONE
 
 
-def check_engine(suite: Suite) -> None:
-    """Raise UserError when the suite's engine is not installed, before anything is read or written."""
-    if suite.engine == "vllm" and find_spec("vllm") is None:
-        raise UserError('engine: vllm is not installed; pip install "depo[gpu]", or --engine transformers')
-
-
 def check_json(path: Path | None) -> None:
     if path is None:
         return
@@ -130,47 +124,38 @@ def evaluated(
     from depo.evaluation.comparison import read_results
     from depo.evaluation.model import find_target, is_evaluation
 
-    finished = [is_evaluation(side) for side in sides]
     # What is wrong with one side is told before the other's hours, not after.
-    stored = {side: read_results(side) for side, done in zip(sides, finished, strict=True) if done}
-    targets = [None if done else find_target(side) for side, done in zip(sides, finished, strict=True)]
-    if all(finished):
+    stored = {side: read_results(side) for side in sides if is_evaluation(side)}
+    targets = {side: find_target(side) for side in sides if side not in stored}
+    if not targets:
         check_idle_options(options, list(stored.values()))
-    suite = None if all(finished) else chosen_suite(options, sides, finished, labels)
-    if suite is not None:
-        check_engine(suite)
-    directory = options.run_dir
-    if directory is None and suite is not None:
-        directory = new_directory(f"eval-{suite.name}")
+        documents = [stored[side] for side in sides]
+        agree(*documents)
+        return documents, [Path(side) for side in sides], options.run_dir
+    suite = chosen_suite(options, [Path(side) / "suite.yaml" for side in stored], labels)
+    if suite.engine == "vllm" and find_spec("vllm") is None:
+        raise UserError('engine: vllm is not installed; pip install "depo[gpu]", or --engine transformers')
+    directory: Path = options.run_dir or new_directory(f"eval-{suite.name}")
     alone = len(sides) == 1
     places = [
-        Path(side) if target is None else directory if alone else directory / label
-        for side, target, label in zip(sides, targets, labels, strict=False)
+        Path(side) if side in stored else directory if alone else directory / label
+        for side, label in zip(sides, labels, strict=False)
     ]
+    pairs = list(zip(sides, places, strict=True))
     if not alone:
-        known: list[Document] = []
-        for side, target, place in zip(sides, targets, places, strict=True):
-            if target is None:
-                known.append(stored[side])
-            else:
-                assert suite is not None
-                known.append(outlook(target, suite, place))
-        agree(*known)
-    documents = []
-    for side, target, place in zip(sides, targets, places, strict=True):
-        if target is None:
-            documents.append(stored[side])
-        else:
-            assert suite is not None
-            documents.append(one_evaluation(target, suite, place, options, arguments, alone=alone))
+        agree(*(stored.get(side) or outlook(targets[side], suite, place) for side, place in pairs))
+    documents = [
+        stored.get(side) or one_evaluation(targets[side], suite, place, options, arguments, alone=alone)
+        for side, place in pairs
+    ]
     return documents, places, directory
 
 
 def outlook(target: Target, suite: Suite, place: Path) -> Document:
     """What the document of an evaluation will say that has not begun: model, suite, and which problems."""
     from depo.evaluation.evaluate import without_paths
+    from depo.evaluation.evaluator import load_benchmarks
     from depo.evaluation.model import active_parameters, load_tokenizer
-    from depo.evaluation.suite import load_benchmarks
 
     benchmarks = load_benchmarks(suite, load_tokenizer(target.model, suite), place / "problems")
     return {
@@ -233,10 +218,9 @@ def one_evaluation(
     return document
 
 
-def chosen_suite(
-    options: argparse.Namespace, sides: Sequence[str], finished: Sequence[bool], labels: Sequence[str]
-) -> Suite:
-    """The suite that is asked for: by --suite; on --resume and beside a finished evaluation, that one's."""
+def chosen_suite(options: argparse.Namespace, stored: Sequence[Path], labels: Sequence[str]) -> Suite:
+    """The suite that is asked for: by --suite; on --resume and beside a finished evaluation, whose file is
+    among ``stored``, that one's."""
     from depo.recipe.suites import load_suite, parse_suite, restricted
 
     overrides = list(options.overrides)
@@ -246,7 +230,6 @@ def chosen_suite(
         overrides.append(f"engine={options.engine}")
     if options.suite is not None:
         return load_suite(options.suite, overrides, options.data_dir, options.only)
-    stored = [Path(side) / "suite.yaml" for side, done in zip(sides, finished, strict=True) if done]
     if options.resume:
         stored = [options.run_dir / "suite.yaml", options.run_dir / labels[0] / "suite.yaml", *stored]
     for path in stored:

@@ -19,13 +19,8 @@ from typing import Any
 
 from depo.errors import UserError
 from depo.evaluation.answers import Votes
-from depo.evaluation.estimator_check import check_estimator
-from depo.evaluation.evaluator import Evaluator
-from depo.evaluation.model import RESULTS, Target, active_parameters, fingerprint, load_tokenizer, serving
-from depo.evaluation.report import eval_report
-from depo.evaluation.results import SCHEMA_VERSION, figures, means
-from depo.evaluation.samples import EvalProgress, SampleStore, SampleWriter
-from depo.evaluation.suite import (
+from depo.evaluation.evaluator import (
+    Evaluator,
     LoadedBenchmark,
     context_for,
     load_benchmarks,
@@ -33,6 +28,10 @@ from depo.evaluation.suite import (
     suite_requests,
     suite_tasks,
 )
+from depo.evaluation.model import RESULTS, Target, active_parameters, fingerprint, load_tokenizer, serving
+from depo.evaluation.report import eval_report
+from depo.evaluation.results import SCHEMA_VERSION, check_estimator, figures, means
+from depo.evaluation.samples import EvalProgress, SampleStore, SampleWriter
 from depo.files import read_json, write_json, write_text
 from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import dump_suite, parse_suite
@@ -137,7 +136,7 @@ def evaluate(
             begin(target, suite, directory, benchmarks)
             stack.enter_context(progress)
             started = time.perf_counter()
-            evaluator.run(requests, engine, writer)
+            writer.write(engine.generate(requests, sampling))
             seconds = time.perf_counter() - started
         else:
             begin(target, suite, directory, benchmarks)

@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depo.errors import UserError
-from depo.evaluation.evaluator import Evaluator, Row, Scorer, Task, Verdicts, exact_pass_rates, requests_of
-from depo.evaluation.measures import pass_at_k_each
-from depo.evaluation.suite import (
+from depo.evaluation.evaluator import (
+    Evaluator,
     LoadedBenchmark,
+    Row,
+    Scorer,
+    Task,
+    Verdicts,
     context_for,
+    exact_pass_rates,
     load_benchmarks,
     longest_prompt,
+    requests_of,
     suite_requests,
     suite_tasks,
 )
+from depo.evaluation.measures import pass_at_k_each
 from depo.recipe.schema import Evaluation, PretrainedPolicy, Recipe
 from depo.recipe.schema.suite import Suite
 from depo.recipe.suites import recipe_suite
@@ -87,35 +93,22 @@ class TrainingSuite:
         return [f"{place}/{kind}" for place in places for kind in kinds]
 
 
+@dataclass(frozen=True)
 class TrainingEvaluation:
     """Runs the evaluator on everything that a recipe wants measured, on the policy being served."""
 
-    def __init__(
-        self,
-        config: Evaluation,
-        heldout: Task,
-        sets: Sequence[Task],
-        *,
-        engine: RolloutEngine,
-        scorer: Scorer,
-        tokenizer: PreTrainedTokenizerBase,
-        max_new_tokens: int,
-        seed: int,
-        parts: Mapping[str, frozenset[str]] | None = None,
-        suite: TrainingSuite | None = None,
-    ) -> None:
-        """``parts``: named parts of the held-out prompts, by their keys. ``scorer`` knows the policy's
-        log-probabilities, for ``method: exact``."""
-        self.config = config
-        self.heldout = heldout
-        self.sets = sets
-        self.engine = engine
-        self.scorer = scorer
-        self.tokenizer = tokenizer
-        self.max_new_tokens = max_new_tokens
-        self.seed = seed
-        self.parts = parts or {}
-        self.suite = suite
+    config: Evaluation
+    heldout: Task
+    sets: Sequence[Task]
+    engine: RolloutEngine
+    scorer: Scorer
+    """Knows the policy's log-probabilities, for ``method: exact``."""
+    tokenizer: PreTrainedTokenizerBase
+    max_new_tokens: int
+    seed: int
+    parts: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Named parts of the held-out prompts, by their keys."""
+    suite: TrainingSuite | None = None
 
     @property
     def measures(self) -> list[str]:
@@ -150,7 +143,12 @@ class TrainingEvaluation:
         if result.all is None and result.sets:
             result.all = float(np.mean(list(result.sets.values())))
         if self.suite is not None:
-            result.suite = self._suite_measures(self.suite, result)
+            # With the prompts and seeds that ``depo eval`` would take.
+            suite, tasks = self.suite.suite, self.suite.tasks
+            sampling = Sampling(suite.sampling.temperature, suite.sampling.max_new_tokens)
+            rows = Evaluator(tasks, self.tokenizer, sampling).rows(self.suite.requests, self.engine)
+            result.count(rows)
+            result.suite = named_measures(suite, [task.name for task in tasks], rows)
         return result
 
     def _accuracy(self, task: Task, result: EvalResult) -> np.ndarray:
@@ -162,14 +160,6 @@ class TrainingEvaluation:
         rows = Evaluator([task], self.tokenizer, sampling).rows(requests, self.engine)
         result.count(rows)
         return Verdicts.of(rows).accuracy_N
-
-    def _suite_measures(self, one: TrainingSuite, result: EvalResult) -> dict[str, float]:
-        """avg and pass@k by name, with the prompts and seeds that ``depo eval`` would take."""
-        suite = one.suite
-        sampling = Sampling(suite.sampling.temperature, suite.sampling.max_new_tokens)
-        rows = Evaluator(one.tasks, self.tokenizer, sampling).rows(one.requests, self.engine)
-        result.count(rows)
-        return named_measures(suite, [task.name for task in one.tasks], rows)
 
 
 def mean_or_none(values: np.ndarray) -> float | None:

@@ -106,22 +106,14 @@ def maj_at_k(right: int, wrong: Sequence[int], abstain: int, k: int, seed: int =
     if right == 0:
         return 0.0
     sizes = tuple(sorted((size for size in wrong if size), reverse=True))
-    if k == n:
-        return full_vote(right, sizes)
+    if k == n:  # all samples vote
+        return 0.0 if right < max(sizes, default=0) else 1.0 / (1 + sizes.count(right))
     return exact(right, sizes, abstain, k) if n <= EXACT else drawn(right, sizes, abstain, k, seed, key)
 
 
 def method(n: int) -> str:
     """How maj@k for k < n comes about for a problem of n samples."""
     return "exact" if n <= EXACT else f"Monte Carlo, {DRAWS} subsets"
-
-
-def full_vote(right: int, wrong: Sequence[int]) -> float:
-    """All samples vote."""
-    most = max(wrong, default=0)
-    if right < most:
-        return 0.0
-    return 1.0 / (1 + sum(size == right for size in wrong))
 
 
 @lru_cache(maxsize=65_536)  # problems share their counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,6 @@ from depo.rollout.engine import RolloutEngine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
 
 RESULTS, SUMMARY = "results.json", "summary.json"
 
@@ -55,7 +54,7 @@ def find_target(text: str) -> Target:
             goes_on = f"depo eval MODEL --run-dir {text} --resume"
             raise UserError(f"{text}: an evaluation that has not finished; go on with {goes_on}")
         if problem := directory_problem(path):
-            raise UserError(f"{text}: neither a model nor a training run: {problem.removeprefix(f'{path} ')}")
+            raise UserError(f"neither a model nor a training run: {problem}")
         return model_target(path)
     if path.exists():
         raise UserError(f"{text}: is a file; name a model directory, a run directory or a hub id")
@@ -130,8 +129,8 @@ def active_parameters(model: str) -> int | None:
     return None if shape is None else shape.active
 
 
-KEY = "policy.model: "
-"""How the policy loader names what it loads; here it is the first argument."""
+KEY = "model"
+"""What errors of loading begin with."""
 
 
 def policy_of(model: str, suite: Suite) -> PretrainedPolicy:
@@ -140,34 +139,24 @@ def policy_of(model: str, suite: Suite) -> PretrainedPolicy:
 
 def load_tokenizer(model: str, suite: Suite) -> PreTrainedTokenizerBase:
     """Raises UserError for a model without tokenizer or end token."""
-    from depo.models import loading as pretrained
+    from depo.models import loading
 
-    try:
-        return pretrained.load_tokenizer(policy_of(model, suite))
-    except UserError as error:
-        raise UserError(str(error).removeprefix(KEY)) from error
+    return loading.load_tokenizer(policy_of(model, suite), KEY)
 
 
-@contextmanager
 def serving(
     model: str,
     suite: Suite,
     tokenizer: PreTrainedTokenizerBase,
     context_length: int,
     heartbeat: Callable[[int], None],
-) -> Iterator[RolloutEngine]:
+) -> AbstractContextManager[RolloutEngine]:
     """The suite's engine with this model, for sequences of at most ``context_length`` tokens; closed at the
     end. It tells ``heartbeat`` every few seconds how many tokens it has decoded, whether or not a sample has
     ended. Raises UserError for a model that cannot be loaded."""
-    try:
-        if suite.engine == "vllm":
-            started = vllm_engine(model, suite, tokenizer, context_length, heartbeat)
-        else:
-            started = transformers_engine(model, suite, tokenizer, heartbeat)
-        with started as engine:
-            yield engine
-    except UserError as error:
-        raise UserError(str(error).removeprefix(KEY)) from error
+    if suite.engine == "vllm":
+        return vllm_engine(model, suite, tokenizer, context_length, heartbeat)
+    return transformers_engine(model, suite, tokenizer, heartbeat)
 
 
 @contextmanager
@@ -179,15 +168,15 @@ def transformers_engine(
     import torch
     from transformers.utils import logging
 
-    from depo.models.devices import autocast, pick_device
     from depo.models.loading import end_tokens, load_model
+    from depo.models.precision import autocast, pick_device
     from depo.report.provenance import usable_cores
     from depo.rollout.transformers import TransformersEngine
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(suite.threads or usable_cores())
-    network = load_model(policy_of(model, suite), pick_device(suite.device, "device")).eval()
+    network = load_model(policy_of(model, suite), pick_device(suite.device, "device"), key=KEY).eval()
 
     @contextmanager
     def inference() -> Iterator[None]:
@@ -197,7 +186,7 @@ def transformers_engine(
     engine = TransformersEngine(
         network,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_ids=end_tokens(network, tokenizer),
+        eos_token_ids=end_tokens(network.generation_config, tokenizer),
         batch_size=suite.transformers.batch_size,
         inference=inference,
         heartbeat=heartbeat,
@@ -248,9 +237,10 @@ def configured_end_tokens(model: str, tokenizer: PreTrainedTokenizerBase) -> tup
     config's where there is none) and the tokenizer's."""
     from transformers import AutoConfig, GenerationConfig
 
+    from depo.models.loading import end_tokens
+
     try:
-        found = GenerationConfig.from_pretrained(model).eos_token_id
+        settings = GenerationConfig.from_pretrained(model)
     except OSError:  # a model without generation_config.json; transformers derives one in the same way
-        found = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model)).eos_token_id
-    listed = found if isinstance(found, list) else [found]
-    return tuple(sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None}))
+        settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model))
+    return end_tokens(settings, tokenizer)

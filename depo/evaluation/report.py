@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 Result = Mapping[str, Any]
 
-
 MOST_LEFT_OUT = 0.01
 """Share of a benchmark's problems that may be missing from the headline's pass@k."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
@@ -89,23 +89,23 @@ FLUSH_SECONDS = 10.0
 """A part is written when so many samples or seconds have gathered: the most that a kill can lose."""
 
 
+@dataclass
 class SampleWriter:
-    """The sink of an evaluation on disk: judges samples and makes them durable, `FLUSH_SAMPLES` at a time, or
+    """Takes the rollouts of an evaluation: judges them and makes them durable, `FLUSH_SAMPLES` at a time, or
     what there is after `FLUSH_SECONDS`."""
 
-    def __init__(
-        self,
-        judge: Callable[[Sequence[Rollout]], Sequence[Row]],
-        store: SampleStore,
-        progress: EvalProgress,
-    ) -> None:
-        self.judge, self.store, self.progress = judge, store, progress
-        self.waiting: list[Rollout] = []
-        self.flushed = time.monotonic()
+    judge: Callable[[Sequence[Rollout]], Sequence[Row]]
+    store: SampleStore
+    progress: EvalProgress
+    waiting: list[Rollout] = field(default_factory=list)
+    flushed: float = field(default_factory=time.monotonic)
 
-    def add(self, rollout: Rollout) -> None:
-        self.waiting.append(rollout)
-        self.flush_if_due()
+    def write(self, rollouts: Iterable[Rollout]) -> None:
+        """All of an evaluation's rollouts, as they finish."""
+        for rollout in rollouts:
+            self.waiting.append(rollout)
+            self.flush_if_due()
+        self.flush()
 
     def heartbeat(self, tokens: int) -> None:
         """The engine is alive: it has decoded so many tokens more. What waits need not wait for another
@@ -148,9 +148,7 @@ class EvalProgress:
             self.task = self.bar.add_task(self.name, total=self.total, completed=self.done)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.bar is not None:
             self.bar.stop()
 

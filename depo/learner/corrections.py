@@ -1,6 +1,6 @@
 """Corrections for the mismatch between engine and learner, which compute the same policy with other kernels.
 
-Shapes: B samples, T trained tokens of a sample (right padded).
+Shapes: N samples of the batch, B samples, T trained tokens of a sample (right padded), M of all N.
 
 Each token's loss is multiplied by a weight made of the ratio exp(old − engine).
 
@@ -17,13 +17,16 @@ recipe's options as keywords and returns a ``Correction``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from depo import plugins
+from depo.learner.loss import k3
+from depo.learner.packing import pad_values
 from depo.recipe import schema
 
 Correction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -88,3 +91,20 @@ def binary_kl(first: Tensor, second: Tensor) -> Tensor:
     rest_p = -torch.expm1(log_p)
     log_rest_ratio = torch.log(rest_p) - torch.log(-torch.expm1(log_q))
     return log_p.exp() * (log_p - log_q) + rest_p * log_rest_ratio
+
+
+def mismatch(
+    correction: Correction, old: Sequence[np.ndarray], engine: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """How far learner and engine are apart on the trained tokens, and what the correction made of it."""
+    lengths_N = torch.tensor([len(row) for row in old])
+    mask_NT = torch.arange(int(lengths_N.max())) < lengths_N.unsqueeze(1)
+    old_NT, engine_NT = pad_values(old, mask_NT).double(), pad_values(engine, mask_NT).double()
+    weights_NT, cut_NT = correction(old_NT, engine_NT, mask_NT)
+    difference_M = (old_NT - engine_NT)[mask_NT]
+    return {
+        "mismatch_kl": float(k3(difference_M).mean()),
+        "mismatch_max": float(difference_M.abs().max()),
+        "correction_mean": float(weights_NT[mask_NT].mean()),
+        "correction_cut": float(cut_NT[mask_NT].double().mean()),
+    }

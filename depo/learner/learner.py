@@ -18,11 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from depo.errors import UserError
-from depo.learner.balance import LoadBalancing
-from depo.learner.corrections import build_correction
+from depo.learner.corrections import build_correction, mismatch
 from depo.learner.logprobs import check_head, token_logprobs
-from depo.learner.loss import build_loss, k3, token_loss
-from depo.learner.metrics import Tally, mismatch
+from depo.learner.loss import Tally, build_loss, k3, token_loss
 from depo.learner.optimizer import (
     adamw,
     load_state,
@@ -33,7 +31,7 @@ from depo.learner.optimizer import (
     silence_dropout,
 )
 from depo.learner.packing import MicroBatch, Packing, Rows, pad_values, pass_cost, split_groups, unpad_values
-from depo.learner.routing import Pass, Routing, UpdateRouting
+from depo.learner.routing import LoadBalancing, Pass, Routing, UpdateRouting
 from depo.learner.samples import check_samples
 from depo.learner.scoring import (
     Values,
@@ -44,8 +42,8 @@ from depo.learner.scoring import (
     sample_logprobs,
 )
 from depo.learner.shared_prompts import why_not_shared
-from depo.models.devices import autocast, base_model
 from depo.models.export import export_policy
+from depo.models.precision import autocast, base_model
 from depo.recipe import schema
 from depo.recipe.schema.learner import SHARED_TOKENS
 from depo.rng import seed64
@@ -316,21 +314,13 @@ class PolicyLearner:
         ``score`` where many are to one prompt."""
         budget = self.settings.tokens_per_microbatch
         with self.inference():
-            return answer_logprobs(
-                self.model,
-                sequences,
-                temperature=temperature,
-                tokens_per_batch=budget,
-                pad_token_id=self.pad_token_id,
-            )
+            return answer_logprobs(self.model, sequences, temperature, budget, self.pad_token_id)
 
     def prompt_features(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         """The prefill probe of N prompts, (N, F) float32: see ``depo.learner.scoring``."""
         budget = self.settings.tokens_per_microbatch
         with self.inference():
-            return prompt_features(
-                self.model, prompts, tokens_per_batch=budget, pad_token_id=self.pad_token_id
-            )
+            return prompt_features(self.model, prompts, budget, self.pad_token_id)
 
     @contextmanager
     def dropout_stream(self) -> Iterator[None]:

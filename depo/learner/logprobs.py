@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from depo.errors import UserError
 from depo.learner.packing import MicroBatch
 from depo.learner.shared_prompts import shared_states
-from depo.models.devices import base_model
+from depo.models.precision import base_model
 from depo.recipe.schema.learner import CHUNK_LOGITS
 
 
@@ -27,7 +27,12 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (B, T) of each trained token and entropy (B, T, detached) of the distribution it was
     drawn from, both in nats, float32, at the given temperature; 0 on padding."""
-    hidden_MH, targets_M = predicting(micro_states(model, batch), batch)
+    if batch.shared is None:
+        hidden_BSH = decoder_states(model, batch.tokens_BS)
+    else:  # each prompt computed once
+        decoder = base_model(model).get_decoder()
+        hidden_BSH = shared_states(decoder, batch.shared, len(batch.tokens_BS))
+    hidden_MH, targets_M = predicting(hidden_BSH, batch)
     head = base_model(model).get_output_embeddings()
     logprobs_M, entropy_M = chunked_logprobs(head, hidden_MH, targets_M, temperature, chunk_logits)
     zeros_BT = torch.zeros(batch.mask_BT.shape, dtype=torch.float32, device=logprobs_M.device)
@@ -69,13 +74,6 @@ def predicting(hidden_BSH: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     rows_M, _ = batch.mask_BT.nonzero(as_tuple=True)
     places_M = batch.places_BT[batch.mask_BT]
     return hidden_BSH[rows_M, places_M - 1], batch.tokens_BS[rows_M, places_M]
-
-
-def micro_states(model: nn.Module, batch: MicroBatch) -> Tensor:
-    """(B, S, H), each prompt computed once where the micro-batch is laid out so."""
-    if batch.shared is None:
-        return decoder_states(model, batch.tokens_BS)
-    return shared_states(base_model(model).get_decoder(), batch.shared, len(batch.tokens_BS))
 
 
 def decoder_states(model: nn.Module, tokens_BS: Tensor) -> Tensor:

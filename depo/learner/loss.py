@@ -21,10 +21,12 @@ recipe's options as keywords and returns a ``Loss``. The recipe names it as ``{t
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -186,3 +188,40 @@ def k3(log_ratio: Tensor) -> Tensor:
     """Estimator exp(d) − 1 − d of a KL divergence from samples of q, with d = log p − log q: it estimates
     KL(q ‖ p), is unbiased and never negative (Schulman, "Approximating KL divergence")."""
     return torch.expm1(log_ratio) - log_ratio
+
+
+# ---------------------------------------------------------------- what an update tells
+
+
+class Tally:
+    """Sums over the passes of one update, kept on the device until the end."""
+
+    def __init__(self) -> None:
+        self.loss: list[Tensor] = []
+        self.sums: dict[str, list[Tensor]] = defaultdict(list)
+        self.tokens: list[Tensor] = []
+        self.norms: list[float] = []
+        self.skipped = 0
+
+    def add_loss(self, loss: Tensor) -> None:
+        self.loss.append(loss)
+
+    def add_tokens(self, mask_BT: Tensor, **values_BT: Tensor | None) -> None:
+        self.tokens.append(mask_BT.sum())
+        for name, value_BT in values_BT.items():
+            if value_BT is not None:
+                self.sums[name].append((value_BT * mask_BT).sum())
+
+    def add_step(self, norm: float, finite: bool) -> None:
+        self.norms.append(norm)
+        self.skipped += not finite
+
+    def means(self) -> dict[str, float]:
+        tokens = float(torch.stack(self.tokens).sum())
+        means = {name: float(torch.stack(parts).double().sum()) / tokens for name, parts in self.sums.items()}
+        return means | {
+            "loss": float(torch.stack(self.loss).double().sum()) / len(self.norms),
+            "grad_norm": float(np.mean(self.norms)),
+            "optimizer_steps": float(len(self.norms) - self.skipped),
+            "skipped_steps": float(self.skipped),
+        }

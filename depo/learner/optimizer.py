@@ -95,19 +95,14 @@ def load_state(
             parameter.copy_(weights[name])
         optimizer.state.pop(parameter, None)
         if name in content["optimizer_steps"]:
-            state: dict[str, Tensor] = {
-                "step": step_tensor(content["optimizer_steps"][name], optimizer, parameter)
-            }
+            # AdamW counts steps in a float32 tensor: beside the parameter when fused, else on the CPU.
+            place = parameter.device if optimizer.defaults.get("fused") else "cpu"
+            step = torch.tensor(float(content["optimizer_steps"][name]), dtype=torch.float32, device=place)
+            state: dict[str, Tensor] = {"step": step}
             for moment in MOMENTS:
                 state[moment] = moments[f"{name}.{moment}"].to(parameter.device)
             optimizer.state[parameter] = state
     return content["counters"]
-
-
-def step_tensor(step: int, optimizer: Optimizer, parameter: nn.Parameter) -> Tensor:
-    """AdamW counts steps in a float32 tensor: beside the parameter when fused, else on the CPU."""
-    fused = optimizer.defaults.get("fused")
-    return torch.tensor(float(step), dtype=torch.float32, device=parameter.device if fused else "cpu")
 
 
 RELATIVE = 0.05  # of a weight's root mean square: moves log-probabilities well beyond bfloat16 noise

@@ -13,10 +13,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from depo.errors import UserError
-from depo.learner.balance import LoadBalancing
+from depo.learner.routing import LoadBalancing
 from depo.models.fetch import quiet_transformers
-from depo.models.loading import KEY, add_lora, first_line
-from depo.models.routers import set_router_training
+from depo.models.loading import KEY, add_lora, first_line, set_router_training
 from depo.moe.routers import known_routers
 from depo.recipe.checks import directory_of
 from depo.recipe.errors import Sources

@@ -16,8 +16,8 @@ from transformers import DynamicCache
 
 from depo.learner.logprobs import chunked_logprobs, decoder_states, head_logprobs, predicting, token_logprobs
 from depo.learner.packing import MicroBatch, Packing, Rows, unpad_values
-from depo.models.devices import autocast, base_model
 from depo.models.experts import keep_casts
+from depo.models.precision import autocast, base_model
 from depo.types import TrainSample
 
 # Padded tokens of one forward pass: enough to fill a CPU, small beside the activations of a large model.
@@ -85,7 +85,7 @@ def completions(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> lis
 
 @torch.no_grad()
 def prompt_features(
-    model: nn.Module, prompts: Sequence[Sequence[int]], *, tokens_per_batch: int, pad_token_id: int
+    model: nn.Module, prompts: Sequence[Sequence[int]], tokens_per_batch: int, pad_token_id: int
 ) -> np.ndarray:
     """The prefill probe of N prompts, one prefill each: (N, F) float32, in the order of ``prompts``,
     none of which may be empty.
@@ -131,7 +131,6 @@ Prompts = dict[Tokens, list[int]]
 def answer_logprobs(
     model: nn.Module,
     sequences: Sequence[tuple[Sequence[int], Sequence[int]]],
-    *,
     temperature: float,
     tokens_per_batch: int,
     pad_token_id: int,

@@ -31,7 +31,6 @@ from depo.types import TrainSample
 
 MASKED_ATTENTION = ("eager", "sdpa")  # implementations that take any mask
 
-
 TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-3, 0.05  # of the largest state
 
 

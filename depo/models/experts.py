@@ -32,12 +32,9 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, grouped_mm_expe
 
 NAME = "depo_sorted"
 
-
 GROUPED = "depo_grouped"
 
-
 ALIGNED = 8  # dimensions, which in bfloat16 are the 16 bytes that the grouped kernel wants rows to begin at
-
 
 CASTS: ContextVar[dict[nn.Parameter, Tensor] | None] = ContextVar("CASTS", default=None)
 

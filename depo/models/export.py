@@ -16,10 +16,9 @@ from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 
 from depo.files import follow_umask
-from depo.models.devices import base_model, compute_dtype
+from depo.models.precision import base_model, compute_dtype
 
 BASE_LAYER = ".base_layer"
-
 
 BLOCK = re.compile(r".*?\.\d+\.[^.]+")
 """Of a weight's name, what leads to the block of its decoder layer: ``model.layers.3.self_attn``."""
@@ -35,7 +34,9 @@ def export_policy(model: nn.Module, directory: Path, trained_only: bool = False)
     inner = base_model(model)
     dtype = compute_dtype(model)
     config = copy.deepcopy(inner.config)
-    wanted = trained_blocks(inner) if trained_only else None
+    wanted = None
+    if trained_only:
+        wanted = {block_of(name) for name, weight in inner.named_parameters() if weight.requires_grad}
     inner.save_pretrained(directory, state_dict=merged_state(inner, dtype, wanted))
     # save_pretrained records the type of the weights in memory, which may be float32 master weights
     inner.config.dtype = config.dtype
@@ -43,11 +44,6 @@ def export_policy(model: nn.Module, directory: Path, trained_only: bool = False)
     config.dtype = dtype
     config.save_pretrained(directory)
     follow_umask(directory)
-
-
-def trained_blocks(inner: nn.Module) -> set[str]:
-    """The blocks (``block_of``) that hold something trained."""
-    return {block_of(name) for name, weight in inner.named_parameters() if weight.requires_grad}
 
 
 def block_of(name: str) -> str:

@@ -8,46 +8,51 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from depo.errors import UserError
-from depo.models.devices import set_compute_dtype
 from depo.models.experts import use_grouped_experts, use_sorted_experts
-from depo.models.routers import route_in_float32, set_router_training
+from depo.models.precision import base_model, route_in_float32, routers, set_compute_dtype
 from depo.recipe.schema import Lora, PretrainedPolicy, TinyMoePolicy
 from depo.rng import seed64
 
-if TYPE_CHECKING:
-    pass
-
 KEY = "policy.model"
 
-
 LAYER = re.compile(r"\.layers\.\d+\.")
-
 
 VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 
 
-def load_model(policy: PretrainedPolicy, device: torch.device | str, seed: int = 0) -> nn.Module:
+def load_model(
+    policy: PretrainedPolicy, device: torch.device | str, seed: int = 0, key: str = KEY
+) -> nn.Module:
     """The policy on ``device``: a `PreTrainedModel`, or a `PeftModel` around it when the recipe has LoRA.
 
     Weights are float32 when they are trained (they are the optimizer's master weights) and ``policy.dtype``
-    when LoRA freezes them; see ``depo.models.devices``. ``policy.dtype`` counts, not what the checkpoint's
+    when LoRA freezes them; see ``depo.models.precision``. ``policy.dtype`` counts, not what the checkpoint's
     config says. Routers compute in float32. The MoE load-balancing loss is off. The run's ``seed`` keys what
     LoRA begins with.
-    Raises UserError for a model that does not load completely and for LoRA targets it does not have.
+    Raises UserError, beginning with ``key``, for a model that does not load completely, and for LoRA targets
+    that it does not have.
     """
-    check_source(policy.model)
+    check_source(policy.model, key)
     device = torch.device(device)
     compute = getattr(torch, policy.dtype)
-    model = load_whole(policy, dtype=compute if policy.lora else torch.float32, attn_implementation="sdpa")
+    dtype = compute if policy.lora else torch.float32
+    model = load_whole(policy, key, dtype=dtype, attn_implementation="sdpa")
     if getattr(model.config, "output_router_logits", False):
         model.config.output_router_logits = False
     if model._can_set_experts_implementation():
@@ -178,13 +183,12 @@ def check_targets(
     """Raise UserError, with the names worth giving, for targets that are not the end of any name."""
     unknown = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
     if unknown:
-        ends = sorted({short_name(name, whole=shown is not None) for name in shown or names})
-        raise UserError(f"policy.lora.{key}: {', '.join(unknown)} names no {what}; it has {', '.join(ends)}")
-
-
-def short_name(name: str, *, whole: bool) -> str:
-    """What a recipe would call a module or parameter: its last part, or ``whole``: all behind the layer."""
-    return (LAYER.split(name)[-1]) if whole else name.rpartition(".")[2]
+        # What a recipe would call them: a module by its last part, a parameter by all behind the layer.
+        ends = {name.rpartition(".")[2] for name in names}
+        if shown is not None:
+            ends = {LAYER.split(name)[-1] for name in shown or names}
+        has = ", ".join(sorted(ends))
+        raise UserError(f"policy.lora.{key}: {', '.join(unknown)} names no {what}; it has {has}")
 
 
 def check_source(source: str, key: str = KEY) -> None:
@@ -225,8 +229,38 @@ def pretrained_view(policy: TinyMoePolicy | PretrainedPolicy, built: Path) -> Pr
     return PretrainedPolicy(model=str(built.absolute()), dtype=policy.dtype, router=policy.router)
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Every token that ends a completion: the generation config's and the tokenizer's."""
-    configured = model.generation_config.eos_token_id
+    configured = settings.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return tuple(sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None}))
+
+
+def set_router_training(model: nn.Module, policy: PretrainedPolicy) -> None:
+    """Apply ``policy.router`` to a loaded policy. Raises UserError where it asks for what cannot be."""
+    if policy.router is None:
+        return
+    found = routers(model)
+    if not found:
+        kind = base_model(model).config.model_type
+        raise UserError(f"policy.router: {policy.router}, but a {kind} model has no router; leave it out")
+    adapted = has_adapter(model, found)
+    if policy.router == "frozen":
+        if adapted:
+            raise UserError(
+                "policy.router: frozen, but policy.lora.target_parameters has an adapter on the router"
+            )
+        for router in found.values():
+            router.requires_grad_(False)
+    elif policy.lora is not None and not adapted:
+        name = next(iter(found)).partition(".layers.")[2].partition(".")[2]
+        raise UserError(
+            "policy.router: trained, but policy.lora has no adapter on it; "
+            f"add {name}.weight to policy.lora.target_parameters"
+        )
+
+
+def has_adapter(model: nn.Module, found: dict[str, nn.Module]) -> bool:
+    """Whether LoRA wraps a router: `peft` puts the router inside, as ``base_layer``."""
+    modules = dict(base_model(model).named_modules())
+    return any(isinstance(modules[name.rpartition(".")[0]], LoraLayer) for name in found)

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from depo.errors import UserError
-from depo.models.devices import base_model
-from depo.models.routers import routers
+from depo.models.precision import base_model, routers
 
 Weights = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(router, logits (N, E), indices (N, K)) → weights (N, K), as the router itself computes them."""
@@ -67,10 +66,6 @@ KNOWN: dict[str, tuple[str, Weights]] = {
 }
 """Router classes of transformers, with the ``model_type`` they belong to."""
 
-
-SIGMOID = sigmoid_weights
-
-
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
@@ -96,7 +91,7 @@ class Router:
 
     def probabilities(self, logits_NE: Tensor) -> Tensor:
         """The router's distribution over experts, float32 (N, E): softmax, or sigmoid scores by their sum."""
-        if self.formula is not SIGMOID:
+        if self.formula is not sigmoid_weights:
             return logits_NE.softmax(dim=-1, dtype=torch.float32)
         scores_NE = logits_NE.float().sigmoid()
         return scores_NE / scores_NE.sum(-1, keepdim=True)

@@ -7,51 +7,27 @@ would run. N: prompts, T: steps, G: group size, W: picks that were drawn uniform
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 
 import numpy as np
 
 from depo.data.pool import PromptPool
 from depo.recipe import schema
-from depo.replay.full import Factory
-from depo.replay.told import Told
-from depo.replay.trace import Trace
+from depo.replay.full import Factory, Timed
+from depo.replay.trace import Told, Trace
 from depo.report.calibration import auroc, brier, brier_skill, expected_calibration_error
 from depo.selection import build_selector
 from depo.selection.picks import observations
 from depo.selection.visits import FEW_VISITS, since_visit
 from depo.types import Group, Pick, Rollout
-from estimators.base import Candidate, Context, Estimates, Estimator, Observation
+from estimators.base import Context
 from reward.base import Score
 
 RIGHT, WRONG = Score(1.0, True), Score(0.0, False)
 
-
 NO_TOKENS = np.zeros(1, dtype=np.int32)
 
-
 NO_LOGPROBS = np.full(1, np.nan, dtype=np.float32)  # a trace does not record them
-
-
-class Timed:
-    """An estimator, and the seconds spent in it."""
-
-    def __init__(self, estimator: Told | Estimator) -> None:
-        self.estimator = estimator
-        self.seconds = 0.0
-
-    def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
-        start = time.perf_counter()
-        estimates = self.estimator.predict(candidates, context)
-        self.seconds += time.perf_counter() - start
-        return estimates
-
-    def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
-        start = time.perf_counter()
-        metrics = self.estimator.observe(observations, context)
-        self.seconds += time.perf_counter() - start
-        return metrics
 
 
 def picks_per_step(budget: float, prompts: int) -> int:

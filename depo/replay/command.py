@@ -14,7 +14,7 @@ from depo.errors import DONE, UserError, say
 from depo.files import check_place, write_json
 
 if TYPE_CHECKING:
-    from depo.replay.specs import Spec
+    from depo.replay.comparison import Spec
     from depo.replay.trace import Trace
 
 DEFAULT_SELECTOR = "thompson"
@@ -63,9 +63,8 @@ def add_options(commands: argparse._SubParsersAction) -> argparse.ArgumentParser
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run what ``depo replay`` was asked for; returns the exit status. Raises UserError for bad input."""
-    from depo.replay.comparison import Settings, compare
+    from depo.replay.comparison import Settings, compare, parse_spec
     from depo.replay.report import draw, replay_result, tables
-    from depo.replay.specs import parse_spec
     from depo.replay.trace import split_rows
     from depo.report.document import show
     from depo.report.provenance import package_versions, source_commit
@@ -150,9 +149,9 @@ def distinct(specs: list[Spec], flag: str) -> list[Spec]:
 
 def read_trace(options: argparse.Namespace) -> tuple[Trace, int]:
     """The trace that the first argument names, and the group size."""
+    from depo.replay.comparison import parse_where
     from depo.replay.parquet import read_parquet
     from depo.replay.run_directory import is_run, read_run
-    from depo.replay.specs import parse_where
 
     path: Path = options.trace
     if not path.exists():

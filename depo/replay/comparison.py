@@ -1,30 +1,92 @@
-"""Everything a replay was asked for: each estimator with full feedback, each with each selector censored."""
+"""Everything a replay was asked for: each estimator with full feedback, each with each selector censored.
+
+Estimators and selectors are named with their options, ``NAME:key=value,key=value``, values as in YAML:
+``mopps:discount=0.9``, ``mine:sizes=[1,2]``.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
+import estimators
 from depo.errors import UserError
+from depo.recipe import schema
+from depo.recipe.overrides import parse_yaml
 from depo.replay.censored import censored_feedback, picks_per_step
-from depo.replay.full import full_feedback, smoother
-from depo.replay.quality import Quality, differences, full_quality
-from depo.replay.specs import Spec, build_estimator, selection_block
-from depo.replay.told import true_rates
-from depo.replay.trace import Trace
-from depo.report.statistics import resample_prompts, tabled_t_interval
+from depo.replay.full import Quality, differences, full_feedback, full_quality, smoother
+from depo.replay.trace import Trace, true_rates
+from depo.report.statistics import SHARE, resample_prompts, t_interval
+from estimators.base import Estimator
+
+KEY = re.compile(r"(^|,)\s*([A-Za-z_]\w*)=")
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """``label`` is how it was written, and its name in tables and files."""
+
+    label: str
+    name: str
+    options: Mapping[str, Any]
+
+
+def parse_spec(text: str, flag: str) -> Spec:
+    """Raises UserError when the options are not ``key=value,key=value``."""
+    name, colon, rest = text.partition(":")
+    if not name or (colon and not KEY.match(rest)):
+        raise UserError(f"{flag} {text}: expected NAME or NAME:key=value,key=value")
+    options = parse_yaml("{" + KEY.sub(r"\1 \2: ", rest) + "}", f"{flag} {text}") if colon else {}
+    return Spec(text, name, options)
+
+
+def parse_where(texts: list[str]) -> dict[str, str]:
+    """Column → value out of ``column=value,column=value``. Raises UserError otherwise."""
+    pairs = [pair.partition("=") for text in texts for pair in text.split(",")]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise UserError(f"--where {name}{equals}{value}: expected COLUMN=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def build_estimator(spec: Spec) -> Estimator:
+    """A fresh estimator. Raises UserError for an unknown name, or options that it does not take."""
+    try:
+        return estimators.build({"type": spec.name, **spec.options})
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--estimator {spec.label}: {' '.join(str(error).split())}") from error
+
+
+def selection_block(spec: Spec, prompts: int, audit: float) -> schema.Selection:
+    """The recipe's ``selection`` block for a replay over ``prompts`` prompts: one round a step, all prompts
+    as candidates, no warm-up, whatever the options say on top. Raises UserError for a selector or an option
+    that recipes do not know."""
+    blocks = {block.model_fields["type"].default: block for block in get_args(get_args(schema.Selection)[0])}
+    if spec.name not in blocks:
+        raise UserError(
+            f"--selector {spec.label}: no selector is called {spec.name!r}; known: {', '.join(blocks)}"
+        )
+    settings = {"audit": audit, "min_window": 0, "candidates": prompts}
+    known = {name: value for name, value in settings.items() if name in blocks[spec.name].model_fields}
+    try:
+        return TypeAdapter(schema.Selection).validate_python({"type": spec.name, **known, **spec.options})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(str(part) for part in first["loc"][1:2])  # then which of several types
+        raise UserError(f"--selector {spec.label}: {where}: {first['msg']}") from error
+
 
 ORACLE = "oracle"
 
-
 SMOOTHER = "smoother (sees the future)"
-
 
 SHARES = ("effective_ratio", "starvation", "never_visited")
 """Figures whose interval cannot leave [0, 1]."""
@@ -129,8 +191,9 @@ def over_seeds(replays: Sequence[dict[str, float]]) -> dict[str, Any]:
     for name in replays[0]:
         values = [replay[name] for replay in replays if not math.isnan(replay[name])]
         figures[name] = fmean(values) if values else math.nan
-        limits = tabled_t_interval(values) if len(values) > 1 else None
-        if limits is not None and name in SHARES:
-            limits = [min(max(limit, 0.0), 1.0) for limit in limits]
-        intervals[name] = limits
+        intervals[name] = None
+        if len(values) > 1:
+            found = t_interval(values)
+            low, high = SHARE if name in SHARES else (-math.inf, math.inf)
+            intervals[name] = [max(found.low, low), min(found.high, high)]
     return figures | {"intervals": intervals}

@@ -1,19 +1,32 @@
 """Full feedback: predict every prompt that is offered, then observe them all. How good are the predictions?
 
-N: prompts, T: steps, M: graded predictions.
+N: prompts, T: steps, M: graded predictions, R: resamples.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
-from depo.replay.told import Told, smoothed_rates
-from depo.replay.trace import Trace
+from depo.replay.trace import Told, Trace, smoothed_rates
+from depo.report.calibration import (
+    auroc,
+    average_precision,
+    brier,
+    brier_skill,
+    by_visits,
+    expected_calibration_error,
+    false_reject_rate,
+    reliability,
+    spearman,
+)
+from depo.report.statistics import clustered_means, clustered_ranking, limits
 from depo.rng import generator
 from depo.types import Origin
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation
@@ -21,6 +34,26 @@ from estimators.moments import informative_probability
 
 Factory = Callable[[], Estimator]
 """Makes a fresh estimator: every replay starts from nothing."""
+
+
+class Timed:
+    """An estimator, and the seconds spent in it."""
+
+    def __init__(self, estimator: Told | Estimator) -> None:
+        self.estimator = estimator
+        self.seconds = 0.0
+
+    def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
+        start = time.perf_counter()
+        estimates = self.estimator.predict(candidates, context)
+        self.seconds += time.perf_counter() - start
+        return estimates
+
+    def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
+        start = time.perf_counter()
+        metrics = self.estimator.observe(observations, context)
+        self.seconds += time.perf_counter() - start
+        return metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +102,9 @@ def full_feedback(
     first prompts then helps with the later ones, also on a first visit.
     """
     parts: list[Predictions] = []
-    seconds = 0.0
     visits_N = np.zeros(len(trace.prompts), dtype=np.int64)
     told = Told(factory(), trace) if told_rates else None
-    estimator = told or factory()
+    estimator = Timed(told or factory())
     steps = 0
     for t, rows in offers(trace, batch, seed):
         steps += 1
@@ -85,22 +117,20 @@ def full_feedback(
         if told is not None:
             told.column = t
         observations = observations_at(trace, t, rows, step)
-        start = time.perf_counter()
         estimates = estimator.predict(candidates, context)
         estimator.observe(observations, context)
-        seconds += time.perf_counter() - start
         graded = trace.graded_NT[rows, t]
         parts.append(
             Predictions(
                 rows,
                 visits_N[rows],
-                *probabilities(estimates, len(rows), type(estimator).__name__),
+                *probabilities(estimates, len(rows), type(estimator.estimator).__name__),
                 trace.successes_NT[rows, t],
                 trace.trials_NT[rows, t],
             ).of(graded)
         )
         visits_N[rows] += 1
-    return joined(parts), seconds / max(steps, 1)
+    return joined(parts), estimator.seconds / max(steps, 1)
 
 
 def probabilities(
@@ -175,3 +205,88 @@ def joined(parts: list[Predictions]) -> Predictions:
     return Predictions(
         *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Predictions))
     )
+
+
+@dataclass(frozen=True)
+class Quality:
+    """``figures`` is JSON but for NaN; differences are made of the resampled ``auroc_R`` and ``brier_R``."""
+
+    figures: dict[str, Any]
+    auroc_R: np.ndarray
+    brier_R: np.ndarray
+
+
+def full_quality(predictions: Predictions, weights_RN: np.ndarray) -> Quality:
+    """Everything that is said about one estimator's predictions; NaN where a figure is undefined.
+
+    ``auroc`` is that of zero variance: does ``p_informative`` tell informative groups from the others.
+    Figures that have a bootstrap interval have it under ``intervals``. ECE has none: drawing prompts twice
+    makes bins lumpier than they are, which biases it upwards.
+    """
+    one, cluster_M = predictions, predictions.prompt_M
+    informative_M, rate_M = one.was_mixed_M, one.successes_M / np.maximum(one.trials_M, 1)
+    base = float(informative_M.mean()) if len(informative_M) else math.nan
+    auroc_R, precision_R = clustered_ranking(one.informative_M, informative_M, cluster_M, weights_RN)
+    wrong_R, _ = clustered_ranking(one.all_wrong_M, one.was_all_wrong_M, cluster_M, weights_RN)
+    right_R, _ = clustered_ranking(one.all_right_M, one.was_all_right_M, cluster_M, weights_RN)
+    brier_R = clustered_means((one.informative_M - informative_M) ** 2, cluster_M, weights_RN)
+    base_R = clustered_means(informative_M, cluster_M, weights_RN)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        skill_R = 1 - brier_R / (base_R * (1 - base_R))
+    figures = {
+        "predictions": len(informative_M),
+        "base_rate": base,
+        **scores(one),
+        "spearman": spearman(one.mean_M, rate_M),
+        "false_reject_rate": false_reject_rate(one.informative_M, informative_M),
+        "intervals": {
+            "auroc": interval(auroc_R),
+            "auroc_all_wrong": interval(wrong_R),
+            "auroc_all_right": interval(right_R),
+            "average_precision": interval(precision_R),
+            "brier": interval(brier_R),
+            "brier_skill": interval(skill_R),
+        },
+        "by_visits": {
+            label: {"predictions": int(member_M.sum()), **scores(one.of(member_M))}
+            for label, member_M in by_visits(one.visits_M)
+            if member_M.any()
+        },
+        "reliability": reliability(one.informative_M, informative_M),
+    }
+    return Quality(figures, auroc_R, brier_R)
+
+
+def interval(values_R: np.ndarray) -> list[float] | None:
+    """The 95 % percentile interval of a resampled figure; None where no resample defines it."""
+    low, high = limits(values_R, 2.5)
+    return None if low is None or high is None else [low, high]
+
+
+def scores(one: Predictions) -> dict[str, float]:
+    """The main figures; NaN where one is undefined."""
+    informative_M = one.was_mixed_M
+    return {
+        "auroc": auroc(one.informative_M, informative_M),
+        "auroc_all_wrong": auroc(one.all_wrong_M, one.was_all_wrong_M),
+        "auroc_all_right": auroc(one.all_right_M, one.was_all_right_M),
+        "average_precision": average_precision(one.informative_M, informative_M),
+        "brier": brier(one.informative_M, informative_M),
+        "brier_skill": brier_skill(one.informative_M, informative_M),
+        "ece": expected_calibration_error(one.informative_M, informative_M),
+    }
+
+
+def differences(qualities: Mapping[str, Quality]) -> list[dict[str, Any]]:
+    """For each pair, first minus second, of AUROC and Brier score, with intervals paired by prompt."""
+    return [
+        {
+            "estimator": first,
+            "minus": second,
+            "auroc": qualities[first].figures["auroc"] - qualities[second].figures["auroc"],
+            "auroc_interval": interval(qualities[first].auroc_R - qualities[second].auroc_R),
+            "brier": qualities[first].figures["brier"] - qualities[second].figures["brier"],
+            "brier_interval": interval(qualities[first].brier_R - qualities[second].brier_R),
+        }
+        for first, second in combinations(qualities, 2)
+    ]

@@ -25,10 +25,8 @@ from depo.types import Prompt
 
 NEEDED = ("prompt_id", "n", "k_correct")
 
-
 CONDITIONS = ("model", "temperature", "max_tokens", "step", "split", "source")
 """Columns that may tell several counts of one prompt apart."""
-
 
 CHOICES_SHOWN = 12
 

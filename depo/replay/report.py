@@ -94,7 +94,6 @@ FULL = (
     ("false rej.", "false_reject_rate"),
 )
 
-
 CENSORED = (
     ("never seen", "never_visited"),
     ("audit AUROC", "audit_auroc"),

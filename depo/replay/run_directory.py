@@ -19,23 +19,18 @@ from depo.data import load_saved
 from depo.errors import UserError
 from depo.recipe.overrides import parse_yaml
 from depo.replay.trace import MISSING, Trace
-from depo.trackers.jsonl import read_metrics
+from depo.trackers.tracker import read_metrics
 from depo.types import Origin, Prompt
 
 COLUMNS = ("step", "prompt_key", "prompt", "origin", "propensity", "selector", "correct")
 
-
 LOGPROBS = "engine_logprobs"
-
 
 UNIFORM = "uniform"  # the selector's name in the log wherever a prompt was drawn uniformly
 
-
 TRAINING = (Origin.SELECTED, Origin.AUDIT, Origin.REFILL)
 
-
 CELL_BYTES = 41  # of a prompt at a step, over all matrices of a run's trace
-
 
 LARGEST_TRACE = 8 * 2**30  # bytes
 

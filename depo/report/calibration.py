@@ -13,7 +13,6 @@ import numpy as np
 
 ECE_BINS = 15
 
-
 STRATA: tuple[tuple[str, int, float], ...] = (("0", 0, 0), ("1", 1, 1), ("2-4", 2, 4), ("5+", 5, math.inf))
 """(label, fewest, most) visits that a prompt had had before the prediction."""
 

@@ -8,7 +8,6 @@ a `Number` with its interval. `show` prints a table on the terminal.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depo.errors import UserError
 from depo.files import write_json, write_text
 from depo.report.plots import FORMATS, save
 
@@ -43,32 +41,26 @@ class Strong:
 
 
 @dataclass(frozen=True)
-class Emphasis:
-    text: str
-
-
-@dataclass(frozen=True)
 class Number:
     """A measured value, with its interval where there is one. None and NaN are unknown. ``form`` is Python's
-    format specification (".3f", "+.1%", ","), ``unit`` what follows the value."""
+    format specification (".3f", "+.1%", ",")."""
 
     value: float | None
     form: str = ".3f"
     low: float | None = None
     high: float | None = None
-    unit: str = ""
 
     @classmethod
-    def of(cls, values: Sequence[float | None] | None, form: str = ".3f", unit: str = "") -> Number:
+    def of(cls, values: Sequence[float | None] | None, form: str = ".3f") -> Number:
         """From [value, low, high], as results store it; None is unknown."""
         value, low, high = values or (None, None, None)
-        return cls(value, form, low, high, unit)
+        return cls(value, form, low, high)
 
     def __str__(self) -> str:
         """``0.412 [0.390, 0.434]``"""
         if not known(self.value):
             return UNKNOWN
-        shown = f"{self.value:{self.form}}{self.unit}"
+        shown = f"{self.value:{self.form}}"
         if known(self.low) and known(self.high):
             shown += f" [{self.low:{self.form}}, {self.high:{self.form}}]"
         return shown
@@ -78,7 +70,7 @@ def known(value: float | None) -> bool:
     return value is not None and not math.isnan(value)
 
 
-Span = str | Code | Strong | Emphasis | Number
+Span = str | Code | Strong | Number
 Text = Span | Sequence[Span]
 """Spans follow each other without a space between them."""
 
@@ -223,8 +215,6 @@ def markdown_span(span: Span) -> str:
             return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
         case Strong(text):
             return f"**{escaped(text)}**"
-        case Emphasis(text):
-            return f"*{escaped(text)}*"
         case _:
             return escaped(str(span))
 
@@ -297,12 +287,3 @@ def write_document(document: Document, stem: Path) -> Path:
     path = stem.with_name(f"{stem.name}.md")
     write_text(path, to_markdown(document, stem.name))
     return path
-
-
-def read_result(path: Path) -> dict[str, Any] | None:
-    """A stored result; None for JSON of other origin. Raises UserError for what is no JSON."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    return value if isinstance(value, dict) and {"kind", "provenance"} <= value.keys() else None

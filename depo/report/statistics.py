@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist
 
 import numpy as np
 from scipy import stats
@@ -36,17 +36,13 @@ from depo.rng import generator
 
 LEVEL = 0.95
 
-
 TAIL = 100 * (1 - LEVEL) / 2
 """Percent outside of the interval on either side: 2.5 but for rounding."""
 
-
 Bounds = tuple[float, float]
-
 
 SHARE: Bounds = (0.0, 1.0)
 """What an accuracy or any other share can be, for one problem."""
-
 
 DIFFERENCE: Bounds = (-1.0, 1.0)
 
@@ -75,36 +71,20 @@ def wilson_interval(successes: int, trials: int, confidence: float = LEVEL) -> t
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def t_interval(values: Sequence[float], confidence: float = LEVEL) -> Interval:
+def t_interval(values: Sequence[float]) -> Interval:
     """Student's t interval of the mean of independent values, e.g. one difference a seed."""
     values_S = np.asarray(values, dtype=float)
     mean = float(values_S.mean())
     if len(values_S) < 2:
         return Interval(mean, math.nan, math.nan)
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(values_S) - 1) * stats.sem(values_S))
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(values_S) - 1) * stats.sem(values_S))
     return Interval(mean, mean - half, mean + half)
 
 
-def ratio_interval(ratios: Sequence[float], confidence: float = LEVEL) -> Interval:
+def ratio_interval(ratios: Sequence[float]) -> Interval:
     """Geometric mean of positive ratios, with the t interval of their logarithms."""
-    logs = t_interval(np.log(np.asarray(ratios, dtype=float)).tolist(), confidence)
+    logs = t_interval(np.log(np.asarray(ratios, dtype=float)).tolist())
     return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high))
-
-
-# 97.5 % points of Student's t with 1 … 30 degrees of freedom; beyond, the normal distribution is close.
-STUDENT_T = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-
-
-def tabled_t_interval(values: Sequence[float]) -> list[float]:
-    """[low, high] as `t_interval` has them, but with t as printed tables give it, to three decimals: what
-    stored replays were made with. Needs two values."""
-    freedom = len(values) - 1
-    t = STUDENT_T[freedom - 1] if freedom <= len(STUDENT_T) else NormalDist().inv_cdf(0.975)
-    mean, half = fmean(values), t * stdev(values) / math.sqrt(len(values))
-    return [mean - half, mean + half]
 
 
 # ---------------------------------------------------------------- equal values

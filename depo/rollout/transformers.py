@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from depo.moe.hooks import Recorder, RouterHook, hooked
 from depo.moe.routers import find_routers
+from depo.moe.routes import Recorder, RouterHook, hooked
 from depo.rollout.engine import LOOK_SECONDS, Look, Sampling, WeightUpdate
 from depo.types import Request, Rollout
 

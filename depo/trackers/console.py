@@ -12,7 +12,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console as Terminal
@@ -21,6 +20,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -89,24 +89,19 @@ COLUMNS = (
 
 def progress_bar() -> Progress:
     """Steps or samples done, of how many, and when the rest will be."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=Terminal(markup=False, highlight=False, emoji=False),
-    )
+    return bar_with(MofNCompleteColumn(), TimeElapsedColumn())
 
 
 def download_bar() -> Progress:
     """Bytes of how many, how fast, and when the rest will be here."""
+    return bar_with(DownloadColumn(), TransferSpeedColumn())
+
+
+def bar_with(*columns: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        *columns,
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=Terminal(markup=False, highlight=False, emoji=False),
@@ -133,17 +128,14 @@ class Console:
             self.task = self.progress.add_task(self.name, total=self.total_steps)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
 
     def step(self, metrics: Mapping[str, float | None]) -> None:
         """One line for a finished step; ``metrics`` as ``depo.train.metrics.step_metrics`` names them,
-        missing or
-        NaN ones are shown as "-"."""
+        missing or NaN ones are shown as "-"."""
         step = int(metrics["step"] or 0)
         if self.progress is not None:
             self.progress.update(self.task, completed=step)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depo.files import file_aside
-from depo.trackers.jsonl import missing_steps
+from depo.trackers.tracker import missing_steps
 from depo.types import Group
 
 if TYPE_CHECKING:

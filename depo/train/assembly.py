@@ -18,8 +18,14 @@ from depo.models.loading import load_tokenizer
 from depo.recipe.schema import FileSource, PretrainedPolicy, Recipe, RewardSpec
 from depo.rollout.calls import Calls
 from depo.rollout.engine import RolloutEngine
-from depo.rollout.parity import ParityProbe, choose_sequences, default_tolerance
-from depo.rollout.weights import DirectorySync, SharedWeights, WeightSync
+from depo.rollout.weights import (
+    DirectorySync,
+    ParityProbe,
+    SharedWeights,
+    WeightSync,
+    choose_sequences,
+    default_tolerance,
+)
 from depo.selection import Selector, build_selector
 from depo.selection.answer_rescoring import AnswerRescoring
 from depo.selection.selector import PrefillProbe

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from depo.errors import UserError, unwrapped
 from depo.files import latest_checkpoint, locked
-from depo.trackers.jsonl import sound_rows
+from depo.trackers.tracker import sound_rows
 
 LOCK = ".lock"
 """In a run directory: held by whoever is at work there."""

@@ -67,15 +67,15 @@ class LearnerActor:
     def start(self, policy: PretrainedPolicy) -> PolicyFacts:
         """Load the policy and make the learner and its colocated engine."""
         from depo.learner.learner import PolicyLearner
-        from depo.models.devices import pick_device
         from depo.models.loading import load_model, load_tokenizer
+        from depo.models.precision import pick_device
         from depo.rollout.transformers import TransformersEngine
 
         recipe = self.recipe
         device = pick_device(recipe.learner.device)
         self.tokenizer = tokenizer = load_tokenizer(policy)
         model = load_model(policy, device, recipe.seed)
-        eos_token_ids = end_tokens(model, tokenizer)
+        eos_token_ids = end_tokens(model.generation_config, tokenizer)
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_token_ids[0]
         self.learner = PolicyLearner(
             model,
@@ -120,38 +120,14 @@ class LearnerActor:
     def serve(self, version: int) -> int:
         return self.engine.load_weights(WeightUpdate(version))
 
-    def update(self, batch: Sequence[TrainSample]) -> UpdateResult:
-        return self.learner.update(batch)
+    def call(self, method: str, *arguments: Any) -> Any:
+        """A method of the `PolicyLearner`."""
+        return getattr(self.learner, method)(*arguments)
 
-    def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
-        return self.learner.score(sequences, temperature)
-
-    def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
-        return self.learner.answer_logprobs(sequences, temperature)
-
-    def prompt_features(self, prompts: list[tuple[int, ...]]) -> np.ndarray:
-        return self.learner.prompt_features(prompts)
-
-    def export(self, directory: Path) -> None:
-        """The policy in Hugging Face format with its tokenizer, LoRA merged."""
-        self.learner.export(directory)
-        self.tokenizer.save_pretrained(directory)
-
-    def export_trained(self, directory: Path) -> None:
-        """What an engine lacks that was started from the same checkpoint."""
-        self.learner.export(directory, trained_only=True)
-
-    def perturb(self, seed: int, scale: float) -> None:
-        self.learner.perturb(seed, scale)
-
-    def restore(self) -> None:
-        self.learner.restore()
-
-    def save(self, directory: Path) -> None:
-        self.learner.save(directory)
-
-    def load(self, directory: Path) -> None:
-        self.learner.load(directory)
+    def export(self, directory: Path, trained_only: bool) -> None:
+        self.learner.export(directory, trained_only)
+        if not trained_only:
+            self.tokenizer.save_pretrained(directory)
 
 
 class RemoteLearner:
@@ -168,7 +144,7 @@ class RemoteLearner:
         """Of a checkpoint, at least; known once the policy is loaded."""
 
     def start(self, policy: PretrainedPolicy) -> PolicyFacts:
-        facts: PolicyFacts = self.ask("start", policy)
+        facts: PolicyFacts = self.answer(self.actor.start.remote(policy), "start")
         self.checkpoint_bytes = WEIGHTS_AND_MOMENTS * facts.trainable + EXPORTED * facts.parameters
         return facts
 
@@ -178,44 +154,47 @@ class RemoteLearner:
             yield from handful
 
     def serve(self, version: int) -> int:
-        return self.ask("serve", version)
+        return self.answer(self.actor.serve.remote(version), "serve")
 
     def begin_update(self, batch: Sequence[TrainSample]) -> Callable[[], UpdateResult]:
         """Start an update; call what comes back to wait for its result."""
-        return partial(self.calls.get, self.actor.update.remote(batch), LEARNER, "update")
+        return partial(self.answer, self.actor.call.remote("update", batch), "update")
 
     def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
         """Log-probabilities of each (prompt ids, completion ids): (T,) each, in nats."""
-        return self.ask("score", sequences, temperature)
+        return self.call("score", sequences, temperature)
 
     def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
         """Log-probability of each whole answer, (prompt ids, answer ids): (N,), in nats."""
-        return self.ask("answer_logprobs", sequences, temperature)
+        return self.call("answer_logprobs", sequences, temperature)
 
     def prompt_features(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """(N, F) float32, from one prefill of each prompt: see ``depo.learner.scoring``."""
-        return self.ask("prompt_features", [prompt.token_ids for prompt in prompts])
+        return self.call("prompt_features", [prompt.token_ids for prompt in prompts])
 
-    def export(self, directory: Path) -> None:
-        self.ask("export", directory.absolute())
-
-    def export_trained(self, directory: Path) -> None:
-        self.ask("export_trained", directory.absolute())
+    def export(self, directory: Path, trained_only: bool = False) -> None:
+        """The policy in Hugging Face format with its tokenizer, LoRA merged; with ``trained_only`` what an
+        engine lacks that was started from the same checkpoint."""
+        self.answer(self.actor.export.remote(directory.absolute(), trained_only), "export")
 
     def perturb(self, seed: int, scale: float) -> None:
-        self.ask("perturb", seed, scale)
+        self.call("perturb", seed, scale)
 
     def restore(self) -> None:
-        self.ask("restore")
+        self.call("restore")
 
     def save(self, directory: Path) -> None:
-        self.ask("save", directory.absolute())
+        self.call("save", directory.absolute())
 
     def load(self, directory: Path) -> None:
-        self.ask("load", directory.absolute())
+        self.call("load", directory.absolute())
 
-    def ask(self, method: str, *arguments: Any) -> Any:
-        return self.calls.get(getattr(self.actor, method).remote(*arguments), LEARNER, method)
+    def call(self, method: str, *arguments: Any) -> Any:
+        """A method of the `PolicyLearner`."""
+        return self.answer(self.actor.call.remote(method, *arguments), method)
+
+    def answer(self, reference: Any, what: str) -> Any:
+        return self.calls.get(reference, LEARNER, what)
 
 
 class ColocatedEngine:

@@ -74,8 +74,8 @@ SIDES = ("small", "large")
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run what ``depo route`` was asked for; returns the exit status. Raises UserError for bad input."""
     from depo.evaluation.cascade import inputs
+    from depo.evaluation.cascade.figures import cascade_document
     from depo.evaluation.cascade.report import route_report, show_route
-    from depo.evaluation.cascade.results import cascade_document
     from depo.evaluation.comparison import told_apart
     from depo.recipe.loading import load_recipe
     from depo.report.document import write_result

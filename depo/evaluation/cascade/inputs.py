@@ -10,7 +10,6 @@ N problems of a benchmark.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +17,16 @@ import numpy as np
 
 from depo.data import load_saved
 from depo.errors import UserError
-from depo.evaluation.cascade.measures import Questions
+from depo.evaluation.cascade.figures import CascadeBenchmark, Price, Questions
 from depo.evaluation.comparison import setting
-from depo.evaluation.estimator_check import cannot_ask, predictions
+from depo.evaluation.evaluator import LoadedBenchmark, problems_file
 from depo.evaluation.model import Target
-from depo.evaluation.results import avg_of
-from depo.evaluation.suite import LoadedBenchmark, problems_file
+from depo.evaluation.results import avg_of, cannot_ask, predictions
 from depo.files import latest_checkpoint
 from depo.recipe.loading import load_recipe
 from depo.recipe.suites import parse_suite
 
 Document = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """Of one completion token of each model; ``source`` says where it is from."""
-
-    small: float
-    large: float
-    source: str
-
-    def described(self) -> dict[str, Any]:
-        return {
-            "small": self.small,
-            "large": self.large,
-            "ratio": self.large / self.small,
-            "source": self.source,
-        }
 
 
 def price_of(small: Mapping[str, Any], large: Mapping[str, Any], cost_ratio: float | None) -> Price:
@@ -63,17 +44,6 @@ def price_of(small: Mapping[str, Any], large: Mapping[str, Any], cost_ratio: flo
                 "its cost; give --cost-ratio R: what a token of the large model costs in tokens of the small"
             )
     return Price(float(parameters["small"]), float(parameters["large"]), "active parameters")
-
-
-@dataclass(frozen=True, slots=True)
-class CascadeBenchmark:
-    """A benchmark's questions with the estimator's predicted pass rate of each, (N,). ``left_out`` counts
-    problems that one of the models has no verdict on."""
-
-    name: str
-    questions: Questions
-    predicted_N: np.ndarray
-    left_out: int
 
 
 def estimator_of(run: str) -> Target:

@@ -18,13 +18,10 @@ if TYPE_CHECKING:
 
 Result = Mapping[str, Any]
 
-
 HEAD = ["questions go to", "τ", "accuracy", "sent to small", "cost saved", "above random"]
-
 
 KEYS = ("accuracy", "share", "saved", "gain")
 """Of the figures under the last four heads."""
-
 
 NAMES = {"estimator": "small above τ", "oracle": "oracle, above τ"}
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,6 @@ from transformers import (
 )
 
 from depo.errors import UserError
-from depo.moe.upcycle.settings import Upcycling, check_slices
 from depo.rng import seed64
 
 TARGETS = {"llama": "mixtral", "mistral": "mixtral", "qwen3": "qwen3_moe"}
@@ -62,6 +61,35 @@ SHARED = (
     "eos_token_id",
 )
 """What dense and mixture configurations call by the same name."""
+
+NEAR = 2  # divisors shown on either side of a number of slices that does not divide
+
+
+@dataclass(frozen=True, slots=True)
+class Upcycling:
+    """N slices of the feed-forward layer, M replicas of each, K of the N·M experts active per token."""
+
+    slices: int
+    replicas: int
+    top_k: int
+    drop: float
+    """Share of an expert's intermediate dimensions that is drawn anew (Drop-Upcycling's r)."""
+    scaling: Literal["exact", "marco"]
+    router: Literal["random", "grouped"]
+    router_std: float
+    """Of the router's weights; 0: no expert is preferred."""
+    seed: int
+
+    @property
+    def experts(self) -> int:
+        return self.slices * self.replicas
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the mixture computes what the dense model does, up to rounding: every slice is active with
+        the same weight."""
+        all_active = self.top_k == self.experts and self.router_std == 0
+        return self.scaling == "exact" and (all_active or self.router == "grouped") and self.drop == 0
 
 
 def moe_config(dense: PretrainedConfig, settings: Upcycling, model: str) -> PretrainedConfig:
@@ -106,6 +134,19 @@ def check_dense(dense: PretrainedConfig, model: str) -> None:
         raise UserError(
             f"depo upcycle: {model} uses a sliding window in some layers, qwen3_moe only in all or none"
         )
+
+
+def check_slices(slices: int, intermediate_size: int, model: str) -> None:
+    """Raise UserError unless ``slices`` cuts the feed-forward layer evenly; it names the nearest that do."""
+    if intermediate_size % slices == 0:
+        return
+    divisors = [n for n in range(1, intermediate_size + 1) if intermediate_size % n == 0]
+    below = [n for n in divisors if n < slices][-NEAR:]
+    above = [n for n in divisors if n > slices][:NEAR]
+    raise UserError(
+        f"depo upcycle: --slices {slices} does not divide the {intermediate_size} dimensions of the "
+        f"feed-forward layers of {model}; near it: {', '.join(map(str, below + above))}"
+    )
 
 
 @dataclass(slots=True)

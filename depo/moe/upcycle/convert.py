@@ -15,14 +15,21 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from depo.errors import UserError, say
 from depo.files import check_place, directory_aside
-from depo.models.devices import pick_device
 from depo.models.experts import use_grouped_experts, use_sorted_experts
 from depo.models.fetch import quiet_transformers
 from depo.models.loading import check_source, from_pretrained, load_tokenizer, load_whole
-from depo.moe.upcycle.build import build, moe_config
-from depo.moe.upcycle.repair import Fidelity, fidelity, repair
-from depo.moe.upcycle.settings import Upcycling, upcycling
-from depo.moe.upcycle.text import PASSAGES, check_room, encode, generate, read_passages
+from depo.models.precision import pick_device
+from depo.moe.upcycle.build import Upcycling, build, moe_config
+from depo.moe.upcycle.repair import (
+    PASSAGES,
+    Fidelity,
+    check_room,
+    encode,
+    fidelity,
+    generate,
+    read_passages,
+    repair,
+)
 from depo.recipe.model_shape import ModelShape, model_shape
 from depo.recipe.schema import PretrainedPolicy
 
@@ -30,6 +37,8 @@ KEY = "depo upcycle: DENSE"
 
 REPORT_FILE = "depo_upcycle.json"
 """What OUT was made of and how far it is from it."""
+
+ROUTER_STD = 0.02  # transformers' own initializer_range: small beside hidden states of norm √H
 
 MEASURED = 8  # passages to measure on; of the user's or generated ones these are kept out of the repair
 
@@ -80,6 +89,55 @@ def upcycle(options: argparse.Namespace) -> None:
         print(f"repaired   {fidelity_line(results['repaired'])}")
     write(options, settings, moe.to("cpu", stored), tokenizer, results)
     print(f"written    {options.out}")
+
+
+def upcycling(options: argparse.Namespace) -> Upcycling:
+    """The settings of the command line. Raises UserError for values that make no sense."""
+    for name in ("slices", "replicas"):
+        require(getattr(options, name) >= 1, name, getattr(options, name), "at least 1")
+    experts = options.slices * options.replicas
+    top_k = experts if options.top_k is None else options.top_k
+    require(1 <= top_k <= experts, "top-k", top_k, f"between 1 and the {experts} experts (slices x replicas)")
+    require(0 <= options.drop <= 1, "drop", options.drop, "a share between 0 and 1")
+    router_std = options.router_std
+    if router_std is None:
+        router_std = 0.0 if top_k == experts else ROUTER_STD
+    require(0 <= router_std < math.inf, "router-std", router_std, "a number from 0 on")
+    if router_std == 0 and top_k < experts:
+        raise UserError(
+            f"depo upcycle: --router-std 0 sends every token to the same {top_k} of {experts} experts; "
+            f"give a small one, such as {ROUTER_STD}, or leave --top-k out"
+        )
+    if options.router == "grouped" and top_k % options.slices:
+        raise UserError(
+            f"depo upcycle: --router grouped sends a token to whole replicas, so --top-k {top_k} must be a "
+            f"multiple of --slices {options.slices}"
+        )
+    require(options.repair >= 0, "repair", options.repair, "0 steps or more")
+    require(0 < options.repair_lr < math.inf, "repair-lr", options.repair_lr, "a number greater than 0")
+    require(options.repair_batch >= 1, "repair-batch", options.repair_batch, "at least 1")
+    require(options.repair_length >= 8, "repair-length", options.repair_length, "at least 8 tokens")
+    settings = Upcycling(
+        slices=options.slices,
+        replicas=options.replicas,
+        top_k=top_k,
+        drop=options.drop,
+        scaling=options.scaling,
+        router=options.router,
+        router_std=router_std,
+        seed=options.seed,
+    )
+    if options.repair and settings.is_exact:
+        raise UserError(
+            "depo upcycle: --repair has nothing to mend, for this mixture equals the dense model; leave it "
+            "out, or ask for another mixture (--top-k, --drop, --scaling marco)"
+        )
+    return settings
+
+
+def require(holds: bool, name: str, found: float, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"depo upcycle: --{name} must be {wanted}, found {found:g}")
 
 
 def as_written(moe: PreTrainedModel, stored: torch.dtype) -> None:

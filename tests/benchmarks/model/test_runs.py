@@ -16,7 +16,7 @@ from benchmarks.model.runs import Ended, Place, check_same_recipe, run_arms
 from depo.errors import BAD_INPUT, DONE, UserError
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema import Recipe
-from depo.trackers.jsonl import read_metrics
+from depo.trackers.tracker import read_metrics
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.throughput.report import report
-from depo.report.document import plain
+from depo.report.document import Figure, plain
 
 
 def figure(depo: float, trl: float, mean: float) -> dict[str, Any]:
@@ -121,3 +121,14 @@ def test_a_single_pair_claims_no_interval(targets) -> None:
     single = document()
     single["end_to_end"]["summary"]["samples_per_second"]["advantage"] |= {"low": None, "high": None}
     assert targets(single)[0][0] == "1.35× (one pair, no interval)"
+
+
+def test_the_picture_shows_every_advantage_with_its_interval() -> None:
+    (figure,) = (block for block in report(document()).walk() if isinstance(block, Figure))
+    (axes,) = figure.draw().axes
+    shown = [
+        (float(bar[0].get_xdata()[0]), *(float(x) for x in bar[2][0].get_segments()[0][:, 0]))
+        for bar in axes.containers
+    ]
+    wanted = [(m, m - 0.1, m + 0.1) for m in (1.35, 0.53, 1.17, 1.42)]
+    assert shown == [pytest.approx(one) for one in wanted]

@@ -11,10 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from depo.evaluation.evaluator import Evaluator, Task, exact_pass_rates, requests_of, stretches
+from depo.evaluation.evaluator import (
+    Evaluator,
+    LoadedBenchmark,
+    Task,
+    exact_pass_rates,
+    requests_of,
+    stretches,
+    suite_requests,
+)
 from depo.evaluation.in_training import TrainingEvaluation, TrainingSuite
 from depo.evaluation.samples import EvalProgress, SampleStore, SampleWriter
-from depo.evaluation.suite import LoadedBenchmark, suite_requests
 from depo.recipe.schema import Evaluation, MathReward
 from depo.recipe.schema.suite import Suite
 from depo.rng import seed64
@@ -209,7 +216,8 @@ def test_in_memory_and_on_disk_are_the_same_rows(tmp_path: Path):
     ], "in the order of requests and samples, whenever they finished"
     store = SampleStore(tmp_path / "samples")
     with EvalProgress("s", 3 * N, 0, quiet=True) as progress:
-        evaluator.run(requests, Engine(), SampleWriter(evaluator.judge, store, progress))
+        rollouts = Engine().generate(requests, SAMPLING)
+        SampleWriter(evaluator.judge, store, progress).write(rollouts)
     assert progress.done == 3 * N
     assert store.rows() == sorted(rows, key=lambda row: (row["benchmark"], row["key"], row["sample_index"]))
     assert suite_requests(both, N, SEED, store.done()) == []

@@ -10,8 +10,8 @@ import pytest
 
 from depo.cli import main
 from depo.errors import UserError
+from depo.evaluation.evaluator import context_for, load_benchmarks
 from depo.evaluation.model import load_tokenizer
-from depo.evaluation.suite import context_for, load_benchmarks
 from depo.recipe.suites import load_suite
 
 

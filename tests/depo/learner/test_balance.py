@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 from depo.errors import UserError
-from depo.learner.balance import LoadBalancing
 from depo.learner.learner import PolicyLearner
+from depo.learner.routing import LoadBalancing
 from depo.types import TrainSample
 
 MakeModel = Callable[[str], PreTrainedModel]

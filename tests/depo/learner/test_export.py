@@ -15,8 +15,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from depo.learner.learner import PolicyLearner
-from depo.models.devices import set_compute_dtype
 from depo.models.export import export_policy
+from depo.models.precision import set_compute_dtype
 from depo.types import TrainSample
 
 MakeModel = Callable[[str], PreTrainedModel]

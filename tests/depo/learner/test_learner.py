@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from depo.learner.learner import PolicyLearner
-from depo.learner.metrics import Tally
+from depo.learner.loss import Tally
 from depo.types import TrainSample
 
 MakeModel = Callable[[str], PreTrainedModel]

@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from depo.learner.learner import PolicyLearner
-from depo.models.devices import set_compute_dtype
-from depo.models.routers import route_in_float32
+from depo.models.precision import route_in_float32, set_compute_dtype
 from depo.types import TrainSample, UpdateResult
 
 pytestmark = pytest.mark.gpu

@@ -15,10 +15,9 @@ from made_samples import VOCABULARY, build_batch
 from torch import Tensor
 
 from depo.learner.learner import PolicyLearner, routed
-from depo.learner.metrics import Tally
-from depo.moe.hooks import Recorder, hooked
+from depo.learner.loss import Tally
 from depo.moe.routers import find_routers
-from depo.moe.routes import ForcedRoutes
+from depo.moe.routes import ForcedRoutes, Recorder, hooked
 from depo.types import TrainSample
 
 LAYERS, EXPERTS, TOP_K = 2, 4, 2

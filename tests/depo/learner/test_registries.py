@@ -11,7 +11,7 @@ import torch
 from made_samples import build_batch, engine_of, sequences_of
 
 from depo.errors import UserError
-from depo.learner.advantages import advantages_into, load_advantages
+from depo.learner.samples import advantages_into, load_advantages
 from depo.recipe import checks, schema
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from reward.base import Score, unscorable

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from depo.learner.learner import PolicyLearner
-from depo.models.devices import autocast, set_compute_dtype
 from depo.models.experts import GROUPED, NAME, keep_casts, use_grouped_experts, use_sorted_experts
+from depo.models.precision import autocast, set_compute_dtype
 from depo.recipe import schema
 
 

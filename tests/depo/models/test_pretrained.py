@@ -19,8 +19,8 @@ from transformers import (
 
 from depo.errors import UserError
 from depo.learner.learner import PolicyLearner
-from depo.models.devices import compute_dtype
 from depo.models.loading import load_model, load_tokenizer
+from depo.models.precision import compute_dtype
 from depo.recipe import schema
 from depo.recipe.schema import Lora, PretrainedPolicy
 

@@ -23,7 +23,7 @@ from transformers import (
 from depo.errors import UserError
 from depo.learner.learner import PolicyLearner
 from depo.models.loading import load_model
-from depo.models.routers import routers
+from depo.models.precision import routers
 from depo.recipe import schema
 from depo.recipe.schema import Lora, PretrainedPolicy
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import find_routers
+from depo.moe.routes import Recorder, hooked
 from depo.rng import seed64
 from depo.rollout.engine import Sampling
 from depo.rollout.transformers import TransformersEngine

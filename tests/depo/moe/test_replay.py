@@ -17,9 +17,8 @@ from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig, PreTra
 
 from depo.errors import UserError
 from depo.models.experts import use_sorted_experts
-from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import Router, find_routers, require_routers
-from depo.moe.routes import ForcedRoutes
+from depo.moe.routes import ForcedRoutes, Recorder, hooked
 
 SIGMOID = ("deepseek_v3", "glm4_moe", "dots1")
 ARCHITECTURES = [

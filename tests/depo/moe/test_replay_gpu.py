@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from depo.models.devices import autocast
 from depo.models.loading import load_model
-from depo.models.routers import route_in_float32
-from depo.moe.hooks import Recorder, hooked
+from depo.models.precision import autocast, route_in_float32
 from depo.moe.routers import Router, find_routers, require_routers
-from depo.moe.routes import ForcedRoutes, force
+from depo.moe.routes import ForcedRoutes, Recorder, force, hooked
 from depo.recipe.schema import PretrainedPolicy
 
 pytestmark = pytest.mark.gpu

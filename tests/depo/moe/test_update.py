@@ -18,11 +18,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from depo.learner.learner import PolicyLearner
-from depo.models.devices import set_compute_dtype
-from depo.models.routers import route_in_float32
-from depo.moe.hooks import Recorder, hooked
+from depo.models.precision import route_in_float32, set_compute_dtype
 from depo.moe.routers import find_routers
-from depo.moe.routes import ForcedRoutes
+from depo.moe.routes import ForcedRoutes, Recorder, hooked
 from depo.recipe import schema
 from depo.types import TrainSample
 

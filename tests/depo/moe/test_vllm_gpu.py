@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from depo.moe.hooks import Recorder, hooked
 from depo.moe.routers import find_routers
+from depo.moe.routes import Recorder, hooked
 from depo.rollout.engine import Sampling
 from depo.rollout.vllm.worker import VllmOptions, VllmWorker
 from depo.types import Prompt, Request

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from depo.errors import UserError
-from depo.evaluation.suite import load_benchmark
+from depo.evaluation.evaluator import load_benchmark
 from depo.recipe.schema import Evaluation, FileSource, HubSource
 from depo.recipe.suites import SHIPPED, dump_suite, known_suites, load_suite, parse_suite, recipe_suite
 

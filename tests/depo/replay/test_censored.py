@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from depo.replay.censored import censored_feedback, figures, informative_later, picks_per_step
-from depo.replay.comparison import over_seeds
+from depo.replay.comparison import over_seeds, parse_spec, selection_block
 from depo.replay.report import front
-from depo.replay.specs import parse_spec, selection_block
 from estimators.base import Estimates, State
 from estimators.mopps import MoppsEstimator
 

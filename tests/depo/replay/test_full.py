@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from depo.replay.full import full_feedback, observations_at, smoother
+from depo.replay.full import differences, full_feedback, full_quality, observations_at, smoother
 from depo.replay.parquet import read_parquet
-from depo.replay.quality import differences, full_quality
 from depo.replay.trace import split_rows
 from depo.report.statistics import resample_prompts
 from estimators.base import State

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from depo.replay.comparison import SMOOTHER, Settings, compare
+from depo.replay.comparison import SMOOTHER, Settings, compare, parse_spec
 from depo.replay.report import front_figure, replay_result, tables
-from depo.replay.specs import parse_spec
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from scipy.stats import binomtest
 
-from depo.replay.quality import interval
+from depo.replay.full import interval
 from depo.report.calibration import auroc, average_precision
 from depo.report.statistics import (
     clustered_means,
@@ -21,7 +21,6 @@ from depo.report.statistics import (
     resample_prompts,
     resample_weights,
     t_interval,
-    tabled_t_interval,
     weighted_means,
     wilson_interval,
 )
@@ -39,15 +38,7 @@ def test_the_interval_of_a_mean_is_students():
     values = [0.3, 0.1, 0.4, 0.15]
     low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
     assert t_interval(values).to_json() == pytest.approx([np.mean(values), low, high])
-    assert tabled_t_interval(values) == pytest.approx([low, high], abs=1e-4)
     assert t_interval([0.5]).to_json() == [0.5, None, None]
-    many = np.random.default_rng(0).normal(size=500).tolist()
-    assert tabled_t_interval(many) == pytest.approx(t_interval(many).to_json()[1:], rel=0.01)
-
-
-def test_the_tabled_interval_of_three_values_by_hand():
-    """Mean 2, standard deviation 1: 2 ± 4.303 / √3."""
-    assert tabled_t_interval([1.0, 2.0, 3.0]) == [2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5]
 
 
 def test_the_interval_of_a_ratio_is_symmetric_in_logarithms():

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from depo.learner.advantages import advantages_into
-from depo.learner.samples import keep_learner_logprobs, train_samples
-from depo.rollout.requests import collate, requests_for
+from depo.learner.samples import advantages_into, keep_learner_logprobs, train_samples
+from depo.rollout.engine import collate, requests_for
 from depo.selection.picks import observations
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from reward.base import Score, unscorable

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from depo.learner.learner import PolicyLearner
 from depo.recipe.schema import PretrainedPolicy, Recipe
 from depo.rollout.engine import WeightUpdate
-from depo.rollout.parity import ParityProbe
-from depo.rollout.weights import DirectorySync
+from depo.rollout.weights import DirectorySync, ParityProbe
 from depo.workers.learner import LearnerActor
 
 
 class Notes:
     """Serves whatever it is told to: it answers with the learner's own scores."""
 
-    def __init__(self, learner: LearnerActor) -> None:
+    def __init__(self, learner: PolicyLearner) -> None:
         self.learner = learner
         self.names: set[str] = set()
 
@@ -38,8 +38,9 @@ def test_with_lora_only_adapted_blocks_are_handed_over_and_without_it_everything
 ) -> None:
     policy = {"type": "pretrained", "model": str(tiny_policy), "dtype": "float32", "lora": lora}
     recipe = {"name": "tiny", "steps": 1, "policy": policy, "data": {"train": "sums.jsonl"}}
-    learner = LearnerActor(Recipe.model_validate(recipe | {"learner": {"device": "cpu"}}))
-    learner.start(PretrainedPolicy.model_validate(policy))
+    actor = LearnerActor(Recipe.model_validate(recipe | {"learner": {"device": "cpu"}}))
+    actor.start(PretrainedPolicy.model_validate(policy))
+    learner = actor.learner
     engine = Notes(learner)
     probe = ParityProbe([((2, 3), (4, 5))], 1e-3)
     shared, run_dir = tmp_path / "shared", tmp_path / "run"

@@ -11,11 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from depo.models.devices import autocast, set_compute_dtype
 from depo.models.experts import keep_casts
-from depo.models.routers import route_in_float32
-from depo.moe.hooks import Recorder, hooked
+from depo.models.precision import autocast, route_in_float32, set_compute_dtype
 from depo.moe.routers import find_routers
+from depo.moe.routes import Recorder, hooked
 from depo.rng import seed64
 from depo.rollout.engine import Sampling
 from depo.rollout.transformers import TransformersEngine, draw

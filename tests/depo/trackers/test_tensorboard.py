@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from depo.errors import UserError
-from depo.trackers.tensorboard import TensorBoard
+from depo.trackers.tracker import TensorBoard
 
 
 def scalars(directory: Path, name: str) -> list[tuple[int, float]]:

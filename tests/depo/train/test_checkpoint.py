@@ -177,7 +177,7 @@ def test_where_nothing_more_can_be_written_the_file_is_named(tmp_path):
         from depo.errors import report_failure
         from depo.files import save_state, write_text
         from depo.train.checkpoint import write_checkpoint
-        from depo.trackers.jsonl import MetricsLog
+        from depo.trackers.tracker import MetricsLog
         from estimators.base import State
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import run_depo
 
-from depo.trackers.jsonl import read_metrics
+from depo.trackers.tracker import read_metrics
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from depo.moe.upcycle.build import Experts, make_router, reinitialise, scale, split
-from depo.moe.upcycle.settings import Upcycling
+from depo.moe.upcycle.build import Experts, Upcycling, make_router, reinitialise, scale, split
 
 HIDDEN, INTERMEDIATE = 6, 24
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from depo.moe.upcycle.build import build
-from depo.moe.upcycle.settings import Upcycling
+from depo.moe.upcycle.build import Upcycling, build
 
 
 @torch.no_grad()

@@ -24,8 +24,7 @@ from transformers import (
 
 from depo.cli import main
 from depo.moe.upcycle.convert import MEASURED_LENGTH
-from depo.moe.upcycle.repair import fidelity, repair
-from depo.moe.upcycle.text import PASSAGES, encode, read_passages
+from depo.moe.upcycle.repair import PASSAGES, encode, fidelity, read_passages, repair
 
 Save = Callable[..., Path]
 
@@ -205,7 +204,7 @@ def test_a_gpu_measures_what_a_cpu_measures_and_repairs_there(
         repair(moe, *arguments, **options)
         used.append(moe.device.type)
 
-    monkeypatch.setattr("depo.moe.upcycle.command.repair", noted)
+    monkeypatch.setattr("depo.moe.upcycle.convert.repair", noted)
     state = torch.get_rng_state(), torch.cuda.get_rng_state() if cuda.type == "cuda" else torch.empty(0)
     arguments = ["--top-k", 3, "--repair", 60, "--repair-lr", 1e-2, "--repair-length", 90]
     for name, device in (("here", cuda.type), ("there", "cpu")):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depo.replay.full import smoother
-from depo.replay.told import smoothed_rates
+from depo.replay.trace import smoothed_rates
 
 
 def direct(successes, trials, t):

@@ -3,11 +3,16 @@
 Full fine-tuning in bfloat16 keeps float32 master weights and runs under autocast: an optimizer step of 1e-6
 relative size would vanish in bfloat16 weights. With LoRA the frozen base is bfloat16 and the adapter
 float32.
+
+The routers of a mixture of experts compute in float32, weights included, whatever the rest of the policy
+does. A router chooses by differences between its logits that bfloat16 can round away, and a token sent
+elsewhere is another policy.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import types
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -52,3 +57,29 @@ def autocast(model: nn.Module) -> torch.autocast:
 def base_model(model: nn.Module) -> PreTrainedModel:
     """The transformers model, inside its `peft` wrapper if there is one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+CLASS_SUFFIX = "topkrouter"
+"""transformers calls them Qwen3MoeTopKRouter, MixtralTopKRouter, DeepseekV3TopkRouter, …"""
+
+
+def routers(model: nn.Module) -> dict[str, nn.Module]:
+    """Routers by their name in the transformers model, in the order of the layers."""
+    return {
+        name: module
+        for name, module in base_model(model).named_modules()
+        if type(module).__name__.lower().endswith(CLASS_SUFFIX)
+    }
+
+
+def route_in_float32(model: nn.Module) -> None:
+    """Make every router's weights float32 and keep autocast out of its forward pass, in place."""
+    for router in routers(model).values():
+        router.float()
+        # A bound method, because deepcopy binds it to the copy; a closure would stay with the original.
+        router.forward = types.MethodType(float32_forward, router)
+
+
+def float32_forward(self: nn.Module, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    with torch.autocast(hidden_states.device.type, enabled=False):
+        return type(self).forward(self, hidden_states.float(), *args, **kwargs)

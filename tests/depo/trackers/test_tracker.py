@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from depo.trackers.jsonl import MetricsLog, read_metrics
 from depo.trackers.rollouts import ParquetRollouts
+from depo.trackers.tracker import MetricsLog, read_metrics
 
 
 def filled(path: Path, steps: int) -> MetricsLog:

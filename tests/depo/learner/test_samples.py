@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depo.learner.advantages import group_advantages
+from depo.learner.samples import group_advantages
 
 NAN = float("nan")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from depo.evaluation.cascade.measures import (
+from depo.evaluation.cascade.figures import (
     Point,
     Questions,
     at,

@@ -19,17 +19,35 @@ large one's, s the cost saved as a share of the large one's:
 
 ``saved`` takes the unseen questions to cost as much as the seen ones.
 
+In the document a figure with an interval is a list [mean, low, high]; a curve is a list of [τ, share sent to
+the small model, accuracy, cost saved]; τ is null where all questions go there.
+
 N questions of a benchmark, R resamples, T distinct scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from depo.report.statistics import SHARE, Bounds, all_alike, limits_of_equals
+from depo.evaluation.comparison import unlike
+from depo.evaluation.model import Target
+from depo.evaluation.results import unseen
+from depo.recipe.schema import Recipe
+from depo.report.provenance import provenance
+from depo.report.statistics import (
+    SHARE,
+    Bounds,
+    all_alike,
+    limits,
+    limits_of_equals,
+    resample_weights,
+    with_equals,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +59,34 @@ class Questions:
     small_cost_N: np.ndarray
     """Any unit, the same for both models; ``large_cost_N`` is positive."""
     large_cost_N: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeBenchmark:
+    """A benchmark's questions with the estimator's predicted pass rate of each, (N,). ``left_out`` counts
+    problems that one of the models has no verdict on."""
+
+    name: str
+    questions: Questions
+    predicted_N: np.ndarray
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Of one completion token of each model; ``source`` says where it is from."""
+
+    small: float
+    large: float
+    source: str
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "small": self.small,
+            "large": self.large,
+            "ratio": self.large / self.small,
+            "source": self.source,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +164,7 @@ def random_line(benchmarks: Sequence[Questions]) -> tuple[Point, Point]:
 
 
 FIGURES = ("share", "accuracy", "saved", "gain")
-"""In the order of `depo.evaluation.cascade.measures.figures`. ``saved``: share of the large model's cost.
+"""In the order of `depo.evaluation.cascade.figures.figures`. ``saved``: share of the large model's cost.
 ``gain``: accuracy above a random rule's, same share."""
 
 DIGITS = 12
@@ -157,3 +203,137 @@ def gain_bounds(share: float, ahead: float) -> Bounds:
     """The least and the most of (r − share) (a − ahead) with r 0 or 1 and a between −1 and 1."""
     corners = [(r - share) * (a - ahead) for r in (0, 1) for a in (-1, 1)]
     return min(corners), max(corners)
+
+
+Document = Mapping[str, Any]
+
+ALL_LARGE = ("share", "saved", "gain")
+ALL_SMALL = ("share", "gain")
+"""What is so by definition, not by the questions asked, where one model gets all of them."""
+
+HIGHEST = 1.0
+"""No pass rate lies above this threshold."""
+
+
+def cascade_document(
+    small: Document,
+    large: Document,
+    names: tuple[str, str],
+    run: Target,
+    recipe: Recipe,
+    benchmarks: Sequence[CascadeBenchmark],
+    taus: Sequence[float],
+    price: Price,
+    arguments: Sequence[str],
+) -> dict[str, Any]:
+    """``names`` are what the small and the large model are called in the report, ``recipe`` the run's."""
+    seed, resamples = small["suite"]["seed"], small["suite"]["resamples"]
+    assert run.checkpoint is not None
+    return {
+        "kind": "route",
+        "schema_version": 1,
+        "small": {**small["model"], "shown": names[0]},
+        "large": {**large["model"], "shown": names[1]},
+        "estimator": {
+            "run": run.name,
+            "checkpoint": run.checkpoint.name,
+            "type": recipe.estimator.type,
+            "without": unseen(recipe),
+        },
+        "suite": small["suite"]["name"],
+        "samples": {"small": small["suite"]["sampling"]["n"], "large": large["suite"]["sampling"]["n"]},
+        "resamples": resamples,
+        "unlike": unlike(small["suite"], large["suite"], list(small["benchmarks"])),
+        "cost": price.described(),
+        "taus": list(taus),
+        "benchmarks": {
+            one.name: {
+                "problems": len(one.predicted_N),
+                "left_out": one.left_out,
+                **measured([one], taus, resamples, seed),
+            }
+            for one in benchmarks
+        },
+        "mean": measured(benchmarks, taus, resamples, seed),
+        "provenance": provenance(arguments, [seed]),
+    }
+
+
+def measured(
+    benchmarks: Sequence[CascadeBenchmark], taus: Sequence[float], resamples: int, seed: int
+) -> dict[str, Any]:
+    """Each model alone, and the cascade at each threshold by estimator and by oracle, with intervals; and the
+    curves. Over several benchmarks the plain mean."""
+    questions = [one.questions for one in benchmarks]
+    weights = [
+        resample_weights(len(one.predicted_N), resamples, seed, one.name).astype(np.float64)
+        for one in benchmarks
+    ]
+    scores = {
+        "estimator": [one.predicted_N for one in benchmarks],
+        # What a perfect estimate of the small model's pass rate would do, as far as its samples tell.
+        "oracle": [one.questions.small_N for one in benchmarks],
+    }
+    none, everything = (
+        interval_of(questions, [np.full(len(one.small_N), value) for one in questions], weights, assigned)
+        for value, assigned in ((False, ALL_LARGE), (True, ALL_SMALL))
+    )
+    return {
+        "large": none,
+        "small": everything,
+        "routers": {
+            name: [
+                {
+                    "tau": tau,
+                    **interval_of(
+                        questions,
+                        [sent_to_small(score_N, tau) for score_N in score_BN],
+                        weights,
+                        ALL_LARGE if tau >= HIGHEST else (),
+                    ),
+                }
+                for tau in taus
+            ]
+            for name, score_BN in scores.items()
+        },
+        "curves": {
+            **{name: [row(tau, point) for tau, point in curve(questions, s)] for name, s in scores.items()},
+            "random": [row(None, point) for point in random_line(questions)],
+        },
+    }
+
+
+def interval_of(
+    questions: Sequence[Questions],
+    sent_BN: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray],
+    assigned: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Every figure of one way to send questions as [mean, low, high], each benchmark resampled on its own.
+    ``clopper_pearson`` names the figures in which all questions of a benchmark come out alike; ``assigned``
+    are figures that no other questions could change."""
+    whole, resampled, equals = [], [], []
+    for one, sent_N, weights_RN in zip(questions, sent_BN, weights, strict=True):
+        whole.append(figures(one, sent_N, np.ones((1, len(sent_N)))))
+        resampled.append(figures(one, sent_N, weights_RN))
+        equals.append(distances_of_equals(one, sent_N))
+    found: dict[str, Any] = {"clopper_pearson": []}
+    for i, name in enumerate(FIGURES):
+        bootstrap = [
+            float(np.mean([part[i][0] for part in whole])),
+            *limits(np.mean([part[i] for part in resampled], axis=0)),
+        ]
+        alike = [] if name in assigned else [some[name] for some in equals if name in some]
+        found[name] = with_equals(bootstrap, alike, len(questions))
+        if alike:
+            found["clopper_pearson"].append(name)
+    return found
+
+
+def row(tau: float | None, point: Point) -> list[float | None]:
+    return [
+        None if tau is None or math.isinf(tau) else tau,
+        point.share,
+        point.accuracy,
+        point.saved,
+    ]
