@@ -85,6 +85,11 @@ class State:
     values: Mapping[str, object] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    def require_version(self, expected: int, owner: str) -> None:
+        """Raises ValueError for the state of another version; ``owner`` is what the message calls it."""
+        if self.schema_version != expected:
+            raise ValueError(f"{owner}: state has schema_version {self.schema_version}, expected {expected}")
+
 
 @runtime_checkable
 class Prepares(Protocol):

@@ -33,20 +33,12 @@ from estimators.base import Candidate, Context, Estimates, Observation, State, t
 from estimators.moments import informative_probability, require_group_size
 
 SCHEMA_VERSION = 1
-
-
 STATES = 3
-
-
 PRIOR_MARGIN = 0.01  # a recorded rate of 0 or 1 comes from finitely many rollouts
-
-
 NEGLIGIBLE = 1e-9  # learned counts this small beside the prior are none
-
 
 # The states' pass rates before anything is seen, and the rollouts each of them is worth: one usual group.
 FIRST_RATES = np.array([0.0, 0.5, 1.0])
-
 
 FIRST_ROLLOUTS = 8.0
 
@@ -236,10 +228,7 @@ class DpsEstimator:
 
     def load_state_dict(self, state: State) -> None:
         """Raises ValueError when the state is of another version or its parts do not fit together."""
-        if state.schema_version != SCHEMA_VERSION:
-            raise ValueError(
-                f"dps estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
-            )
+        state.require_version(SCHEMA_VERSION, "dps estimator")
         keys = state.values["keys"]
         if not isinstance(keys, list):
             raise ValueError("dps estimator: state needs a list of keys")

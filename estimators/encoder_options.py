@@ -131,7 +131,6 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda"),
 }
 
-
 LEAST = {
     "max_length": 3,
     "trained_layers": 0,
@@ -148,7 +147,6 @@ LEAST = {
     "blocks": 1,
     "seed": 0,
 }
-
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},

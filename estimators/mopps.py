@@ -20,7 +20,6 @@ from estimators.moments import beta_estimates
 
 SCHEMA_VERSION = 1
 
-
 # A recorded pass rate of exactly 0 or 1 comes from finitely many rollouts, and a Beta needs both of its
 # parameters positive: priors are kept this far from the ends.
 PRIOR_MARGIN = 0.01
@@ -92,10 +91,7 @@ class MoppsEstimator:
 
     def load_state_dict(self, state: State) -> None:
         """Raises ValueError when the state is of another version or its parts do not fit together."""
-        if state.schema_version != SCHEMA_VERSION:
-            raise ValueError(
-                f"mopps estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
-            )
+        state.require_version(SCHEMA_VERSION, "mopps estimator")
         keys = state.values["keys"]
         evidence_V2 = np.array(state.arrays["evidence"], dtype=np.float64)
         if not isinstance(keys, list) or evidence_V2.shape != (len(keys), 2):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from estimators.base import Candidate, Context, Observation, State
-from estimators.oracle import OracleEstimator
+from estimators.baselines import OracleEstimator
 
 
 def test_believes_the_recorded_rate_exactly() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from estimators.base import Candidate, Context, Observation, State
-from estimators.uniform import UniformEstimator
+from estimators.baselines import UniformEstimator
 
 CONTEXT = Context(group_size=4, step=1)
 
