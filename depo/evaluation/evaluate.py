@@ -34,7 +34,7 @@ from depo.evaluation.suite import (
     suite_tasks,
 )
 from depo.files import read_json, write_json, write_text
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 from depo.recipe.suites import dump_suite, parse_suite
 from depo.report.document import write_result
 from depo.report.provenance import provenance

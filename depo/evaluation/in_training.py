@@ -24,7 +24,7 @@ from depo.evaluation.suite import (
     suite_tasks,
 )
 from depo.recipe.schema import Evaluation, PretrainedPolicy, Recipe
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 from depo.recipe.suites import recipe_suite
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.types import Prompt, Request

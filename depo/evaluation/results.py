@@ -16,7 +16,7 @@ from depo.evaluation.answers import Votes, vote_rule
 from depo.evaluation.evaluator import Row
 from depo.evaluation.measures import coverage, maj_at_k, method, pass_at_k, pass_at_k_each, share
 from depo.evaluation.suite import LoadedBenchmark
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 from depo.report.statistics import all_alike, estimate, macro, resample_weights
 
 SCHEMA_VERSION = 1

@@ -14,7 +14,7 @@ from depo.errors import UserError
 from depo.evaluation.evaluator import Task, requests_of
 from depo.recipe.model_shape import find_config, positions
 from depo.recipe.schema import Data, RewardSpec
-from depo.recipe.schema.suite import Benchmark, Suite
+from depo.recipe.schema.evaluation import Benchmark, Suite
 from depo.types import Prompt, Request
 from reward import VerifierPool
 

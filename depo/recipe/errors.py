@@ -11,8 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from depo.recipe.keys import ROOT, Key, Shape, all_keys, key_of_error, shape_at
-from depo.recipe.overrides import COMMAND_LINE, Override
+from depo.recipe.keys import COMMAND_LINE, ROOT, Key, Override, Shape, all_keys, key_of_error, shape_at
 from depo.recipe.schema import Block
 
 CLOSE, SIMILAR, ELSEWHERE = 0.8, 0.6, 0.75

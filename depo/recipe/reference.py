@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from depo.recipe.schema import Recipe
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 
 INTRODUCTION = """\
 # Recipe reference

@@ -11,22 +11,21 @@ from typing import Any
 from pydantic import ValidationError
 
 from depo.errors import UserError
-from depo.recipe.checks import raise_all, reward_problems, source_problems
+from depo.recipe.checks import plugin_problems, raise_all, reward_problems, source_problems
 from depo.recipe.errors import Sources, error_lines
-from depo.recipe.keys import Shape
-from depo.recipe.overrides import (
+from depo.recipe.keys import (
     COMMAND_LINE,
     Override,
+    Shape,
     apply_overrides,
     dump_yaml,
     parse_override,
     parse_yaml,
 )
 from depo.recipe.schema import Evaluation, FileSource, HubSource
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 
 ROOT = Shape({"": Suite})
-
 FOLDER = Path("recipes") / "eval"
 SHIPPED = Path(__file__).resolve().parents[2] / FOLDER
 """Suites of the source tree that this module belongs to, wherever the command is run."""
@@ -183,7 +182,7 @@ def with_local_files(suite: Suite, data_dir: Path, path: Path, asked: Asked) -> 
 def check_inputs(suite: Suite, sources: Sources) -> None:
     """Raise UserError, one line a problem, for local files that cannot be used and rewards that cannot be
     built."""
-    problems: dict[str, str] = {}
+    problems = plugin_problems(suite)
     for name, benchmark in suite.benchmarks.items():
         problems |= source_problems(f"benchmarks.{name}.{benchmark.key}", benchmark.source)
         problems |= reward_problems(*suite.judge(name))

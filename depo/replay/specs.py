@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 import estimators
 from depo.errors import UserError
 from depo.recipe import schema
-from depo.recipe.overrides import parse_yaml
+from depo.recipe.keys import parse_yaml
 from estimators.base import Estimator
 
 KEY = re.compile(r"(^|,)\s*([A-Za-z_]\w*)=")

@@ -22,13 +22,10 @@ from depo.types import Group, Prompt
 # mean is already over G completions.
 NEWEST = 0.5
 
-
 FEW_VISITS = 3
 """A prompt that was visited less often than this counts as starved once it is informative."""
 
-
 PERCENTILES = (50, 90, 99)
-
 
 REST_AFTER = 2
 """Groups in a row with fewer than two verdicts after which a prompt rests."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from depo.recipe.schema.block import TABLE_SUFFIXES, Block, Fraction
+from depo.recipe.schema.block import TABLE_SUFFIXES, Block, Fraction, Plugin
 
 
 class Columns(Block):
@@ -116,13 +116,11 @@ class ArithmeticSource(Block):
         return f"arithmetic in {self.phrasing}"
 
 
-class PluginSource(Block):
+class PluginSource(Plugin):
     """A source registered by a package under the entry-point group ``depo.sources``: a function of this block
     and its key in the recipe that yields (problem, gold answer, prior pass rate)."""
 
-    type: Literal["plugin"] = "plugin"
-    name: str
-    """Name of the entry point."""
+    group = "depo.sources"
     options: dict[str, Any] = {}
     """For the function to read, as ``source.options``."""
 

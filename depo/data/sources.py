@@ -1,9 +1,11 @@
-"""Rows of Parquet, JSON lines and CSV files and of hub data sets: which columns hold question, answer and
-prior, and their values as text."""
+"""The built-in sources of problems: files (Parquet, JSON lines, JSON, CSV), data sets of the hub, and what
+`reasoning_gym` generates. Of tables: which columns hold question, answer and prior, their values as text.
+"""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +19,12 @@ import pyarrow.parquet as pq
 
 from depo.data.text import Row, answer_text, inner_problem, prior_rate, problem_text
 from depo.errors import UserError
-from depo.recipe.schema import TABLE_SUFFIXES, Columns, FileSource, HubSource
+from depo.recipe.schema import TABLE_SUFFIXES, Columns, FileSource, HubSource, ReasoningGymSource
+from depo.rng import seed64
+from reward.reasoning_gym import read_reference
 
 PROMPT_NAMES = ("prompt", "question", "problem")
-
 ANSWER_NAMES = ("answer", "ground_truth", "reward_model.ground_truth", "solution")
-
 BATCH_ROWS = 10_000
 
 
@@ -269,3 +271,40 @@ def first_line(error: BaseException) -> str:
     """An error's message without what follows its first line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def gym_rows(source: ReasoningGymSource, where: str) -> Iterator[tuple[str, str, None]]:
+    """(question, reference, no prior) of each task's problems, task after task.
+
+    The reference is JSON, {"task": name, "entry": {…}}: the task's scorer needs its entry whole. Sources of
+    different seeds share no stretch of problems: reasoning_gym makes problem i of seed s from s + i, so that
+    its own seeds 0 and 1 are the same problems but for one.
+    """
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise UserError(
+            f'{where}: the package reasoning_gym is missing; pip install "depo[reasoning-gym]"'
+        ) from error
+
+    for task in source.tasks:
+        if task not in DATASETS:
+            near = difflib.get_close_matches(task, DATASETS, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(DATASETS))}"
+            raise UserError(f"{where}.tasks: reasoning_gym has no task {task!r}; {hint}")
+        try:
+            seed = seed64(source.seed, "reasoning_gym", key=task) % 2**31
+            problems = reasoning_gym.create_dataset(task, size=source.size, seed=seed)
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"{where}.tasks: {task} cannot be made without options ({error})") from error
+        for index in range(source.size):
+            entry = problems[index]
+            reference = json.dumps({"task": task, "entry": entry}, ensure_ascii=False)
+            if index == 0 and entry["answer"] is not None:
+                _, restored = read_reference(reference)
+                if problems.score_answer(entry["answer"], restored) < problems.score_answer(
+                    entry["answer"], entry
+                ):
+                    raise UserError(f"{where}.tasks: the scorer of {task} does not work on stored problems")
+            yield entry["question"], reference, None
