@@ -29,7 +29,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State, tally
+from estimators.base import Candidate, Context, Estimates, Observation, State, recorded_rate, tally
 from estimators.moments import informative_probability, require_group_size
 
 SCHEMA_VERSION = 1
@@ -119,12 +119,8 @@ class DpsEstimator:
         """(N, 3) before the first visit: 1/3 each, or what a recorded pass rate makes of a group."""
         belief_N3 = np.full((len(candidates), STATES), 1 / STATES)
         for i, candidate in enumerate(candidates):
-            if candidate.prior is not None:
-                if not 0 <= candidate.prior <= 1:
-                    raise ValueError(
-                        f"prompt {candidate.key}: prior must lie in [0, 1], found {candidate.prior}"
-                    )
-                rate = min(max(candidate.prior, PRIOR_MARGIN), 1 - PRIOR_MARGIN)
+            if (recorded := recorded_rate(candidate)) is not None:
+                rate = min(max(recorded, PRIOR_MARGIN), 1 - PRIOR_MARGIN)
                 informative = float(informative_probability(np.array([rate]), group_size)[0])
                 belief_N3[i] = ((1 - rate) ** group_size, informative, rate**group_size)
         return belief_N3
@@ -205,9 +201,9 @@ class DpsEstimator:
         missing = rows - len(self._step_V)
         if missing > 0:
             extra = max(missing, len(self._step_V), 64)
-            self._belief_V3 = np.concatenate([self._belief_V3, np.zeros((extra, STATES))])
-            self._counts_V33 = np.concatenate([self._counts_V33, np.zeros((extra, STATES, STATES))])
-            self._step_V = np.concatenate([self._step_V, np.zeros(extra, dtype=np.int64)])
+            self._belief_V3 = np.pad(self._belief_V3, ((0, extra), (0, 0)))
+            self._counts_V33 = np.pad(self._counts_V33, ((0, extra), (0, 0), (0, 0)))
+            self._step_V = np.pad(self._step_V, (0, extra))
 
     # ------------------------------------------------------------ state
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Observation, State, joined, part
+from estimators.base import Candidate, Observation, State, joined, part, recorded_rate
 from estimators.logit_grid import LogitGrid, normalised
 from estimators.online_learning import OnlineRidge
 from estimators.text_head import HashedNgramHead, TextHead
@@ -130,11 +130,9 @@ class PromptPrior:
             text_N = self.head.pass_rate(
                 [prompt.text for prompt in prompts], [prompt.key for prompt in prompts]
             )
-        for prompt in prompts:
-            if prompt.prior is not None and not 0 <= prompt.prior <= 1:
-                raise ValueError(f"prompt {prompt.key}: prior must lie in [0, 1], found {prompt.prior}")
-        recorded_N = np.array([0.5 if prompt.prior is None else prompt.prior for prompt in prompts])
-        known_N = np.array([float(prompt.prior is not None) for prompt in prompts])
+        recorded = [recorded_rate(prompt) for prompt in prompts]
+        recorded_N = np.array([0.5 if rate is None else rate for rate in recorded])
+        known_N = np.array([float(rate is not None) for rate in recorded])
         return np.column_stack([text_N, recorded_N, known_N])
 
     def state_dict(self) -> State:

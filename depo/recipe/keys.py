@@ -44,7 +44,7 @@ class Shape:
     def registers(self, type_name: Any) -> bool:
         """Whether this is no type of the schema, but a name that a package has registered."""
         plugin = self.blocks.get("plugin")
-        if plugin is None or not issubclass(plugin, Plugin) or type_name is None:
+        if plugin is None or not issubclass(plugin, Plugin) or not isinstance(type_name, str):
             return False
         return type_name not in self.blocks and bool(entry_points(group=plugin.group, name=type_name))
 
@@ -92,14 +92,13 @@ def expand(value: Any, shape: Shape = ROOT) -> Any:
     ``{type: plugin, name: …}``; a data source given as a string becomes a file or hub source; ``loss:
     {clip_low: 0.1}`` gets the type of the schema's default block. Returns new containers.
     """
+    element = Shape(shape.blocks)
     if shape.is_list:
-        element = Shape(shape.blocks)
         return [expand(item, element) for item in value] if isinstance(value, list) else value
+    if shape.is_map and isinstance(value, dict):
+        return {key: expand(item, element) for key, item in value.items()}
     if shape.is_map:
-        element = Shape(shape.blocks)
-        return (
-            {key: expand(item, element) for key, item in value.items()} if isinstance(value, dict) else value
-        )
+        return value
     if shape.is_union and isinstance(value, str):
         value = source_from_shorthand(value) if shape.is_source else {"type": value}
     if not isinstance(value, dict) or not shape.blocks:
@@ -121,21 +120,18 @@ def shape_at(key: Key, raw: Any, root: Shape = ROOT) -> Shape:
     """What the schema wants at a key, unions resolved by the types that ``raw`` names."""
     shape, here = root, raw
     for part in key:
-        if shape.is_map:
+        if shape.is_map or shape.is_list:
             shape = Shape(shape.blocks)
+        else:
+            type_name = here.get("type") if isinstance(here, dict) else None
+            block = shape.block(type_name or shape.default_type)
+            if block is None or part not in block.model_fields:
+                return Shape({})
+            shape = shape_of(block.model_fields[part])
+        if isinstance(here, list):
+            here = here[int(part)] if part.isdigit() and int(part) < len(here) else None
+        else:
             here = here.get(part) if isinstance(here, dict) else None
-            continue
-        if shape.is_list:
-            shape = Shape(shape.blocks)
-            inside = isinstance(here, list) and part.isdigit() and int(part) < len(here)
-            here = here[int(part)] if inside else None
-            continue
-        type_name = here.get("type") if isinstance(here, dict) else None
-        block = shape.block(type_name or shape.default_type)
-        if block is None or part not in block.model_fields:
-            return Shape({})
-        shape = shape_of(block.model_fields[part])
-        here = here.get(part) if isinstance(here, dict) else None
     return shape
 
 

@@ -11,16 +11,42 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from depo.errors import UserError
 from depo.files import write_text
 from depo.recipe.errors import Sources, error_lines
-from depo.recipe.keys import apply_overrides, dump_yaml, parse_override, parse_yaml
-from depo.recipe.schema import Recipe
+from depo.recipe.keys import COMMAND_LINE, ROOT, Shape, apply_overrides, dump_yaml, parse_override, parse_yaml
+from depo.recipe.schema import Block, Recipe
 from depo.report.provenance import package_versions, source_commit
+
+RESUME_MAY_CHANGE = {
+    "steps",
+    "max_rollouts",
+    "checkpoint",
+    "evaluation",
+    "tracking",
+    "resources",
+    "verification",
+    "learner.tokens_per_microbatch",
+    "learner.share_prompts",
+    "policy.gradient_checkpointing",
+    "rollout.transformers.batch_size",
+    "rollout.vllm.workers",
+    "rollout.vllm.tensor_parallel",
+    "rollout.vllm.gpu_memory_utilization",
+    "rollout.vllm.cpu_kv_cache_gib",
+    "rollout.vllm.max_num_seqs",
+    "rollout.vllm.enforce_eager",
+    "rollout.vllm.sync_dir",
+    "rollout.vllm.parity_tolerance",
+}
+"""What a resumed run may set anew: none of it changes what a step computes, but for its rounding and the
+learning-rate schedule, which spans ``steps``. Where memory ran out, these are the keys that help."""
+
+AnyBlock = TypeVar("AnyBlock", bound=Block)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -33,16 +59,27 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe, Sources]:
     """Like ``load_recipe``, and where each key was written, for later messages about them."""
-    path = Path(path)
+    sources = read_keys(Path(path), overrides)
+    return validated(Recipe, sources), sources
+
+
+def read_keys(
+    path: Path, overrides: Sequence[str], root: Shape = ROOT, origin: str = COMMAND_LINE
+) -> Sources:
+    """What a recipe's or suite's file says and what overrides it, not validated; ``origin``: where these were
+    typed. Raises UserError."""
     raw = parse_yaml(_read_text(path), str(path))
     if not isinstance(raw, dict):
         raise UserError(
             f"{path}: must hold keys and values, found {'nothing' if raw is None else type(raw).__name__}"
         )
-    parsed = tuple(parse_override(text) for text in overrides)
-    sources = Sources(str(path), raw, parsed)
+    return Sources(str(path), raw, tuple(parse_override(text, origin) for text in overrides), root)
+
+
+def validated(model: type[AnyBlock], sources: Sources) -> AnyBlock:
+    """Raises UserError with one line per problem."""
     try:
-        return Recipe.model_validate(apply_overrides(raw, parsed)), sources
+        return model.model_validate(apply_overrides(sources.raw, sources.overrides, sources.root))
     except ValidationError as error:
         raise UserError("\n".join(error_lines(error, sources))) from error
 
@@ -82,31 +119,6 @@ def write_resolved(recipe: Recipe, path: Path) -> None:
         f"# Resolved recipe. Run it again: depo train {path}\n# commit: {commit}\n# versions:\n{versions}\n"
     )
     write_text(path, header + dump_recipe(recipe))
-
-
-RESUME_MAY_CHANGE = {
-    "steps",
-    "max_rollouts",
-    "checkpoint",
-    "evaluation",
-    "tracking",
-    "resources",
-    "verification",
-    "learner.tokens_per_microbatch",
-    "learner.share_prompts",
-    "policy.gradient_checkpointing",
-    "rollout.transformers.batch_size",
-    "rollout.vllm.workers",
-    "rollout.vllm.tensor_parallel",
-    "rollout.vllm.gpu_memory_utilization",
-    "rollout.vllm.cpu_kv_cache_gib",
-    "rollout.vllm.max_num_seqs",
-    "rollout.vllm.enforce_eager",
-    "rollout.vllm.sync_dir",
-    "rollout.vllm.parity_tolerance",
-}
-"""What a resumed run may set anew: none of it changes what a step computes, but for its rounding and the
-learning-rate schedule, which spans ``steps``. Where memory ran out, these are the keys that help."""
 
 
 def changes_on_resume(recipe: Recipe, run_dir: Path) -> list[str]:

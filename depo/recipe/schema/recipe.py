@@ -132,17 +132,17 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def context_fits(self) -> Self:
-        limit = self.rollout.vllm.max_model_len
-        if self.rollout.engine == "vllm" and limit is not None and self.context_length > limit:
-            raise ValueError(
-                f"data.max_prompt_tokens + rollout.max_new_tokens = {self.context_length} exceeds "
-                f"rollout.vllm.max_model_len {limit}"
-            )
-        if isinstance(self.policy, TinyMoePolicy) and self.context_length > self.policy.max_positions:
-            raise ValueError(
-                f"data.max_prompt_tokens + rollout.max_new_tokens = {self.context_length} exceeds "
-                f"policy.max_positions {self.policy.max_positions}"
-            )
+        limits: dict[str, int | None] = {}
+        if self.rollout.engine == "vllm":
+            limits["rollout.vllm.max_model_len"] = self.rollout.vllm.max_model_len
+        if isinstance(self.policy, TinyMoePolicy):
+            limits["policy.max_positions"] = self.policy.max_positions
+        for key, limit in limits.items():
+            if limit is not None and self.context_length > limit:
+                raise ValueError(
+                    f"data.max_prompt_tokens + rollout.max_new_tokens = {self.context_length} exceeds "
+                    f"{key} {limit}"
+                )
         return self
 
     @model_validator(mode="after")
