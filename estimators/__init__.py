@@ -38,7 +38,7 @@ def build(spec: Mapping[str, Any]) -> Estimator:
     name = str(spec["type"])
     if name == "plugin":
         name, options = str(options["name"]), dict(options.get("options", {}))
-    factory = _load(_entry_point(name))
+    factory = _registered(name)
     try:
         inspect.signature(factory).bind(**options)
     except TypeError as error:
@@ -46,21 +46,17 @@ def build(spec: Mapping[str, Any]) -> Estimator:
     return factory(**options)
 
 
-def _entry_point(name: str) -> EntryPoint:
-    registered = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
-    if name in BUILT_IN:
-        registered[BUILT_IN[name]] = EntryPoint(name=name, value=BUILT_IN[name], group=GROUP)
-    if len(registered) > 1:
-        raise ValueError(f"estimator {name!r} is registered more than once: {', '.join(sorted(registered))}")
-    if registered:
-        return next(iter(registered.values()))
-    known = sorted(BUILT_IN.keys() | {entry.name for entry in entry_points(group=GROUP)})
-    raise ValueError(f"no estimator is called {name!r}; known: {', '.join(known)}")
-
-
-def _load(entry: EntryPoint) -> Callable[..., Estimator]:
+def _registered(name: str) -> Callable[..., Estimator]:
+    values = {entry.value for entry in entry_points(group=GROUP, name=name)}
+    values |= {BUILT_IN[name]} if name in BUILT_IN else set()
+    if not values:
+        known = ", ".join(sorted({*BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))}))
+        raise ValueError(f"no estimator is called {name!r}; known: {known}")
+    if len(values) > 1:
+        raise ValueError(f"estimator {name!r} is registered more than once: {', '.join(sorted(values))}")
+    (value,) = values
     try:
-        factory: Callable[..., Estimator] = entry.load()
+        factory: Callable[..., Estimator] = EntryPoint(name, value, GROUP).load()
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"estimator {entry.name!r}: {entry.value} cannot be loaded: {error}") from error
+        raise ValueError(f"estimator {name!r}: {value} cannot be loaded: {error}") from error
     return factory

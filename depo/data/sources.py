@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from depo.data.text import Row, answer_text, inner_problem, prior_rate, problem_text
 from depo.errors import UserError
-from depo.recipe.schema import TABLE_SUFFIXES, Columns, FileSource, HubSource, ReasoningGymSource
+from depo.recipe.schema import TABLE_SUFFIXES, FileSource, HubSource, ReasoningGymSource
 from depo.rng import seed64
 from reward.reasoning_gym import read_reference
 
@@ -114,7 +114,9 @@ def table_rows(table: Table, source: FileSource | HubSource, where: str) -> Iter
     columns, used = source.columns, 0
     filters = [find_column(table, name, (), f"{where}.where") for name in source.where]
     wanted = tuple(source.where.values())
-    prompt_column, answer_column, prior_column = chosen_columns(table, columns, where)
+    prompt_column = find_column(table, columns.prompt, PROMPT_NAMES, f"{where}.columns.prompt")
+    answer_column = find_column(table, columns.answer, ANSWER_NAMES, f"{where}.columns.answer")
+    prior_column = columns.prior and find_column(table, columns.prior, (), f"{where}.columns.prior")
     pattern = re.compile(columns.question_pattern) if columns.question_pattern else None
     names = [prompt_column, answer_column] + ([prior_column] if prior_column else [])
     for number, values in enumerate(table.rows(names + filters), start=1):
@@ -140,18 +142,9 @@ def table_rows(table: Table, source: FileSource | HubSource, where: str) -> Iter
         yield asked, reference, prior
 
 
-def chosen_columns(table: Table, columns: Columns, where: str) -> tuple[str, str, str | None]:
-    """Names of the prompt, answer and prior columns. ``where`` is the recipe key of the source.
-
-    Raises UserError listing the columns there are.
-    """
-    prompt = find_column(table, columns.prompt, PROMPT_NAMES, f"{where}.columns.prompt")
-    answer = find_column(table, columns.answer, ANSWER_NAMES, f"{where}.columns.answer")
-    prior = columns.prior and find_column(table, columns.prior, (), f"{where}.columns.prior")
-    return prompt, answer, prior
-
-
 def find_column(table: Table, asked: str | None, usual: Sequence[str], where: str) -> str:
+    """The column asked for, or the first usual one there is. Raises UserError, naming the key ``where`` and
+    the columns there are."""
     there_are = f"{table.name} has {', '.join(table.columns)}"
     if asked is not None:
         if asked in table.columns:

@@ -56,6 +56,12 @@ class Shape:
 ROOT = Shape({"": Recipe})
 
 
+def type_name(block: type[Block] | None) -> str:
+    """The ``type`` that selects a block of a union; "" for other blocks."""
+    field = None if block is None else block.model_fields.get("type")
+    return "" if field is None else str(field.default)
+
+
 def shape_of(field: FieldInfo) -> Shape:
     """The shape of one field of a block."""
     shape = _shape(field.annotation)
@@ -80,8 +86,7 @@ def _shape(annotation: Any) -> Shape:
             blocks |= _shape(member).blocks
         return Shape(blocks)
     if isinstance(annotation, type) and issubclass(annotation, Block):
-        tag = annotation.model_fields.get("type")
-        return Shape({str(tag.default) if tag else "": annotation})
+        return Shape({type_name(annotation): annotation})
     return Shape({})
 
 
