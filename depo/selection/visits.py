@@ -55,12 +55,6 @@ class Visits:
     def __init__(self) -> None:
         self._visited: dict[str, Visited] = {}
 
-    def __len__(self) -> int:
-        return len(self._visited)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._visited
-
     def record(self, groups: Sequence[Group], step: int) -> None:
         """Note that these groups were rolled out in ``step``. A group with fewer than two verdicts is a
         visit, but says nothing about whether the prompt is informative."""
