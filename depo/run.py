@@ -15,8 +15,7 @@ from depo.files import new_directory
 from depo.recipe.budget import budget_text
 from depo.recipe.checks import check_inputs, demands, missing_model, notes, unchecked
 from depo.recipe.errors import Sources
-from depo.recipe.loading import dump_recipe, read_recipe, write_resolved
-from depo.recipe.resume import changes_on_resume
+from depo.recipe.loading import changes_on_resume, dump_recipe, read_recipe, write_resolved
 from depo.recipe.schema import Recipe, TinyMoePolicy
 from depo.recipe.suites import recipe_suite
 

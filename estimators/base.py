@@ -34,6 +34,13 @@ class Candidate:
     rescored: Rescored | None = None
 
 
+def recorded_rate(prompt: Candidate | Observation) -> float | None:
+    """Its ``prior``. Raises ValueError when that is NaN or outside [0, 1]."""
+    if prompt.prior is not None and not 0 <= prompt.prior <= 1:
+        raise ValueError(f"prompt {prompt.key}: prior must lie in [0, 1], found {prompt.prior}")
+    return prompt.prior
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """When the question is asked: group size G, policy step, KL travelled since the start (nats)."""
@@ -84,6 +91,11 @@ class State:
     schema_version: int
     values: Mapping[str, object] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def require_version(self, expected: int, owner: str) -> None:
+        """Raises ValueError for the state of another version; ``owner`` is what the message calls it."""
+        if self.schema_version != expected:
+            raise ValueError(f"{owner}: state has schema_version {self.schema_version}, expected {expected}")
 
 
 @runtime_checkable

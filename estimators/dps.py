@@ -29,24 +29,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State, tally
+from estimators.base import Candidate, Context, Estimates, Observation, State, recorded_rate, tally
 from estimators.moments import informative_probability, require_group_size
 
 SCHEMA_VERSION = 1
-
-
 STATES = 3
-
-
 PRIOR_MARGIN = 0.01  # a recorded rate of 0 or 1 comes from finitely many rollouts
-
-
 NEGLIGIBLE = 1e-9  # learned counts this small beside the prior are none
-
 
 # The states' pass rates before anything is seen, and the rollouts each of them is worth: one usual group.
 FIRST_RATES = np.array([0.0, 0.5, 1.0])
-
 
 FIRST_ROLLOUTS = 8.0
 
@@ -127,12 +119,8 @@ class DpsEstimator:
         """(N, 3) before the first visit: 1/3 each, or what a recorded pass rate makes of a group."""
         belief_N3 = np.full((len(candidates), STATES), 1 / STATES)
         for i, candidate in enumerate(candidates):
-            if candidate.prior is not None:
-                if not 0 <= candidate.prior <= 1:
-                    raise ValueError(
-                        f"prompt {candidate.key}: prior must lie in [0, 1], found {candidate.prior}"
-                    )
-                rate = min(max(candidate.prior, PRIOR_MARGIN), 1 - PRIOR_MARGIN)
+            if (recorded := recorded_rate(candidate)) is not None:
+                rate = min(max(recorded, PRIOR_MARGIN), 1 - PRIOR_MARGIN)
                 informative = float(informative_probability(np.array([rate]), group_size)[0])
                 belief_N3[i] = ((1 - rate) ** group_size, informative, rate**group_size)
         return belief_N3
@@ -213,9 +201,9 @@ class DpsEstimator:
         missing = rows - len(self._step_V)
         if missing > 0:
             extra = max(missing, len(self._step_V), 64)
-            self._belief_V3 = np.concatenate([self._belief_V3, np.zeros((extra, STATES))])
-            self._counts_V33 = np.concatenate([self._counts_V33, np.zeros((extra, STATES, STATES))])
-            self._step_V = np.concatenate([self._step_V, np.zeros(extra, dtype=np.int64)])
+            self._belief_V3 = np.pad(self._belief_V3, ((0, extra), (0, 0)))
+            self._counts_V33 = np.pad(self._counts_V33, ((0, extra), (0, 0), (0, 0)))
+            self._step_V = np.pad(self._step_V, (0, extra))
 
     # ------------------------------------------------------------ state
 
@@ -236,10 +224,7 @@ class DpsEstimator:
 
     def load_state_dict(self, state: State) -> None:
         """Raises ValueError when the state is of another version or its parts do not fit together."""
-        if state.schema_version != SCHEMA_VERSION:
-            raise ValueError(
-                f"dps estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
-            )
+        state.require_version(SCHEMA_VERSION, "dps estimator")
         keys = state.values["keys"]
         if not isinstance(keys, list):
             raise ValueError("dps estimator: state needs a list of keys")

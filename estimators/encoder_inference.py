@@ -22,7 +22,7 @@ from torch import nn
 
 from estimators.encoder_network import WORD_BITS, Tokenizer, build_network
 from estimators.encoder_options import EncoderOptions
-from estimators.ngram_features import FeatureRows
+from estimators.text_head import FeatureRows
 
 
 class WeightAverage:
@@ -55,17 +55,9 @@ class WeightAverage:
 
 
 ROWS = {"cpu": 8, "cuda": 64}
-
-
 LENGTH_STEP = {"cpu": 16, "cuda": 64}
-
-
 TRUNK_ROWS = 256
-
-
 EMBEDDINGS_KEPT = 200_000  # of a frozen backbone; 1.5 kB each at D = 384
-
-
 PREDICTIONS_KEPT = 1_000_000
 
 

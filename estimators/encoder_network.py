@@ -22,14 +22,8 @@ from torch import nn
 from estimators.encoder_options import EncoderOptions
 
 RATE, LIKELIHOOD, LOG_CONCENTRATION = 0, 1, 2
-
-
 TRUNK_DROPOUT = 0.1  # as BERT's own
-
-
 WORD_BITS = 18
-
-
 LAYER = re.compile(r"\blayers?\.(\d+)\.")
 
 

@@ -17,137 +17,101 @@ three losses, AdamW with a slower backbone) and changes what costs it accuracy:
 | ``words`` | off | on | which words go with failure takes fewer groups to learn than a sense of sentences |
 | ``averaging`` | 0 | 0.98 | the last steps of a single pass are mostly noise |
 
-Tried on recorded first visits (even keys) and not kept, as zero variance was ranked no better: a head for the
-three outcomes of a group in place of the beta-binomial, targets smoothed by what another group would show,
-ranking informative groups above the others. Replay ranks as well as a single pass does there, at twice the
-cost.
-
 ``micro_batch`` and ``probability`` are our reading of how the published hinge is reduced and of what it
 compares. Weights and optimizer state are float32 under both: bfloat16 has 8 bits of precision, so that the
 backbone's AdamW step of 4e-5 rounds to nothing on any weight above about 0.02.
-
-The published warm-up, accepting every prompt at first, is not here but in ``selection.warmup_steps``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderOptions:
-    """The defaults are the paper's. Raises ValueError for values that make no sense."""
+class EncoderSetup(BaseModel):
+    """What no preset says anything about."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     model: str
-    """Hugging Face id or local directory of a BERT-family encoder."""
-    max_length: int = 512
+    """BERT-family encoder: Hugging Face id or local directory (`depo fetch minilm DIR`)."""
+    max_length: Annotated[int, Field(ge=3)] = 512
     """Tokens read of a prompt, its two special tokens included."""
-    truncation: str = "right"
-    """What longer prompts lose: ``right``, their end, or ``middle``, so that both ends stay."""
-    trained_layers: int = 0
-    """Train this many of the backbone's upper layers only, at a fraction of the cost; 0: all of it."""
-    pooling: str = "last"
-    """Whose token means are the prompt's embedding: the ``last`` layer's, or ``spread``, those of the layers
-    one third, two thirds and all the way up, side by side."""
-    words: bool = False
-    """Add a linear function of hashed n-grams to the logit of the rate and to the log concentration."""
-    words_rate: float = 0.05
-    """AdaGrad's learning rate for it."""
     frozen: bool = False
-    """Train trunk and heads only; the backbone's embeddings are then computed once per prompt."""
-    likelihood: str = "bce"
-    """``bce``: cross-entropy on the rate k/n. ``beta_binomial``: likelihood of k of n, with a concentration
-    that the network predicts as well."""
-    distillation_weight: float = 0.5
-    """Of the cross-entropy on exp(mean token log-probability)."""
-    ranking_weight: float = 3.0
-    ranking_margin: float = 0.5
-    ranking_score: str = "probability"
-    """What the margin is measured in: ``probability`` or ``logit``."""
-    ranking_min_gap: float = 0.05
-    """Pairs whose observed rates differ by more than this are ranked."""
-    ranking_gap: str = "fixed"
-    """``confident``: the gap must also exceed 1/n and its own standard error."""
-    ranking_reduction: str = "micro_batch"
-    """``micro_batch``: hinges of the pairs within a micro-batch, summed, per row. ``pairs``: the mean over
-    all pairs of the step, whatever the micro-batch."""
-    dropout: str = "on"
-    """``on``, ``off``, or ``ranking_off``: off in a second forward pass that only the ranking uses."""
-    steps: int = 1
-    """Optimizer steps per batch of observed groups."""
-    replay: int = 0
-    """Older groups drawn afresh and added to the new ones at each step."""
-    memory: int = 8192
-    """Groups kept to draw from."""
-    learning_rate: float = 2e-4
-    backbone_rate: float = 0.2
-    """Learning rate of the backbone, as a share of that of trunk and heads."""
-    weight_decay: float = 0.01
-    averaging: float = 0.0
-    """Decay per step of the running average of the weights that predictions are made with; 0: none."""
-    micro_batch: int = 32
+    """Train trunk and heads only; each prompt is then read once."""
+    micro_batch: PositiveInt = 32
     """Prompts per forward and backward pass."""
-    blocks: int = 2
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the backbone's matrix products; weights are float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the encoder works; auto: cuda where there is one."""
+    seed: NonNegativeInt = 0
+    """Initial weights and the draws in training are keyed by it."""
+
+
+class EncoderOptions(EncoderSetup):
+    """All options; the defaults are the paper's. They are keys of a recipe too, where null means: as the
+    preset has it."""
+
+    truncation: Literal["right", "middle"] = "right"
+    """What a longer prompt loses: its end, or its middle."""
+    trained_layers: NonNegativeInt = 0
+    """Upper layers of the backbone that are trained; 0 in both presets: all of it."""
+    pooling: Literal["last", "spread"] = "last"
+    """Token means of the last layer, or of those one third, two thirds and all the way up, side by side."""
+    words: bool = False
+    """Add a linear function of hashed n-grams to what the heads say."""
+    words_rate: PositiveFloat = 0.05
+    """Learning rate (AdaGrad) of that linear function; 0.05 in both presets."""
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Predictions use a running average of the weights, with this decay per step; 0: they do not."""
+    likelihood: Literal["bce", "beta_binomial"] = "bce"
+    """Loss of the pass-rate head: cross-entropy on the rate k/n, or the likelihood of k of n with a
+    concentration that the network predicts as well."""
+    distillation_weight: NonNegativeFloat = 0.5
+    """Weight of the loss on exp(mean token log-probability); 0.5 in both presets."""
+    ranking_weight: NonNegativeFloat = 3.0
+    """Weight of the ranking loss; 3 in ``paper``, 0.5 in ``repaired``."""
+    ranking_margin: NonNegativeFloat = 0.5
+    """By how much the easier prompt of a pair should score higher; 0.5 in both presets."""
+    ranking_score: Literal["probability", "logit"] = "probability"
+    """What the margin is measured in."""
+    ranking_min_gap: NonNegativeFloat = 0.05
+    """Only pairs whose observed rates differ by more are ranked; 0.05 in both presets."""
+    ranking_gap: Literal["fixed", "confident"] = "fixed"
+    """``confident``: the rates must also differ by more than one rollout and one standard error."""
+    ranking_reduction: Literal["micro_batch", "pairs"] = "micro_batch"
+    """Sum over the pairs of a micro-batch, per prompt; or mean over all pairs of the step."""
+    dropout: Literal["on", "ranking_off", "off"] = "on"
+    """In training. ``ranking_off``: a second pass without dropout, for the ranking alone."""
+    steps: PositiveInt = 1
+    """Optimizer steps per batch of groups."""
+    replay: NonNegativeInt = 0
+    """Older groups added to each step."""
+    memory: PositiveInt = 8192
+    """Groups kept for replay; 8192 in both presets."""
+    learning_rate: PositiveFloat = 2e-4
+    """Learning rate of trunk and heads (AdamW); 2e-4 in both presets."""
+    backbone_rate: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Learning rate of the backbone as a share of that; 1/5 in both presets."""
+    weight_decay: NonNegativeFloat = 0.01
+    """AdamW's; 0.01 in both presets."""
+    blocks: PositiveInt = 2
     """Residual blocks of the trunk."""
-    concentration: float = 2.0
-    """The belief's concentration before any group was predicted and seen. With ``beta_binomial`` a factor on
-    what the network says starts from 1 instead."""
-    precision: str = "float32"
-    """``bfloat16``: matrix products in bfloat16, weights in float32 all the same."""
-    device: str = "auto"
-    """``cpu``, ``cuda``, or ``auto``: cuda where there is one."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"encoder: {name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}"
-                )
-        for name, least in LEAST.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise ValueError(f"encoder: {name} must be at least {least}, found {getattr(self, name)}")
-        for name in ("learning_rate", "words_rate", "concentration"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"encoder: {name} must be positive, found {getattr(self, name)}")
-        if not 0 <= self.averaging < 1:
-            raise ValueError(f"encoder: averaging must lie in [0, 1), found {self.averaging}")
-        if self.replay and not self.memory:
-            raise ValueError("encoder: replay needs a memory of at least 1 group")
-
-
-CHOICES = {
-    "truncation": ("right", "middle"),
-    "pooling": ("last", "spread"),
-    "likelihood": ("bce", "beta_binomial"),
-    "ranking_score": ("probability", "logit"),
-    "ranking_gap": ("fixed", "confident"),
-    "ranking_reduction": ("micro_batch", "pairs"),
-    "dropout": ("on", "ranking_off", "off"),
-    "precision": ("float32", "bfloat16"),
-    "device": ("auto", "cpu", "cuda"),
-}
-
-
-LEAST = {
-    "max_length": 3,
-    "trained_layers": 0,
-    "distillation_weight": 0,
-    "ranking_weight": 0,
-    "ranking_margin": 0,
-    "ranking_min_gap": 0,
-    "steps": 1,
-    "replay": 0,
-    "memory": 0,
-    "backbone_rate": 0,
-    "weight_decay": 0,
-    "micro_batch": 1,
-    "blocks": 1,
-    "seed": 0,
-}
+    concentration: PositiveFloat = 2.0
+    """Pseudo-rollouts that a prediction is worth before any was compared with an outcome. With
+    ``beta_binomial`` a factor on what the network says starts from 1 instead."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -171,14 +135,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 def encoder_options(preset: str, explicit: Mapping[str, Any]) -> EncoderOptions:
     """The preset's options with the explicit ones laid over; None counts as not given.
 
-    Raises ValueError for an unknown preset, an unknown or missing option, and values that make no sense.
+    Raises ValueError, one line, for an unknown preset, an unknown or missing option, and values that make no
+    sense.
     """
     if preset not in PRESETS:
         raise ValueError(f"encoder: preset must be one of {', '.join(PRESETS)}, found {preset!r}")
     given = {name: value for name, value in explicit.items() if value is not None}
-    unknown = given.keys() - {field.name for field in fields(EncoderOptions)}
-    if unknown:
+    if unknown := given.keys() - EncoderOptions.model_fields.keys():
         raise ValueError(f"encoder: unknown option {', '.join(sorted(unknown))}")
     if "model" not in given:
         raise ValueError("encoder: model is missing; name a Hugging Face id or a directory")
-    return EncoderOptions(**{**PRESETS[preset], **given})
+    try:
+        return EncoderOptions(**{**PRESETS[preset], **given})
+    except ValidationError as error:
+        wrong = [f"{one['loc'][0]}: {one['msg']}, found {one['input']!r}" for one in error.errors()]
+        raise ValueError(f"encoder: {'; '.join(wrong)}") from error

@@ -124,10 +124,7 @@ class GresoEstimator:
 
     def load_state_dict(self, state: State) -> None:
         """Raises ValueError when the state is of another version or its parts do not fit together."""
-        if state.schema_version != SCHEMA_VERSION:
-            raise ValueError(
-                f"greso estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
-            )
+        state.require_version(SCHEMA_VERSION, "greso estimator")
         keys, streak_V = state.values["keys"], np.asarray(state.arrays["streak"])
         p_easy, p_hard = state.values["p_easy"], state.values["p_hard"]
         if not isinstance(keys, list) or streak_V.shape != (len(keys),):

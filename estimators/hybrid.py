@@ -35,39 +35,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from estimators.base import Candidate, Context, Estimates, Observation, State, joined, part, tally
-from estimators.logit_grid import SPACING, LogitGrid, normalised
-from estimators.model_average import ModelAverage
+from estimators.first_visits import Population, PromptPrior, text_head
+from estimators.logit_grid import SPACING, LogitGrid, Movement, normalised
 from estimators.moments import informative_probability, require_group_size
-from estimators.movement import Movement
-from estimators.population import Population
-from estimators.prepared import Prepared
-from estimators.prompt_prior import PromptPrior, text_head
+from estimators.online_learning import ModelAverage
 from estimators.today import Before, Today, was_asked
 
 SCHEMA_VERSION = 5
-
-
 PRIOR_WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
-
-
 TILT_LOGITS = 4.0  # beyond, a prior says no more than "very easy" or "very hard"
-
-
 NEWTON_STEPS = 5
-
-
 POPULATION_WINDOW = 1024  # first visits
-
-
 NEVER = 0.05  # what the prior gives to prompts out of reach, as odds
-
-
 TREND_GAIN = 0.1  # share of a correction of D that changes its pace
-
-
 TREND_STEPS = 10  # a trend is not drawn out further than this
-
-
 FAR = 3.0  # logits of ability, beyond which the grid is moved
 
 
@@ -107,7 +88,8 @@ class HybridEstimator:
         self._belief_VM = np.zeros((0, len(self.grid)), dtype=np.float32)  # with room to grow
         self._visited_at_V = np.zeros(0, dtype=np.int64)
         self._revisited_V = np.zeros(0, dtype=bool)
-        self._prepared: Prepared | None = None
+        self._prepared: dict[str, np.ndarray] = {}  # beliefs (M,) by key …
+        self._prepared_for = 0  # … at this step
 
     # ---------------------------------------------------------------- belief
 
@@ -120,9 +102,9 @@ class HybridEstimator:
 
     def prepare(self, candidates: Sequence[Candidate], step: int) -> None:
         """Work out beforehand what is believed of these at ``step``; kept until something new is learned."""
-        self._prepared = None
-        if candidates:
-            self._prepared = Prepared(candidates, self._worked_out(candidates, step), step)
+        keys = [candidate.key for candidate in candidates]
+        self._prepared = dict(zip(keys, self._worked_out(candidates, step), strict=True))
+        self._prepared_for = step
 
     def _before_asking(self, prompts: Sequence[Candidate | Observation], step: int) -> Before:
         again = [i for i, one in enumerate(prompts) if one.key in self._row and was_asked(one)]
@@ -131,15 +113,10 @@ class HybridEstimator:
 
     def _beliefs(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
         """(N, M), without the prefill probe: prepared where that was done for this step, else worked out."""
-        prepared = self._prepared
-        if prepared is None or prepared.step != step:
-            return self._worked_out(candidates, step)
-        row_N = prepared.rows([candidate.key for candidate in candidates])
-        belief_NM = prepared.belief_NM[row_N]
-        missing = np.flatnonzero(row_N < 0)
-        if len(missing):
-            belief_NM[missing] = self._worked_out([candidates[i] for i in missing.tolist()], step)
-        return belief_NM
+        prepared = self._prepared if self._prepared_for == step else {}
+        missing = iter(self._worked_out([one for one in candidates if one.key not in prepared], step))
+        rows = [prepared[one.key] if one.key in prepared else next(missing) for one in candidates]
+        return np.array(rows).reshape(-1, len(self.grid))
 
     def _worked_out(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
         """(N, M): a prompt's history, else the population tilted by what is known of the prompt."""
@@ -192,7 +169,7 @@ class HybridEstimator:
         counts = tally(observations)
         first_of = {observation.key: observation for observation in reversed(observations)}
         self._learn_from_today([first_of[key] for key in sorted(counts)], counts, context)
-        self._prepared = None
+        self._prepared = {}
         again = [key for key in sorted(counts) if key in self._row]
         first = [key for key in sorted(counts) if key not in self._row]
         if again:
@@ -365,12 +342,8 @@ class HybridEstimator:
 
     def load_state_dict(self, state: State) -> None:
         """Raises ValueError when the state is of another version or its parts do not fit together."""
-        if state.schema_version != SCHEMA_VERSION:
-            raise ValueError(
-                f"hybrid estimator: state has schema_version {state.schema_version}, "
-                f"expected {SCHEMA_VERSION}"
-            )
-        self._prepared = None
+        state.require_version(SCHEMA_VERSION, "hybrid estimator")
+        self._prepared = {}
         keys = state.values["keys"]
         belief_VM = np.array(state.arrays["beliefs"], dtype=np.float32)
         if not isinstance(keys, list) or belief_VM.shape != (len(keys), len(self.grid)):

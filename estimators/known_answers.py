@@ -26,32 +26,16 @@ import numpy as np
 
 from estimators.base import Candidate, Observation, State, joined, part
 from estimators.logit_grid import LogitGrid, normalised, sigmoid
-from estimators.model_average import ModelAverage
+from estimators.online_learning import ModelAverage
 
 SCHEMA_VERSION = 1
-
-
 RHO_R = np.concatenate([[0.0], sigmoid(np.linspace(-8.0, 8.0, 33)), [1.0]])
-
-
 KNOWN = (0.1, 0.5, 0.9)  # bounds between classes: a + b
-
-
 RIGHT = (0.001, 0.3, 0.7)  # a / (a + b)
-
-
 CLASSES = (len(KNOWN) + 1) * (len(RIGHT) + 1)
-
-
 LEAST = 0.01  # below, a + b says nothing
-
-
 START = 4.0  # groups that the even distribution of ρ, from which learning starts, is worth
-
-
 FLOOR = 1e-3  # of a belief, relative to its peak: it rules out nothing
-
-
 TRUST = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 

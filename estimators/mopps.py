@@ -15,11 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State, tally
+from estimators.base import Candidate, Context, Estimates, Observation, State, recorded_rate, tally
 from estimators.moments import beta_estimates
 
 SCHEMA_VERSION = 1
-
 
 # A recorded pass rate of exactly 0 or 1 comes from finitely many rollouts, and a Beta needs both of its
 # parameters positive: priors are kept this far from the ends.
@@ -45,23 +44,17 @@ class MoppsEstimator:
         self.prior_successes = float(prior_successes)
         self.prior_failures = float(prior_failures)
         self.discount = float(discount)
-        self._row: dict[str, int] = {}
-        self._evidence_V2 = np.zeros((0, 2))  # V visited prompts, with room to grow: (S, F)
+        self._evidence: dict[str, tuple[float, float]] = {}  # (S, F) of the V visited prompts
 
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
         """Beta beliefs about N candidates. Raises ValueError for a prior that is NaN or outside [0, 1]."""
         weight = self.prior_successes + self.prior_failures
         rate_N = np.full(len(candidates), self.prior_successes / weight)
         for i, candidate in enumerate(candidates):
-            if candidate.prior is not None:
-                if not 0 <= candidate.prior <= 1:
-                    raise ValueError(
-                        f"prompt {candidate.key}: prior must lie in [0, 1], found {candidate.prior}"
-                    )
-                rate_N[i] = min(max(candidate.prior, PRIOR_MARGIN), 1 - PRIOR_MARGIN)
-        row_N = np.array([self._row.get(candidate.key, -1) for candidate in candidates], dtype=np.int64)
-        evidence_N2 = np.zeros((len(candidates), 2))
-        evidence_N2[row_N >= 0] = self._evidence_V2[row_N[row_N >= 0]]
+            if (recorded := recorded_rate(candidate)) is not None:
+                rate_N[i] = min(max(recorded, PRIOR_MARGIN), 1 - PRIOR_MARGIN)
+        evidence = [self._evidence.get(candidate.key, (0.0, 0.0)) for candidate in candidates]
+        evidence_N2 = np.array(evidence).reshape(-1, 2)
         return beta_estimates(
             rate_N * weight + evidence_N2[:, 0],
             (1 - rate_N) * weight + evidence_N2[:, 1],
@@ -71,31 +64,24 @@ class MoppsEstimator:
     def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
         """One discounted update per prompt. Raises ValueError for impossible counts, before any update."""
         for key, (successes, trials) in tally(observations).items():
-            row = self._row.setdefault(key, len(self._row))
-            self._grow(len(self._row))
-            self._evidence_V2[row] = self.discount * self._evidence_V2[row] + (successes, trials - successes)
-        return {"prompts_visited": float(len(self._row))}
-
-    def _grow(self, rows: int) -> None:
-        if rows > len(self._evidence_V2):
-            grown_V2 = np.zeros((max(2 * rows, 64), 2))
-            grown_V2[: len(self._evidence_V2)] = self._evidence_V2
-            self._evidence_V2 = grown_V2
+            right, wrong = self._evidence.get(key, (0.0, 0.0))
+            self._evidence[key] = (
+                self.discount * right + successes,
+                self.discount * wrong + (trials - successes),
+            )
+        return {"prompts_visited": float(len(self._evidence))}
 
     def state_dict(self) -> State:
         """Keys of the visited prompts and ``evidence`` (V, 2) float64. Settings belong to the recipe."""
         return State(
             schema_version=SCHEMA_VERSION,
-            values={"keys": list(self._row)},
-            arrays={"evidence": self._evidence_V2[: len(self._row)].copy()},
+            values={"keys": list(self._evidence)},
+            arrays={"evidence": np.array(list(self._evidence.values()), dtype=np.float64).reshape(-1, 2)},
         )
 
     def load_state_dict(self, state: State) -> None:
         """Raises ValueError when the state is of another version or its parts do not fit together."""
-        if state.schema_version != SCHEMA_VERSION:
-            raise ValueError(
-                f"mopps estimator: state has schema_version {state.schema_version}, expected {SCHEMA_VERSION}"
-            )
+        state.require_version(SCHEMA_VERSION, "mopps estimator")
         keys = state.values["keys"]
         evidence_V2 = np.array(state.arrays["evidence"], dtype=np.float64)
         if not isinstance(keys, list) or evidence_V2.shape != (len(keys), 2):
@@ -103,5 +89,6 @@ class MoppsEstimator:
                 f"mopps estimator: state needs a list of keys and evidence of shape (keys, 2), "
                 f"found {evidence_V2.shape}"
             )
-        self._row = {key: row for row, key in enumerate(keys)}
-        self._evidence_V2 = evidence_V2
+        self._evidence = {
+            key: (right, wrong) for key, (right, wrong) in zip(keys, evidence_V2.tolist(), strict=True)
+        }

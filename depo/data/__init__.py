@@ -1,8 +1,8 @@
 """Prompts: where they come from, how they are put to the policy, in which order they are served.
 
-`tables` and `generated` read problems from files, hub data sets and generators; `text` converts their values;
-`prompts` makes token ids of them, drops what cannot be used and counts it; `pool` serves them, and keeps them
-in the run directory.
+`sources` reads problems from files, hub data sets and generators; `text` converts their values; `prompts`
+makes token ids of them, drops what cannot be used and counts it; `pool` serves them, and keeps them in the
+run directory.
 """
 
 from depo.data.pool import PromptPool, RunPrompts, load_saved, save_prompts

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 GROUP = "depo.sources"
 
 BUILT_IN = {  # by name, not by import: generated arithmetic belongs to the quickstart, in a room above
-    "file": "depo.data.tables:file_rows",
-    "hub": "depo.data.tables:hub_rows",
-    "reasoning_gym": "depo.data.generated:gym_rows",
+    "file": "depo.data.sources:file_rows",
+    "hub": "depo.data.sources:hub_rows",
+    "reasoning_gym": "depo.data.sources:gym_rows",
     "arithmetic": "depo.toy.arithmetic:arithmetic_rows",
 }
 

@@ -17,7 +17,7 @@ from depo.files import check_place, new_directory, write_json
 
 if TYPE_CHECKING:
     from depo.evaluation.model import Target
-    from depo.recipe.schema.suite import Suite
+    from depo.recipe.schema.evaluation import Suite
 
 Document = Mapping[str, Any]
 """The JSON of a finished evaluation."""

@@ -33,7 +33,7 @@ from depo.evaluation.report import eval_report
 from depo.evaluation.results import SCHEMA_VERSION, check_estimator, figures, means
 from depo.evaluation.samples import EvalProgress, SampleStore, SampleWriter
 from depo.files import read_json, write_json, write_text
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 from depo.recipe.suites import dump_suite, parse_suite
 from depo.report.document import write_result
 from depo.report.provenance import provenance

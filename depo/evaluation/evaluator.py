@@ -25,7 +25,7 @@ from depo.errors import UserError
 from depo.evaluation.measures import share
 from depo.recipe.model_shape import find_config, positions
 from depo.recipe.schema import Data, RewardSpec
-from depo.recipe.schema.suite import Benchmark, Suite
+from depo.recipe.schema.evaluation import Benchmark, Suite
 from depo.rng import seed64
 from depo.rollout.engine import RolloutEngine, Sampling, collate, samples_of
 from depo.trackers.rollouts import null_if_nan

@@ -30,7 +30,7 @@ from depo.evaluation.evaluator import (
 )
 from depo.evaluation.measures import pass_at_k_each
 from depo.recipe.schema import Evaluation, PretrainedPolicy, Recipe
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 from depo.recipe.suites import recipe_suite
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.types import Prompt, Request

@@ -15,7 +15,7 @@ from depo.files import latest_checkpoint, read_json, step_name
 from depo.recipe.checks import directory_problem
 from depo.recipe.model_shape import HUB_ID, find_config, model_shape
 from depo.recipe.schema import PretrainedPolicy, Rollouts
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 from depo.rollout.engine import RolloutEngine
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from depo.evaluation.model import Target
 from depo.files import load_state, read_json
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema import Recipe
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 from depo.report.calibration import reliability, spearman
 from depo.report.statistics import all_alike, estimate, macro, resample_weights
 from estimators.base import Candidate, Context

@@ -5,8 +5,9 @@ that do nothing.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from depo import plugins
 from depo.errors import UserError
@@ -14,11 +15,12 @@ from depo.recipe.errors import Sources
 from depo.recipe.model_shape import HUB_ID, config_directory, find_config, is_path, positions
 from depo.recipe.schema import (
     TABLE_SUFFIXES,
+    Block,
     FileSource,
     GspoLoss,
-    Learner,
-    PluginCorrection,
-    PluginLoss,
+    Plugin,
+    PluginReward,
+    PluginTracker,
     PretrainedPolicy,
     Recipe,
     RewardSpec,
@@ -28,7 +30,6 @@ from depo.recipe.schema.reward import plain_rewards
 from reward.registry import build
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -47,7 +48,10 @@ def check_inputs(recipe: Recipe, sources: Sources | None = None, *, fetched: boo
             problems |= reward_problems(f"evaluation.sets.{index}.reward", eval_set.reward)
     if isinstance(recipe.policy, PretrainedPolicy) and (fetched or missing_model(recipe) is None):
         problems |= model_problems(recipe, recipe.policy)
-    problems |= plugin_problems(recipe.learner)
+    problems |= plugin_problems(recipe)
+    scale = recipe.learner.advantage_scale
+    if scale not in (None, "group", "none"):
+        problems |= unregistered("learner.advantage_scale", "depo.advantages", scale)
     raise_all(problems, where)
 
 
@@ -88,22 +92,32 @@ def reward_problems(key: str, reward: RewardSpec) -> dict[str, str]:
     return problems
 
 
-def plugin_problems(learner: Learner) -> dict[str, str]:
-    """Which loss, correction or advantages are not there, by key: their packages are imported to know."""
-    asked = {}
-    if isinstance(learner.loss, PluginLoss):
-        asked["learner.loss.name"] = "depo.losses", learner.loss.name
-    if isinstance(learner.correction, PluginCorrection):
-        asked["learner.correction.name"] = "depo.corrections", learner.correction.name
-    if learner.advantage_scale not in (None, "group", "none"):
-        asked["learner.advantage_scale"] = "depo.advantages", learner.advantage_scale
-    problems = {}
-    for key, (group, name) in asked.items():
-        try:
-            plugins.load(group, {}, name)
-        except ValueError as error:
-            problems[key] = str(error)
+def plugin_problems(value: Any, key: str = "") -> dict[str, str]:
+    """Which plugins in a block (or what is below one) are not there, by key: their packages are imported to
+    know. Rewards are told by ``reward_problems``."""
+    if isinstance(value, Plugin | PluginTracker):
+        inside = f"{key}.name"
+        return {} if isinstance(value, PluginReward) else unregistered(inside, value.group, value.name)
+    if isinstance(value, Block):
+        children: Iterable[tuple[Any, Any]] = value
+    elif isinstance(value, list):
+        children = enumerate(value)
+    elif isinstance(value, dict):
+        children = value.items()
+    else:
+        return {}
+    problems: dict[str, str] = {}
+    for name, child in children:
+        problems |= plugin_problems(child, f"{key}.{name}" if key else str(name))
     return problems
+
+
+def unregistered(key: str, group: str, name: str) -> dict[str, str]:
+    try:
+        plugins.load(group, {}, name)
+    except ValueError as error:
+        return {key: str(error)}
+    return {}
 
 
 def _similar(path: Path) -> str:

@@ -11,8 +11,17 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from depo.recipe.keys import ROOT, Key, Shape, all_keys, key_of_error, shape_at
-from depo.recipe.overrides import COMMAND_LINE, Override
+from depo.recipe.keys import (
+    COMMAND_LINE,
+    ROOT,
+    Key,
+    Override,
+    Shape,
+    all_keys,
+    key_of_error,
+    shape_at,
+    type_name,
+)
 from depo.recipe.schema import Block
 
 CLOSE, SIMILAR, ELSEWHERE = 0.8, 0.6, 0.75
@@ -209,9 +218,3 @@ def _guesses(parents: list[str], name: str, here: list[str], root: Shape) -> lis
         or in_this_block(SIMILAR)
         or [".".join(key) for key in elsewhere if key[-1] in similar]
     )
-
-
-def type_name(block: type[Block] | None) -> str:
-    """The ``type`` that selects a block of a union; "" for other blocks."""
-    field = None if block is None else block.model_fields.get("type")
-    return "" if field is None else str(field.default)

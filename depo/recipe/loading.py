@@ -2,24 +2,51 @@
 
     recipe = load_recipe("recipes/math.yaml", ["steps=5", "learner.loss=gspo", "data.train=problems.jsonl"])
 
-Overrides are described in ``depo.recipe.overrides``. Paths in a recipe are relative to the working directory.
-Importing this module costs no torch.
+Paths in a recipe are relative to the working directory. Also what a resumed run may change of the recipe that
+it was begun with.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from depo.errors import UserError
 from depo.files import write_text
 from depo.recipe.errors import Sources, error_lines
-from depo.recipe.overrides import apply_overrides, dump_yaml, parse_override, parse_yaml
-from depo.recipe.schema import Recipe
+from depo.recipe.keys import COMMAND_LINE, ROOT, Shape, apply_overrides, dump_yaml, parse_override, parse_yaml
+from depo.recipe.schema import Block, Recipe
 from depo.report.provenance import package_versions, source_commit
+
+RESUME_MAY_CHANGE = {
+    "steps",
+    "max_rollouts",
+    "checkpoint",
+    "evaluation",
+    "tracking",
+    "resources",
+    "verification",
+    "learner.tokens_per_microbatch",
+    "learner.share_prompts",
+    "policy.gradient_checkpointing",
+    "rollout.transformers.batch_size",
+    "rollout.vllm.workers",
+    "rollout.vllm.tensor_parallel",
+    "rollout.vllm.gpu_memory_utilization",
+    "rollout.vllm.cpu_kv_cache_gib",
+    "rollout.vllm.max_num_seqs",
+    "rollout.vllm.enforce_eager",
+    "rollout.vllm.sync_dir",
+    "rollout.vllm.parity_tolerance",
+}
+"""What a resumed run may set anew: none of it changes what a step computes, but for its rounding and the
+learning-rate schedule, which spans ``steps``. Where memory ran out, these are the keys that help."""
+
+AnyBlock = TypeVar("AnyBlock", bound=Block)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -32,16 +59,27 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe, Sources]:
     """Like ``load_recipe``, and where each key was written, for later messages about them."""
-    path = Path(path)
+    sources = read_keys(Path(path), overrides)
+    return validated(Recipe, sources), sources
+
+
+def read_keys(
+    path: Path, overrides: Sequence[str], root: Shape = ROOT, origin: str = COMMAND_LINE
+) -> Sources:
+    """What a recipe's or suite's file says and what overrides it, not validated; ``origin``: where these were
+    typed. Raises UserError."""
     raw = parse_yaml(_read_text(path), str(path))
     if not isinstance(raw, dict):
         raise UserError(
             f"{path}: must hold keys and values, found {'nothing' if raw is None else type(raw).__name__}"
         )
-    parsed = tuple(parse_override(text) for text in overrides)
-    sources = Sources(str(path), raw, parsed)
+    return Sources(str(path), raw, tuple(parse_override(text, origin) for text in overrides), root)
+
+
+def validated(model: type[AnyBlock], sources: Sources) -> AnyBlock:
+    """Raises UserError with one line per problem."""
     try:
-        return Recipe.model_validate(apply_overrides(raw, parsed)), sources
+        return model.model_validate(apply_overrides(sources.raw, sources.overrides, sources.root))
     except ValidationError as error:
         raise UserError("\n".join(error_lines(error, sources))) from error
 
@@ -81,3 +119,49 @@ def write_resolved(recipe: Recipe, path: Path) -> None:
         f"# Resolved recipe. Run it again: depo train {path}\n# commit: {commit}\n# versions:\n{versions}\n"
     )
     write_text(path, header + dump_recipe(recipe))
+
+
+def changes_on_resume(recipe: Recipe, run_dir: Path) -> list[str]:
+    """What ``recipe`` sets otherwise than the run was begun with, a line each. Raises UserError where there
+    is no run, or where a change would make another run of it."""
+    stored = run_dir / "recipe.yaml"
+    if not stored.exists():
+        raise UserError(f"--run-dir {run_dir}: no run to resume here (recipe.yaml is missing)")
+    before = load_recipe(stored)
+    changed = differences(before.model_dump(mode="json"), recipe.model_dump(mode="json"))
+    refused = [change for key, change in changed.items() if not may_change(key)]
+    if refused:
+        raise UserError(
+            f"--resume: {', '.join(refused)} (in {stored} → now); a resumed run may only change "
+            f"{', '.join(sorted(RESUME_MAY_CHANGE))}"
+        )
+    told = [f"changed on resume: {change}" for change in changed.values()]
+    if "steps" in changed and recipe.learner.schedule != "constant":
+        told.append(
+            f"warning: the {recipe.learner.schedule} learning rate spans all steps: from now on what a "
+            f"run of {recipe.steps} steps would have, not what this one had"
+        )
+    return told
+
+
+def may_change(key: str) -> bool:
+    """Whether a dotted key is, or lies in, what a resumed run may set anew."""
+    return any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUME_MAY_CHANGE)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted key → "key old → new" of all that differs; lists and blocks of different type as a whole."""
+    found: dict[str, str] = {}
+    for key in {**before, **now}:
+        old, new, name = before.get(key), now.get(key), f"{prefix}{key}"
+        if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
+            found |= differences(old, new, f"{name}.")
+        elif old != new:
+            found[name] = f"{name} {shown(old)} → {shown(new)}"
+    return found
+
+
+def shown(value: Any) -> str:
+    """As a recipe would say it, cut where it gets long."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

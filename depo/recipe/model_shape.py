@@ -78,9 +78,7 @@ def hub_cache() -> Path:
 
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3")
-
 MIXTURES = ("qwen3_moe", "mixtral", "olmoe")
-
 ROUTER = "mlp.gate.weight"
 
 

@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import yaml
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from depo.recipe.schema import Recipe
-from depo.recipe.schema.suite import Suite
+from depo.recipe.keys import type_name
+from depo.recipe.schema import Block, Recipe
+from depo.recipe.schema.evaluation import Suite
 
 INTRODUCTION = """\
 # Recipe reference
@@ -57,7 +57,7 @@ class Section:
     """A block of the schema under one heading; ``depth`` is the heading's level."""
 
     title: str
-    model: type[BaseModel]
+    model: type[Block]
     depth: int
 
     @property
@@ -67,7 +67,7 @@ class Section:
 
 def reference() -> str:
     """The whole page as Markdown."""
-    seen: set[type[BaseModel]] = set()
+    seen: set[type[Block]] = set()
     sections = [
         section for prefix, title, root in ROOTS for section in sections_of(prefix, title, root, seen)
     ]
@@ -75,44 +75,36 @@ def reference() -> str:
     return "\n".join([INTRODUCTION, *(rendered(section, anchors) for section in sections)])
 
 
-def sections_of(
-    prefix: str, title: str, root: type[BaseModel], seen: set[type[BaseModel]]
-) -> Iterator[Section]:
+def sections_of(prefix: str, title: str, root: type[Block], seen: set[type[Block]]) -> Iterator[Section]:
     """The root's section, then those of the blocks below it in the order of the keys. ``seen``: blocks that
     have a section already, to which this adds."""
     yield Section(title, root, 2)
     seen.add(root)
 
-    def below(path: str, model: type[BaseModel]) -> Iterator[Section]:
+    def below(path: str, model: type[Block]) -> Iterator[Section]:
         for name, field in model.model_fields.items():
             key = f"{path}.{name}" if path else name
             for block in blocks(field.annotation):
                 if block in seen:
                     continue
                 seen.add(block)
-                kind = kind_of(block)
+                kind = type_name(block)
                 yield Section(f"{key}: {kind}" if kind else key, block, 3)
                 yield from below(key, block)
 
     yield from below(prefix, root)
 
 
-def blocks(annotation: Any) -> Iterator[type[BaseModel]]:
+def blocks(annotation: Any) -> Iterator[type[Block]]:
     """The blocks that a field's type names, through unions, lists and maps."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, Block):
         yield annotation
     elif get_origin(annotation) is not Literal:
         for part in get_args(annotation):
             yield from blocks(part)
 
 
-def kind_of(block: type[BaseModel]) -> str | None:
-    """The ``type`` by which a recipe names this block among its alternatives; None where it has none."""
-    field = block.model_fields.get("type")
-    return None if field is None else str(get_args(field.annotation)[0])
-
-
-def rendered(section: Section, anchors: dict[type[BaseModel], str]) -> str:
+def rendered(section: Section, anchors: dict[type[Block], str]) -> str:
     """Heading, what the block is, and a row for each key."""
     about = inspect.cleandoc(section.model.__doc__ or "").replace("``", "`")
     lines = [f"{'#' * section.depth} {section.title}", *(["", about] if about else []), ""]
@@ -125,7 +117,7 @@ def rendered(section: Section, anchors: dict[type[BaseModel], str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def row(name: str, field: FieldInfo, anchors: dict[type[BaseModel], str]) -> str:
+def row(name: str, field: FieldInfo, anchors: dict[type[Block], str]) -> str:
     cells = [
         f"`{name}`",
         type_text(field.annotation, field.metadata, anchors),
@@ -135,7 +127,7 @@ def row(name: str, field: FieldInfo, anchors: dict[type[BaseModel], str]) -> str
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
-def type_text(annotation: Any, metadata: list[Any], anchors: dict[type[BaseModel], str]) -> str:
+def type_text(annotation: Any, metadata: list[Any], anchors: dict[type[Block], str]) -> str:
     """A type in words, with its bounds: "integer > 0", "number in [0, 1)", "list of text"."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -152,7 +144,7 @@ def type_text(annotation: Any, metadata: list[Any], anchors: dict[type[BaseModel
     if origin is dict:
         return f"map: name → {type_text(arguments[1], [], anchors)}"
     if annotation in anchors:
-        return f"[{kind_of(annotation) or 'block'}](#{anchors[annotation]})"
+        return f"[{type_name(annotation) or 'block'}](#{anchors[annotation]})"
     return NAMES[annotation] + (bounds(metadata) if annotation in (int, float) else "")
 
 
@@ -184,9 +176,9 @@ def default_text(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
-    if isinstance(value, BaseModel):
-        kind = kind_of(type(value))
-        return "its own" if kind is None else f"`{kind}`"
+    if isinstance(value, Block):
+        kind = type_name(type(value))
+        return f"`{kind}`" if kind else "its own"
     if isinstance(value, float) and not isinstance(value, bool):
         return f"`{value:.4g}`"
     text = yaml.safe_dump(

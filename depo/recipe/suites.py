@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from depo.errors import UserError
-from depo.recipe.checks import raise_all, reward_problems, source_problems
-from depo.recipe.errors import Sources, error_lines
-from depo.recipe.keys import Shape
-from depo.recipe.overrides import (
+from depo.recipe.checks import plugin_problems, raise_all, reward_problems, source_problems
+from depo.recipe.errors import Sources
+from depo.recipe.keys import (
     COMMAND_LINE,
     Override,
-    apply_overrides,
+    Shape,
     dump_yaml,
-    parse_override,
-    parse_yaml,
 )
+from depo.recipe.loading import read_keys, validated
 from depo.recipe.schema import Evaluation, FileSource, HubSource
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 
 ROOT = Shape({"": Suite})
-
 FOLDER = Path("recipes") / "eval"
 SHIPPED = Path(__file__).resolve().parents[2] / FOLDER
 """Suites of the source tree that this module belongs to, wherever the command is run."""
@@ -56,9 +51,14 @@ def find_suite(name: str, where: str = "--suite") -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     known = known_suites()
-    near = difflib.get_close_matches(name, known, n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"{where} {name}: no such suite; {meant}known: {', '.join(known)}; or name a YAML file")
+    raise UserError(
+        f"{where} {name}: no such suite; {meant(name, known)}known: {', '.join(known)}; or name a YAML file"
+    )
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def known_suites() -> list[str]:
@@ -118,19 +118,9 @@ def parse_suite(
     path: Path, overrides: Sequence[str] = (), asked: Asked = BY_OPTIONS
 ) -> tuple[Suite, Sources]:
     """The suite in ``path`` with ``overrides`` on top, and where each key was written."""
-    try:
-        raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text: {error}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: must hold keys and values, found {type(raw).__name__}")
-    parsed = tuple(parse_override(text, asked.overrides) for text in overrides)
-    sources = Sources(str(path), raw, parsed, ROOT)
-    check_benchmark_names(raw.get("benchmarks"), parsed, path)
-    try:
-        return Suite.model_validate(apply_overrides(raw, parsed, ROOT)), sources
-    except ValidationError as error:
-        raise UserError("\n".join(error_lines(error, sources))) from error
+    sources = read_keys(path, overrides, ROOT, asked.overrides)
+    check_benchmark_names(sources.raw.get("benchmarks"), sources.overrides, path)
+    return validated(Suite, sources), sources
 
 
 def check_benchmark_names(known: Any, overrides: Sequence[Override], path: Path) -> None:
@@ -143,11 +133,9 @@ def check_benchmark_names(known: Any, overrides: Sequence[Override], path: Path)
         if override.key[0] != "benchmarks" or override.key[1] in known or override.key[1] in made:
             continue
         name = override.key[1]
-        near = difflib.get_close_matches(name, known, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
         raise UserError(
-            f"{override.origin}: benchmarks.{name}: no such benchmark; {meant}{path} has {', '.join(known)}; "
-            f"a new one needs benchmarks.{name}.source=FILE.jsonl"
+            f"{override.origin}: benchmarks.{name}: no such benchmark; {meant(name, known)}{path} has "
+            f"{', '.join(known)}; a new one needs benchmarks.{name}.source=FILE.jsonl"
         )
 
 
@@ -183,7 +171,7 @@ def with_local_files(suite: Suite, data_dir: Path, path: Path, asked: Asked) -> 
 def check_inputs(suite: Suite, sources: Sources) -> None:
     """Raise UserError, one line a problem, for local files that cannot be used and rewards that cannot be
     built."""
-    problems: dict[str, str] = {}
+    problems = plugin_problems(suite)
     for name, benchmark in suite.benchmarks.items():
         problems |= source_problems(f"benchmarks.{name}.{benchmark.key}", benchmark.source)
         problems |= reward_problems(*suite.judge(name))

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 import estimators
 from depo.errors import UserError
 from depo.recipe import schema
-from depo.recipe.overrides import parse_yaml
+from depo.recipe.keys import parse_yaml
 from depo.replay.censored import censored_feedback, picks_per_step
 from depo.replay.full import Quality, differences, full_feedback, full_quality, smoother
 from depo.replay.trace import Trace, true_rates

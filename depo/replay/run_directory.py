@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from depo.data import load_saved
 from depo.errors import UserError
-from depo.recipe.overrides import parse_yaml
+from depo.recipe.keys import parse_yaml
 from depo.replay.trace import MISSING, Trace
 from depo.trackers.tracker import read_metrics
 from depo.types import Origin, Prompt

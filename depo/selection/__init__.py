@@ -4,9 +4,9 @@ Takes plain settings: a trainer other than depo's own can use it (``Selector``'s
 """
 
 from depo.selection.open_step import OpenStep
+from depo.selection.picks import SelectionSettings
 from depo.selection.rules import Considered, InPoolOrder, Rule, build_rule
 from depo.selection.selector import Selector, build_selector
-from depo.selection.settings import SelectionSettings
 
 __all__ = [
     "Considered",

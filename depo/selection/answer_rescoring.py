@@ -21,10 +21,7 @@ from depo.types import Group, Prompt
 from estimators.base import Rescored
 
 LEAST_PROBABILITY = 1e-3
-
-
 WRONG_RIGHT = ("wrong", "right")
-
 
 Score = Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], np.ndarray]
 """(prompt ids, completion ids) of N sequences → log-probability (N,) of each completion under today's policy,

@@ -9,14 +9,13 @@ random order. N: candidates, G: group size, n: picks.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from depo.plugins import load
+from depo.plugins import build
 from estimators.base import Estimates
 from estimators.moments import informative_probability
 
@@ -199,11 +198,5 @@ def build_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
     Raises ValueError when the name is unknown or ambiguous, when its code cannot be loaded, and when it does
     not take the options.
     """
-    options = dict(options or {})
-    factory = load(GROUP, BUILT_IN, name)
-    try:
-        inspect.signature(factory).bind(**options)
-    except TypeError as error:
-        raise ValueError(f"rule {name!r} does not take these options: {error}") from error
-    rule: Rule = factory(**options)
+    rule: Rule = build(GROUP, BUILT_IN, {"type": "plugin", "name": name, "options": options or {}})
     return rule

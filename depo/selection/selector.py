@@ -38,6 +38,7 @@ from depo.selection.picks import (
     UNIFORM,
     Pool,
     Predictor,
+    SelectionSettings,
     as_candidates,
     audited,
     beliefs,
@@ -47,16 +48,12 @@ from depo.selection.picks import (
     yields,
 )
 from depo.selection.rules import Considered, InPoolOrder, Rule, build_rule, top
-from depo.selection.settings import SelectionSettings
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Outcome, Pick, Prompt
 from estimators.base import Candidate, Context
 
 SCHEMA_VERSION = 4
-
-
 LOWEST_YIELD = 1 / 8  # a refill round is at most this many times larger than what is missing
-
 
 PrefillProbe = Callable[[Sequence[Prompt]], np.ndarray]
 """N prompts → what one prefill of each tells, (N, F)."""

@@ -22,13 +22,10 @@ from depo.types import Group, Prompt
 # mean is already over G completions.
 NEWEST = 0.5
 
-
 FEW_VISITS = 3
 """A prompt that was visited less often than this counts as starved once it is informative."""
 
-
 PERCENTILES = (50, 90, 99)
-
 
 REST_AFTER = 2
 """Groups in a row with fewer than two verdicts after which a prompt rests."""
@@ -57,12 +54,6 @@ class Visits:
 
     def __init__(self) -> None:
         self._visited: dict[str, Visited] = {}
-
-    def __len__(self) -> int:
-        return len(self._visited)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._visited
 
     def record(self, groups: Sequence[Group], step: int) -> None:
         """Note that these groups were rolled out in ``step``. A group with fewer than two verdicts is a

@@ -28,7 +28,6 @@ TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy",
 
 # fmt: on
 SPOKEN = {"+": "plus", "-": "minus", "*": "times"}
-
 WORDS_LIMIT = 1000  # numbers from here on have no short name
 
 

@@ -20,7 +20,6 @@ from depo.recipe.schema import TinyMoePolicy
 from depo.rng import seed64
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-
 CHARACTERS = "0123456789+-*="
 
 

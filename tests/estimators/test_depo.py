@@ -10,88 +10,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tiny_encoder import CONTEXT, WORDS, candidates, estimator, groups, means, observed, prompts
 
 from estimators import build
-from estimators.base import Candidate, Context, Observation
 from estimators.depo import DepoEstimator
 from estimators.encoder_network import Tokenizer
 from estimators.encoder_options import encoder_options
-from estimators.encoder_training import (
-    PASSES,
-    gathered,
-    keyed_noise,
-    loss_of,
-)
-
-CONTEXT = Context(group_size=8, step=0)
-WORDS = [f"word{i}" for i in range(30)] + ["integral", "sum"]
-
-
-@pytest.fixture(scope="module")
-def tiny_bert(tmp_path_factory):
-    """A BERT of two layers with random weights and one token a word, as transformers saves them."""
-    from tokenizers import Tokenizer as WordTokenizer
-    from tokenizers import models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    directory = tmp_path_factory.mktemp("tiny_bert")
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    words = WordTokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=64,
-    ).save_pretrained(directory)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    with keyed_noise((0,)):
-        BertModel(config).save_pretrained(directory)
-    return str(directory)
-
-
-def estimator(tiny_bert, preset="paper", **options):
-    return DepoEstimator(tiny_bert, preset, **{"max_length": 32, "device": "cpu", **options})
-
-
-def candidates(*texts):
-    return [Candidate(key=text, text=text) for text in texts]
-
-
-def observed(text, successes, trials=8, logprob=-0.5):
-    return Observation(key=text, text=text, successes=successes, trials=trials, step=0, mean_logprob=logprob)
-
-
-def prompts(n, seed=0):
-    """n different prompts; those that say "integral" are hard."""
-    rng = np.random.default_rng(seed)
-    hard_N = np.arange(n) % 2 == 0
-    return [
-        " ".join([*rng.choice(WORDS[:30], int(rng.integers(2, 12))), "integral" if hard else "sum"])
-        for hard in hard_N
-    ], hard_N
-
-
-def groups(n, seed=0):
-    texts, hard_N = prompts(n, seed)
-    rng = np.random.default_rng(seed)
-    return [
-        observed(text, int(rng.binomial(8, 0.1 if hard else 0.8)))
-        for text, hard in zip(texts, hard_N, strict=True)
-    ]
-
-
-def means(subject, *texts):
-    return subject.predict(candidates(*texts), CONTEXT).mean
 
 
 def test_the_registry_builds_it_with_options_left_unset(tiny_bert):
@@ -274,66 +198,12 @@ def test_the_same_seed_repeats_a_run_whatever_torchs_generator_does(tiny_bert):
     assert (means(estimator(tiny_bert, seed=4), *texts) != means(estimator(tiny_bert, seed=3), *texts)).all()
 
 
-def test_without_dropout_pairs_make_a_step_independent_of_the_micro_batch(tiny_bert):
-    texts, _ = prompts(10, seed=9)
-    results = []
-    for size in (40, 8):
-        subject = estimator(tiny_bert, "repaired", micro_batch=size, replay=0)
-        losses = [subject.observe(groups(30, seed=i), CONTEXT)["loss"] for i in range(3)]
-        results.append((losses, means(subject, *texts)))
-    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4)
-    np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-4)
-
-
-@pytest.mark.parametrize("dropout", ["off", "on", "ranking_off"])
-def test_a_step_in_micro_batches_has_the_gradient_of_the_whole_loss(tiny_bert, dropout):
-    """Against the plain way, all graphs held at once; with dropout, both passes must see the same noise."""
-    trainer = estimator(tiny_bert, "repaired", micro_batch=8, dropout=dropout).head.trainer
-    new = sorted(gathered(groups(30)), key=lambda group: (len(group.text), group.key))
-    parts = [new[start : start + 8] for start in range(0, 30, 8)]
-    for number, each in enumerate(PASSES[dropout]):
-        outputs = [trainer._outputs(part, each, (number, i)) for i, part in enumerate(parts)]
-        loss_of(torch.cat(outputs), new, each, trainer.options).backward()
-    weights = list(trainer.encoder.network.parameters())
-    expected = [None if weight.grad is None else weight.grad.clone() for weight in weights]
-    trainer.step(new)
-    for weight, gradient in zip(weights, expected, strict=True):
-        if gradient is not None:
-            torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-6)
-    assert sum(gradient is not None for gradient in expected) > len(weights) / 2
-
-
-def test_dropout_for_ranking_can_be_off_while_it_is_on_for_the_rates(tiny_bert, monkeypatch):
-    """Which passes of the network's forward were in training mode, and with which loss."""
-    for dropout, expected in (("on", [True]), ("off", [False]), ("ranking_off", [True, False])):
-        trainer = estimator(tiny_bert, dropout=dropout).head.trainer
-        modes = []
-        judge = trainer.encoder.network.judge
-        monkeypatch.setattr(
-            trainer.encoder.network,
-            "judge",
-            lambda *x, judge=judge, trainer=trainer, modes=modes: (
-                modes.append(trainer.encoder.network.training) or judge(*x)
-            ),
-        )
-        trainer.step(gathered(groups(10)))
-        assert modes == expected
-    assert [(each.rates, each.ranking) for each in PASSES["ranking_off"]] == [(True, False), (False, True)]
-
-
 def test_observations_in_any_order_give_the_same_fit(tiny_bert):
     texts, _ = prompts(10, seed=9)
     one, other = estimator(tiny_bert), estimator(tiny_bert)
     one.observe(groups(20), CONTEXT)
     other.observe(groups(20)[::-1], CONTEXT)
     np.testing.assert_array_equal(means(one, *texts), means(other, *texts))
-
-
-def test_groups_of_one_prompt_are_one_and_unknown_logprobs_are_left_out():
-    both = gathered([observed("a", 2, 4, -1.0), observed("a", 3, 4, math.nan), observed("a", 0, 12, -0.2)])
-    assert [(each.successes, each.trials) for each in both] == [(5, 20)]
-    assert both[0].mean_logprob == pytest.approx((-1.0 * 4 - 0.2 * 12) / 16)
-    assert gathered([observed("unscorable", 0, 0)]) == []
 
 
 @pytest.mark.parametrize("text", ["", "🙂", "\ud83d", "한국어", "word1 " * 10_000])

@@ -10,7 +10,7 @@ from hybrid_questions import at, candidate, plain, seen
 
 from estimators.base import State
 from estimators.hybrid import POPULATION_WINDOW, HybridEstimator
-from estimators.online_ridge import OnlineRidge
+from estimators.online_learning import OnlineRidge
 
 
 def test_state_round_trips_exactly_and_learning_goes_on_as_if_never_stopped():

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from estimators.logit_grid import LogitGrid, normalised
-from estimators.model_average import ModelAverage
-from estimators.movement import ESCAPES, PANEL, RATES, VARIANCES, Movement
+from estimators.logit_grid import ESCAPES, PANEL, RATES, VARIANCES, LogitGrid, Movement, normalised
+from estimators.online_learning import ModelAverage
 
 
 def simulated(variance, seed, prompts=300, visits=25, gap=1, out_of_reach=0.0, escape=0.0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from estimators.base import Candidate
-from estimators.prefill_probe import PrefillProbe, features_of
+from estimators.today import PrefillProbe, features_of
 
 RATES_M = np.array([0.05, 0.3, 0.5, 0.7, 0.95])
 G = 8

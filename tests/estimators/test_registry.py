@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import estimators
+from estimators import BUILT_IN, GROUP
+from estimators.baselines import UniformEstimator
 from estimators.mopps import MoppsEstimator
-from estimators.registry import BUILT_IN, GROUP
-from estimators.uniform import UniformEstimator
 
 
 def test_builds_what_the_recipe_block_says() -> None:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from estimators.base import Observation
-from estimators.ngram_features import FeatureRows, hashed_ngrams
-from estimators.text_head import PRIOR_TRIALS, HashedNgramHead, sigmoid
+from estimators.text_head import PRIOR_TRIALS, FeatureRows, HashedNgramHead, hashed_ngrams, sigmoid
 
 
 def observed(text: str, successes: int, trials: int = 8) -> Observation:
@@ -24,9 +23,7 @@ def rated(head: HashedNgramHead, *texts: str) -> np.ndarray:
 
 def test_hashes_are_the_same_in_another_process():
     text = "Prove that 2 + 2 = 4 🙂"
-    program = (
-        f"from estimators.ngram_features import hashed_ngrams; print(hashed_ngrams({text!r}, 18).tolist())"
-    )
+    program = f"from estimators.text_head import hashed_ngrams; print(hashed_ngrams({text!r}, 18).tolist())"
     for salt in ("1", "2"):
         outcome = subprocess.run(
             [sys.executable, "-c", program],
@@ -74,7 +71,7 @@ def test_known_prompts_are_not_featurised_again(monkeypatch):
     head = HashedNgramHead(bits=16)
     keys = [str(i) for i in range(100)]
     rates_N = head.pass_rate([f"What is {i} + 1?" for i in range(100)], keys)
-    monkeypatch.setattr("estimators.ngram_features.hashed_ngrams", lambda *_: pytest.fail("read once more"))
+    monkeypatch.setattr("estimators.text_head.hashed_ngrams", lambda *_: pytest.fail("read once more"))
     np.testing.assert_array_equal(head.pass_rate([""] * 100, keys), rates_N)  # keys are of the content
     with pytest.raises(pytest.fail.Exception):
         head.pass_rate([""], ["new"])

@@ -10,8 +10,7 @@ from depo.recipe.schema.block import (
     BelowOne,
     Block,
     Fraction,
-    NonNegativeFloat,
-    PositiveFloat,
+    Plugin,
 )
 from depo.recipe.schema.data import (
     ArithmeticSource,
@@ -24,17 +23,6 @@ from depo.recipe.schema.data import (
     ReasoningGymSource,
     Source,
     source_from_shorthand,
-)
-from depo.recipe.schema.estimator import (
-    DepoEstimator,
-    DpsEstimator,
-    EstimatorSpec,
-    GresoEstimator,
-    HybridEstimator,
-    MoppsEstimator,
-    OracleEstimator,
-    PluginEstimator,
-    UniformEstimator,
 )
 from depo.recipe.schema.evaluation import EarlyStopping, EvalSet, Evaluation
 from depo.recipe.schema.learner import (
@@ -56,7 +44,16 @@ from depo.recipe.schema.learner import (
     PluginLoss,
     TisCorrection,
 )
-from depo.recipe.schema.policy import Lora, Policy, PretrainedPolicy, TinyMoePolicy, WarmStart
+from depo.recipe.schema.policy import (
+    Lora,
+    Policy,
+    PretrainedPolicy,
+    Rollouts,
+    TinyMoePolicy,
+    TransformersEngine,
+    VllmEngine,
+    WarmStart,
+)
 from depo.recipe.schema.recipe import Checkpoints, PluginTracker, Recipe, Resources, Tracking
 from depo.recipe.schema.reward import (
     ExactReward,
@@ -71,11 +68,18 @@ from depo.recipe.schema.reward import (
     WeightedPart,
     WeightedReward,
 )
-from depo.recipe.schema.rollout import Rollouts, TransformersEngine, VllmEngine
 from depo.recipe.schema.selection import (
+    DepoEstimator,
+    DpsEstimator,
+    EstimatorSpec,
     GreedySelection,
+    GresoEstimator,
     GumbelSelection,
+    HybridEstimator,
+    MoppsEstimator,
     OptimisticSelection,
+    OracleEstimator,
+    PluginEstimator,
     PluginSelection,
     RuleSelection,
     Selection,
@@ -83,6 +87,7 @@ from depo.recipe.schema.selection import (
     SkipSelection,
     ThompsonSelection,
     ThresholdSelection,
+    UniformEstimator,
     UniformSelection,
     WindowSelection,
 )

@@ -6,9 +6,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-from depo.recipe.schema.block import TABLE_SUFFIXES, Block, Fraction
+from depo.recipe.schema.block import TABLE_SUFFIXES, Block, Fraction, Plugin
 
 
 class Columns(Block):
@@ -116,25 +124,17 @@ class ArithmeticSource(Block):
         return f"arithmetic in {self.phrasing}"
 
 
-class PluginSource(Block):
+class PluginSource(Plugin):
     """A source registered by a package under the entry-point group ``depo.sources``: a function of this block
     and its key in the recipe that yields (problem, gold answer, prior pass rate)."""
 
-    type: Literal["plugin"] = "plugin"
-    name: str
-    """Name of the entry point."""
+    group = "depo.sources"
     options: dict[str, Any] = {}
     """For the function to read, as ``source.options``."""
 
     @property
     def label(self) -> str:
         return self.name
-
-
-Source = Annotated[
-    FileSource | HubSource | ReasoningGymSource | ArithmeticSource | PluginSource,
-    Field(discriminator="type"),
-]
 
 
 def source_from_shorthand(value: Any) -> Any:
@@ -144,6 +144,22 @@ def source_from_shorthand(value: Any) -> Any:
     if value.endswith(TABLE_SUFFIXES) or Path(value).exists():
         return {"type": "file", "path": value}
     return {"type": "hub", "id": value}
+
+
+Source = Annotated[
+    FileSource | HubSource | ReasoningGymSource | ArithmeticSource | PluginSource,
+    Field(discriminator="type"),
+    BeforeValidator(source_from_shorthand),
+]
+
+
+def holds_question(template: str) -> str:
+    if "{question}" not in template:
+        raise ValueError("must contain {question}")
+    return template
+
+
+Template = Annotated[str, AfterValidator(holds_question)]
 
 
 class Grading(Block):
@@ -194,7 +210,7 @@ class Data(Block):
     """Prompts set aside from ``train`` for evaluation: a count, or a share when below 1."""
     grade: Grading | None = None
     """Compose pool and held-out set by measured difficulty (generated data only)."""
-    template: str = "{question}"
+    template: Template = "{question}"
     """Wrapped around the problem text (the last turn of chat messages) before the chat template; must contain
     {question}."""
     system: str | None = None
@@ -203,15 +219,3 @@ class Data(Block):
     """Give the text to the policy as it is, without chat template."""
     max_prompt_tokens: PositiveInt = 1024
     """Longer prompts are dropped and counted."""
-
-    @field_validator("train", mode="before")
-    @classmethod
-    def shorthand(cls, value: Any) -> Any:
-        return source_from_shorthand(value)
-
-    @field_validator("template")
-    @classmethod
-    def has_question(cls, value: str) -> str:
-        if "{question}" not in value:
-            raise ValueError("must contain {question}")
-        return value

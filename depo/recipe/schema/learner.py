@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from depo.recipe.schema.block import BelowOne, Block, NonNegativeFloat, PositiveFloat
+from depo.recipe.schema.block import BelowOne, Block, Plugin
 
 CHUNK_LOGITS = 2**24
 """Logits that may exist at once: 64 MiB in float32, small beside any model with a large vocabulary."""
-
 
 PASS_TOKENS, CUDA_PASS_TOKENS = 128, 1024
 """What a forward and backward pass costs beyond its tokens, in tokens. For a 1.4 M-parameter MoE on one CPU
 core, cutting by 64 to 128 was fastest, 2 to 3 % ahead of 256 and 10 % ahead of 512. On a GPU launching a
 pass's kernels takes the time of many more tokens; that figure is an estimate, not measured."""
-
 
 SHARED_TOKENS = 256
 """Longest row whose sequences share a prompt: a row's attention costs the square of its length."""
@@ -67,14 +65,10 @@ class CispoLoss(Block):
     """Largest importance weight (an absolute cap, as in TRL)."""
 
 
-class PluginLoss(Block):
+class PluginLoss(Plugin):
     """A loss that a package registers under the entry-point group ``depo.losses``."""
 
-    type: Literal["plugin"] = "plugin"
-    name: str
-    """Name of the entry point."""
-    options: dict[str, Any] = {}
-    """What the function takes as keywords."""
+    group = "depo.losses"
 
 
 Loss = Annotated[
@@ -129,14 +123,10 @@ class KPopCorrection(Block):
     """Largest binary KL, in nats, of "this token or another one"."""
 
 
-class PluginCorrection(Block):
+class PluginCorrection(Plugin):
     """A correction that a package registers under the entry-point group ``depo.corrections``."""
 
-    type: Literal["plugin"] = "plugin"
-    name: str
-    """Name of the entry point."""
-    options: dict[str, Any] = {}
-    """What the function takes as keywords."""
+    group = "depo.corrections"
 
 
 Correction = Annotated[

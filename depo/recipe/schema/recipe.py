@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from depo.recipe.schema.block import SCHEMA_VERSION, Block
 from depo.recipe.schema.data import ArithmeticSource, Data
-from depo.recipe.schema.estimator import EstimatorSpec, HybridEstimator, OracleEstimator
 from depo.recipe.schema.evaluation import Evaluation
 from depo.recipe.schema.learner import Batch, Learner
-from depo.recipe.schema.policy import Policy, TinyMoePolicy
+from depo.recipe.schema.policy import Policy, Rollouts, TinyMoePolicy
 from depo.recipe.schema.reward import (
     ExactReward,
     MathReward,
     RewardSpec,
     Verification,
-    WeightedReward,
     check_buffers,
     check_judge,
 )
-from depo.recipe.schema.rollout import Rollouts
-from depo.recipe.schema.selection import RuleSelection, Selection, ThompsonSelection
+from depo.recipe.schema.selection import (
+    EstimatorSpec,
+    HybridEstimator,
+    OracleEstimator,
+    RuleSelection,
+    Selection,
+    ThompsonSelection,
+)
 
 
 class Checkpoints(Block):
@@ -35,6 +39,7 @@ class Checkpoints(Block):
 class PluginTracker(Block):
     """A tracker registered by a package under the entry-point group ``depo.trackers``."""
 
+    group: ClassVar[str] = "depo.trackers"
     name: str
     """Name of the entry point."""
     options: dict[str, Any] = {}
@@ -130,17 +135,17 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def context_fits(self) -> Self:
-        limit = self.rollout.vllm.max_model_len
-        if self.rollout.engine == "vllm" and limit is not None and self.context_length > limit:
-            raise ValueError(
-                f"data.max_prompt_tokens + rollout.max_new_tokens = {self.context_length} exceeds "
-                f"rollout.vllm.max_model_len {limit}"
-            )
-        if isinstance(self.policy, TinyMoePolicy) and self.context_length > self.policy.max_positions:
-            raise ValueError(
-                f"data.max_prompt_tokens + rollout.max_new_tokens = {self.context_length} exceeds "
-                f"policy.max_positions {self.policy.max_positions}"
-            )
+        limits: dict[str, int | None] = {}
+        if self.rollout.engine == "vllm":
+            limits["rollout.vllm.max_model_len"] = self.rollout.vllm.max_model_len
+        if isinstance(self.policy, TinyMoePolicy):
+            limits["policy.max_positions"] = self.policy.max_positions
+        for key, limit in limits.items():
+            if limit is not None and self.context_length > limit:
+                raise ValueError(
+                    f"data.max_prompt_tokens + rollout.max_new_tokens = {self.context_length} exceeds "
+                    f"{key} {limit}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -215,9 +220,6 @@ class Recipe(Block):
                 check_judge(f"{key}.reward", own, f"{key}.source", one.source)
                 check_buffers(f"{key}.reward", own, "rollout.max_new_tokens", limit)
         return self
-
-
-WeightedReward.model_rebuild()
 
 
 Recipe.model_rebuild()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from depo.recipe.schema.block import Block, PositiveFloat
+from depo.recipe.schema.block import Block, Plugin
 from depo.recipe.schema.data import ReasoningGymSource, Source
 
 
@@ -55,14 +55,10 @@ class FunctionReward(Block):
     """Value from which a sample counts as correct, when the function returns plain numbers."""
 
 
-class PluginReward(Block):
+class PluginReward(Plugin):
     """A reward registered by a package under the entry-point group ``depo.rewards``."""
 
-    type: Literal["plugin"] = "plugin"
-    name: str
-    """Name of the entry point."""
-    options: dict[str, Any] = {}
-    """What the reward takes as keywords."""
+    group = "depo.rewards"
 
 
 class WeightedReward(Block):
@@ -91,6 +87,9 @@ class WeightedPart(Block):
     """The part's value is multiplied by it."""
     reward: RewardSpec
     """The reward of this part."""
+
+
+WeightedReward.model_rebuild()
 
 
 def plain_rewards(key: str, reward: RewardSpec) -> Iterator[tuple[str, RewardSpec]]:

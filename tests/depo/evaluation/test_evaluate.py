@@ -10,7 +10,7 @@ from depo.errors import UserError
 from depo.evaluation.evaluate import check_resumable
 from depo.evaluation.model import Target, fingerprint
 from depo.files import write_json
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 from depo.recipe.suites import dump_suite
 
 BASE = {

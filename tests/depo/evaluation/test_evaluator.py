@@ -23,7 +23,7 @@ from depo.evaluation.evaluator import (
 from depo.evaluation.in_training import TrainingEvaluation, TrainingSuite
 from depo.evaluation.samples import EvalProgress, SampleStore, SampleWriter
 from depo.recipe.schema import Evaluation, MathReward
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 from depo.rng import seed64
 from depo.rollout.engine import Sampling
 from depo.types import Prompt, Request, Rollout

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from depo.data.prompts import DataReport, unique_problems
-from depo.recipe.schema.suite import Benchmark, Suite
+from depo.recipe.schema.evaluation import Benchmark, Suite
 from depo.recipe.suites import load_suite
 from reward import Sample, VerifierPool
 

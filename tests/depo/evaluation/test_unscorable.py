@@ -11,7 +11,7 @@ import pytest
 from depo.evaluation.in_training import named_measures
 from depo.evaluation.report import estimator_blocks, largest_k, left_out
 from depo.evaluation.results import measured
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 from depo.report.document import Paragraph
 
 PROBLEMS, N = 500, 64

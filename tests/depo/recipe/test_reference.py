@@ -11,7 +11,7 @@ import pytest
 
 from depo.recipe.reference import reference
 from depo.recipe.schema import Recipe
-from depo.recipe.schema.suite import Suite
+from depo.recipe.schema.evaluation import Suite
 
 PAGE = reference()
 

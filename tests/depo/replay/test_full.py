@@ -11,9 +11,9 @@ from depo.replay.parquet import read_parquet
 from depo.replay.trace import split_rows
 from depo.report.statistics import resample_prompts
 from estimators.base import State
+from estimators.baselines import UniformEstimator
 from estimators.moments import beta_estimates
 from estimators.mopps import MoppsEstimator
-from estimators.uniform import UniformEstimator
 
 
 class Recorder:

@@ -15,10 +15,10 @@ from depo.selection.picks import observations
 from depo.selection.rules import BUILT_IN, Greedy
 from depo.types import Group, Origin, Pick, Prompt
 from estimators.base import Candidate, Context, Estimates, Estimator
+from estimators.baselines import UniformEstimator
 from estimators.dps import DpsEstimator
 from estimators.greso import GresoEstimator
 from estimators.mopps import MoppsEstimator
-from estimators.uniform import UniformEstimator
 
 ALL_RULES = pytest.mark.parametrize("rule", sorted(BUILT_IN))
 

@@ -102,8 +102,12 @@ def test_somebody_elses_rule_may_work_through_the_pool_in_its_order() -> None:
     [
         ("nothing", {}, r"'nothing' in the group depo.rules; known: .*greedy, .*hardest"),
         ("gone", {}, "other_rules:Gone cannot be loaded"),
-        ("hardest", {}, "rule 'hardest' does not take these options: missing a required argument: 'floor'"),
-        ("thompson", {"drawz": 3}, "rule 'thompson' does not take these options: .*'drawz'"),
+        (
+            "hardest",
+            {},
+            "'hardest' of depo.rules does not take these options: missing a required argument: 'floor'",
+        ),
+        ("thompson", {"drawz": 3}, "'thompson' of depo.rules does not take these options: .*'drawz'"),
     ],
 )
 def test_rules_and_options_that_do_not_exist_are_errors(
@@ -144,7 +148,7 @@ def test_each_of_ours_is_an_entry_point_too_and_goes_by_its_own_name() -> None:
 def test_uniform_selection_takes_no_options_and_rules_refuse_settings_they_do_not_have() -> None:
     with pytest.raises(ValueError, match="uniform selection does not take these options: draws"):
         build_selector({"type": "uniform", "draws": 2}, 4, 0)
-    with pytest.raises(ValueError, match="rule 'greedy' does not take these options"):
+    with pytest.raises(ValueError, match=r"'greedy' of depo\.rules does not take these options"):
         build_selector({"type": "greedy", "prefill_probe": True}, 4, 0)
 
 

@@ -29,9 +29,9 @@ from depo.selection import Selector
 from depo.selection.rules import top
 from depo.types import Group, Origin, Outcome, Pick
 from estimators.base import Candidate, Context, Estimates, Observation
+from estimators.baselines import UniformEstimator
 from estimators.moments import informative_probability
 from estimators.mopps import MoppsEstimator
-from estimators.uniform import UniformEstimator
 
 # ---------------------------------------------------------------- uniform picks
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from depo.errors import UserError
-from depo.recipe.loading import write_resolved
-from depo.recipe.resume import changes_on_resume
+from depo.recipe.loading import changes_on_resume, write_resolved
 from depo.recipe.schema import Evaluation, Recipe
 from depo.train.run_directory import check_continuable, claimed
 from depo.train.state import check_seen

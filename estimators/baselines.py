@@ -1,4 +1,7 @@
-"""Knows the pass rate: benchmarks only, as the upper bound of what any estimator could do for a selector."""
+"""The two ends between which estimators lie: one that knows nothing, and one that knows the pass rate.
+
+Neither learns. N: candidates.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,46 @@ from collections.abc import Sequence
 import numpy as np
 
 from estimators.base import Candidate, Context, Estimates, Observation, State, tally
-from estimators.moments import informative_probability
+from estimators.moments import beta_estimates, informative_probability
 
 SCHEMA_VERSION = 1
 
 
-class OracleEstimator:
-    """Takes for the true success probability p what it is told; what is observed changes nothing.
+class Fixed:
+    """Believes the same whatever is observed. ``name`` stands in messages."""
+
+    name: str
+
+    def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
+        tally(observations)  # wrong counts are an error under every estimator
+        return {}
+
+    def state_dict(self) -> State:
+        return State(schema_version=SCHEMA_VERSION)
+
+    def load_state_dict(self, state: State) -> None:
+        state.require_version(SCHEMA_VERSION, f"{self.name} estimator")
+
+
+class UniformEstimator(Fixed):
+    """No estimate: every prompt looks alike (GRPO, DAPO). The belief is Beta(1, 1): any pass rate is equally
+    likely, mean 1/2, p_informative = (G−1)/(G+1)."""
+
+    name = "uniform"
+
+    def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
+        ones_N = np.ones(len(candidates))
+        return beta_estimates(ones_N, ones_N, context.group_size)
+
+
+class OracleEstimator(Fixed):
+    """Takes for the true success probability p what it is told: the upper bound of what any estimator could
+    do for a selector. Benchmarks only.
 
     ``live``: told by ``Candidate.features``, (1,), of the policy as it is now; else by ``Candidate.prior``.
     """
+
+    name = "oracle"
 
     def __init__(self, live: bool = False) -> None:
         self.live = live
@@ -24,11 +57,10 @@ class OracleEstimator:
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
         """p itself, without spread. Raises ValueError for a candidate of whom no pass rate was told."""
         p_N = np.array([self._told(candidate) for candidate in candidates], dtype=np.float64)
-        informative_N = informative_probability(p_N, context.group_size)
         return Estimates(
             mean=p_N,
             sd=np.zeros_like(p_N),
-            p_informative=informative_N,
+            p_informative=informative_probability(p_N, context.group_size),
             p_all_wrong=(1 - p_N) ** context.group_size,
             p_all_right=p_N**context.group_size,
             sample=lambda rng: p_N.copy(),
@@ -46,17 +78,3 @@ class OracleEstimator:
                 f"which must lie in [0, 1], found {told}"
             )
         return told
-
-    def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
-        tally(observations)  # wrong counts are an error under every estimator
-        return {}
-
-    def state_dict(self) -> State:
-        return State(schema_version=SCHEMA_VERSION)
-
-    def load_state_dict(self, state: State) -> None:
-        if state.schema_version != SCHEMA_VERSION:
-            raise ValueError(
-                f"oracle estimator: state has schema_version {state.schema_version}, "
-                f"expected {SCHEMA_VERSION}"
-            )

@@ -1,15 +1,15 @@
-"""Linear regression on pass rates that learns group by group and forgets slowly.
+"""What is learned online and forgets slowly: a linear regression, and which of a few settings predicts best.
 
-Features are centred and scaled by their own running moments, so that one penalty suits all of them, a
-perplexity as well as a thousand hidden units. Everything is kept as weighted sums over past rows: the
-order of rows within a call does not matter, and there is no learning rate.
-
-Shapes: N rows, F features, K = F + 2 columns (1, features, target).
+Shapes: N rows or outcomes, F features, K = F + 2 columns (1, features, target), S settings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from estimators.base import State
 
 CONSTANT = 1e-6
 """Relative spread up to which a feature counts as constant. A variance that is the difference of two moments
@@ -19,7 +19,10 @@ leaves 1e-8 of one that is, by rounding."""
 class OnlineRidge:
     """Ridge regression with exponential forgetting: ``penalty`` in rows, ``memory`` in rows.
 
-    The number of features is that of the first rows fitted. Until then every prediction is ``start``.
+    Features are centred and scaled by their own running moments, so that one penalty suits all of them, a
+    perplexity as well as a thousand hidden units. Everything is kept as weighted sums over past rows: the
+    order of rows within a call does not matter, and there is no learning rate. The number of features is that
+    of the first rows fitted. Until then every prediction is ``start``.
     """
 
     def __init__(self, penalty: float = 10.0, memory: float = 5000.0, start: float = 0.5) -> None:
@@ -96,3 +99,43 @@ class OnlineRidge:
     def _require_width(self, features: int) -> None:
         if features != len(self.moments_KK) - 2:
             raise ValueError(f"expected {len(self.moments_KK) - 2} features, found {features}")
+
+
+class ModelAverage:
+    """Bayesian model averaging over S ``values`` of a setting that has no right one for every run.
+
+    Each is scored by the probability it gave to what then happened; ``weights`` is their posterior.
+    ``memory``: how many outcomes count (exponential decay), so that the answer may change during a run.
+    """
+
+    def __init__(self, values: Sequence[float], memory: float) -> None:
+        if not memory > 0:
+            raise ValueError(f"memory must be positive, found {memory}")
+        self.values_S = np.asarray(values, dtype=np.float64)
+        self.memory = memory
+        self.scores_S = np.zeros(len(self.values_S))
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(S,), adding up to 1; equal before the first outcome."""
+        weights_S = np.exp(self.scores_S - self.scores_S.max())
+        return weights_S / weights_S.sum()
+
+    @property
+    def mean(self) -> float:
+        return float(self.weights @ self.values_S)
+
+    def score(self, probabilities_NS: np.ndarray) -> None:
+        """Probability (N, S) that each value gave to each of N outcomes, up to a factor per outcome."""
+        self.scores_S = self.scores_S * np.exp(-len(probabilities_NS) / self.memory)
+        self.scores_S += np.log(np.maximum(probabilities_NS, np.finfo(float).tiny)).sum(axis=0)
+
+    def state_dict(self) -> State:
+        return State(1, arrays={"scores": self.scores_S.copy()})
+
+    def load_state_dict(self, state: State) -> None:
+        """Raises ValueError when the state has scores for another number of values."""
+        scores_S = np.array(state.arrays["scores"], dtype=np.float64)
+        if scores_S.shape != self.values_S.shape:
+            raise ValueError(f"expected {len(self.values_S)} scores, found {scores_S.shape}")
+        self.scores_S = scores_S

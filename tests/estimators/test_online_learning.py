@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from estimators.online_ridge import OnlineRidge
+from estimators.online_learning import OnlineRidge
 
 
 def rows(n=400, seed=0):

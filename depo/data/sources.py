@@ -1,9 +1,11 @@
-"""Rows of Parquet, JSON lines and CSV files and of hub data sets: which columns hold question, answer and
-prior, and their values as text."""
+"""The built-in sources of problems: files (Parquet, JSON lines, JSON, CSV), data sets of the hub, and what
+`reasoning_gym` generates. Of tables: which columns hold question, answer and prior, their values as text.
+"""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +19,12 @@ import pyarrow.parquet as pq
 
 from depo.data.text import Row, answer_text, inner_problem, prior_rate, problem_text
 from depo.errors import UserError
-from depo.recipe.schema import TABLE_SUFFIXES, Columns, FileSource, HubSource
+from depo.recipe.schema import TABLE_SUFFIXES, FileSource, HubSource, ReasoningGymSource
+from depo.rng import seed64
+from reward.reasoning_gym import read_reference
 
 PROMPT_NAMES = ("prompt", "question", "problem")
-
 ANSWER_NAMES = ("answer", "ground_truth", "reward_model.ground_truth", "solution")
-
 BATCH_ROWS = 10_000
 
 
@@ -112,7 +114,9 @@ def table_rows(table: Table, source: FileSource | HubSource, where: str) -> Iter
     columns, used = source.columns, 0
     filters = [find_column(table, name, (), f"{where}.where") for name in source.where]
     wanted = tuple(source.where.values())
-    prompt_column, answer_column, prior_column = chosen_columns(table, columns, where)
+    prompt_column = find_column(table, columns.prompt, PROMPT_NAMES, f"{where}.columns.prompt")
+    answer_column = find_column(table, columns.answer, ANSWER_NAMES, f"{where}.columns.answer")
+    prior_column = columns.prior and find_column(table, columns.prior, (), f"{where}.columns.prior")
     pattern = re.compile(columns.question_pattern) if columns.question_pattern else None
     names = [prompt_column, answer_column] + ([prior_column] if prior_column else [])
     for number, values in enumerate(table.rows(names + filters), start=1):
@@ -138,18 +142,9 @@ def table_rows(table: Table, source: FileSource | HubSource, where: str) -> Iter
         yield asked, reference, prior
 
 
-def chosen_columns(table: Table, columns: Columns, where: str) -> tuple[str, str, str | None]:
-    """Names of the prompt, answer and prior columns. ``where`` is the recipe key of the source.
-
-    Raises UserError listing the columns there are.
-    """
-    prompt = find_column(table, columns.prompt, PROMPT_NAMES, f"{where}.columns.prompt")
-    answer = find_column(table, columns.answer, ANSWER_NAMES, f"{where}.columns.answer")
-    prior = columns.prior and find_column(table, columns.prior, (), f"{where}.columns.prior")
-    return prompt, answer, prior
-
-
 def find_column(table: Table, asked: str | None, usual: Sequence[str], where: str) -> str:
+    """The column asked for, or the first usual one there is. Raises UserError, naming the key ``where`` and
+    the columns there are."""
     there_are = f"{table.name} has {', '.join(table.columns)}"
     if asked is not None:
         if asked in table.columns:
@@ -269,3 +264,40 @@ def first_line(error: BaseException) -> str:
     """An error's message without what follows its first line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def gym_rows(source: ReasoningGymSource, where: str) -> Iterator[tuple[str, str, None]]:
+    """(question, reference, no prior) of each task's problems, task after task.
+
+    The reference is JSON, {"task": name, "entry": {…}}: the task's scorer needs its entry whole. Sources of
+    different seeds share no stretch of problems: reasoning_gym makes problem i of seed s from s + i, so that
+    its own seeds 0 and 1 are the same problems but for one.
+    """
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise UserError(
+            f'{where}: the package reasoning_gym is missing; pip install "depo[reasoning-gym]"'
+        ) from error
+
+    for task in source.tasks:
+        if task not in DATASETS:
+            near = difflib.get_close_matches(task, DATASETS, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(DATASETS))}"
+            raise UserError(f"{where}.tasks: reasoning_gym has no task {task!r}; {hint}")
+        try:
+            seed = seed64(source.seed, "reasoning_gym", key=task) % 2**31
+            problems = reasoning_gym.create_dataset(task, size=source.size, seed=seed)
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"{where}.tasks: {task} cannot be made without options ({error})") from error
+        for index in range(source.size):
+            entry = problems[index]
+            reference = json.dumps({"task": task, "entry": entry}, ensure_ascii=False)
+            if index == 0 and entry["answer"] is not None:
+                _, restored = read_reference(reference)
+                if problems.score_answer(entry["answer"], restored) < problems.score_answer(
+                    entry["answer"], entry
+                ):
+                    raise UserError(f"{where}.tasks: the scorer of {task} does not work on stored problems")
+            yield entry["question"], reference, None

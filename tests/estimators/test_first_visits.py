@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from estimators.first_visits import Population
 from estimators.logit_grid import LogitGrid, normalised
-from estimators.population import Population
 
 GRID = LogitGrid(noise=1e-6)
 FLAT = np.ones(len(GRID))

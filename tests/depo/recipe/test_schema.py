@@ -1,0 +1,138 @@
+"""What the blocks of a recipe demand of each other, and what they are by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_recipe import MINIMAL, problems, weighted, written
+
+from depo.errors import UserError
+from depo.recipe.loading import load_recipe
+from depo.selection import build_selector
+
+ROOT = Path(__file__).parents[3]
+
+
+TASKS = "{type: reasoning_gym, tasks: [gcd]}"
+OVERLONG = "{reward: {type: overlong, buffer: 64}}"
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        "reasoning_gym",
+        weighted("{reward: {type: reasoning_gym}}", OVERLONG),
+        weighted(f"{{reward: {weighted('{reward: {type: reasoning_gym}}')}}}", "{reward: {type: exact}}"),
+        '{type: function, path: "mine:f"}',
+        "{type: plugin, name: mine}",
+    ],
+)
+def test_generated_tasks_are_judged_by_their_own_scorers_or_a_users(tmp_path: Path, reward: str) -> None:
+    path = written(tmp_path)
+    recipe = load_recipe(path, [f"data.train={TASKS}", f"reward={reward}"])
+    assert recipe.data.train.type == "reasoning_gym"
+    sets = f"evaluation.sets=[{{name: a, source: {TASKS}, reward: {reward}}}]"
+    assert load_recipe(path, [sets]).evaluation.sets[0].source.type == "reasoning_gym"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ([f"data.train={TASKS}"], "reward.type math cannot judge data.train.type reasoning_gym"),
+        (
+            [f"data.train={TASKS}", f"reward={weighted('{reward: {type: exact}}', OVERLONG)}"],
+            "reward.parts.0.reward.type exact cannot judge data.train.type reasoning_gym",
+        ),
+        (
+            [f"reward={weighted('{reward: {type: reasoning_gym}}', OVERLONG)}"],
+            "reward.parts.0.reward.type reasoning_gym judges tasks of reasoning_gym only; data.train.",
+        ),
+        (
+            [f"evaluation.sets=[{{name: a, source: {TASKS}}}]"],
+            "reward.type math cannot judge evaluation.sets.0.source.type reasoning_gym",
+        ),
+        (
+            [f"evaluation.sets=[{{name: a, source: {TASKS}, reward: exact}}]"],
+            "evaluation.sets.0.reward.type exact cannot judge evaluation.sets.0.source.type reasoning_gym",
+        ),
+        (
+            ["evaluation.sets=[{name: a, source: a/b, reward: reasoning_gym}]"],
+            "evaluation.sets.0.reward.type reasoning_gym judges tasks of reasoning_gym only",
+        ),
+        (
+            [
+                f"evaluation.sets=[{{name: a, source: {TASKS}, reward: reasoning_gym}}]",
+                "evaluation.method=exact",
+                "reward=exact",
+            ],
+            "reward.type exact cannot judge evaluation.sets.0.source.type reasoning_gym",
+        ),
+    ],
+)
+def test_a_reward_that_cannot_judge_a_source_is_refused(
+    tmp_path: Path, overrides: list[str], complaint: str
+) -> None:
+    (line,) = problems(tmp_path, MINIMAL, *overrides)
+    assert f"): {complaint}" in line
+
+
+@pytest.mark.parametrize("buffer", [1024, 5000])
+def test_a_buffer_as_long_as_the_completions_is_refused(tmp_path: Path, buffer: int) -> None:
+    part = f"{{reward: {{type: overlong, buffer: {buffer}}}}}"
+    text = f"{MINIMAL}reward: {weighted('{reward: {type: math}}', f'{{reward: {weighted(part)}}}')}\n"
+    assert problems(tmp_path, text) == [
+        f"FILE: reward.parts.1.reward.parts.0.reward.buffer {buffer} must be smaller than "
+        "rollout.max_new_tokens 1024, or completions are punished from their first token"
+    ]
+    assert load_recipe(written(tmp_path, text), [f"rollout.max_new_tokens={buffer + 1}"])
+
+
+def test_a_buffer_of_an_evaluation_sets_own_reward_is_checked(tmp_path: Path) -> None:
+    own = "{type: overlong, buffer: 1024}"
+    (line,) = problems(
+        tmp_path, f"{MINIMAL}evaluation: {{sets: [{{name: a, source: a/b, reward: {own}}}]}}\n"
+    )
+    assert line.startswith("FILE: evaluation.sets.0.reward.buffer 1024 must be smaller than ")
+
+
+def test_shorter_completions_than_the_shipped_buffer_are_refused() -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(ROOT / "recipes" / "math.yaml", ["rollout.max_new_tokens=512"])
+    assert "reward.parts.1.reward.buffer 1024 must be smaller than rollout.max_new_tokens 512" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("prompts", [4, 32, 2000])
+def test_hybrid_with_no_other_key_is_the_recommended_method(tmp_path: Path, prompts: int) -> None:
+    """The quickstart writes out what is recommended; beyond it, it rescores answers, for they are short."""
+    recipe = load_recipe(written(tmp_path, f"{MINIMAL}estimator: hybrid\nbatch: {{prompts: {prompts}}}\n"))
+    recommended = load_recipe(ROOT / "recipes/quickstart.yaml")
+    assert recipe.prefill_probe
+    assert recommended.prefill_probe
+    changed = {"prefill_probe", "candidates", "answer_rescoring"}
+    assert recipe.selection.model_dump(exclude=changed) == recommended.selection.model_dump(exclude=changed)
+    assert (recipe.selection.answer_rescoring, recommended.selection.answer_rescoring) == (0, 8)
+    settings = build_selector(recipe.selection.spec, prompts, 0).settings
+    assert settings.considered == 8 * prompts
+    at_the_quickstarts = build_selector(recipe.selection.spec, recommended.batch.prompts, 0).settings
+    assert at_the_quickstarts.considered == recommended.selection.candidates
+
+
+@pytest.mark.parametrize(
+    ("blocks", "asked"),
+    [
+        ("estimator: hybrid", True),
+        ("estimator: hybrid\nselection: uniform", True),
+        ("estimator: hybrid\nselection: {prefill_probe: false}", False),
+        ("estimator: mopps", False),
+        ("estimator: uniform\nselection: uniform", False),
+        ("estimator: {type: plugin, name: mine}", False),
+        ("estimator: {type: plugin, name: mine}\nselection: {prefill_probe: true}", True),
+    ],
+)
+def test_the_policy_is_probed_where_the_estimator_makes_use_of_it(
+    tmp_path: Path, blocks: str, asked: bool
+) -> None:
+    assert load_recipe(written(tmp_path, f"{MINIMAL}{blocks}\n")).prefill_probe is asked
