@@ -60,7 +60,10 @@ def write_checkpoint(root: Path, step: int, write: Callable[[Path], None]) -> Pa
     return final
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest checkpoints."""
-    for old in sorted(complete_checkpoints(root))[:-keep]:
-        shutil.rmtree(old)
+def prune(root: Path, keep: int, sound_until: int | None = None) -> None:
+    """Remove all but the ``keep`` newest checkpoints and the newest one up to step ``sound_until``."""
+    checkpoints = sorted(complete_checkpoints(root))
+    sound = [] if sound_until is None else [one for one in checkpoints if one.name <= step_name(sound_until)]
+    for old in checkpoints[:-keep]:
+        if old not in sound[-1:]:
+            shutil.rmtree(old)

@@ -31,7 +31,7 @@ from depo.workers.learner import RemoteLearner
 from estimators.base import Estimator, Prepares
 from reward.base import Reward
 
-CHECKPOINT_SCHEMA = 2
+CHECKPOINT_SCHEMA = 3
 
 
 @dataclass
@@ -141,7 +141,7 @@ class Run:
 
         root = self.directory / "checkpoints"
         write_checkpoint(root, step, write)
-        prune(root, self.recipe.checkpoint.keep)
+        prune(root, self.recipe.checkpoint.keep, self.alarms.sound_until())
 
     def note_evaluation(self) -> None:
         """Note what the evaluation after training cost, and whether its policy was the best, in the last
@@ -163,6 +163,7 @@ class Run:
             "selector": self.selector.state_dict(),
             "ledger": self.ledger.state_dict(),
             "best": self.best.state_dict(),
+            "alarms": self.alarms.state_dict(),
         }
 
     def load_checkpoint(self, directory: Path) -> None:
@@ -180,6 +181,7 @@ class Run:
         self.pool.load_state_dict(state["pool"])
         self.selector.load_state_dict(state["selector"], self.pool)
         self.ledger.load_state_dict(state["ledger"])
+        self.alarms.load_state_dict(state["alarms"])
         self.step = state["step"]
         self.kl_travelled = state["kl_travelled"]
         self.seconds = state["seconds"]

@@ -37,6 +37,7 @@ from depo.recipe.schema.estimator import (
     UniformEstimator,
 )
 from depo.recipe.schema.evaluation import EarlyStopping, EvalSet, Evaluation
+from depo.recipe.schema.guards import Guard, Guards, RelativeGuard
 from depo.recipe.schema.learner import (
     Batch,
     CispoLoss,
