@@ -52,6 +52,7 @@ from depo.rng import seed64
 from depo.types import TrainSample, UpdateResult
 
 WATCHED_WEIGHTS = 64  # of each tensor: enough to see whether an update changed anything
+DUST = 1e-12  # far below any useful learning rate: a weight of 0 takes on changes of every size
 POLICY_KL_ROWS = 32  # samples on which an update's own KL is measured, a few percent of its cost
 
 Batch = Sequence[TrainSample]
@@ -170,7 +171,9 @@ class PolicyLearner:
             with self.dropout_stream():
                 old, trained = self.train_on(batch, routing)
             metrics |= trained
-            metrics["weights_changed"] = float((self.watched_weights() != before).double().mean())
+            metrics["weights_changed"] = float(
+                ((self.watched_weights() - before).abs() > DUST).double().mean()
+            )
             metrics["policy_kl"] = self.policy_kl(batch, old, kl_rows, routing)
             if routing is not None:
                 watched, layers = routing.results()

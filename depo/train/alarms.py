@@ -95,11 +95,13 @@ class Alarms:
             )
             lines += [f"    {one}" for one in streak.examples]
         lines.append(f"  what helps: {watch.remedy}")
+        lines += [f"  at the same time: {warning}" for warning in self.standing(but=watch)]
         checkpoints = sorted(complete_checkpoints(self.directory / "checkpoints"))
-        before = [path for path in checkpoints if path.name < step_name(streak.since)]
+        sound = step_name(self.sound_until() or 0)
+        before = [path for path in checkpoints if path.name <= sound]
         start = ""
         if before:
-            lines.append(f"  safe: {before[-1]}, from before these steps")
+            lines.append(f"  safe: {before[-1]}, from before all this")
             if before[-1].name != step_name(0) and self.recipe.policy.type == "pretrained":
                 start = f" policy.model={shlex.quote(str(before[-1] / 'policy'))}"
         recipe = shlex.quote(str(self.directory / "recipe.yaml"))
@@ -112,18 +114,20 @@ class Alarms:
             )
         return lines
 
-    def standing(self) -> list[str]:
-        """What the guards warn of at this moment."""
+    def standing(self, but: Watch | None = None) -> list[str]:
+        """What the guards, all but one, warn of at this moment."""
         return [
             f"{streak.text}, {counted(streak.steps)} (guards.{watch.name})"
             for watch in WATCHES
             if (streak := self.streaks.get(watch.name)) and (guard := getattr(self.recipe.guards, watch.name))
-            if streak.steps >= guard.warn
+            if streak.steps >= guard.warn and watch is not but
         ]
 
     def sound_until(self) -> int | None:
-        """The last step before all that guards object to now; None when they object to nothing."""
-        return min((streak.since - 1 for streak in self.streaks.values()), default=None)
+        """The last step before all for which guards would end the run; None when there is nothing."""
+        guards = {name: getattr(self.recipe.guards, name) for name in self.streaks}
+        since = [self.streaks[name].since for name, guard in guards.items() if guard and guard.end]
+        return min(since) - 1 if since else None
 
     def state_dict(self) -> dict[str, Any]:
         """JSON."""

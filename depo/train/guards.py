@@ -243,6 +243,14 @@ WATCHES = (
         for name in ("skipped_updates", "not_finite")
     ),
     Watch(
+        "no_gradient",
+        of_update("grad_norm"),
+        "the gradient norm is {:.1g}: whatever the rewards, the policy does not answer to them",
+        "its activations are saturated or what should be trained is cut off: " + SLOWER,
+        trained_on,
+        low=True,
+    ),
+    Watch(
         "frozen_policy",
         of_update("weights_changed"),
         "an update changed {:.1%} of the weights",

@@ -68,7 +68,9 @@ class Guards(Block):
     """Share of an update's optimizer steps that were left out, as their gradient was not finite."""
     not_finite: Guard | None = Guard(limit=1.0, warn=3, end=10)
     """The same share, where nothing of the update is left."""
-    frozen_policy: Guard | None = Guard(limit=0.001, warn=3, end=10)
+    no_gradient: Guard | None = Guard(limit=1e-8, warn=3, end=10)
+    """Gradient norm before clipping: the policy answers to nothing any more."""
+    frozen_policy: Guard | None = Guard(limit=0.01, warn=3, end=10)
     """Share of watched weights that an update changed."""
     routing_collapse: Guard | None = Guard(limit=1.0, warn=1, end=None)
     """1 while some layers of a mixture of experts use less than half of the experts that they began with."""

@@ -49,6 +49,7 @@ TRIPS: dict[str, Mapping[str, float]] = {
     "policy_kl": {"policy_kl": math.nan},
     "skipped_updates": {"skipped_steps": 1.0, "optimizer_steps": 3.0},
     "not_finite": {"skipped_steps": 4.0, "optimizer_steps": 0.0},
+    "no_gradient": {"grad_norm": 0.0},
     "frozen_policy": {"weights_changed": 0.0},
     "routing_collapse": {"routing/collapsing": 1.0},
 }
@@ -222,6 +223,20 @@ def test_the_end_names_rollouts_and_checkpoint_and_what_to_type(
         f"go on from step_000020: depo train --resume --run-dir {tmp_path} (with guards.truncated.end=null"
         in text
     )
+
+
+def test_the_cause_is_listed_and_the_safe_checkpoint_is_from_before_it(tmp_path: Path) -> None:
+    """One update ruins the policy; all that follows are wrong answers, of which there is nothing to learn."""
+    for step in (4, 5, 6):
+        (tmp_path / "checkpoints" / step_name(step)).mkdir(parents=True)
+    alarms = Alarms(print, RECIPE, tmp_path)
+    alarms.step(5, [], {"policy_kl": 2.5})
+    for step in range(6, 25):
+        alarms.step(step, [], {"zero_variance_share": 1.0})
+    with pytest.raises(RunFailed) as caught:
+        alarms.step(25, [], {"zero_variance_share": 1.0})
+    assert "at the same time: one update moved the policy by 2.5 nats a token" in str(caught.value)
+    assert f"safe: {tmp_path}/checkpoints/step_000004" in str(caught.value)
 
 
 def test_the_checkpoint_before_the_trouble_is_kept(tmp_path: Path) -> None:
