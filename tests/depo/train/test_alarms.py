@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -92,6 +93,17 @@ BROKEN = [unscorable("KeyError: 'answer'")] * 3 + [unscorable("timeout after 5 s
 
 def test_every_guard_of_the_recipe_is_watched_and_tripped_here() -> None:
     assert [watch.name for watch in WATCHES] == list(Guards.model_fields) == list(TRIPS)
+
+
+def test_the_page_on_guards_tells_the_recipes_defaults() -> None:
+    page = (Path(__file__).parents[3] / "docs/reliability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| (\d+) \| (\w+) \|", page, re.M)
+    assert [name for name, *_ in rows] == list(TRIPS)
+    for name, when, warn, end in rows:
+        guard = getattr(Guards(), name)
+        assert (warn, end) == (str(guard.warn), "never" if guard.end is None else str(guard.end)), name
+        told = [float(one) for one in re.findall(r"\d+(?:\.\d+)?(?:e-\d+)?", when)]
+        assert not told or {guard.limit, 100 * guard.limit} & set(told), name
 
 
 def test_no_guard_says_a_word_on_the_quickstart() -> None:
