@@ -144,7 +144,7 @@ class Watch:
         return value <= limit if self.low else value >= limit
 
 
-SLOWER = "begin again with a lower learner.lr, from this run's start or from the checkpoint named below"
+SLOWER = "begin again with a lower learner.lr, from this run's start or an earlier checkpoint"
 
 WATCHES = (
     Watch(
