@@ -148,14 +148,6 @@ SLOWER = "begin again with a lower learner.lr, from this run's start or an earli
 
 WATCHES = (
     Watch(
-        "no_signal",
-        of("zero_variance_share"),
-        "{:.0%} of the groups were all right or all wrong, so that there is nothing to learn from",
-        "all wrong: check the reward and the gold answers, or take easier prompts or a better policy; "
-        "all right: take harder prompts",
-        of_no_group,
-    ),
-    Watch(
         "truncated",
         of("truncated_share"),
         "{:.0%} of the completions were cut off",
@@ -187,6 +179,15 @@ WATCHES = (
         SLOWER,
         wrong,
         low=True,
+    ),
+    # After those that name a cause: of several that end a run, the first is its headline.
+    Watch(
+        "no_signal",
+        of("zero_variance_share"),
+        "{:.0%} of the groups were all right or all wrong, so that there is nothing to learn from",
+        "all wrong: check the reward and the gold answers, or take easier prompts or a better policy; "
+        "all right: take harder prompts",
+        of_no_group,
     ),
     Watch(
         "entropy_collapse",

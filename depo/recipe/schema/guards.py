@@ -39,8 +39,6 @@ class Guards(Block):
     """When a run warns, and when it ends. Every guard can be switched off (``guards.truncated=null``), or
     made one that only warns (``guards.truncated.end=null``). A key that is not given keeps its default."""
 
-    no_signal: Guard | None = Guard(limit=1.0, warn=3, end=20)
-    """Share of groups that are all right or all wrong: nothing can be learned from them."""
     truncated: Guard | None = Guard(limit=0.95, warn=3, end=20)
     """Share of completions that were cut off at rollout.max_new_tokens."""
     unparseable: Guard | None = Guard(limit=0.95, warn=3, end=20)
@@ -52,6 +50,8 @@ class Guards(Block):
     reward_collapse: RelativeGuard | None = RelativeGuard(limit=0.5, warn=3, end=20, window=96)
     """Pass rate of uniformly drawn prompts, as a share of its best level so far. Prompts that a rule chose
     do not count. The upper end of its 95 % interval is compared with the lower end of the best one."""
+    no_signal: Guard | None = Guard(limit=1.0, warn=3, end=20)
+    """Share of groups that are all right or all wrong: nothing can be learned from them."""
     entropy_collapse: RelativeGuard | None = RelativeGuard(limit=0.05, warn=5, end=50, window=10)
     """Entropy of the trained tokens, as a share of its level at the start."""
     entropy_explosion: RelativeGuard | None = RelativeGuard(limit=8.0, warn=3, end=20, window=10)

@@ -36,12 +36,12 @@ STEADY = {name: value for name, value in RECORDED[-1].items() if not name.starts
 """Such a step again and again; the two prompts that it drew uniformly say nothing about the pool."""
 
 TRIPS: dict[str, Mapping[str, float]] = {
-    "no_signal": {"zero_variance_share": 1.0},
     "truncated": {"truncated_share": 0.96},
     "unparseable": {"unparseable_share": 0.96},
     "unscorable": {"unscorable_share": 0.11},
     "no_verdict": {"unscorable_share": 0.6},
     "reward_collapse": {"uniform/groups": 32, "uniform/accuracy": 0.01},
+    "no_signal": {"zero_variance_share": 1.0},
     "entropy_collapse": {"entropy": 1e-3},
     "entropy_explosion": {"entropy": math.log(16)},  # all tokens of the quickstart's vocabulary alike
     "mismatch_kl": {"mismatch_kl": 0.3},
@@ -249,6 +249,16 @@ def test_the_cause_is_listed_and_the_safe_checkpoint_is_from_before_it(tmp_path:
         alarms.step(25, [], {"zero_variance_share": 1.0})
     assert "at the same time: one update moved the policy by 2.5 nats a token" in str(caught.value)
     assert f"safe: {tmp_path}/checkpoints/step_000004" in str(caught.value)
+
+
+def test_of_two_that_end_a_run_the_cause_is_the_headline() -> None:
+    alarms = alarms_of([])
+    cut_and_wrong = {"zero_variance_share": 1.0, "truncated_share": 1.0}
+    assert run_on(alarms, cut_and_wrong, 19) is None
+    with pytest.raises(
+        RunFailed, match=r"(?s)^step 20: 100% of the completions were cut off.*guards\.no_signal"
+    ):
+        alarms.step(20, [], cut_and_wrong)
 
 
 def test_the_checkpoint_before_the_trouble_is_kept(tmp_path: Path) -> None:
