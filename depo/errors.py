@@ -20,8 +20,8 @@ class UserError(Exception):
 
 
 class RunFailed(Exception):
-    """The input was good, but the run cannot go on (it diverged, or nothing can be verified any more): one
-    line that says what happened, and what to do about it. Exit status 1."""
+    """The input was good, but the run cannot go on (it diverged, or learns nothing): what happened, and
+    what to do about it. Exit status 1."""
 
 
 class RunStopped(RunFailed):

@@ -99,7 +99,8 @@ def dry_run(recipe: Recipe, sources: Sources) -> None:
 def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
     """Run a recipe to its end.
 
-    Raises UserError for bad input, WeightSyncError when an engine does not serve the learner's weights.
+    Raises UserError for bad input, WeightSyncError when an engine does not serve the learner's weights,
+    RunFailed when a guard ends it or nothing was trained.
     """
     from depo.loop import train as run_loop
     from depo.models.loading import pretrained_view

@@ -56,6 +56,8 @@ class EvalResult:
     unscorable: int = 0
     suite: dict[str, float] = field(default_factory=dict)
     """Measures of the recipe's suite, by name."""
+    each: dict[str, list[float | None]] = field(default_factory=dict)
+    """Accuracy on every prompt, in order, of ``heldout`` and each of the sets; None without a verdict."""
 
     def count(self, rows: Sequence[Row]) -> None:
         """Add what these rows took."""
@@ -154,12 +156,15 @@ class TrainingEvaluation:
     def _accuracy(self, task: Task, result: EvalResult) -> np.ndarray:
         """Accuracy on each prompt (N,), NaN where nothing was scorable."""
         if self.config.method == "exact":
-            return exact_pass_rates(task.prompts, self.scorer, self.tokenizer)
-        sampling = Sampling(self.config.temperature, self.max_new_tokens)
-        requests = requests_of(task.prompts, self.config.n, self.seed)
-        rows = Evaluator([task], self.tokenizer, sampling).rows(requests, self.engine)
-        result.count(rows)
-        return Verdicts.of(rows).accuracy_N
+            accuracy_N = exact_pass_rates(task.prompts, self.scorer, self.tokenizer)
+        else:
+            sampling = Sampling(self.config.temperature, self.max_new_tokens)
+            requests = requests_of(task.prompts, self.config.n, self.seed)
+            rows = Evaluator([task], self.tokenizer, sampling).rows(requests, self.engine)
+            result.count(rows)
+            accuracy_N = Verdicts.of(rows).accuracy_N
+        result.each[task.name] = [None if np.isnan(one) else float(one) for one in accuracy_N]
+        return accuracy_N
 
 
 def mean_or_none(values: np.ndarray) -> float | None:

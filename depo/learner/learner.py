@@ -49,6 +49,8 @@ from depo.recipe.schema.learner import SHARED_TOKENS
 from depo.rng import seed64
 from depo.types import TrainSample, UpdateResult
 
+WATCHED_WEIGHTS = 64  # of each tensor: enough to see whether an update changed anything
+DUST = 1e-12  # far below any useful learning rate: a weight of 0 takes on changes of every size
 POLICY_KL_ROWS = 32  # samples on which an update's own KL is measured, a few percent of its cost
 
 Batch = Sequence[TrainSample]
@@ -141,6 +143,7 @@ class PolicyLearner:
         - ``policy_kl``: k3 from the policy before to the one after this update, measured by one more pass
           over up to 32 sequences. The ratios of the last mini-batch would miss the last optimizer step, and
           be 1 with a single one. In bfloat16 it has a floor of rounding noise.
+        - ``weights_changed``: share of a fixed sample of the trained weights that the update changed
         - ``sequences``, ``tokens`` (trained ones), ``padding_share``, ``seconds``
         - ``routing/…`` of a mixture of experts: see ``depo.learner.routing`` and docs/moe.md. With replayed
           routes all log-probabilities above are those under these routes (``kl_ref``'s reference excepted).
@@ -162,9 +165,13 @@ class PolicyLearner:
             routing = self.routing.of_update(batch, kl_rows, self.device, not self.one_step(batch))
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
+            before = self.watched_weights()
             with self.dropout_stream():
                 old, trained = self.train_on(batch, routing)
             metrics |= trained
+            metrics["weights_changed"] = float(
+                ((self.watched_weights() - before).abs() > DUST).double().mean()
+            )
             metrics["policy_kl"] = self.policy_kl(batch, old, kl_rows, routing)
             if routing is not None:
                 watched, layers = routing.results()
@@ -172,6 +179,11 @@ class PolicyLearner:
         self.updates += 1
         metrics["seconds"] = time.perf_counter() - started
         return UpdateResult(metrics, old, layers)
+
+    def watched_weights(self) -> Tensor:
+        """Some of every trained tensor, evenly spaced, float32."""
+        flat = (parameter.detach().reshape(-1) for parameter in self.parameters.values())
+        return torch.cat([one[:: len(one) // WATCHED_WEIGHTS + 1].float() for one in flat])
 
     def one_step(self, batch: Batch) -> bool:
         """Whether the old-policy pass can be saved: before the only optimizer step, current and old

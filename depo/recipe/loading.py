@@ -27,6 +27,7 @@ RESUME_MAY_CHANGE = {
     "max_rollouts",
     "checkpoint",
     "evaluation",
+    "guards",
     "tracking",
     "resources",
     "verification",

@@ -172,13 +172,17 @@ def flattened(metadata: list[Any]) -> Iterator[Any]:
 
 
 def default_text(field: FieldInfo) -> str:
-    """The default as YAML. Of a block: its type, or "its own" for the defaults of the block's own section."""
+    """The default as YAML. Of a block: its type, what it sets, or "its own": all as in its section."""
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
     if isinstance(value, Block):
         kind = type_name(type(value))
-        return f"`{kind}`" if kind else "its own"
+        if kind:
+            return f"`{kind}`"
+        value = value.model_dump(exclude_unset=True)
+        if not value:
+            return "its own"
     if isinstance(value, float) and not isinstance(value, bool):
         return f"`{value:.4g}`"
     text = yaml.safe_dump(

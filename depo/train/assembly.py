@@ -120,7 +120,7 @@ def assemble(
         best=BestPolicy(recipe.evaluation, run_dir / "best", learner.export),
         tokenizer=tokenizer,
         console=console,
-        alarms=Alarms(partial(console.say, always=True)),
+        alarms=Alarms(partial(console.say, always=True), recipe, run_dir),
         trackers=trackers,
     )
 

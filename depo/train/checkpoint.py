@@ -116,7 +116,10 @@ def file_name(path: Path, directory: Path) -> str:
     return path.relative_to(directory).as_posix()
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest checkpoints."""
-    for old in sorted(complete_checkpoints(root))[:-keep]:
-        shutil.rmtree(old)
+def prune(root: Path, keep: int, sound_until: int | None = None) -> None:
+    """Remove all but the ``keep`` newest checkpoints and the newest one up to step ``sound_until``."""
+    checkpoints = sorted(complete_checkpoints(root))
+    sound = [] if sound_until is None else [one for one in checkpoints if one.name <= step_name(sound_until)]
+    for old in checkpoints[:-keep]:
+        if old not in sound[-1:]:
+            shutil.rmtree(old)

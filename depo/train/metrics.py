@@ -51,6 +51,8 @@ def step_metrics(
     chosen prompts, not the pool. ``zero_variance_share`` is the share of groups that are not informative,
     among those with two verdicts or more. Each is NaN where there was nothing to judge by: no verdict is not
     a wrong answer.
+    ``uniform/``: the prompts that were drawn uniformly, whatever a rule chose beside them: how many gave a
+    verdict, and their mean pass rate, which does estimate the pool's.
     ``generated/``: rollouts and tokens for training since the start of the run. ``tokens_per_second``
     is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens per effective group
     since the start. ``seconds_share/select``: share of the step spent on choosing prompts;
@@ -62,10 +64,13 @@ def step_metrics(
     judged = [group for group in groups if group.trials > 1]
     effective = sum(group.informative for group in judged)
     n_rollouts = max(len(scores), 1)
+    uniform = [group.successes / group.trials for group in groups if group.pick.uniform and group.trials]
     metrics = {
         "step": step,
         "reward": float(np.mean(values)) if values else float("nan"),
         "accuracy": share(sum(group.successes for group in groups), sum(group.trials for group in groups)),
+        "uniform/groups": len(uniform),
+        "uniform/accuracy": float(np.mean(uniform)) if uniform else float("nan"),
         "groups": len(groups),
         "effective_groups": effective,
         "trained_groups": len(trained),

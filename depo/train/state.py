@@ -139,7 +139,7 @@ class Run:
 
         root = self.directory / "checkpoints"
         write_checkpoint(root, step, write, self.learner.checkpoint_bytes)
-        prune(root, self.recipe.checkpoint.keep)
+        prune(root, self.recipe.checkpoint.keep, self.alarms.sound_until())
 
     def note_evaluation(self) -> None:
         """Note what the evaluation after training cost, and whether its policy was the best, in the last
@@ -161,6 +161,7 @@ class Run:
             "selector": self.selector.state_dict(),
             "ledger": self.ledger.state_dict(),
             "best": self.best.state_dict(),
+            "alarms": self.alarms.state_dict(),
         }
 
     def load_checkpoint(self, directory: Path) -> None:
@@ -172,6 +173,7 @@ class Run:
         self.pool.load_state_dict(state["pool"])
         self.selector.load_state_dict(state["selector"], self.pool)
         self.ledger.load_state_dict(state["ledger"])
+        self.alarms.load_state_dict(state["alarms"])
         self.step = state["step"]
         self.kl_travelled = state["kl_travelled"]
         self.seconds = state["seconds"]

@@ -25,6 +25,7 @@ from depo.recipe.schema.data import (
     source_from_shorthand,
 )
 from depo.recipe.schema.evaluation import EarlyStopping, EvalSet, Evaluation
+from depo.recipe.schema.guards import Guard, Guards, RelativeGuard
 from depo.recipe.schema.learner import (
     Batch,
     CispoLoss,

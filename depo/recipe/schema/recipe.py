@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from depo.recipe.schema.block import SCHEMA_VERSION, Block
 from depo.recipe.schema.data import ArithmeticSource, Data
 from depo.recipe.schema.evaluation import Evaluation
+from depo.recipe.schema.guards import Guards
 from depo.recipe.schema.learner import Batch, Learner
 from depo.recipe.schema.policy import Policy, Rollouts, TinyMoePolicy
 from depo.recipe.schema.reward import (
@@ -106,6 +107,8 @@ class Recipe(Block):
     """How the policy is updated."""
     evaluation: Evaluation = Evaluation()
     """What is measured before, during and after training."""
+    guards: Guards = Guards()
+    """When a run that learns nothing, or diverges, warns and ends."""
     checkpoint: Checkpoints = Checkpoints()
     """How often the run is saved, and how much is kept."""
     tracking: Tracking = Tracking()

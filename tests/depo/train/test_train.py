@@ -127,8 +127,14 @@ def test_kill_and_resume_gives_the_same_numbers_as_a_run_never_stopped(finished,
     first, second = (
         json.loads((path / "summary.json").read_text()) for path in (straight, workdir / "killed")
     )
-    for part in ("eval", "rollouts", "tokens", "prompts", "steps"):
+    for part in ("eval", "gain", "verdict", "rollouts", "tokens", "prompts", "steps"):
         assert first[part] == second[part]
+    watched = [
+        json.loads((path / "checkpoints/step_000006/run.json").read_text())["alarms"]
+        for path in (straight, workdir / "killed")
+    ]
+    assert watched[0] == watched[1]
+    assert watched[0]["totals"]["optimizer_steps"] > 0
     for step in range(1, 7):
         name = f"rollouts/step_{step:06d}.parquet"
         pd.testing.assert_frame_equal(
