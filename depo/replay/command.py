@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -88,9 +87,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         options.batch,
     )
     heading(graded, len(trace.prompts), options)
-    comparison = compare(
-        graded, pool, estimators, selectors, settings, say=say if sys.stderr.isatty() else lambda line: None
-    )
+    comparison = compare(graded, pool, estimators, selectors, settings, say)
     show(*tables(comparison))
     if not comparison.censored and trace.kind != "run":
         print("Censored replay left out: it needs at least two visits of every prompt (--visits).")

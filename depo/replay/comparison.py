@@ -10,8 +10,10 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from statistics import fmean
+from time import perf_counter
 from typing import Any, get_args
 
 import numpy as np
@@ -114,6 +116,37 @@ class Comparison:
     censored: dict[tuple[str, str], dict[str, Any]]
 
 
+PILOT_STEPS = 4
+
+
+def expected_seconds(
+    graded: Trace, pool: Trace, estimators: Sequence[Spec], selectors: int, settings: Settings
+) -> float:
+    """How long ``compare`` will take, by the first steps of each estimator. The first of all is counted once:
+    there the texts are read."""
+    steps = graded.trials_NT.shape[1]
+    replays = selectors * settings.seeds if censors(pool) else 0
+    total = 0.0
+    for spec in estimators:
+        if spec.name == ORACLE:  # it only looks up
+            continue
+        walls = []
+        for pilot in sorted({1, min(PILOT_STEPS, steps)}):
+            started = perf_counter()
+            full_feedback(
+                graded.first(pilot), partial(build_estimator, spec), settings.group_size, batch=settings.batch
+            )
+            walls.append(perf_counter() - started)
+        later = (walls[-1] - walls[0]) / max(min(PILOT_STEPS, steps) - 1, 1)
+        total += (1 + replays) * (walls[0] + max(later, 0.0) * (steps - 1))
+    return total
+
+
+def censors(pool: Trace) -> bool:
+    """Whether the trace can answer the picks of any selector, at more than one step."""
+    return pool.offers_all and pool.trials_NT.shape[1] > 1
+
+
 def compare(
     graded: Trace,
     pool: Trace,
@@ -138,6 +171,8 @@ def compare(
                 f"--estimator {spec.label}: takes a prompt's rate from its other visits, and some have none"
             )
     blocks = {spec.label: selection_block(spec, len(pool.prompts), settings.audit) for spec in selectors}
+    seconds = expected_seconds(graded, pool, estimators, len(selectors), settings)
+    say(f"this takes about {timedelta(seconds=max(round(seconds), 1))} (h:mm:ss)")
     weights_RN = resample_prompts(len(graded.prompts), settings.resamples, settings.seed)
     qualities: dict[str, Quality] = {}
     for spec in estimators:
@@ -156,7 +191,7 @@ def compare(
     reference = None if future is None else full_quality(future, weights_RN)
     pairs = qualities if reference is None else {**qualities, SMOOTHER: reference}
     censored: dict[tuple[str, str], dict[str, Any]] = {}
-    if pool.offers_all and pool.trials_NT.shape[1] > 1:
+    if censors(pool):
         for spec in estimators:
             for label, block in blocks.items():
                 replays = [

@@ -61,6 +61,22 @@ class Trace:
         """Every prompt has an outcome at every step, so that any selector's picks can be answered."""
         return self.kind != "run" and bool(self.recorded_NT.all())
 
+    def first(self, steps: int) -> Trace:
+        """The trace up to so many of its steps."""
+        optional: dict[str, Any] = {
+            name: None if getattr(self, name) is None else getattr(self, name)[:, :steps]
+            for name in ("origin_NT", "propensity_NT", "logprob_NT")
+        }
+        return replace(
+            self,
+            successes_NT=self.successes_NT[:, :steps],
+            trials_NT=self.trials_NT[:, :steps],
+            graded_NT=self.graded_NT[:, :steps],
+            steps_T=self.steps_T[:steps],
+            kl_T=self.kl_T[:steps],
+            **optional,
+        )
+
     def take(self, rows: np.ndarray) -> Trace:
         """The trace of some of its prompts: ``rows`` is (N,) bool or an array of row numbers."""
         numbers = np.flatnonzero(rows) if rows.dtype == bool else rows

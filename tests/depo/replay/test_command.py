@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import get_args
 
@@ -265,3 +266,17 @@ def test_a_damaged_file_is_told_in_one_line(training_file, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "damaged.parquet: not a Parquet file" in said
     assert said.count("\n") == 1
+
+
+def test_a_replay_says_beforehand_how_long_it_takes_and_more_seeds_take_longer(
+    training_file, capsys, monkeypatch
+):
+    ticks = count()  # a clock on which every pilot takes a second
+    monkeypatch.setattr("depo.replay.comparison.perf_counter", lambda: next(ticks))
+    told = []
+    for seeds in ("1", "3"):
+        assert main(["replay", str(training_file), "--estimator", "mopps", "--seeds", seeds]) == 0
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "this takes about" in line]
+        told.append(line)
+    # Full feedback and one replay a seed, each of a second for the first step and no more for the others.
+    assert told == [f"this takes about 0:00:0{one} (h:mm:ss)" for one in (2, 4)]
