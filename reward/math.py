@@ -20,7 +20,8 @@ from functools import lru_cache
 from reward.answers import find_answers, in_text, last_boxed, last_tagged
 from reward.base import Sample, Score, unscorable
 from reward.equality import same
-from reward.reading import Reading, Words, read
+from reward.formulas import exact, rational
+from reward.reading import Reading, Words, is_parsed, read
 
 _PHRASE = re.compile(r"\banswer\s*(?:is\b)?\s*[:=]?\s*(?=[-+\d$\\(])", re.IGNORECASE)
 PROSE = 8  # words from which on a reference is a text about the answer, not an answer
@@ -93,3 +94,23 @@ def chosen(completion: str) -> tuple[str, Reading] | None:
             return text, found
         words = words or (text, found)
     return words
+
+
+def doubt(reference: str) -> str:
+    """What is doubtful about a readable reference: "as text" when no parser reads it, or how math-verify has
+    another number; "" when nothing is."""
+    from math_verify import parse
+
+    gold = read_reference(reference)
+    if gold is None or not is_parsed(gold):
+        return "as text"
+    ours = exact(gold)
+    boxed = last_boxed(reference)
+    found = parse(rf"\boxed{{{reference if boxed is None else boxed}}}", parsing_timeout=None)
+    try:
+        theirs = rational(found[0]) if found and not isinstance(found[0], str) else None
+    except ArithmeticError:
+        return ""
+    if ours is None or theirs is None or ours[0] == theirs or gold.percent:
+        return ""
+    return f"read as {ours[0]}, by math-verify as {theirs}"

@@ -26,6 +26,8 @@ from reward.normalise import (
 )
 from reward.units import split_unit
 
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its timeouts are off, as meant
+
 LONGEST = 2_000  # characters of an answer; beyond, it is compared as text
 
 
@@ -400,10 +402,19 @@ def parsed(latex: str) -> Any:
     # units would be variables.
     if re.search(r"(?<![_^\w.])\d[\d.]*\s+\d|\\ldots|\.\.\.|\\approx", latex):
         return None
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its timeouts are off, as meant
     rules = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last"
     )
     target = LatexExtractionConfig(boxed_match_priority=0, normalization_config=rules)
     found = parse(rf"\boxed{{{latex}}}", [target], fallback_mode="no_fallback", parsing_timeout=None)
     return found[0] if found else None
+
+
+def is_parsed(reading: Reading) -> bool:
+    """Whether all formulas of an answer can be read; words are what they are."""
+    value = reading.value
+    if isinstance(value, Listing):
+        return all(map(is_parsed, value.items))
+    if isinstance(value, Words):
+        return not value.hedged
+    return not isinstance(value, Formula) or value.latex == r"\ldots" or parsed(value.latex) is not None

@@ -74,7 +74,7 @@ class ReasoningGymReward:
 
 
 def extract_answer(completion: str) -> str:
-    r"""The last ``\boxed{…}``, else the last ``<answer>…</answer>``, else all that was said after thinking."""
+    r"""The last ``\boxed{…}``, else the last ``<answer>…</answer>``, else all that follows the thoughts."""
     completion = spoken(completion)
     boxed = last_boxed(completion)
     if boxed is not None:

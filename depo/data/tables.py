@@ -21,7 +21,8 @@ from depo.recipe.schema import TABLE_SUFFIXES, Columns, FileSource, HubSource
 
 PROMPT_NAMES = ("prompt", "question", "problem")
 
-ANSWER_NAMES = ("answer", "ground_truth", "reward_model.ground_truth", "solution")
+# Not "solution": it mostly holds prose, of which no verdict can be made.
+ANSWER_NAMES = ("answer", "ground_truth", "reward_model.ground_truth")
 
 BATCH_ROWS = 10_000
 
