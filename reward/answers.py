@@ -175,7 +175,7 @@ def in_text(text: str) -> Iterator[str]:
             yield sentence
             yield from _first(sentence)
             return
-    words = [word for word in _WORD.findall(text) if word not in BARE_NAMES]
+    words = [word for word in _WORD.findall(text) if word not in (*BARE_NAMES, "and", "or")]
     if not words or [text.strip(" .!")] == words:
         yield text
     yield from _rightmost(text)

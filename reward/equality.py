@@ -38,7 +38,7 @@ def _same_words(gold: object, answer: object) -> bool:
 
 def _scale(gold: str, answer: str) -> Fraction | None:
     """What the answer is multiplied by to be in the gold's unit; None where the units are of another kind."""
-    if not gold or not answer or gold == answer:
+    if not gold or not answer or gold == answer or ({gold, answer} & {"degree"} and gold[:6] == answer[:6]):
         return Fraction(1)
     ours, theirs = measure(gold), measure(answer)
     if ours is None or theirs is None:
@@ -52,7 +52,12 @@ def _same_percent(gold: Reading, answer: Reading, scale: Fraction) -> bool:
     bare = answer if gold.percent else gold
     # 37 for 37% is what was asked for "in percent"; 0.5 for 0.5% is another number.
     value = exact(bare)
-    if value is not None and (abs(value[0]) >= 1 or value[0] == 0) and _same_values(gold, answer, scale):
+    if (
+        value is not None
+        and not bare.unit
+        and (abs(value[0]) >= 1 or value[0] == 0)
+        and _same_values(gold, answer, scale)
+    ):
         return True
     return _same_values(gold, answer, scale * Fraction(100 if gold.percent else Fraction(1, 100)))
 
@@ -83,6 +88,8 @@ def _same_numbers(gold: tuple[Fraction, bool], answer: tuple[Fraction, bool], mo
     if gold[0] == answer[0] or not (gold[1] or answer[1]):
         return gold[0] == answer[0]
     size = abs(gold[0])
+    if size == 0:
+        return abs(answer[0]) < Fraction(1, 10**12)
     zeros = math.floor(-_log10(size)) if 0 < size < Fraction(1, 1000) else 0
     return abs(gold[0] - answer[0]) * 10 ** (DECIMALS + zeros) < Fraction(1, 2)
 

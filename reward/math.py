@@ -90,7 +90,7 @@ def chosen(completion: str) -> tuple[str, Reading] | None:
         found = read(text)
         if found is None:
             continue
-        if not isinstance(found.value, Words) or found.value.hedged:
+        if not isinstance(found.value, Words) or found.value.hedged or found.letter:
             return text, found
         words = words or (text, found)
     return words

@@ -96,7 +96,8 @@ _NOTHING = re.compile(
 _ESCAPED = re.compile(r"\\([a-zA-Z]+)\s*(?=[{\[])")
 WRAPPED = re.compile(r"\\(" + "|".join(FONTS) + r")\s*\{")
 _PLAIN = {
-    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\lbrace": r"\{", r"\rbrace": r"\}",
+    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\sfrac": r"\frac",
+    r"\lbrace": r"\{", r"\rbrace": r"\}",
     r"\lbrack": "[", r"\rbrack": "]", r"\degree": r"^\circ ", r"\leqslant": r"\le ", r"\geqslant": r"\ge ",
     r"\leq": r"\le ", r"\geq": r"\ge ", r"\neq": r"\ne ", r"\lt": "<", r"\gt": ">", r"\dots": r"\ldots ",
     r"\cdots": r"\ldots ", r"\dotsc": r"\ldots ", r"\dotso": r"\ldots ", r"\lor": " or ", r"\vee": " or ",

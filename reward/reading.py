@@ -28,7 +28,8 @@ from reward.units import split_unit
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its timeouts are off, as meant
 
-LONGEST = 2_000  # characters of an answer; beyond, it is compared as text
+NESTED = 200  # brackets of an answer; the parser takes seconds for more
+LONGEST = 1_000  # characters of an answer; beyond, it is compared as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    text: str  # letters and digits only, in lower case
+    text: str  # letters, digits and operators, in lower case
     count: int
     hedged: bool = False  # says what it is not, or more than one thing
 
@@ -139,6 +140,7 @@ _FRACTION = re.compile(r"^([-+]?)\s*\\frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(-?\d+)\s*
 _DECIMAL = re.compile(r"^([-+]?)\s*(\d+\.?\d*|\.\d+)$")
 _BLANK = re.compile(r"[\s{}]+")
 _NAMED_PAIR = re.compile(r"^\([a-zA-Z_\d, \\{}]+\)\s*=\s*(\(.*\))$")
+_SUCH_THAT = re.compile(r"^\\\{\s*\w+\s*(?:\\mid|\\vert|\||:)\s*(.+[<>=].*|.+\\(?:le|ge|ne|in)\b.*)\\\}$")
 _PAIR_NAME = re.compile(r"^[A-Z]'?\s*(?=\()")
 _OPENING, _CLOSING = ("(", "[", r"\{", r"\langle"), (")", "]", r"\}", r"\rangle")
 _BRACKET = re.compile(
@@ -151,8 +153,9 @@ def read(raw: str) -> Reading | None:
     text = strip_decoration(raw)
     if not re.search(r"\w|\\infty|\\emptyset", text):
         return None
-    if len(text) > LONGEST:
-        return _words(text)
+    signs = [len(re.findall(pattern, text)) for pattern in (r"[(\[{]", r"[)\]}]")]
+    if len(text) > LONGEST or signs[0] != signs[1] or signs[0] > NESTED:
+        return _words(text)  # brackets that do not match: no grammar reads it
     text = _CLOSING_STOP.sub("", text)
     if _HEDGE.search(strip_fonts(text)):
         return _words(text, hedged=True)
@@ -166,7 +169,7 @@ def _split_text(match: re.Match[str]) -> str:
 
 def _words(text: str, hedged: bool = False) -> Reading:
     bare = strip_fonts(text)
-    letters = "".join(character for character in bare if character.isalnum()).lower()
+    letters = re.sub(r"[^\w+\-*/^=<>.]|\.(?!\d)", "", bare).lower()
     return Reading(_tight(text), Words(letters or bare, len(bare.split()), hedged), letter=_choice(bare))
 
 
@@ -183,9 +186,9 @@ def _read(text: str) -> Reading:
     text = _EVIDENT.sub("", text).strip()
     bare = strip_fonts(text).strip()
     tight = _tight(text)
-    pair = _NAMED_PAIR.match(bare)
-    if pair:
-        return replace(_read(pair[1]), text=tight)
+    condition = _NAMED_PAIR.match(bare) or _SUCH_THAT.match(bare)
+    if condition:
+        return replace(_read(condition[1]), text=tight)
     special = _special(bare)
     if special is not None:
         return Reading(tight, special, letter=_choice(bare))
@@ -245,9 +248,11 @@ _SHORT_WORDS = {"yes", "odd", "all", "one", "two", "none", "true", "even"}
 def _is_prose(latex: str) -> bool:
     """Whether words are more than products of variables: long ones, or with a capital in front only."""
     words = _WORD.findall(re.sub(r"\\begin\{\w+\}|\\end\{\w+\}|_\{[^{}]*\}|_\w+", "", latex))
+    if [word.upper() for word in words] == words and len(words) == 1 and len(words[0]) < 4:
+        return words[0].lower() in _SHORT_WORDS  # ABC is a triangle, or a product
     return any(
         len(word) > 3 or word.lower() in _SHORT_WORDS or re.match(r"[A-Z][a-z]", word) for word in words
-    ) and not any(word.isupper() and len(words) == 1 and len(word) < 4 for word in words)
+    )
 
 
 def _special(bare: str) -> Clock | Based | Ratio | None:
@@ -263,7 +268,7 @@ def _special(bare: str) -> Clock | Based | Ratio | None:
     if plain_clock and int(plain_clock[1]) < 24 and int(plain_clock[2]) < 60:
         return Clock(int(plain_clock[1]), int(plain_clock[2]), "")
     parts = re.split(r"\s*:\s*|(?<=\d)\s+to\s+(?=\d)", bare)
-    if len(parts) > 1 and all(re.fullmatch(r"\s*[\w\\.{}]+\s*", part) for part in parts):
+    if 1 < len(parts) < 6 and all(re.fullmatch(r"\s*[\w\\.{}]+\s*", part) for part in parts):
         return Ratio(tuple(_read(part) for part in parts))
     return None
 
@@ -313,8 +318,14 @@ def _listing(tight: str, parts: list[tuple[str, str]]) -> Reading:
     name = ""
     if names[0] and all(other in ("", names[0]) for other in names[1:]):
         items, name = [replace(item, name="") for item in items], names[0]
-    listing = Listing(tuple(items), joint=joints.pop() if len(joints) == 1 else ",")
+    flat = [one for item in items for one in _plain_items(item)]  # 0, \pm 2
+    listing = Listing(tuple(flat), joint=joints.pop() if len(joints) == 1 else ",")
     return Reading(tight, listing, unit=items[-1].unit, name=name)
+
+
+def _plain_items(item: Reading) -> tuple[Reading, ...]:
+    value = item.value
+    return value.items if isinstance(value, Listing) and not value.opening else (item,)
 
 
 def _sides(text: str) -> list[str]:

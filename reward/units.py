@@ -26,8 +26,8 @@ yen: jpy=1 yen=1 yuan=1
 rupee: inr=1 rs=1 rupee=1
 angle: degree=1 deg=1
 radian: rad=1 radian=1
-celsius: celsius=1
-fahrenheit: fahrenheit=1
+celsius: celsius=1 c=1
+fahrenheit: fahrenheit=1 f=1
 force: n=1 newton=1
 energy: j=1 joule=1 kj=1000
 power: w=1 watt=1 kw=1000
@@ -66,10 +66,10 @@ _TEXT_UNIT = re.compile(rf"(?:\s*(?:/|\\cdot|\\times|\\?%)?\s*{_BLOCK})+\s*$")
 _KNOWN = "|".join(
     sorted((name for name in [*_SIZES, "mph", "kmh", "kph"] if len(name) > 1), key=len, reverse=True)
 )
-_WORD = rf"(?:(?:{_KNOWN})s?|sq|square|cubic|squared|cubed|per|of|[a-z]{{4,}})"
+_WORD = rf"(?:(?:{_KNOWN})s?|sq\.?|square|cubic|squared|cubed|per|of|[a-z]{{4,}})"
 _PLAIN_UNIT = re.compile(
     rf"(?<=[\d}}\)%!])(?:\s*(?:km|m|cm|ft|mi|miles?)/(?:s|h|hr|min|sec){_POWER}"
-    rf"|\s*(?:{_KNOWN})s?{_POWER}|\s+{_WORD}(?:[\s/-]+{_WORD})*{_POWER}(?:/(?:{_KNOWN}|h|s){_POWER})?)\.?\s*$",
+    rf"|\s*(?:{_KNOWN})s?{_POWER}|\s+{_WORD}(?:[\s/-]+{_WORD}){{0,5}}{_POWER}(?:/(?:{_KNOWN}|h|s){_POWER})?)\.?\s*$",
     re.IGNORECASE,
 )
 _FOREIGN_UNIT = re.compile(r"(?<=[\d}\)%])\s*[^\x00-\x7f]+(?:\s+[^\x00-\x7f]+)*\s*$")
@@ -95,8 +95,8 @@ def split_unit(text: str) -> tuple[str, str]:
             and not re.search(r"\d(?![\s}]*$)", words)
             and not re.search(r"[=<>(]", words)
         ):
-            if words.startswith("%"):
-                return rest + r"\%", words[1:] or prefix
+            if words.startswith("%") or words in ("percent", "per cent", "percentage", "pct"):
+                return rest + r"\%", words[1:] if words[0] == "%" else prefix
             return rest, words or prefix
     return text, prefix
 
