@@ -287,3 +287,14 @@ def test_real_golds_verify_themselves_and_reject_each_other(
     for (gold, other), score in zip(pairs, scores, strict=True):
         if None not in (as_number(gold), as_number(other)) and as_number(gold) != as_number(other):
             assert not score.correct, (gold, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "column", "_limit"), DATA_SETS)
+def test_whole_sets_verify_themselves(test_data, pool, sample, file: str, column: str, _limit) -> None:
+    references = golds(test_data / file, column, None)
+    distinct = list(dict.fromkeys(references))
+    scores = pool.score([sample(rf"So it is \boxed{{{gold}}}.", gold) for gold in distinct])
+    failed = {gold for gold, score in zip(distinct, scores, strict=True) if score.correct is not True}
+    print(file, failed)
+    assert sum(gold in failed for gold in references) <= 0.005 * len(references)
