@@ -252,3 +252,56 @@ def _mixed(match: re.Match[str]) -> str:
     if not 0 < above < below:
         return match[0]
     return rf"{sign}\frac{{{int(whole) * below + above}}}{{{below}}}"
+
+
+# ---------------------------------------------------------------- numbers in words
+
+_SMALL = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_SPELLED = re.compile(
+    r"^((?:"
+    + "|".join([*_SMALL, *_TENS])
+    + r"|hundred|thousand|million|and|[\s-])+)(?:\(\s*(\d+)\s*\))?\s*([a-z]*)$",
+    re.IGNORECASE,
+)
+
+
+def spelled(bare: str) -> int | None:
+    """forty-two, and forty-two (42)."""
+    match = _SPELLED.match(bare)
+    if match is None:
+        return None
+    total = group = 0
+    for word in re.findall(r"[a-z]+", match[1].lower()):
+        if word in _SMALL:
+            group += _SMALL.index(word)
+        elif word in _TENS:
+            group += 10 * _TENS.index(word) + 20
+        elif word == "hundred":
+            group = max(group, 1) * 100
+        elif word in ("thousand", "million"):
+            total, group = total + max(group, 1) * (1000 if word == "thousand" else 10**6), 0
+    value = total + group
+    is_number = re.search("[a-z]", match[1], re.IGNORECASE) and match[2] in (None, str(value))
+    return value if is_number else None

@@ -20,6 +20,7 @@ from reward.normalise import (
     WRAPPED,
     braced,
     joined_thousands,
+    spelled,
     strip_decoration,
     strip_fonts,
     symbols,
@@ -228,7 +229,7 @@ def _scalar(text: str, tight: str, bare: str) -> Reading:
         return replace(_read(rest), text=tight, unit=unit)
     percent = PERCENT.search(strip_fonts(rest))
     latex = symbols(PERCENT.sub("", strip_fonts(rest)) if percent else rest).strip()
-    number = _number(latex) or _spelled(bare)
+    number = _number(latex) or _spelled_out(bare)
     letter = _choice(bare)
     if number is not None:
         return Reading(tight, number, unit, percent is not None, letter=letter)
@@ -332,6 +333,11 @@ def _sides(text: str) -> list[str]:
     return [side.strip() for side in re.split(r"(?<![\\<>!:])=", text) if side.strip()] or [text]
 
 
+def _spelled_out(bare: str) -> Number | None:
+    value = spelled(bare)
+    return None if value is None else Number(Fraction(value), False)
+
+
 def _number(latex: str) -> Number | None:
     decimal = _DECIMAL.match(latex)
     if decimal and len(latex) < 1000:
@@ -344,60 +350,6 @@ def _number(latex: str) -> Number | None:
         value = Fraction(int(fraction[2]), int(fraction[3]))
         return Number(-value if fraction[1] == "-" else value, False)
     return None
-
-
-_SMALL = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_SPELLED = re.compile(
-    r"^((?:"
-    + "|".join([*_SMALL, *_TENS])
-    + r"|hundred|thousand|million|and|[\s-])+)(?:\(\s*(\d+)\s*\))?\s*([a-z]*)$",
-    re.IGNORECASE,
-)
-
-
-def _spelled(bare: str) -> Number | None:
-    """forty-two, and forty-two (42)."""
-    match = _SPELLED.match(bare)
-    if match is None:
-        return None
-    total = group = 0
-    for word in re.findall(r"[a-z]+", match[1].lower()):
-        if word in _SMALL:
-            group += _SMALL.index(word)
-        elif word in _TENS:
-            group += 10 * _TENS.index(word) + 20
-        elif word == "hundred":
-            group = max(group, 1) * 100
-        elif word in ("thousand", "million"):
-            total, group = total + max(group, 1) * (1000 if word == "thousand" else 10**6), 0
-    value = total + group
-    return (
-        Number(Fraction(value), False)
-        if match[2] in (None, str(value)) and re.search("[a-z]", match[1], re.I)
-        else None
-    )
 
 
 # ---------------------------------------------------------------- formulas
