@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     module = import_module(f"benchmarks.{place}")
                     own.description = module.__doc__
                     module.add_options(own)
-            return module.run(parser.parse_args(arguments), arguments)
+            options = parser.parse_args(arguments)
+            return module.run(options, arguments)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: all is reported
             return report_failure(error, None, ended_by)
 

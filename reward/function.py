@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from reward.base import Sample, Score, unscorable
-from reward.checked import checked, describe
+from reward.base import Sample, Score, checked, describe, unscorable
 
 
 class FunctionReward:

@@ -15,9 +15,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from reward.base import Sample, Score, unscorable
-from reward.boxed import last_boxed, last_tagged
-from reward.checked import describe
+from reward.answers import last_boxed, last_tagged, spoken
+from reward.base import Sample, Score, describe, unscorable
 
 # Scorers that give partial credit return exactly 1.0 for a full solution, except those that compute a ratio,
 # which may miss it by float noise; the largest partial credit for a wrong answer is well below.
@@ -75,7 +74,8 @@ class ReasoningGymReward:
 
 
 def extract_answer(completion: str) -> str:
-    r"""The last ``\boxed{…}``, else the last ``<answer>…</answer>``, else the whole completion; stripped."""
+    r"""The last ``\boxed{…}``, else the last ``<answer>…</answer>``, else all that follows the thoughts."""
+    completion = spoken(completion)
     boxed = last_boxed(completion)
     if boxed is not None:
         return boxed.strip()

@@ -20,12 +20,12 @@ ENTRY_POINT_GROUP = "depo.rewards"
 # Modules are imported when first asked for: a worker process imports only what its reward needs.
 BUILT_IN = {
     "math": "reward.math:MathReward",
-    "exact": "reward.exact:ExactReward",
-    "format": "reward.format:FormatReward",
-    "overlong": "reward.overlong:OverlongReward",
+    "exact": "reward.rules:ExactReward",
+    "format": "reward.rules:FormatReward",
+    "overlong": "reward.rules:OverlongReward",
     "reasoning_gym": "reward.reasoning_gym:ReasoningGymReward",
     "function": "reward.function:FunctionReward",
-    "weighted": "reward.weighted:WeightedReward",
+    "weighted": "reward.rules:WeightedReward",
 }
 
 

@@ -30,7 +30,7 @@ from trl import GRPOConfig, GRPOTrainer
 from benchmarks.throughput.workload import GROUP_SIZE, Workload, batch_tokens, problems, spread_batch
 from depo.types import TrainSample
 from reward.base import Sample
-from reward.exact import ExactReward
+from reward.rules import ExactReward
 
 
 class Timed(GRPOTrainer):

@@ -24,7 +24,9 @@ from depo.rng import seed64
 from reward.reasoning_gym import read_reference
 
 PROMPT_NAMES = ("prompt", "question", "problem")
-ANSWER_NAMES = ("answer", "ground_truth", "reward_model.ground_truth", "solution")
+# Not "solution": it mostly holds prose, of which no verdict can be made.
+ANSWER_NAMES = ("answer", "ground_truth", "reward_model.ground_truth")
+
 BATCH_ROWS = 10_000
 
 

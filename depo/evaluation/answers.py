@@ -24,7 +24,7 @@ from depo.recipe.schema import (
     WeightedReward,
 )
 from reward import Sample, Score, VerifierPool
-from reward.boxed import last_boxed
+from reward.answers import last_boxes, spoken
 from reward.reasoning_gym import extract_answer
 
 MATH, TEXT = "math-verify", "equal text"
@@ -96,7 +96,7 @@ class Votes:
         if rule == TEXT:
             return {completion: extract_answer(completion) for completion in completions}
         # A box needs no parser, and what workers hand back is cut at the length of a log line.
-        found = {completion: last_boxed(completion) for completion in completions}
+        found = {completion: last_boxes(spoken(completion)) for completion in completions}
         unboxed = [completion for completion, answer in found.items() if answer is None]
         scores = self.ask([sample_of(completion) for completion in unboxed])
         read = {

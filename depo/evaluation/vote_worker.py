@@ -7,7 +7,7 @@ seconds it takes are not counted as those of the first sample.
 from __future__ import annotations
 
 from reward import Sample, Score
-from reward.math import MathReward, parse_completion
+from reward.math import MathReward, chosen
 
 JUDGE = MathReward()
 JUDGE.prepare()
@@ -23,6 +23,5 @@ def work(sample: Sample) -> Score:
 
 def math_answer(completion: str) -> str:
     """The answer where `reward.math` reads it, as text."""
-    found = parse_completion(completion)
-    texts = [item for item in found if isinstance(item, str)] or [str(item) for item in found]
-    return texts[-1].strip() if texts else ""
+    found = chosen(completion)
+    return found[0].strip() if found else ""

@@ -62,11 +62,10 @@ class Calls:
         """The first of these references or streams that has something. Raises RunStopped where none has in
         time."""
         started, limit = time.monotonic(), self.limit(what)
-        quiet = max(HEARTBEAT, 3 * self.longest.get(what, 0.0))
+        say_at, waited = max(HEARTBEAT, 3 * self.longest.get(what, 0.0)), 0.0
         while True:
-            waited = time.monotonic() - started
-            until = min(limit, quiet if waited < quiet else waited + HEARTBEAT)
-            done, _ = ray.wait(list(pending), num_returns=1, timeout=max(until - waited, 0.0))
+            timeout = max(min(limit, say_at) - waited, 0.0)
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=timeout)
             waited = time.monotonic() - started
             if done:
                 self.longest[what] = max(waited, self.longest.get(what, 0.0))
@@ -76,4 +75,6 @@ class Calls:
                     f"{who}: no answer to {what!r} after {waited:.0f} s; it hangs. If it only needs longer, "
                     f"raise resources.call_timeout (seconds, now {limit:.0f})"
                 )
-            self.say(f"waiting for {who}: {what}, {waited:.0f} s so far, {limit:.0f} allowed")
+            if waited >= say_at:  # Ray may be back a moment early
+                say_at = waited + HEARTBEAT
+                self.say(f"waiting for {who}: {what}, {waited:.0f} s so far, {limit:.0f} allowed")

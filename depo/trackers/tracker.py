@@ -132,7 +132,7 @@ class MetricsLog:
     def truncate_after(self, step: int) -> list[str]:
         """Drop the rows of later steps, a last line that a kill left half written, and lines that are no
         rows. Returns a line for each thing that is not as it was written."""
-        rows, garbage = sound_rows(self.path)
+        rows, garbage = sound_rows(self.path) if self.path.exists() else ([], [])
         kept = {int(row["step"]): row for row in rows if row["step"] <= step}
         if self.path.exists():
             write_text(self.path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in kept.values()))
@@ -167,8 +167,8 @@ def read_metrics(path: Path) -> list[dict[str, Scalar]]:
 
 def sound_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """The rows of a file, in order, and the numbers of the lines that are none; a half-written last line
-    counts as neither. No file has no rows."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    counts as neither."""
+    text = path.read_text(encoding="utf-8", errors="replace")
     rows, garbage = [], []
     for number, line in enumerate(text.split("\n")[:-1], 1):
         try:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import estimators
 from depo.data import LoadedData, PromptPool, RunPrompts, load_data, load_prompts
 from depo.errors import UserError
+from depo.evaluation.answers import MATH, vote_rule
 from depo.evaluation.evaluator import Task, exact_pass_rates
 from depo.evaluation.in_training import TrainingEvaluation, training_suite
+from depo.evaluation.verify import gold_line
 from depo.files import read_json, sha256, write_json
 from depo.models.loading import load_tokenizer
 from depo.recipe.schema import FileSource, PretrainedPolicy, Recipe, RewardSpec
@@ -75,6 +77,8 @@ def assemble(
     )
     if facts.not_shared is not None:
         console.say(f"learner: each prompt is computed once for each of its completions: {facts.not_shared}")
+    if vote_rule(recipe.reward) == MATH:
+        gold_line([prompt.reference for prompt in train], reward, console.say)
     pool = PromptPool(train, recipe.seed)
     engine, weight_sync = make_engine(recipe, run_dir, policy, facts, pool, learner, console, calls)
     stack.callback(engine.close)

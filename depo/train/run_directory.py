@@ -51,7 +51,8 @@ def check_continuable(run_dir: Path) -> None:
     what it has left. (The first checkpoint precedes the first step.)"""
     if latest_checkpoint(run_dir / "checkpoints") is not None:
         return
-    rows, _ = sound_rows(run_dir / "metrics.jsonl")
+    log = run_dir / "metrics.jsonl"
+    rows = sound_rows(log)[0] if log.exists() else []
     traces = [*(run_dir / "rollouts").glob("step_*.parquet"), *run_dir.glob("summary.json")]
     if rows or traces:
         last = f"step {rows[-1]['step']}" if rows else f"{traces[-1].name}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import reward
-from reward.math import TAIL, leading_zeros, parse_answer, tail
+from reward.answers import TAIL, tail
 
 THOUGHT = "<think>\nThere are 3 boxes of 4, 2 are gone, so 12 - 2 = 10. Once more: 4 apples.\n</think>\n"
 
@@ -121,7 +121,6 @@ def test_right_answers_in_their_many_forms(math_reward, completion: str, referen
         (r"\boxed{0.0000001}", "0.0000005"),  # equal to 6 decimals
         (r"\boxed{9.1 \times 10^{-31}}", r"1.6 \times 10^{-19}"),  # equal to 15 decimals
         (r"\boxed{0}", r"1.6 \times 10^{-19}"),
-        (r"\boxed{😀}", "42"),
         (r"\boxed{\frac{}{}}", "42"),
         (r"\boxed{1, 2, 3}", "1, 2, 3, ..."),
         (r"\boxed{3.4}", "34."),
@@ -132,7 +131,8 @@ def test_wrong_answers_are_wrong(math_reward, completion: str, reference: str) -
 
 
 @pytest.mark.parametrize(
-    "completion", ["", "no idea", r"\boxed{}", r"42 is wrong: \boxed{ }", "😀", "####", r"\boxed{.}"]
+    "completion",
+    ["", "no idea", r"\boxed{}", r"42 is wrong: \boxed{ }", "😀", "####", r"\boxed{.}", r"\boxed{😀}"],
 )
 def test_a_completion_without_an_answer_is_unparseable_and_counts_as_wrong(math_reward, completion) -> None:
     assert verdict(math_reward, completion, "42") == "unparseable"
@@ -141,11 +141,6 @@ def test_a_completion_without_an_answer_is_unparseable_and_counts_as_wrong(math_
 @pytest.mark.parametrize("reference", ["", "  ", r"\boxed{}", "She has many apples.\n####", "$ $"])
 def test_a_reference_without_an_answer_is_unscorable_not_wrong(math_reward, reference: str) -> None:
     assert verdict(math_reward, r"\boxed{42}", reference) == "unscorable"
-
-
-@pytest.mark.parametrize(("number", "zeros"), [("42", 0), ("0.5", 0), ("0.00042", 3), ("x", 0), ("0", 0)])
-def test_leading_zeros_count_for_small_numbers_only(number: str, zeros: int) -> None:
-    assert leading_zeros(parse_answer(number)[0]) == zeros
 
 
 def test_a_long_completion_is_cut_at_a_line() -> None:
@@ -230,13 +225,14 @@ BOMBS = [
 ]
 
 
-def test_what_takes_too_long_to_compute_or_parse_ends_at_the_timeout(sample) -> None:
+def test_what_is_too_large_is_not_computed_and_what_takes_too_long_ends_at_the_timeout(sample) -> None:
     with reward.VerifierPool({"type": "math"}, workers=2, timeout=1.0) as pool:
         scores = pool.score([sample(rf"\boxed{{{answer}}}") for answer in [*BOMBS, "42"]])
     *exploding, fine = scores
     for bomb, score in zip(BOMBS, exploding, strict=True):
         assert score.correct is False or score.detail == "timeout after 1 s", bomb[:20]
-    assert exploding[1].detail == "timeout after 1 s"  # one C call, which no signal handler would interrupt
+    for large in (0, 1, 3):
+        assert exploding[large].correct is False, "larger than anything that is computed, so another number"
     assert fine.correct
 
 
@@ -291,3 +287,14 @@ def test_real_golds_verify_themselves_and_reject_each_other(
     for (gold, other), score in zip(pairs, scores, strict=True):
         if None not in (as_number(gold), as_number(other)) and as_number(gold) != as_number(other):
             assert not score.correct, (gold, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "column", "_limit"), DATA_SETS)
+def test_whole_sets_verify_themselves(test_data, pool, sample, file: str, column: str, _limit) -> None:
+    references = golds(test_data / file, column, None)
+    distinct = list(dict.fromkeys(references))
+    scores = pool.score([sample(rf"So it is \boxed{{{gold}}}.", gold) for gold in distinct])
+    failed = {gold for gold, score in zip(distinct, scores, strict=True) if score.correct is not True}
+    print(file, failed)
+    assert sum(gold in failed for gold in references) <= 0.005 * len(references)

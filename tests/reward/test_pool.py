@@ -142,9 +142,7 @@ def test_a_worker_killed_while_starting_is_replaced_and_costs_no_sample(function
 
 
 def test_workers_that_are_always_killed_while_starting_end_the_call(functions, sample, monkeypatch) -> None:
-    monkeypatch.setattr(
-        "reward.worker_process._BOOTSTRAP", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    )
+    monkeypatch.setattr("reward.worker._BOOTSTRAP", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with (
         reward.VerifierPool(BY_WORD, workers=1) as pool,
         pytest.raises(RuntimeError, match=r"could not start: worker died of SIGKILL"),

@@ -25,7 +25,7 @@ class Columns(Block):
     prompt: str | None = None
     """Problem text, or a list of chat messages. Found by name (prompt, question, problem) when null."""
     answer: str | None = None
-    """Gold answer. Found by name (answer, ground_truth, reward_model.ground_truth, solution) when null."""
+    """Gold answer. Found by name (answer, ground_truth, reward_model.ground_truth) when null."""
     prior: str | None = None
     """A pass rate in [0, 1] that the data set brings along, if any."""
     question_pattern: str | None = None

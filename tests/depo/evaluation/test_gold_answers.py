@@ -12,7 +12,9 @@ from depo.recipe.suites import load_suite
 from reward import Sample, VerifierPool
 
 # Key by the first 12 digits, and why. Nothing else may fail.
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS = {
+    "c62e66d2cb36": "OlympiadBench: f(x)=ax+b with a sentence on a and b; no verdict can be made of it",
+}
 
 
 def samples_of(name: str, benchmark: Benchmark) -> list[tuple[str, Sample]]:

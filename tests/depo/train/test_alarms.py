@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from depo.trackers.jsonl import read_metrics
 from synthetic_pool import selector_of
 
 from depo.errors import FAILED, RunFailed, report_failure
 from depo.files import step_name
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema import Guards
+from depo.trackers.tracker import read_metrics
 from depo.train.alarms import Alarms
 from depo.train.guards import WATCHES
 from depo.train.ledger import Ledger

@@ -9,6 +9,7 @@ import pytest
 from depo.data.pool import PromptPool
 from depo.errors import UserError
 from depo.recipe.schema import Recipe
+from depo.rollout.calls import Calls
 from depo.train.assembly import check_gpus_suffice, make_engine
 from depo.types import Prompt
 from depo.workers.cluster import learner_gpus
@@ -45,7 +46,9 @@ def test_mixtures_get_their_own_tolerance_and_the_probe_fits_the_context(
     )
     facts = PolicyFacts(1, 1, 100, 0, (1,), "cpu", routed_layers)
     pool = PromptPool([Prompt(str(n), "", tuple(range(2, 14)), "") for n in range(5)], seed=0)
-    _, sync = make_engine(recipe, Path("run"), recipe.policy, facts, pool, learner=None, console=Said())
+    _, sync = make_engine(
+        recipe, Path("run"), recipe.policy, facts, pool, learner=None, console=Said(), calls=Calls()
+    )
     assert sync.probe.tolerance == tolerance
     lengths = [len(prompt) + len(completion) for prompt, completion in sync.probe.sequences]
     assert lengths

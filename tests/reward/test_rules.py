@@ -1,3 +1,5 @@
+"""Exact match, format, overlong and weighted sums."""
+
 from __future__ import annotations
 
 import math
@@ -5,6 +7,59 @@ import math
 import pytest
 
 import reward
+from reward.rules import overlong_punishment
+
+
+def test_surrounding_space_does_not_matter_and_anything_else_does(sample) -> None:
+    exact = reward.build({"type": "exact"})
+    right, wrong, empty = exact.score([sample(" 42\n"), sample("42."), sample("  ")])
+    assert (right.value, right.correct, right.unparseable) == (1.0, True, False)
+    assert (wrong.value, wrong.correct, wrong.unparseable) == (0.0, False, False)
+    assert (empty.value, empty.correct, empty.unparseable) == (0.0, False, True)
+
+
+def test_the_whole_completion_must_match_and_dots_match_newlines(sample) -> None:
+    format_reward = reward.build({"type": "format", "pattern": r"<think>.*</think>\d+"})
+    scores = format_reward.score(
+        [sample("<think>a\nb</think>42"), sample("<think>a</think>42 so"), sample("so <think>a</think>42")]
+    )
+    assert [(score.value, score.correct) for score in scores] == [(1.0, True), (0.0, False), (0.0, False)]
+
+
+def test_a_pattern_that_does_not_compile_is_named() -> None:
+    with pytest.raises(ValueError, match=r"reward format: pattern '\(' is no regular expression"):
+        reward.build({"type": "format", "pattern": "("})
+
+
+@pytest.mark.parametrize(
+    ("tokens", "punishment"),
+    [
+        (1, 0.0),
+        (16_384, 0.0),  # the expected maximum length of the DAPO runs
+        (16_385, -1 / 4096),
+        (17_408, -0.25),
+        (18_432, -0.5),  # half of the buffer
+        (20_480, -1.0),  # the generation limit
+        (20_481, -1.0),
+    ],
+)
+def test_dapo_equation_13_with_the_papers_lengths(tokens: int, punishment: float) -> None:
+    assert overlong_punishment(tokens, max_tokens=20_480, buffer=4096) == punishment
+
+
+def test_the_limit_is_the_samples_own_and_a_punished_completion_is_not_correct(sample) -> None:
+    overlong = reward.build({"type": "overlong", "buffer": 10})
+    free, punished, other_limit = overlong.score(
+        [sample("x", tokens=90), sample("x", tokens=95), sample("x", tokens=95, max_tokens=200)]
+    )
+    assert (free.value, free.correct) == (0.0, True)
+    assert (punished.value, punished.correct) == (-0.5, False)
+    assert other_limit.value == 0.0
+
+
+def test_a_buffer_of_no_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="buffer must be a positive number of tokens, found 0"):
+        reward.build({"type": "overlong", "buffer": 0})
 
 
 def weighted(*parts: tuple[float, dict]) -> reward.Reward:

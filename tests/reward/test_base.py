@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from reward.base import Score
-from reward.checked import DETAIL_LENGTH, checked, describe
+from reward.base import DETAIL_LENGTH, Score, checked, describe
 
 
 @pytest.mark.parametrize(
