@@ -18,10 +18,10 @@ from depo.recipe.loading import load_recipe
 from depo.recipe.schema import Guards
 from depo.trackers.tracker import read_metrics
 from depo.train.alarms import Alarms
+from depo.train.checkpoint import prune
 from depo.train.guards import WATCHES
 from depo.train.ledger import Ledger
 from depo.train.metrics import Clock, step_metrics
-from depo.train.run_directory import prune
 from depo.types import Group, Origin, Pick, Prompt, Rollout
 from reward.base import Score, unscorable
 
