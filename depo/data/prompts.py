@@ -108,12 +108,7 @@ def load_data(data: Data, tokenizer: PreTrainedTokenizerBase, seed: int) -> Load
     when no training prompt would be left.
     """
     prompts, report = load_prompts(data.train, data, tokenizer)
-    count = heldout_count(data.heldout, len(prompts))
-    if count >= len(prompts):
-        raise UserError(
-            f"data.heldout: {data.heldout:g} sets {count:,} of {len(prompts):,} prompts aside and leaves "
-            "none to train on; make it smaller"
-        )
+    count = check_heldout(data.heldout, len(prompts))
     ranked = sorted((prompt.key for prompt in prompts), key=lambda key: rng.seed64(seed, "heldout", 0, key))
     chosen = set(ranked[:count])
     return LoadedData(
@@ -123,11 +118,16 @@ def load_data(data: Data, tokenizer: PreTrainedTokenizerBase, seed: int) -> Load
     )
 
 
-def heldout_count(heldout: float, prompts: int) -> int:
-    """Prompts to set aside: a count, or a share when below 1 (at least one prompt then)."""
-    if heldout == 0:
-        return 0
-    return int(heldout) if heldout >= 1 else max(1, round(heldout * prompts))
+def check_heldout(heldout: float, prompts: int) -> int:
+    """Prompts to set aside: a count, or a share when below 1 (at least one prompt then). Raises UserError
+    where none would be left."""
+    count = int(heldout) if heldout >= 1 or heldout == 0 else max(1, round(heldout * prompts))
+    if count >= prompts:
+        raise UserError(
+            f"data.heldout: {heldout:g} sets {count:,} of {prompts:,} prompts aside and leaves "
+            "none to train on; make it smaller"
+        )
+    return count
 
 
 def load_prompts(

@@ -5,6 +5,7 @@ that do nothing.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from depo.recipe.schema import (
     Block,
     FileSource,
     GspoLoss,
+    HubSource,
     Plugin,
     PluginReward,
     PluginTracker,
@@ -26,6 +28,7 @@ from depo.recipe.schema import (
     RewardSpec,
     Source,
 )
+from depo.recipe.schema.evaluation import Suite
 from depo.recipe.schema.reward import plain_rewards
 from reward.registry import build
 
@@ -126,6 +129,32 @@ def _similar(path: Path) -> str:
     names = [file.name for file in path.parent.iterdir() if file.suffix in TABLE_SUFFIXES]
     near = difflib.get_close_matches(path.name, names, n=1)
     return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+def uncached(recipe: Recipe, suite: Suite | None) -> list[str]:
+    """A line for each hub data set that was never loaded here: what a dry run cannot know of it."""
+    sources = [("data.train", recipe.data.train)]
+    sources += [(f"evaluation.sets.{i}.source", one.source) for i, one in enumerate(recipe.evaluation.sets)]
+    if suite is not None:
+        sources += [(f"benchmarks.{name}.source", one.source) for name, one in suite.benchmarks.items()]
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or f"{home}/datasets").expanduser()
+    prepared = cache.glob("*/*/*/*/dataset_info.json")  # ORGANISATION___name/subset/version/hash
+    here = [(path.parts[-5].lower().replace("_", ""), path.parts[-4]) for path in prepared]
+    lines = []
+    for key, source in sources:
+        if not isinstance(source, HubSource):
+            continue
+        name = source.id.lower().replace("/", "").replace("_", "")
+        if any(name == known and source.subset in (None, subset) for known, subset in here):
+            continue
+        asked = {"name": source.subset, "split": source.split, "revision": source.revision}
+        options = "".join(f", {name}={value!r}" for name, value in asked.items() if value)
+        lines.append(
+            f"{key}: columns and rows of {source.label} are unknown, it is not in the cache; to fetch it: "
+            f'python -c "import datasets; datasets.load_dataset({source.id!r}{options})"'
+        )
+    return lines
 
 
 def model_problems(recipe: Recipe, policy: PretrainedPolicy) -> dict[str, str]:
