@@ -5,6 +5,7 @@ a held-out part that leaves nothing to train on. A large table is known by its h
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -62,9 +63,9 @@ def outline(path: Path, where: str) -> Table | None:
                 return Table(path.name, empty.columns, empty.rows, file.metadata.num_rows)
         if path.suffix == ".jsonl":
             first = object_table(path.name, list(islice(json_lines(path), FIRST_ROWS)))
-            return Table(path.name, first.columns, first.rows, 0)
+            return replace(first, length=0)
         if path.suffix == ".csv":
             with path.open(encoding="utf-8-sig", newline="") as text:
                 names = csv.DictReader(text).fieldnames or []
-            return object_table(path.name, [dict.fromkeys(names)]) if names else None
+            return replace(object_table(path.name, [dict.fromkeys(names)]), length=0)
     return None

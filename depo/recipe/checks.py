@@ -5,6 +5,7 @@ that do nothing.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -199,7 +200,24 @@ def directory_problem(directory: Path) -> str | None:
         return f"{directory} has no tokenizer (none of {', '.join(TOKENIZER_FILES)})"
     if not any(any(directory.glob(pattern)) for pattern in WEIGHT_FILES):
         return f"{directory} has no weights (neither {' nor '.join(WEIGHT_FILES)})"
-    return None
+    return next(filter(None, map(weights_problem, sorted(directory.glob("*.safetensors")))), None)
+
+
+def weights_problem(path: Path) -> str | None:
+    """Why a file is not whole: safetensors begin with the header's length and the header, which says where in
+    the rest each tensor ends."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            left = path.stat().st_size - 8 - length
+            header = json.loads(file.read(length)) if 0 < length <= 100_000_000 and left >= 0 else None
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return f"{path} is damaged: it has no header of safetensors; fetch it again"
+    whole = max(ends, default=0)
+    return None if left == whole else f"{path} is cut: {left:,} of {whole:,} bytes of weights; fetch it again"
 
 
 Key = tuple[str, ...]
