@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from depo.recipe.schema.block import Block, Number, Plugin, Processes, Seconds, Tokens
+from depo.recipe.schema.block import Block, Count, Number, Plugin, Processes, Seconds, Tokens
 from depo.recipe.schema.data import ReasoningGymSource, Source
 
 
@@ -135,3 +135,5 @@ class Verification(Block):
     """Worker processes."""
     timeout: Seconds = 5.0
     """Seconds one sample may take before it is unscorable."""
+    memory_mb: Annotated[Count, Field(ge=256)] | None = 4096
+    """Memory of one worker, in MiB (Linux). A sample that needs more is unscorable; null: no limit."""
