@@ -210,7 +210,7 @@ def weights_problem(path: Path) -> str | None:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             left = path.stat().st_size - 8 - length
-            header = json.loads(file.read(length)) if 0 < length <= 100_000_000 and left >= 0 else None
+            header = json.loads(file.read(length) if length <= 100_000_000 else "")
             ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"

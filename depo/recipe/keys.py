@@ -193,6 +193,10 @@ class RecipeLoader(yaml.SafeLoader):
 
     depth = values = 0
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.stands_for: dict[int, int] = {}  # node → values below it, for aliases to it
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event, before = self.peek_event(), self.values
         self.depth += 1
@@ -201,17 +205,17 @@ class RecipeLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         if isinstance(event, yaml.AliasEvent):
-            if not hasattr(node, "stands_for"):
+            if id(node) not in self.stands_for:
                 raise self.refusal(f"*{event.anchor} stands inside of what it names", event)
-            self.values += node.stands_for
+            self.values += self.stands_for[id(node)]
         else:
             self.values += 1
-            node.stands_for = self.values - before
+            self.stands_for[id(node)] = self.values - before
         if self.values > MAX_VALUES:
             raise self.refusal(f"more than {MAX_VALUES:,} values, with what aliases stand for", event)
         return node
 
-    def refusal(self, problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+    def refusal(self, problem: str, event: Any) -> yaml.MarkedYAMLError:
         return yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

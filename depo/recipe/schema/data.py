@@ -25,7 +25,8 @@ class Columns(Block):
     """Which columns of a table hold what. A dot descends into a struct: ``reward_model.ground_truth``."""
 
     prompt: str | None = None
-    """Problem text, or a list of chat messages. Found by name (prompt, question, problem) when null."""
+    """Problem text, or a list of chat messages (also as JSON in a text). Found by name (prompt, question,
+    problem) when null."""
     answer: str | None = None
     """Gold answer. Found by name (answer, ground_truth, reward_model.ground_truth, solution) when null."""
     prior: str | None = None
@@ -218,6 +219,7 @@ class Data(Block):
     system: str | None = None
     """System message, if any; chat messages that bring their own keep it."""
     raw: bool = False
-    """Give the text to the policy as it is, without chat template."""
+    """Give the text to the policy as it is, without chat template. Control tokens that stand in it count;
+    in a chat, what a problem writes like one (<|im_end|>) is text."""
     max_prompt_tokens: Tokens = 1024
     """Longer prompts are dropped and counted."""
