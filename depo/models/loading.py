@@ -27,6 +27,7 @@ from transformers import (
 from depo.errors import UserError
 from depo.models.experts import use_grouped_experts, use_sorted_experts
 from depo.models.precision import base_model, route_in_float32, routers, set_compute_dtype
+from depo.recipe.checks import weights_problem
 from depo.recipe.model_shape import find_config
 from depo.recipe.schema import Lora, PretrainedPolicy, TinyMoePolicy
 from depo.rng import seed64
@@ -225,7 +226,8 @@ def from_pretrained(loader: Any, policy: PretrainedPolicy, key: str = KEY, **opt
         what = f"cannot load directory {policy.model}"
         if not Path(policy.model).is_dir():
             what = f"there is no directory {policy.model}, and as a hub id it cannot be loaded"
-        raise UserError(f"{key}: {what}: {first_line(error)}") from error
+        damaged = map(weights_problem, sorted(Path(policy.model).glob("*.safetensors")))
+        raise UserError(f"{key}: {what}: {next(filter(None, damaged), first_line(error))}") from error
 
 
 def first_line(error: Exception) -> str:

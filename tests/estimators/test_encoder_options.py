@@ -62,7 +62,7 @@ def test_explicit_options_win_and_none_means_not_given():
         (
             "paper",
             {"model": "m", "words_rate": 0.0},
-            "words_rate: Input should be greater than or equal to 1e-12",
+            "words_rate: Input should be greater than or equal to 0.0000",
         ),
     ],
 )

@@ -294,6 +294,14 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(copy_of_moe:
     assert one_line(caught).startswith(start)
 
 
+def test_a_file_of_weights_that_is_cut_is_named(copy_of_moe: Path) -> None:
+    weights = copy_of_moe / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError) as caught:
+        load_model(PretrainedPolicy(model=str(copy_of_moe)), "cpu")
+    assert f"{weights} is cut: " in one_line(caught)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused_by_name(copy_of_moe: Path, value: float) -> None:
     weights = load_file(copy_of_moe / "model.safetensors")
