@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from depo.errors import DONE, UserError, say
 from depo.files import new_directory
 from depo.recipe.budget import budget_text
-from depo.recipe.checks import check_inputs, demands, missing_model, notes, unchecked
+from depo.recipe.checks import check_inputs, demands, missing_model, notes, uncached, unchecked
 from depo.recipe.errors import Sources
 from depo.recipe.loading import changes_on_resume, dump_recipe, read_recipe, write_resolved
-from depo.recipe.schema import Recipe, TinyMoePolicy
+from depo.recipe.schema import HubSource, Recipe, TinyMoePolicy
+from depo.recipe.schema.evaluation import Suite
 from depo.recipe.suites import recipe_suite
 
 if TYPE_CHECKING:
@@ -58,9 +59,11 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     path, overrides = recipe_and_overrides(options)
     recipe, sources = read_recipe(path, overrides)
     check_inputs(recipe, sources, fetched=not options.dry_run)
-    recipe_suite(recipe.evaluation)
+    suite = recipe_suite(recipe.evaluation)
+    if not options.resume:
+        check_tables(recipe)
     if options.dry_run:
-        dry_run(recipe, sources)
+        dry_run(recipe, sources, suite)
         return DONE
     for note in notes(recipe):
         say(f"note: {note}")
@@ -79,7 +82,17 @@ def recipe_and_overrides(options: argparse.Namespace) -> tuple[str, list[str]]:
     return str(options.run_dir / "recipe.yaml"), positionals
 
 
-def dry_run(recipe: Recipe, sources: Sources) -> None:
+def check_tables(recipe: Recipe) -> None:
+    """Raise UserError for local data that the run could not use. pyarrow is imported only where there is
+    any."""
+    sources = [recipe.data.train, *(one.source for one in recipe.evaluation.sets)]
+    if any(not isinstance(source, HubSource) for source in sources):
+        from depo.data.preview import check_data
+
+        check_data(recipe)
+
+
+def dry_run(recipe: Recipe, sources: Sources, suite: Suite | None) -> None:
     """Print the recipe, its cost, and what cannot be told before the run. torch is imported only for a recipe
     that asks for what not every model has, where the model's config is at hand to check it."""
     missing = unchecked(recipe)
@@ -91,7 +104,7 @@ def dry_run(recipe: Recipe, sources: Sources) -> None:
     print(budget_text(recipe))
     for note in notes(recipe):
         print(f"note: {note}")
-    for line in (missing, missing_model(recipe)):
+    for line in (*uncached(recipe, suite), missing, missing_model(recipe)):
         if line is not None:
             print(line)
 

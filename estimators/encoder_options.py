@@ -27,16 +27,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Whole = Annotated[int, Field(strict=True, ge=1, le=10**9)]
+WholeOrZero = Annotated[int, Field(strict=True, ge=0, le=10**9)]
+Positive = Annotated[float, Field(strict=True, ge=1e-12, le=1e9)]
+NonNegative = Annotated[float, Field(strict=True, ge=0, le=1e9)]
 
 
 class EncoderSetup(BaseModel):
@@ -46,17 +42,17 @@ class EncoderSetup(BaseModel):
 
     model: str
     """BERT-family encoder: Hugging Face id or local directory (`depo fetch minilm DIR`)."""
-    max_length: Annotated[int, Field(ge=3)] = 512
+    max_length: Annotated[int, Field(strict=True, ge=3, le=10**6)] = 512
     """Tokens read of a prompt, its two special tokens included."""
     frozen: bool = False
     """Train trunk and heads only; each prompt is then read once."""
-    micro_batch: PositiveInt = 32
+    micro_batch: Whole = 32
     """Prompts per forward and backward pass."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the backbone's matrix products; weights are float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the encoder works; auto: cuda where there is one."""
-    seed: NonNegativeInt = 0
+    seed: WholeOrZero = 0
     """Initial weights and the draws in training are keyed by it."""
 
 
@@ -66,28 +62,28 @@ class EncoderOptions(EncoderSetup):
 
     truncation: Literal["right", "middle"] = "right"
     """What a longer prompt loses: its end, or its middle."""
-    trained_layers: NonNegativeInt = 0
+    trained_layers: WholeOrZero = 0
     """Upper layers of the backbone that are trained; 0 in both presets: all of it."""
     pooling: Literal["last", "spread"] = "last"
     """Token means of the last layer, or of those one third, two thirds and all the way up, side by side."""
     words: bool = False
     """Add a linear function of hashed n-grams to what the heads say."""
-    words_rate: PositiveFloat = 0.05
+    words_rate: Positive = 0.05
     """Learning rate (AdaGrad) of that linear function; 0.05 in both presets."""
-    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    averaging: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
     """Predictions use a running average of the weights, with this decay per step; 0: they do not."""
     likelihood: Literal["bce", "beta_binomial"] = "bce"
     """Loss of the pass-rate head: cross-entropy on the rate k/n, or the likelihood of k of n with a
     concentration that the network predicts as well."""
-    distillation_weight: NonNegativeFloat = 0.5
+    distillation_weight: NonNegative = 0.5
     """Weight of the loss on exp(mean token log-probability); 0.5 in both presets."""
-    ranking_weight: NonNegativeFloat = 3.0
+    ranking_weight: NonNegative = 3.0
     """Weight of the ranking loss; 3 in ``paper``, 0.5 in ``repaired``."""
-    ranking_margin: NonNegativeFloat = 0.5
+    ranking_margin: NonNegative = 0.5
     """By how much the easier prompt of a pair should score higher; 0.5 in both presets."""
     ranking_score: Literal["probability", "logit"] = "probability"
     """What the margin is measured in."""
-    ranking_min_gap: NonNegativeFloat = 0.05
+    ranking_min_gap: NonNegative = 0.05
     """Only pairs whose observed rates differ by more are ranked; 0.05 in both presets."""
     ranking_gap: Literal["fixed", "confident"] = "fixed"
     """``confident``: the rates must also differ by more than one rollout and one standard error."""
@@ -95,21 +91,21 @@ class EncoderOptions(EncoderSetup):
     """Sum over the pairs of a micro-batch, per prompt; or mean over all pairs of the step."""
     dropout: Literal["on", "ranking_off", "off"] = "on"
     """In training. ``ranking_off``: a second pass without dropout, for the ranking alone."""
-    steps: PositiveInt = 1
+    steps: Whole = 1
     """Optimizer steps per batch of groups."""
-    replay: NonNegativeInt = 0
+    replay: WholeOrZero = 0
     """Older groups added to each step."""
-    memory: PositiveInt = 8192
+    memory: Whole = 8192
     """Groups kept for replay; 8192 in both presets."""
-    learning_rate: PositiveFloat = 2e-4
+    learning_rate: Positive = 2e-4
     """Learning rate of trunk and heads (AdamW); 2e-4 in both presets."""
-    backbone_rate: Annotated[float, Field(ge=0, le=1)] = 0.2
+    backbone_rate: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.2
     """Learning rate of the backbone as a share of that; 1/5 in both presets."""
-    weight_decay: NonNegativeFloat = 0.01
+    weight_decay: NonNegative = 0.01
     """AdamW's; 0.01 in both presets."""
-    blocks: PositiveInt = 2
+    blocks: Whole = 2
     """Residual blocks of the trunk."""
-    concentration: PositiveFloat = 2.0
+    concentration: Positive = 2.0
     """Pseudo-rollouts that a prediction is worth before any was compared with an outcome. With
     ``beta_binomial`` a factor on what the network says starts from 1 instead."""
 

@@ -7,7 +7,6 @@ counts as a success of the prompt (``correct``), and whether an answer could be 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -65,11 +64,15 @@ class Reward(Protocol):
 
 # ---------------------------------------------------------------- what a reward hands back, checked
 
+LARGEST = 1e18  # its square still fits a 32-bit float, in which advantages and losses are computed
 DETAIL_LENGTH = 200  # characters; a detail is a few words for a log line, not a dump of a completion
+OUT_OF_MEMORY = "out of memory: more than verification.memory_mb"
 
 
 def describe(error: BaseException) -> str:
     """An exception on one line: "TypeName: message"."""
+    if isinstance(error, MemoryError):
+        return OUT_OF_MEMORY
     message = " ".join(str(error).split())
     return as_detail(f"{type(error).__name__}: {message}" if message else type(error).__name__)
 
@@ -87,8 +90,8 @@ def checked(score: object) -> Score:
     if score.correct is None or score.correct != score.correct:  # NaN is not right
         return unscorable(as_detail(score.detail) or "no reason given")
     value = float(score.value)
-    if not math.isfinite(value):
-        return unscorable(f"returned the value {value}")
+    if not abs(value) <= LARGEST:
+        return unscorable(f"returned the value {value:g}; rewards lie within ±{LARGEST:g}")
     plain = type(score.value) is float and type(score.correct) is bool and type(score.unparseable) is bool
     if plain and score.detail == "" and score.components == {}:
         return score  # as our own cheap rewards make them

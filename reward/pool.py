@@ -25,7 +25,8 @@ CHUNK = 32  # samples at most; smaller for small batches, so that each worker ge
 
 
 class VerifierPool:
-    """Scores samples with the reward of ``spec`` in ``workers`` processes, at most ``timeout`` seconds each.
+    """Scores samples with the reward of ``spec`` in ``workers`` processes, at most ``timeout`` seconds each,
+    with at most ``memory_mb`` MiB a process (None: no limit; Linux only).
 
     Workers start at the first `score`, or earlier in the background with `start`. Rewards that cannot hang
     (``inline = True``) are scored in the calling process, without any worker. Scores do not depend on the
@@ -34,7 +35,13 @@ class VerifierPool:
     Raises ``ValueError`` (one line) when the spec is bad.
     """
 
-    def __init__(self, spec: Mapping[str, Any], workers: int = 2, timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        workers: int = 2,
+        timeout: float = 5.0,
+        memory_mb: int | None = 4096,
+    ) -> None:
         if workers < 1:
             raise ValueError(f"verification: workers must be at least 1, found {workers}")
         if not timeout > 0:
@@ -42,6 +49,7 @@ class VerifierPool:
         self._spec = dict(spec)
         self._size = workers
         self._timeout = timeout
+        self._memory_mb = memory_mb
         self._reward = build(spec)  # here too, so that a bad spec is reported before anything is started
         self._inline = bool(getattr(self._reward, "inline", False))
         self._workers: list[WorkerProcess] = []
@@ -155,7 +163,7 @@ class VerifierPool:
     ) -> None:
         """Replace a worker; the sample it was at is unscorable, those behind it go to others. One that was
         starting was at no sample."""
-        return_code = self._remove(worker)
+        return_code = self._remove(worker, ending=not overran)
         if not worker.ready:
             self._failed_starts += 1
             if return_code < 0 and not overran and self._failed_starts < STARTS:
@@ -178,13 +186,13 @@ class VerifierPool:
 
     def _start_workers(self, count: int) -> None:
         while not (self._inline or self._closed) and len(self._workers) < count:
-            self._workers.append(WorkerProcess(self._spec, self._timeout))
+            self._workers.append(WorkerProcess(self._spec, self._timeout, self._memory_mb))
 
     def _replace_dead_idle_workers(self) -> None:
         for worker in [worker for worker in self._workers if worker.ready and not worker.idle_and_alive()]:
             self._remove(worker)
             self.replaced += 1
 
-    def _remove(self, worker: WorkerProcess) -> int:
+    def _remove(self, worker: WorkerProcess, ending: bool = False) -> int:
         self._workers.remove(worker)
-        return worker.kill()
+        return worker.kill(ending)

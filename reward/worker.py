@@ -3,11 +3,13 @@
 A worker is a fresh interpreter (`subprocess`), neither a fork nor a `multiprocessing` spawn. A fork of a
 process with Ray's and torch's threads can deadlock; a spawn imports the caller's ``__main__`` again, which a
 notebook or ``python -`` does not have. It runs in a session of its own, so that Ctrl-C reaches the caller
-only and that killing it also kills what the reward has started.
+only and that killing it also kills what the reward has started. On Linux that includes what has left the
+session: it is known by a mark in its environment.
 
-Protocol, over one socket: the parent sends (spec, timeout); the worker answers (``None``, the reward's
-version) when it is ready, or (what is wrong with the spec, ""). Then, for each list of samples, it sends one
-Score a sample, each as soon as it is known, so that the parent sees which sample a worker got stuck at.
+Protocol, over one socket: the parent sends (spec, timeout, MiB of memory or None); the worker answers
+(``None``, the reward's version) when it is ready, or (what is wrong with the spec, ""). Then, for each list
+of samples, it sends one Score a sample, each as soon as it is known, so that the parent sees which sample a
+worker got stuck at.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
@@ -26,9 +30,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from reward.base import Sample, score_one
+from reward.base import OUT_OF_MEMORY, Sample, score_one
 from reward.registry import build
 
+MEMORY_STATUS = 112  # with which a worker ends that has reached its limit of memory
+LAST_BREATH = 2.0  # seconds in which a worker that has closed its socket may finish ending by itself
 START_TIMEOUT = 120.0  # seconds for imports, generous: a user's function may import torch from a network disk
 
 _BOOTSTRAP = (
@@ -50,12 +56,14 @@ class WorkerProcess:
     ``deadline`` (on the monotonic clock) is when the current one, or starting up, has taken too long.
     """
 
-    def __init__(self, spec: Mapping[str, Any], timeout: float) -> None:
+    def __init__(self, spec: Mapping[str, Any], timeout: float, memory_mb: int | None) -> None:
         self.connection, theirs = Pipe()
         self.ready = False
         self.pending: deque[int] = deque()
         self.deadline = time.monotonic() + START_TIMEOUT
         self._timeout = timeout
+        self._mark = f"DEPO_VERIFIER={uuid.uuid4()}"
+        name, _, value = self._mark.partition("=")
         descriptor = theirs.fileno()
         self.process = subprocess.Popen(
             [sys.executable, "-c", _BOOTSTRAP, json.dumps(search_path()), str(descriptor)],
@@ -64,10 +72,10 @@ class WorkerProcess:
             pass_fds=[descriptor],
             start_new_session=True,
             # The order of sets of strings, on which sympy's choices depend, is the same in every worker.
-            env={**os.environ, "PYTHONHASHSEED": "0"},
+            env={**os.environ, "PYTHONHASHSEED": "0", name: value},
         )
         theirs.close()
-        self._send((dict(spec), timeout))
+        self._send((dict(spec), timeout, memory_mb))
 
     @property
     def waited_for(self) -> bool:
@@ -88,14 +96,35 @@ class WorkerProcess:
         """A new sample begins."""
         self.deadline = time.monotonic() + self._timeout
 
-    def kill(self) -> int:
-        """End it and whatever it started; gives its return code, negative for the signal that ended it."""
+    def kill(self, ending: bool = False) -> int:
+        """End it and whatever it started; gives its return code, negative for the signal that ended it.
+        ``ending``: it has closed its socket, so that it ends by itself and its return code says why."""
+        until = time.monotonic() + (LAST_BREATH if ending else 0.0)
+        while time.monotonic() < until:
+            if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                break
+            time.sleep(0.005)
         # Until it is waited for, its id cannot belong to anyone else. If it has ended by itself, its status
         # stays as it was. macOS says EPERM for a zombie.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.connection.close()
-        return self.process.wait()
+        return_code = self.process.wait()
+        while strays := self._strays():  # one may have started another meanwhile
+            for stray in strays:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(stray, signal.SIGKILL)
+            time.sleep(0.005)
+        return return_code
+
+    def _strays(self) -> list[int]:
+        """Processes that the reward started, in whatever session they are."""
+        found = []
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # ended meanwhile, or somebody else's; empty for a zombie
+                if self._mark.encode() in environment.read_bytes().split(b"\0"):
+                    found.append(int(environment.parent.name))
+        return found
 
     def _send(self, message: object) -> None:
         # If it has died, the next read says so.
@@ -105,6 +134,8 @@ class WorkerProcess:
 
 def cause_of_death(return_code: int) -> str:
     """A return code in words."""
+    if return_code == MEMORY_STATUS:
+        return OUT_OF_MEMORY
     if return_code >= 0:
         return f"worker exited with status {return_code}"
     hint = " (out of memory?)" if -return_code == signal.SIGKILL else ""
@@ -126,7 +157,7 @@ def main(descriptor: int) -> None:
 
 
 def _serve(connection: Connection) -> None:
-    spec, timeout = connection.recv()
+    spec, timeout, memory_mb = connection.recv()
     try:
         reward = build(spec)
     except ValueError as error:
@@ -135,6 +166,10 @@ def _serve(connection: Connection) -> None:
     prepare = getattr(reward, "prepare", None)
     if prepare is not None:
         prepare()
+    if memory_mb is not None:
+        # What a process may write to, not what it maps: libraries reserve address space that they never use.
+        with contextlib.suppress(ValueError, OSError):  # a stricter limit stands already
+            resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * 2**20, memory_mb * 2**20))
     connection.send((None, getattr(reward, "version", "")))
     # An alarm without a handler ends the process, by the kernel, even inside an endless C call. The parent is
     # quicker, unless it was killed: then a stuck worker, which cannot notice the closed pipe, ends here.
@@ -145,4 +180,6 @@ def _serve(connection: Connection) -> None:
             signal.setitimer(signal.ITIMER_REAL, timeout + GRACE)
             score = score_one(reward, sample)
             signal.setitimer(signal.ITIMER_REAL, 0)
+            if score.detail == OUT_OF_MEMORY:
+                os._exit(MEMORY_STATUS)  # what a reward has kept goes with the process
             connection.send(score)

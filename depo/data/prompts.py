@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
@@ -108,12 +110,7 @@ def load_data(data: Data, tokenizer: PreTrainedTokenizerBase, seed: int) -> Load
     when no training prompt would be left.
     """
     prompts, report = load_prompts(data.train, data, tokenizer)
-    count = heldout_count(data.heldout, len(prompts))
-    if count >= len(prompts):
-        raise UserError(
-            f"data.heldout: {data.heldout:g} sets {count:,} of {len(prompts):,} prompts aside and leaves "
-            "none to train on; make it smaller"
-        )
+    count = check_heldout(data.heldout, len(prompts))
     ranked = sorted((prompt.key for prompt in prompts), key=lambda key: rng.seed64(seed, "heldout", 0, key))
     chosen = set(ranked[:count])
     return LoadedData(
@@ -123,11 +120,16 @@ def load_data(data: Data, tokenizer: PreTrainedTokenizerBase, seed: int) -> Load
     )
 
 
-def heldout_count(heldout: float, prompts: int) -> int:
-    """Prompts to set aside: a count, or a share when below 1 (at least one prompt then)."""
-    if heldout == 0:
-        return 0
-    return int(heldout) if heldout >= 1 else max(1, round(heldout * prompts))
+def check_heldout(heldout: float, prompts: int) -> int:
+    """Prompts to set aside: a count, or a share when below 1 (at least one prompt then). Raises UserError
+    where none would be left."""
+    count = int(heldout) if heldout >= 1 or heldout == 0 else max(1, round(heldout * prompts))
+    if count >= prompts:
+        raise UserError(
+            f"data.heldout: {heldout:g} sets {count:,} of {prompts:,} prompts aside and leaves "
+            "none to train on; make it smaller"
+        )
+    return count
 
 
 def load_prompts(
@@ -205,29 +207,61 @@ def encode(
 
     ``data.template`` wraps a problem's text, or the last turn of its messages. Then the chat template with
     the opening of the assistant's turn; or, when ``data.raw``, the text with the special tokens that the
-    tokenizer itself adds.
+    tokenizer itself adds. In a chat, what a problem writes like a special token (``<|im_end|>``) is text:
+    only the recipe and the chat template set control tokens. Raw text is the whole prompt, its control tokens
+    included.
     """
     if not problems:
         return []
     if data.raw:
         texts = [raw_text(problem, data, where) for problem in problems]
     else:
-        chats = [chat(problem.asked, data) for problem in problems]
+        special = special_tokens(tokenizer)
+        chats = [chat(marked(problem.asked, special), data) for problem in problems]
         try:
             texts = [
                 str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
                 for turns in chats
             ]
-        except TemplateError as error:
+        except Exception as error:
             roles = ", ".join(turn["role"] for turn in chats[0])
+            kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
             raise UserError(
-                f"{where}: the model's chat template refuses the messages ({roles}): {error}; without a "
-                "system message, or as plain text (raw: true), it may take them"
+                f"{where}: the chat template of {tokenizer.name_or_path or 'the model'} refuses the messages "
+                f"({roles}): {kind}{' '.join(str(error).split())}; without a system message, or as plain "
+                "text (raw: true), it may take them"
             ) from error
     # The chat template has written the special tokens already. Not verbose: prompts over the model's
     # limit are the caller's business.
-    encoded = tokenizer(texts, add_special_tokens=data.raw, return_attention_mask=False, verbose=False)
-    return encoded["input_ids"]
+    encode_all = partial(tokenizer, return_attention_mask=False, verbose=False)
+    ids: list[list[int]] = encode_all(texts, add_special_tokens=data.raw)["input_ids"]
+    if not data.raw:
+        for index, text in enumerate(texts):
+            if MARK in text:  # special tokens part a text in any case: the pieces are what they were
+                ids[index] = []
+                for piece in filter(None, MARKED.split(text)):
+                    options = {"add_special_tokens": False, "split_special_tokens": piece[0] == MARK}
+                    ids[index] += encode_all(piece.strip(MARK), **options)["input_ids"]
+    return ids
+
+
+MARK = "\ufdd0"
+"""Stands around what only looks like a special token. Unicode keeps it out of all text ("noncharacter")."""
+MARKED = re.compile(f"({MARK}[^{MARK}]*{MARK})")
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Finds every special token in a text, and MARK."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    longest_first = sorted({*added, *tokenizer.all_special_tokens, MARK}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)))
+
+
+def marked(asked: str | list[Message], special: re.Pattern[str]) -> str | list[Message]:
+    """A problem whose special tokens are marked as text."""
+    if isinstance(asked, str):
+        return special.sub(lambda found: f"{MARK}{found.group().replace(MARK, '')}{MARK}", asked)
+    return [{"role": turn["role"], "content": str(marked(turn["content"], special))} for turn in asked]
 
 
 def wrap(template: str, question: str) -> str:

@@ -9,6 +9,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,14 +114,11 @@ def hub_rows(source: HubSource, where: str) -> Iterator[Row | None]:
 def table_rows(table: Table, source: FileSource | HubSource, where: str) -> Iterator[Row | None]:
     """Rows of a table, converted; None where ``columns.question_pattern`` finds nothing. Raises UserError
     naming column and row for values of the wrong kind."""
-    columns, used = source.columns, 0
-    filters = [find_column(table, name, (), f"{where}.where") for name in source.where]
+    used, question_pattern = 0, source.columns.question_pattern
     wanted = tuple(source.where.values())
-    prompt_column = find_column(table, columns.prompt, PROMPT_NAMES, f"{where}.columns.prompt")
-    answer_column = find_column(table, columns.answer, ANSWER_NAMES, f"{where}.columns.answer")
-    prior_column = columns.prior and find_column(table, columns.prior, (), f"{where}.columns.prior")
-    pattern = re.compile(columns.question_pattern) if columns.question_pattern else None
-    names = [prompt_column, answer_column] + ([prior_column] if prior_column else [])
+    pattern = re.compile(question_pattern) if question_pattern else None
+    names, filters = chosen_columns(table, source, where)
+    prompt_column, answer_column, *prior_column = names
     for number, values in enumerate(table.rows(names + filters), start=1):
         if tuple(map(str, values[len(names) :])) != wanted:
             continue
@@ -132,8 +130,10 @@ def table_rows(table: Table, source: FileSource | HubSource, where: str) -> Iter
             asked = problem_text(values[0])
             column = answer_column
             reference = answer_text(values[1])
-            column = prior_column or ""
-            prior = prior_rate(values[2]) if prior_column else None
+            prior = None
+            if prior_column:
+                column = prior_column[0]
+                prior = prior_rate(values[2])
         except UserError as error:
             raise UserError(f"{where}: column {column} of {table.name}, row {number}: {error}") from error
         if pattern is not None and asked is not None:
@@ -142,6 +142,19 @@ def table_rows(table: Table, source: FileSource | HubSource, where: str) -> Iter
                 yield None
                 continue
         yield asked, reference, prior
+
+
+def chosen_columns(table: Table, source: FileSource | HubSource, where: str) -> tuple[list[str], list[str]]:
+    """The columns of prompt, answer and, where asked for, prior; and those that ``where`` filters by. Raises
+    UserError for one that is not there."""
+    columns = source.columns
+    names = [
+        find_column(table, columns.prompt, PROMPT_NAMES, f"{where}.columns.prompt"),
+        find_column(table, columns.answer, ANSWER_NAMES, f"{where}.columns.answer"),
+    ]
+    if columns.prior:
+        names.append(find_column(table, columns.prior, (), f"{where}.columns.prior"))
+    return names, [find_column(table, name, (), f"{where}.where") for name in source.where]
 
 
 def find_column(table: Table, asked: str | None, usual: Sequence[str], where: str) -> str:
@@ -169,8 +182,16 @@ def open_file(source: FileSource, where: str) -> Table:
     reader = readers.get(path.suffix)
     if reader is None:
         raise UserError(f"{where}: {path} must end in {', '.join(TABLE_SUFFIXES)}")
-    try:
+    with reading(path, where):
         table = reader(path)
+    return not_empty(table, where)
+
+
+@contextmanager
+def reading(path: Path, where: str) -> Iterator[None]:
+    """What goes wrong while a table is read is a UserError that names it."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: {path} is not UTF-8 text (byte {error.start})") from error
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
@@ -178,7 +199,6 @@ def open_file(source: FileSource, where: str) -> Table:
         raise UserError(f"{where}: cannot read {path}: {first_line(error)}") from error
     except RecursionError as error:
         raise UserError(f"{where}: cannot read {path}: its values are nested too deeply") from error
-    return not_empty(table, where)
 
 
 def read_parquet(path: Path) -> Table:

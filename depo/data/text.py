@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import json
 import math
 import numbers
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from depo.errors import UserError
+
+WRITTEN_CHAT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']\s*:.*\}\s*\]\s*""", re.DOTALL)
 
 Message = dict[str, str]
 """A chat message: {"role": …, "content": …}."""
@@ -75,7 +80,10 @@ def problem_text(value: Any) -> str | list[Message] | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
-        return value if value.strip() and is_encodable(value) else None
+        chat = written_chat(value)
+        if chat is None:
+            return value if value.strip() and is_encodable(value) else None
+        value = chat
     if isinstance(value, list):
         if not value:
             return None
@@ -92,6 +100,17 @@ def problem_text(value: Any) -> str | list[Message] | None:
         spoken = "".join(message["content"] for message in messages)
         return messages if spoken.strip() and is_encodable(spoken) else None
     raise UserError(f"it holds {type(value).__name__}; a prompt is text or a list of chat messages")
+
+
+def written_chat(text: str) -> Any:
+    """The chat that a text is in JSON, or as Python prints it (a data frame saved as CSV); None for any other
+    text. Raises UserError for one that is cut or mangled."""
+    if not WRITTEN_CHAT.fullmatch(text):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return read(text)
+    raise UserError("it looks like chat messages as text, but it is neither JSON nor a list of Python's")
 
 
 def prior_rate(value: Any) -> float | None:

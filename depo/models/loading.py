@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from transformers import (
 from depo.errors import UserError
 from depo.models.experts import use_grouped_experts, use_sorted_experts
 from depo.models.precision import base_model, route_in_float32, routers, set_compute_dtype
+from depo.recipe.checks import weights_problem
+from depo.recipe.model_shape import find_config
 from depo.recipe.schema import Lora, PretrainedPolicy, TinyMoePolicy
 from depo.rng import seed64
 
@@ -87,6 +90,10 @@ def load_whole(policy: PretrainedPolicy, key: str = KEY, **options: Any) -> PreT
             f"{key}: the weights of {policy.model} do not fill the model of its config.json; "
             f"{len(unfit)} missing or misshapen, the first is {unfit[0]}"
         )
+    for name, weights in model.named_parameters():
+        # A finite sum says that all are finite, quickly and without a copy.
+        if not weights.sum(dtype=torch.float32).isfinite() and not weights.isfinite().all():
+            raise UserError(f"{key}: the weights of {policy.model} hold NaN or infinity, first in {name}")
     mend_generation_config(model, policy.model, key)
     return model
 
@@ -114,7 +121,8 @@ def mend_generation_config(model: PreTrainedModel, source: str, key: str) -> Non
 def load_tokenizer(policy: PretrainedPolicy, key: str = KEY) -> PreTrainedTokenizerBase:
     """The policy's tokenizer, with a padding token (the end token where it brings none).
 
-    Raises UserError, beginning with ``key``, when there is none or when it has no end token.
+    Raises UserError, beginning with ``key``, when there is none, when it has no end token, and when it has
+    tokens that the model has not.
     """
     check_source(policy.model, key)
     directory = Path(policy.model)
@@ -128,6 +136,13 @@ def load_tokenizer(policy: PretrainedPolicy, key: str = KEY) -> PreTrainedTokeni
         raise UserError(f"{key}: the tokenizer of {policy.model} has no end-of-sequence token (eos_token)")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    rows = (find_config(policy.model, policy.revision) or {}).get("vocab_size")
+    token, largest = max(tokenizer.get_vocab().items(), key=itemgetter(1))
+    if isinstance(rows, int) and largest >= rows:
+        raise UserError(
+            f"{key}: the tokenizer of {policy.model} has token {largest} ({token!r}), but the embedding has "
+            f"only {rows} rows (vocab_size in config.json): the two do not belong together"
+        )
     return tokenizer
 
 
@@ -211,7 +226,8 @@ def from_pretrained(loader: Any, policy: PretrainedPolicy, key: str = KEY, **opt
         what = f"cannot load directory {policy.model}"
         if not Path(policy.model).is_dir():
             what = f"there is no directory {policy.model}, and as a hub id it cannot be loaded"
-        raise UserError(f"{key}: {what}: {first_line(error)}") from error
+        damaged = map(weights_problem, sorted(Path(policy.model).glob("*.safetensors")))
+        raise UserError(f"{key}: {what}: {next(filter(None, damaged), first_line(error))}") from error
 
 
 def first_line(error: Exception) -> str:

@@ -5,6 +5,8 @@ that do nothing.
 from __future__ import annotations
 
 import difflib
+import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from depo.recipe.schema import (
     Block,
     FileSource,
     GspoLoss,
+    HubSource,
     Plugin,
     PluginReward,
     PluginTracker,
@@ -26,6 +29,7 @@ from depo.recipe.schema import (
     RewardSpec,
     Source,
 )
+from depo.recipe.schema.evaluation import Suite
 from depo.recipe.schema.reward import plain_rewards
 from reward.registry import build
 
@@ -128,6 +132,32 @@ def _similar(path: Path) -> str:
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
+def uncached(recipe: Recipe, suite: Suite | None) -> list[str]:
+    """A line for each hub data set that was never loaded here: what a dry run cannot know of it."""
+    sources = [("data.train", recipe.data.train)]
+    sources += [(f"evaluation.sets.{i}.source", one.source) for i, one in enumerate(recipe.evaluation.sets)]
+    if suite is not None:
+        sources += [(f"benchmarks.{name}.source", one.source) for name, one in suite.benchmarks.items()]
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or f"{home}/datasets").expanduser()
+    prepared = cache.glob("*/*/*/*/dataset_info.json")  # ORGANISATION___name/subset/version/hash
+    here = [(path.parts[-5].lower().replace("_", ""), path.parts[-4]) for path in prepared]
+    lines = []
+    for key, source in sources:
+        if not isinstance(source, HubSource):
+            continue
+        name = source.id.lower().replace("/", "").replace("_", "")
+        if any(name == known and source.subset in (None, subset) for known, subset in here):
+            continue
+        asked = {"name": source.subset, "split": source.split, "revision": source.revision}
+        options = "".join(f", {name}={value!r}" for name, value in asked.items() if value)
+        lines.append(
+            f"{key}: columns and rows of {source.label} are unknown, it is not in the cache; to fetch it: "
+            f'python -c "import datasets; datasets.load_dataset({source.id!r}{options})"'
+        )
+    return lines
+
+
 def model_problems(recipe: Recipe, policy: PretrainedPolicy) -> dict[str, str]:
     """What is wrong with the policy's model, by key."""
     model = policy.model
@@ -170,7 +200,24 @@ def directory_problem(directory: Path) -> str | None:
         return f"{directory} has no tokenizer (none of {', '.join(TOKENIZER_FILES)})"
     if not any(any(directory.glob(pattern)) for pattern in WEIGHT_FILES):
         return f"{directory} has no weights (neither {' nor '.join(WEIGHT_FILES)})"
-    return None
+    return next(filter(None, map(weights_problem, sorted(directory.glob("*.safetensors")))), None)
+
+
+def weights_problem(path: Path) -> str | None:
+    """Why a file is not whole: safetensors begin with the header's length and the header, which says where in
+    the rest each tensor ends."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            left = path.stat().st_size - 8 - length
+            header = json.loads(file.read(length) if length <= 100_000_000 else "")
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return f"{path} is damaged: it has no header of safetensors; fetch it again"
+    whole = max(ends, default=0)
+    return None if left == whole else f"{path} is cut: {left:,} of {whole:,} bytes of weights; fetch it again"
 
 
 Key = tuple[str, ...]

@@ -155,6 +155,10 @@ def _message(details: ErrorDetails) -> str:
             return "must be a list"
         case "too_short":
             return f"must have at least {context['min_length']} entries"
+        case "string_too_long":
+            return f"must have at most {context['max_length']} characters"
+        case "string_too_short":
+            return "must not be empty"
         case "too_long":
             return f"must have at most {context['max_length']} entries"
         case _:
@@ -173,7 +177,8 @@ def _found(details: ErrorDetails, kind: str) -> str:
         return "a block of keys"
     if isinstance(value, list):
         return "a list"
-    return repr(value)
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}… ({len(str(value))} characters)"
 
 
 def _meant(details: ErrorDetails) -> str:

@@ -183,8 +183,40 @@ FLOAT_TAG = "tag:yaml.org,2002:float"
 EXPONENT_FLOAT = re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 
 
+MAX_BYTES, MAX_DEPTH, MAX_VALUES = 2**20, 40, 20_000
+"""Of a file or an override: the longest shipped recipe has 6 KB, 5 levels and 150 values. A few lines of
+aliases to aliases can stand for gigabytes, so that an alias counts as all that it stands for."""
+
+
 class RecipeLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice in one mapping."""
+    """SafeLoader that refuses a key given twice in one mapping, and what is too much of anything."""
+
+    depth = values = 0
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.stands_for: dict[int, int] = {}  # node → values below it, for aliases to it
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event, before = self.peek_event(), self.values
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self.refusal(f"nested deeper than {MAX_DEPTH} levels", event)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if isinstance(event, yaml.AliasEvent):
+            if id(node) not in self.stands_for:
+                raise self.refusal(f"*{event.anchor} stands inside of what it names", event)
+            self.values += self.stands_for[id(node)]
+        else:
+            self.values += 1
+            self.stands_for[id(node)] = self.values - before
+        if self.values > MAX_VALUES:
+            raise self.refusal(f"more than {MAX_VALUES:,} values, with what aliases stand for", event)
+        return node
+
+    def refusal(self, problem: str, event: Any) -> yaml.MarkedYAMLError:
+        return yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[Any, int] = {}
@@ -211,8 +243,11 @@ for _text in (RecipeLoader, RecipeDumper):
 def parse_yaml(text: str, name: str) -> Any:
     """The value of a YAML document; ``name`` (a file, or the command line) opens the error message.
 
-    Raises UserError with one line, ``name:line: what is wrong``, for a syntax error or a duplicate key.
+    Raises UserError with one line, ``name:line: what is wrong``, for a syntax error, a duplicate key, and
+    whatever is larger or deeper than any recipe.
     """
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{name}: longer than {MAX_BYTES:,} characters, which no recipe is")
     try:
         return yaml.load(text, RecipeLoader)
     except yaml.MarkedYAMLError as error:
@@ -252,6 +287,8 @@ def parse_override(text: str, origin: str = COMMAND_LINE) -> Override:
     """``a.b.c=value`` with a YAML value. Raises UserError for anything else."""
     dotted, equals, value = text.partition("=")
     key = tuple(dotted.strip().split("."))
+    if len(key) > MAX_DEPTH:
+        raise UserError(f"{origin}: {text[:40]!r}…: nested deeper than {MAX_DEPTH} levels")
     if not equals or not all(key):
         raise UserError(f"{origin}: {text!r} is not an override; write key=value, for example steps=5")
     return Override(key, parse_yaml(value, f"{origin}: {dotted}"), text, origin)

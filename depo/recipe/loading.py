@@ -18,7 +18,16 @@ from pydantic import ValidationError
 from depo.errors import UserError
 from depo.files import write_text
 from depo.recipe.errors import Sources, error_lines
-from depo.recipe.keys import COMMAND_LINE, ROOT, Shape, apply_overrides, dump_yaml, parse_override, parse_yaml
+from depo.recipe.keys import (
+    COMMAND_LINE,
+    MAX_BYTES,
+    ROOT,
+    Shape,
+    apply_overrides,
+    dump_yaml,
+    parse_override,
+    parse_yaml,
+)
 from depo.recipe.schema import Block, Recipe
 from depo.report.provenance import package_versions, source_commit
 
@@ -87,7 +96,8 @@ def validated(model: type[AnyBlock], sources: Sources) -> AnyBlock:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(MAX_BYTES + 1)  # parse_yaml refuses it then
     except IsADirectoryError as error:
         hint = f"; did you mean {path / 'recipe.yaml'}?" if (path / "recipe.yaml").is_file() else ""
         raise UserError(f"{path}: is a directory, not a recipe file{hint}") from error

@@ -22,6 +22,7 @@ from pydantic_core import PydanticUndefined
 
 from depo.recipe.keys import type_name
 from depo.recipe.schema import Block, Recipe
+from depo.recipe.schema.block import AtMost
 from depo.recipe.schema.evaluation import Suite
 
 INTRODUCTION = """\
@@ -154,12 +155,12 @@ def bounds(metadata: list[Any]) -> str:
     for one in flattened(metadata):
         if isinstance(one, annotated_types.Ge | annotated_types.Gt):
             low = one
-        elif isinstance(one, annotated_types.Le | annotated_types.Lt):
+        elif isinstance(one, annotated_types.Le | annotated_types.Lt | AtMost):
             high = one
     if low is not None and high is not None:
         opening, least = ("[", low.ge) if isinstance(low, annotated_types.Ge) else ("(", low.gt)
-        closing, most = ("]", high.le) if isinstance(high, annotated_types.Le) else (")", high.lt)
-        return f" in {opening}{least:.3g}, {most:.3g}{closing}"
+        closing, most = (")", high.lt) if isinstance(high, annotated_types.Lt) else ("]", high.le)
+        return f" in {opening}{least:.3g}, {most:.3g}{closing}".replace("e+0", "e")
     if low is not None:
         return f" ≥ {low.ge:.3g}" if isinstance(low, annotated_types.Ge) else f" > {low.gt:.3g}"
     return ""

@@ -50,12 +50,20 @@ def test_explicit_options_win_and_none_means_not_given():
             {"model": "m", "likelihood": "poisson"},
             "likelihood: Input should be 'bce' or",
         ),
-        ("paper", {"model": "m", "steps": 0}, "steps: Input should be greater than 0, found 0"),
+        ("paper", {"model": "m", "steps": 0}, "steps: Input should be greater than or equal to 1, found 0"),
         ("paper", {"model": "m", "learning_rate": float("nan")}, "learning_rate: Input should be"),
-        ("paper", {"model": "m", "replay": 8, "memory": 0}, "memory: Input should be greater than 0"),
+        (
+            "paper",
+            {"model": "m", "replay": 8, "memory": 0},
+            "memory: Input should be greater than or equal to 1",
+        ),
         ("paper", {"model": "m", "averaging": 1.0}, "averaging: Input should be less than 1"),
         ("paper", {"model": "m", "pooling": "first"}, "pooling: Input should be 'last' or 'spread'"),
-        ("paper", {"model": "m", "words_rate": 0.0}, "words_rate: Input should be greater than 0"),
+        (
+            "paper",
+            {"model": "m", "words_rate": 0.0},
+            "words_rate: Input should be greater than or equal to 0.0000",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_one_line(preset, explicit, message):

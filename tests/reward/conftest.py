@@ -52,6 +52,17 @@ def by_word(sample):
         with open(LOG, "w") as log:
             log.write(str(child.pid))
         time.sleep(3600)
+    if word == "own session":
+        child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+        with open(LOG, "w") as log:
+            log.write(str(child.pid))
+        os._exit(3) if sample.reference == "exit" else time.sleep(3600)
+    if word == "memory":
+        bytearray(3 * 2**30)
+    if word == "end":  # the interpreter closes everything, then takes its time
+        os.closerange(3, 100)
+        time.sleep(0.3)
+        os._exit(5)
     if word == "hang in C":
         9 ** (9 ** 9)
     return 1.0

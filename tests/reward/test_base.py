@@ -42,3 +42,9 @@ def test_a_verdict_that_is_not_a_number_is_none() -> None:
     """bool(nan) is True: half of a broken judge's answers would be right."""
     score = checked(Score(0.0, float("nan")))
     assert score.correct is None
+
+
+@pytest.mark.parametrize("value", [1e39, -1e19, float("inf")])
+def test_a_value_that_32_bits_cannot_compute_with_is_none(value: float) -> None:
+    score = checked(Score(value, True))
+    assert (score.correct, score.detail) == (None, f"returned the value {value:g}; rewards lie within ±1e+18")

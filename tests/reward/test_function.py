@@ -36,7 +36,7 @@ def test_a_score_is_taken_as_it_is(sample, functions) -> None:
     ("completion", "detail"),
     [
         ("raise", "KeyError: 'no such answer'"),
-        ("nan", "returned the value nan"),
+        ("nan", "returned the value nan; rewards lie within ±1e+18"),
         ("none", "returned NoneType; expected a float, (float, bool) or Score"),
     ],
 )

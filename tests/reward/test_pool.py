@@ -49,6 +49,8 @@ def pids(pool: reward.VerifierPool) -> list[int]:
         ("hang in C", "timeout after 2 s"),
         ("exit", "worker exited with status 3"),
         ("sys.exit", "SystemExit: 4"),
+        ("end", "worker exited with status 5"),
+        ("memory", "out of memory: more than verification.memory_mb"),
         ("segfault", "worker died of SIGSEGV"),
         ("raise", "KeyError: 'no such answer'"),
         ("none", "returned NoneType; expected a float, (float, bool) or Score"),
@@ -57,7 +59,7 @@ def pids(pool: reward.VerifierPool) -> list[int]:
 def test_only_the_guilty_sample_is_unscorable(functions, sample, word: str, detail: str) -> None:
     words = ["fine"] * 20
     words[3] = words[4] = words[19] = word
-    with reward.VerifierPool(BY_WORD, workers=2, timeout=2.0) as pool:
+    with reward.VerifierPool(BY_WORD, workers=2, timeout=2.0, memory_mb=2048) as pool:
         scores = pool.score([sample(word) for word in words])
         assert [score.correct for score in scores] == [None if each == word else True for each in words]
         assert {score.detail for score in scores if score.correct is None} == {detail}
@@ -163,6 +165,15 @@ def test_killing_a_worker_kills_what_its_reward_started(functions, sample) -> No
         (score,) = pool.score([sample("child")])
     assert score.detail == "timeout after 3 s"
     assert gone_within([int((functions / "log.txt").read_text())], 5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="strays are found in /proc")
+@pytest.mark.parametrize("ending", ["timeout after 3 s", "worker exited with status 3"])
+def test_so_does_what_has_left_for_a_session_of_its_own(functions, sample, ending: str) -> None:
+    with reward.VerifierPool(BY_WORD, workers=1, timeout=3.0) as pool:
+        (score,) = pool.score([sample("own session", "exit" if "exit" in ending else "")])
+    assert score.detail == ending
+    assert not alive(int((functions / "log.txt").read_text()))
 
 
 def test_close_leaves_no_process_and_ends_the_pool(functions, sample) -> None:

@@ -6,24 +6,27 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from depo.recipe.schema.block import TABLE_SUFFIXES, Block, Fraction, Plugin
+from depo.recipe.schema.block import (
+    TABLE_SUFFIXES,
+    Block,
+    Count,
+    CountOrZero,
+    Few,
+    Fraction,
+    Plugin,
+    Seed,
+    Tokens,
+)
 
 
 class Columns(Block):
     """Which columns of a table hold what. A dot descends into a struct: ``reward_model.ground_truth``."""
 
     prompt: str | None = None
-    """Problem text, or a list of chat messages. Found by name (prompt, question, problem) when null."""
+    """Problem text, or a list of chat messages (also as JSON in a text). Found by name (prompt, question,
+    problem) when null."""
     answer: str | None = None
     """Gold answer. Found by name (answer, ground_truth, reward_model.ground_truth) when null."""
     prior: str | None = None
@@ -55,7 +58,7 @@ class FileSource(Block):
     """Which columns hold what."""
     where: dict[str, str] = {}
     """Keep only the rows whose columns, as text, hold these values: ``{lang: sw}``."""
-    limit: PositiveInt | None = None
+    limit: Count | None = None
     """Use the first rows only, of those that ``where`` keeps."""
 
     @property
@@ -80,7 +83,7 @@ class HubSource(Block):
     """Which columns hold what."""
     where: dict[str, str] = {}
     """Keep only the rows whose columns, as text, hold these values."""
-    limit: PositiveInt | None = None
+    limit: Count | None = None
     """Use the first rows only, of those that ``where`` keeps; null: all."""
 
     @property
@@ -94,9 +97,9 @@ class ReasoningGymSource(Block):
     type: Literal["reasoning_gym"] = "reasoning_gym"
     tasks: list[str] = Field(min_length=1)
     """Names of reasoning_gym data sets, e.g. basic_arithmetic, gcd."""
-    size: PositiveInt = 1000
+    size: Count = 1000
     """Problems per task."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed makes other problems."""
 
     @property
@@ -112,11 +115,11 @@ class ArithmeticSource(Block):
     """``digits``: "12+7="; ``words``: "What is twelve plus seven?"."""
     operations: list[Literal["+", "-", "*"]] = Field(default=["+"], min_length=1)
     """Sums (+), differences (-), products (*)."""
-    digits: list[PositiveInt] = Field(default=[1, 2, 3], min_length=1)
+    digits: list[Few] = Field(default=[1, 2, 3], min_length=1)
     """Operand lengths to draw from, one operand length a problem."""
-    size: PositiveInt = 1000
+    size: Count = 1000
     """Distinct problems to generate (fewer when the family is smaller)."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed draws other problems."""
 
     @property
@@ -181,9 +184,9 @@ class Grading(Block):
     """Pass rates of the learnable middle. What lies between the classes is left out."""
     impossible_below: Fraction = 0.01
     """Pass rate under which a problem counts as impossible."""
-    pool: PositiveInt = 1000
+    pool: Count = 1000
     """Prompts in the training pool."""
-    heldout: PositiveInt = 400
+    heldout: Count = 400
     """Held-out prompts, composed like the pool."""
 
     @model_validator(mode="after")
@@ -206,7 +209,7 @@ class Data(Block):
 
     train: Source
     """Where the prompts come from. Text alone is a file or a hub id."""
-    heldout: NonNegativeInt | Fraction = 0
+    heldout: CountOrZero | Fraction = 0
     """Prompts set aside from ``train`` for evaluation: a count, or a share when below 1."""
     grade: Grading | None = None
     """Compose pool and held-out set by measured difficulty (generated data only)."""
@@ -216,6 +219,7 @@ class Data(Block):
     system: str | None = None
     """System message, if any; chat messages that bring their own keep it."""
     raw: bool = False
-    """Give the text to the policy as it is, without chat template."""
-    max_prompt_tokens: PositiveInt = 1024
+    """Give the text to the policy as it is, without chat template. Control tokens that stand in it count;
+    in a chat, what a problem writes like one (<|im_end|>) is text."""
+    max_prompt_tokens: Tokens = 1024
     """Longer prompts are dropped and counted."""

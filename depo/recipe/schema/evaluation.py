@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    PrivateAttr,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from depo.recipe.schema.block import SCHEMA_VERSION, Block
+from depo.recipe.schema.block import (
+    SCHEMA_VERSION,
+    Block,
+    Count,
+    CountOrZero,
+    Many,
+    Name,
+    NonNegative,
+    Processes,
+    Seed,
+    TemperatureOrZero,
+    Tokens,
+)
 from depo.recipe.schema.data import Columns, FileSource, Source, Template
 from depo.recipe.schema.policy import TransformersEngine, VllmEngine, check_draws
 from depo.recipe.schema.reward import MathReward, RewardSpec, Verification, check_buffers, check_judge
@@ -24,7 +28,7 @@ from depo.recipe.schema.reward import MathReward, RewardSpec, Verification, chec
 class EvalSet(Block):
     """A named benchmark."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1, max_length=100)]
     """What its accuracy is called in metrics and by ``best``."""
     source: Source
     """Where its problems come from, as for ``data.train``."""
@@ -45,9 +49,9 @@ class EvalSet(Block):
 class EarlyStopping(Block):
     """End a run that no longer improves by ``evaluation.best``."""
 
-    patience: PositiveInt
+    patience: Count
     """Evaluations in a row without an improvement by more than ``min_delta``."""
-    min_delta: NonNegativeFloat = 0.0
+    min_delta: NonNegative = 0.0
     """What counts as an improvement over the value from which patience began. The best policy is kept
     however small its lead."""
 
@@ -58,9 +62,9 @@ class Evaluation(Block):
     method: Literal["sample", "exact"] = "sample"
     """``sample``: n completions each. ``exact``: probability of the gold answer by teacher forcing, for
     data with one exact answer."""
-    n: PositiveInt = 1
+    n: Many = 1
     """Completions per problem (``sample`` only)."""
-    temperature: NonNegativeFloat = 0.0
+    temperature: TemperatureOrZero = 0.0
     """0 is greedy, and then n must be 1."""
     sets: list[EvalSet] = []
     """Benchmarks to measure beside the held-out prompts."""
@@ -80,9 +84,9 @@ class Evaluation(Block):
     """Measure before the first step."""
     at_end: bool = True
     """Measure after the last step."""
-    every: NonNegativeInt = 0
+    every: CountOrZero = 0
     """Also every so many steps; 0: never."""
-    every_rollouts: NonNegativeInt = 0
+    every_rollouts: CountOrZero = 0
     """Also after the step in which training has generated so many more rollouts; 0: never. Compares runs that
     spend different numbers of rollouts on a step."""
 
@@ -160,11 +164,11 @@ class Benchmark(Block):
 class EvalSampling(Block):
     """How completions are drawn: top_p is 1 and there is no top-k, as in training."""
 
-    n: PositiveInt = 1
+    n: Many = 1
     """Completions per problem."""
-    temperature: NonNegativeFloat = 0.0
+    temperature: TemperatureOrZero = 0.0
     """0 is greedy, and then n must be 1."""
-    max_new_tokens: PositiveInt = 4096
+    max_new_tokens: Tokens = 4096
     """Longest completion, in tokens."""
 
     @model_validator(mode="after")
@@ -179,11 +183,11 @@ class Suite(Block):
     Every key can be set on the command line of ``depo eval``, as a recipe's can on ``depo train``'s.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    name: Name
     """Name of the suite, in the default output directory and in the results."""
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this format."""
-    seed: int = 0
+    seed: Seed = 0
     """Samples and bootstrap are keyed by it."""
     benchmarks: Annotated[dict[str, Benchmark], Field(min_length=1)]
     """By name, in the order of the tables."""
@@ -193,17 +197,17 @@ class Suite(Block):
     """System message, if any."""
     raw: bool = False
     """Give the text to the model as it is, without chat template (base models)."""
-    max_prompt_tokens: PositiveInt = 4096
+    max_prompt_tokens: Tokens = 4096
     """Longer problems are left out and counted."""
     reward: RewardSpec = MathReward()
     """How answers are judged."""
     sampling: EvalSampling = EvalSampling()
     """How completions are drawn."""
-    k: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
+    k: Annotated[list[Count], Field(min_length=1)] | None = None
     """The k of pass@k and maj@k; null: powers of two up to n, and n."""
-    extrapolate: list[PositiveInt] | None = None
+    extrapolate: list[Count] | None = None
     """The k to which coverage is extrapolated; null: 10 n and 100 n."""
-    resamples: PositiveInt = 1000
+    resamples: Many = 1000
     """Resamples of the bootstrap over problems."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """What generates: transformers in this process, or vLLM."""
@@ -211,7 +215,7 @@ class Suite(Block):
     """Compute type."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the transformers engine works; auto: cuda where there is one."""
-    threads: PositiveInt | None = None
+    threads: Processes | None = None
     """CPU threads of the engine; all cores that the process may use when null."""
     transformers: TransformersEngine = TransformersEngine()
     """Settings of the transformers engine."""

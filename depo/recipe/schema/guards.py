@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import NonNegativeFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
-from depo.recipe.schema.block import Block
+from depo.recipe.schema.block import Block, Count, NonNegative
 
 
 class Guard(Block):
     """A figure that is looked at after every step. Steps at or beyond the limit are counted while they follow
     one another; a step without the figure, such as one without an update, neither counts nor interrupts."""
 
-    limit: NonNegativeFloat
+    limit: NonNegative
     """From this value on a step counts."""
-    warn: PositiveInt = 3
+    warn: Count = 3
     """Such steps in a row until the run warns."""
-    end: PositiveInt | None = 20
+    end: Count | None = 20
     """Such steps in a row until the run ends with exit status 1; null: it only warns."""
 
     @model_validator(mode="after")
@@ -30,7 +30,7 @@ class Guard(Block):
 class RelativeGuard(Guard):
     """A guard whose figure is measured against what this run had before."""
 
-    window: PositiveInt
+    window: Count
     """What the comparison is made of. Of ``reward_collapse``: newest uniformly drawn groups. Of the others:
     the first updates, whose median is the level; until then the guard is silent."""
 

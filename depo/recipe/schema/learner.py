@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from depo.recipe.schema.block import BelowOne, Block, Plugin
+from depo.recipe.schema.block import (
+    AtMost,
+    BelowOne,
+    Block,
+    CountOrZero,
+    Few,
+    Many,
+    NonNegative,
+    Plugin,
+    Positive,
+    Tokens,
+)
 
 CHUNK_LOGITS = 2**24
 """Logits that may exist at once: 64 MiB in float32, small beside any model with a large vocabulary."""
@@ -21,9 +32,9 @@ SHARED_TOKENS = 256
 
 
 class ClippedLoss(Block):
-    clip_low: NonNegativeFloat = 0.2
+    clip_low: NonNegative = 0.2
     """The ratio to the old policy is clipped below 1 − clip_low."""
-    clip_high: NonNegativeFloat = 0.2
+    clip_high: NonNegative = 0.2
     """The ratio to the old policy is clipped above 1 + clip_high."""
 
 
@@ -37,7 +48,7 @@ class DapoLoss(ClippedLoss):
     """Mean over all tokens, asymmetric clipping (arXiv 2503.14476, eq. 8)."""
 
     type: Literal["dapo"] = "dapo"
-    clip_high: NonNegativeFloat = 0.28
+    clip_high: NonNegative = 0.28
     """The ratio to the old policy is clipped above 1 + clip_high."""
 
 
@@ -51,9 +62,9 @@ class GspoLoss(Block):
     """Sequence-level ratio and clipping (arXiv 2507.18071, eq. 5–7)."""
 
     type: Literal["gspo"] = "gspo"
-    clip_low: NonNegativeFloat = 3e-4
+    clip_low: NonNegative = 3e-4
     """A sequence's ratio is clipped below 1 − clip_low."""
-    clip_high: NonNegativeFloat = 4e-4
+    clip_high: NonNegative = 4e-4
     """A sequence's ratio is clipped above 1 + clip_high."""
 
 
@@ -61,7 +72,7 @@ class CispoLoss(Block):
     """Clipped, detached importance weights on a REINFORCE term (arXiv 2506.13585, eq. 4–5)."""
 
     type: Literal["cispo"] = "cispo"
-    clip_high: PositiveFloat = 5.0
+    clip_high: Positive = 5.0
     """Largest importance weight (an absolute cap, as in TRL)."""
 
 
@@ -86,7 +97,7 @@ class TisCorrection(Block):
     """Truncated importance sampling: weight min(ratio, cap), per token."""
 
     type: Literal["tis"] = "tis"
-    cap: PositiveFloat = 2.0
+    cap: Positive = 2.0
     """Largest weight of a token."""
 
 
@@ -94,7 +105,7 @@ class MisCorrection(Block):
     """Masked importance sampling: weight ratio, or 0 where ratio exceeds the cap, per token."""
 
     type: Literal["mis"] = "mis"
-    cap: PositiveFloat = 2.0
+    cap: Positive = 2.0
     """Largest ratio that keeps its token."""
 
 
@@ -102,9 +113,9 @@ class IcePopCorrection(Block):
     """IcePop: weight ratio inside [low, high], 0 outside, per token."""
 
     type: Literal["icepop"] = "icepop"
-    low: PositiveFloat = 0.5
+    low: Positive = 0.5
     """Smallest ratio that keeps its token."""
-    high: PositiveFloat = 5.0
+    high: Positive = 5.0
     """Largest ratio that keeps its token."""
 
     @model_validator(mode="after")
@@ -119,7 +130,7 @@ class KPopCorrection(Block):
     of the token is at most ``max_kl`` in both directions, 0 elsewhere, per token."""
 
     type: Literal["kpop"] = "kpop"
-    max_kl: PositiveFloat = 0.1
+    max_kl: Positive = 0.1
     """Largest binary KL, in nats, of "this token or another one"."""
 
 
@@ -148,34 +159,34 @@ class Learner(Block):
     for dr_grpo)."""
     zero_variance: Literal["exclude", "include"] = "exclude"
     """Whether zero-variance groups count in the loss's denominator ("include" is TRL's behaviour)."""
-    lr: PositiveFloat = 1e-6
+    lr: Annotated[Positive, AtMost(1000, "no training survives it")] = 1e-6
     """Learning rate of AdamW, after the warm-up."""
-    warmup_steps: NonNegativeInt = 0
+    warmup_steps: CountOrZero = 0
     """Linear learning-rate warm-up, in steps."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate after the warm-up, over the run's steps."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     """AdamW's decay of the first and the second moment."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: NonNegative = 0.0
     """AdamW's; norms and biases are not decayed."""
-    max_grad_norm: PositiveFloat = 1.0
+    max_grad_norm: Positive = 1.0
     """A gradient with a larger norm is scaled down to this norm."""
-    epochs: PositiveInt = 1
+    epochs: Few = 1
     """Passes over the batch per step."""
-    minibatches: PositiveInt = 1
+    minibatches: Many = 1
     """Optimizer steps per pass."""
-    tokens_per_microbatch: PositiveInt = 16_384
+    tokens_per_microbatch: Tokens = 16_384
     """Padded tokens of one forward and backward pass, at most."""
     share_prompts: bool = True
     """Compute a prompt once for all of its completions, where they are short and the model can."""
-    kl_coef: NonNegativeFloat = 0.0
+    kl_coef: NonNegative = 0.0
     """Weight of the k3 KL penalty to the initial policy; 0 needs no reference policy."""
     routing_replay: Literal["none", "r2", "r3"] = "none"
     """Experts forced in the update's passes of a mixture of experts: none; those of the old-policy forward
     pass (r2); those the rollout engine took (r3). Indices are forced, weights stay the router's."""
     routing_telemetry: bool = True
     """Watch expert load, router entropy and routing agreement where the policy is a mixture of experts."""
-    load_balancing_coef: NonNegativeFloat = 0.0
+    load_balancing_coef: NonNegative = 0.0
     """Weight of a mixture's load-balancing loss; 0: none, whatever the model's own config says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the learner works; auto: cuda where there is one."""
@@ -184,7 +195,7 @@ class Learner(Block):
 class Batch(Block):
     """What one step trains on."""
 
-    prompts: PositiveInt = 64
+    prompts: Many = 64
     """Groups a step."""
-    group_size: Annotated[int, Field(ge=2)] = 8
+    group_size: Annotated[Few, Field(ge=2)] = 8
     """Rollouts per group."""

@@ -7,17 +7,22 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from depo.recipe.schema.block import BelowOne, Block, Fraction
+from depo.recipe.schema.block import (
+    BelowOne,
+    Block,
+    Count,
+    CountOrZero,
+    Few,
+    Fraction,
+    Many,
+    Positive,
+    Processes,
+    Temperature,
+    Tokens,
+    Width,
+)
 
 Router = Literal["trained", "frozen"]
 
@@ -25,9 +30,9 @@ Router = Literal["trained", "frozen"]
 class Lora(Block):
     """Low-rank adaptation (`peft`). Targets are named: "all-linear" would also adapt router gates."""
 
-    rank: PositiveInt = 32
+    rank: Width = 32
     """Rank of each adapter."""
-    alpha: PositiveFloat = 64.0
+    alpha: Positive = 64.0
     """The adapter's output is scaled by alpha / rank."""
     dropout: BelowOne = 0.0
     """On the adapter's input, in training passes; 0: none."""
@@ -50,25 +55,25 @@ class Lora(Block):
 class WarmStart(Block):
     """Supervised fine-tuning of a freshly built policy (`trl.SFTTrainer`) into a stated band."""
 
-    families: dict[str, PositiveFloat] = Field(default={"+1": 0.2, "+2": 0.8}, min_length=1)
+    families: dict[str, Positive] = Field(default={"+1": 0.2, "+2": 0.8}, min_length=1)
     """What the worked examples teach: an operation with an operand length, and its share."""
-    problems: PositiveInt = 60_000
+    problems: Count = 60_000
     """Worked examples to generate."""
     forgotten_carries: Fraction = 0.85
     """Share of the worked examples whose teacher never carries: what RL then has to put right."""
-    batch_size: PositiveInt = 64
+    batch_size: Many = 64
     """Worked examples of an optimizer step."""
-    lr: PositiveFloat = 8e-4
+    lr: Positive = 8e-4
     """Learning rate of AdamW."""
-    warmup_steps: NonNegativeInt = 30
+    warmup_steps: CountOrZero = 30
     """Linear learning-rate warm-up; constant afterwards."""
     beta2: BelowOne = 0.98
     """AdamW's decay of the second moment: a short training needs a short memory."""
-    max_steps: PositiveInt = 800
+    max_steps: Count = 800
     """Optimizer steps of one attempt, at most."""
-    attempts: PositiveInt = 3
+    attempts: Few = 3
     """Initialisations to try: now and then one stays on the plateau of guessing the last digit."""
-    check_every: PositiveInt = 25
+    check_every: Count = 25
     """Steps between two measurements of solvable held-out accuracy."""
     band: tuple[Fraction, Fraction] = (0.40, 0.50)
     """Training stops inside this band of solvable held-out accuracy; ending outside is an error."""
@@ -92,21 +97,21 @@ class TinyMoePolicy(Block):
     """A small `qwen3_moe` with a character tokenizer, built from scratch: runs anywhere in minutes."""
 
     type: Literal["tiny_moe"] = "tiny_moe"
-    hidden_size: PositiveInt = 128
+    hidden_size: Width = 128
     """Width of the hidden state."""
-    layers: PositiveInt = 3
+    layers: Few = 3
     """Decoder layers, each with a mixture of experts."""
-    heads: PositiveInt = 4
+    heads: Few = 4
     """Attention heads of a layer; they divide hidden_size."""
-    kv_heads: PositiveInt = 2
+    kv_heads: Few = 2
     """Heads of keys and values; they divide heads."""
-    experts: PositiveInt = 8
+    experts: Few = 8
     """Experts of a layer."""
-    experts_per_token: PositiveInt = 2
+    experts_per_token: Few = 2
     """Experts that work on one token."""
-    expert_size: PositiveInt = 160
+    expert_size: Width = 160
     """Intermediate size of one expert."""
-    max_positions: PositiveInt = 128
+    max_positions: Tokens = 128
     """Longest sequence, in tokens."""
     dtype: Literal["float32"] = "float32"
     """Type of weights and computation."""
@@ -153,24 +158,24 @@ Policy = Annotated[TinyMoePolicy | PretrainedPolicy, Field(discriminator="type")
 class TransformersEngine(Block):
     """Generation with transformers, in the learner's own process and on its own weights."""
 
-    batch_size: PositiveInt = 64
+    batch_size: Many = 64
     """Sequences decoded together."""
 
 
 class VllmEngine(Block):
     """Generation with vLLM in Ray actors of their own."""
 
-    workers: PositiveInt = 1
+    workers: Processes = 1
     """Engines, one Ray actor each."""
-    tensor_parallel: PositiveInt = 1
+    tensor_parallel: Processes = 1
     """Devices of one engine."""
     gpu_memory_utilization: Fraction = 0.9
     """Share of a GPU's memory that an engine takes."""
-    cpu_kv_cache_gib: PositiveFloat = 1.0
+    cpu_kv_cache_gib: Positive = 1.0
     """Memory of one engine's KV cache on a CPU, GiB; on GPUs gpu_memory_utilization decides."""
-    max_model_len: PositiveInt | None = None
+    max_model_len: Tokens | None = None
     """Context limit; prompt limit plus max_new_tokens when null."""
-    max_num_seqs: PositiveInt = 256
+    max_num_seqs: Many = 256
     """Sequences that an engine decodes together, at most."""
     enforce_eager: bool | None = None
     """Run the model without compilation or CUDA graphs; null: on CPUs, where compiling costs more than it
@@ -178,13 +183,16 @@ class VllmEngine(Block):
     sync_dir: Path | None = None
     """Where weights are handed over; a memory file system (/dev/shm) when null. Several nodes need a
     directory they all see."""
-    parity_tolerance: PositiveFloat | None = None
+    parity_tolerance: Positive | None = None
     """Largest mean |difference| of log-probabilities (nats) that the parity probe accepts; by dtype when
     null."""
 
 
 def check_draws(n: int, temperature: float) -> None:
-    """Raise ValueError for ``n`` greedy completions of one prompt, which would be one and the same."""
+    """Raise ValueError for ``n`` greedy completions of one prompt, which would be one and the same, and for a
+    temperature by which no logit can be divided."""
+    if 0 < temperature < 0.001:
+        raise ValueError(f"temperature must be 0 (greedy) or at least 0.001, found {temperature:g}")
     if temperature == 0 and n > 1:
         raise ValueError(
             f"n {n} at temperature 0 would draw the same completion {n} times; "
@@ -197,9 +205,9 @@ class Rollouts(Block):
 
     engine: Literal["transformers", "vllm"] = "transformers"
     """What generates. ``transformers``: the learner's own process. ``vllm``: processes of their own."""
-    max_new_tokens: PositiveInt = 1024
+    max_new_tokens: Tokens = 1024
     """Longest completion, in tokens."""
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
     """Of sampling, in rollouts for training; top_p is 1 and there is no top-k."""
     transformers: TransformersEngine = TransformersEngine()
     """Settings of the transformers engine."""

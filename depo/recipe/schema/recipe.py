@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import model_validator
 
-from depo.recipe.schema.block import SCHEMA_VERSION, Block
+from depo.recipe.schema.block import (
+    SCHEMA_VERSION,
+    AtMost,
+    Block,
+    Count,
+    CountOrZero,
+    Name,
+    Processes,
+    Seconds,
+    Seed,
+)
 from depo.recipe.schema.data import ArithmeticSource, Data
 from depo.recipe.schema.evaluation import Evaluation
 from depo.recipe.schema.guards import Guards
@@ -31,9 +41,9 @@ from depo.recipe.schema.selection import (
 
 
 class Checkpoints(Block):
-    every: NonNegativeInt = 50
+    every: CountOrZero = 50
     """Steps between checkpoints; 0: only at the end."""
-    keep: PositiveInt = 2
+    keep: Count = 2
     """Newest checkpoints kept."""
 
 
@@ -59,15 +69,15 @@ class Tracking(Block):
 
 
 class Resources(Block):
-    threads: PositiveInt | None = None
+    threads: Processes | None = None
     """CPU threads of the learner; all cores that the process may use when null."""
-    learner_gpus: NonNegativeInt | None = None
+    learner_gpus: Annotated[CountOrZero, AtMost(1, "the learner works on one GPU")] | None = None
     """GPUs that Ray sets aside for the learner, 0 or 1; null: 1 when the cluster has one. With 0 it has none
     to itself and works on the first one that its process sees, beside the vLLM engine there: that is how they
     share one GPU, with a rollout.vllm.gpu_memory_utilization that leaves the learner its memory (0.3, for
     instance). A cluster of one's own with an older Ray must then have been started with
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 in its environment, or Ray hides the GPUs from the learner."""
-    call_timeout: PositiveFloat | None = None
+    call_timeout: Seconds | None = None
     """Seconds to wait for an answer of the learner or of an engine before the run is ended, to be resumed;
     null: 20 times the longest such call of the run, at least 10 minutes, and an hour for the first."""
     address: str | None = None
@@ -77,15 +87,15 @@ class Resources(Block):
 class Recipe(Block):
     """One training run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    name: Name
     """Name of the run. Its directory is runs/NAME-TIMESTAMP, if --run-dir does not name another."""
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this format."""
-    seed: int = 0
+    seed: Seed = 0
     """All randomness of the run is keyed by it."""
-    steps: PositiveInt
+    steps: Count
     """Updates, at most; the learning-rate schedule spans them."""
-    max_rollouts: PositiveInt | None = None
+    max_rollouts: Count | None = None
     """Stop after the step in which so many rollouts have been generated; null: after ``steps``."""
     policy: Policy
     """What is trained."""

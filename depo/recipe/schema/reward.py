@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from depo.recipe.schema.block import Block, Plugin
+from depo.recipe.schema.block import Block, Count, Number, Plugin, Processes, Seconds, Tokens
 from depo.recipe.schema.data import ReasoningGymSource, Source
 
 
@@ -35,7 +35,7 @@ class OverlongReward(Block):
     """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13): 0 down to −1 over the last tokens."""
 
     type: Literal["overlong"] = "overlong"
-    buffer: PositiveInt
+    buffer: Tokens
     """Tokens before the limit over which the punishment grows; fewer than the limit has."""
 
 
@@ -51,7 +51,7 @@ class FunctionReward(Block):
     type: Literal["function"] = "function"
     path: str
     """Module and name, with a colon between them."""
-    correct_at: float = 1.0
+    correct_at: Number = 1.0
     """Value from which a sample counts as correct, when the function returns plain numbers."""
 
 
@@ -83,7 +83,7 @@ RewardSpec = Annotated[
 
 
 class WeightedPart(Block):
-    weight: float = 1.0
+    weight: Number = 1.0
     """The part's value is multiplied by it."""
     reward: RewardSpec
     """The reward of this part."""
@@ -131,7 +131,9 @@ def check_buffers(reward_key: str, reward: RewardSpec, limit_key: str, limit: in
 class Verification(Block):
     """Killable worker processes in which rewards are computed."""
 
-    workers: PositiveInt = 2
+    workers: Processes = 2
     """Worker processes."""
-    timeout: PositiveFloat = 5.0
+    timeout: Seconds = 5.0
     """Seconds one sample may take before it is unscorable."""
+    memory_mb: Annotated[Count, Field(ge=256)] | None = 4096
+    """Memory of one worker, in MiB (Linux). A sample that needs more is unscorable; null: no limit."""

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
-from depo.recipe.schema.block import Block, Fraction, Plugin
+from depo.recipe.schema.block import (
+    Block,
+    Count,
+    CountOrZero,
+    Few,
+    FewOrZero,
+    Fraction,
+    Plugin,
+    Positive,
+    Seed,
+)
 from estimators.encoder_options import EncoderOptions, EncoderSetup
 
 
@@ -20,10 +30,10 @@ class MoppsEstimator(Block):
     """Discounted Beta posterior per prompt (MoPPS, arXiv 2507.04632)."""
 
     type: Literal["mopps"] = "mopps"
-    prior_successes: PositiveFloat = 1.0
+    prior_successes: Positive = 1.0
     """Successes with which a prompt starts (α₀). A pass rate from the data set keeps the sum of both
     counts."""
-    prior_failures: PositiveFloat = 1.0
+    prior_failures: Positive = 1.0
     """Failures with which a prompt starts (β₀)."""
     discount: Fraction = 0.5
     """What an old count keeps at the next visit of the same prompt (MoPPS's λ)."""
@@ -42,13 +52,13 @@ class HybridEstimator(Block):
     """Remember each prompt's outcomes. Off: only what is known before a first visit (an ablation)."""
     drift: bool = True
     """Let the policy's ability move all pass rates together."""
-    ability_step: PositiveFloat = 0.03
+    ability_step: Positive = 0.03
     """How far ability may move in one policy step, as a standard deviation in logits."""
-    memory: PositiveFloat = 3000.0
+    memory: Positive = 3000.0
     """Groups over which the pool's composition and the model's own settings are learned."""
-    noise: Annotated[float, Field(ge=1e-9, lt=0.5)] = 0.0005
+    noise: Annotated[float, Field(strict=True, ge=1e-9, lt=0.5)] = 0.0005
     """Chance that a verdict is wrong: keeps one wrong verdict from contradicting a belief beyond repair."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[Seed, Field(ge=0)] = 0
     """The text reader's random draws are keyed by it."""
 
     @model_validator(mode="after")
@@ -91,13 +101,13 @@ class DpsEstimator(Block):
     """Filter over all wrong, informative and all right, with learned transitions (DPS, arXiv 2603.10887)."""
 
     type: Literal["dps"] = "dps"
-    prior_count: PositiveFloat = 0.3
+    prior_count: Positive = 0.3
     """Dirichlet prior count of every transition; the paper has 1."""
     discount: Fraction = 0.9
     """What a prompt's learned transition counts keep at each transition."""
-    confusion: Annotated[float, Field(ge=0.0, lt=1 / 3)] = 0.05
+    confusion: Annotated[float, Field(strict=True, ge=0.0, lt=1 / 3)] = 0.05
     """Chance that a group shows the outcome of a neighbouring state; the paper has 0."""
-    steps_per_transition: PositiveInt = 1
+    steps_per_transition: Count = 1
     """Policy steps that make one transition of a prompt not visited; the paper has 1."""
 
 
@@ -163,22 +173,22 @@ class SelectionBase(Block):
     """Show the estimator what one prefill by today's policy tells about each candidate (perplexity, entropy
     of the first token, last hidden state), at each round. Costs a prefill of every candidate. auto: with
     estimator.type hybrid, which makes use of it."""
-    answer_rescoring: NonNegativeInt = 0
+    answer_rescoring: FewOrZero = 0
     """Earlier answers to keep of each prompt. At each round, one prefill of each kept answer tells how likely
     it is under today's policy, and the estimator is shown that (hybrid). Answers with a probability below
     1/1000 are not kept: long answers cost nothing. 0: none."""
     refill: bool = False
     """Generate further rounds until the batch is full of informative groups (DAPO's dynamic sampling)."""
-    max_rounds: PositiveInt = 4
+    max_rounds: Few = 4
     """Rounds per step at most, the first included."""
-    window: PositiveInt = 400
+    window: Count = 400
     """Uniformly drawn groups over which the estimator is graded."""
-    min_window: NonNegativeInt = 200
+    min_window: CountOrZero = 200
     """Selection stays uniform until this many groups have been graded (warm-up). 0: select from the first
     step, and never fail open."""
-    warmup_steps: NonNegativeInt = 0
+    warmup_steps: CountOrZero = 0
     """Selection stays uniform for this many steps whatever the estimator is worth (DEPO's warm-up)."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    confidence: Annotated[float, Field(strict=True, gt=0.5, lt=1.0)] = 0.95
     """Level of the one-sided tests that end the warm-up and that let selection fail open."""
 
     @model_validator(mode="after")
@@ -202,12 +212,12 @@ class UniformSelection(SelectionBase):
 class RuleSelection(SelectionBase):
     """What the rules that go by an estimator share."""
 
-    candidates: PositiveInt | Literal["auto"] = "auto"
+    candidates: Count | Literal["auto"] = "auto"
     """Prompts considered per round, at least batch.prompts, drawn uniformly from the pool (``skip``: the next
     ones in its order). auto: 8 · batch.prompts."""
-    cooldown: NonNegativeInt = 0
+    cooldown: CountOrZero = 0
     """Steps during which a prompt just visited is passed over, as long as there are others."""
-    revisit_after: PositiveInt | Literal["auto"] | None = "auto"
+    revisit_after: Count | Literal["auto"] | None = "auto"
     """Steps after which a prompt not visited gets a reserved place; auto: 4 · pool / batch.prompts, the time
     of four passes; null: never."""
     revisit_share: Fraction = 0.05
@@ -227,7 +237,7 @@ class ThompsonSelection(RuleSelection):
     them."""
 
     type: Literal["thompson"] = "thompson"
-    draws: PositiveInt = 16
+    draws: Few = 16
     """The score is the mean over so many draws. 1 is Thompson sampling; with more, it comes closer to
     `greedy`."""
 
@@ -236,11 +246,11 @@ class OptimisticSelection(RuleSelection):
     """Thompson's draws, the best of several, until a prompt is known; the belief itself afterwards."""
 
     type: Literal["optimistic"] = "optimistic"
-    sure_after: NonNegativeInt = 3
+    sure_after: CountOrZero = 3
     """Visits after which a prompt's belief is used as it is, without draws."""
-    draws: PositiveInt = 2
+    draws: Few = 2
     """Draws for the other prompts; the best one counts."""
-    revisit_after: PositiveInt | Literal["auto"] | None = None
+    revisit_after: Count | Literal["auto"] | None = None
     """As for the other rules, but off by default: this rule returns to little-known prompts by itself."""
 
 
@@ -278,7 +288,7 @@ class GumbelSelection(RuleSelection):
     """Drawn without replacement with probability ∝ (p_informative / expected tokens)^(1/temperature)."""
 
     type: Literal["gumbel"] = "gumbel"
-    temperature: PositiveFloat = 0.25
+    temperature: Positive = 0.25
     """Low values come close to taking the highest; high ones to a uniform draw."""
 
 

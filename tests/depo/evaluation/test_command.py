@@ -230,7 +230,7 @@ def test_a_model_against_a_finished_evaluation_takes_its_suite(here, tiny_policy
         ([], "--suite is missing: which benchmarks? For example --suite math"),
         (["--suite", "sums.yaml", "k=[8]"], "k: pass@8 needs at least 8 samples a problem, sampling.n is 6"),
         (["--suite", "sums.yaml", "k=[]"], "command line: k: must have at least 1 entries, found 0"),
-        (["--suite", "sums.yaml", "--n", "0"], "command line: sampling.n: must be greater than 0, found 0"),
+        (["--suite", "sums.yaml", "--n", "0"], "command line: sampling.n: must be at least 1, found 0"),
         (["--suite", "list.yaml"], "list.yaml: must hold keys and values, found list"),
         (
             ["--suite", "sums.yaml", "--json", "sums.jsonl/out.json"],

@@ -23,7 +23,8 @@ def run_of(directory: Path, ended_at: int | None, *checkpoints: int) -> Path:
     for policy in policies:
         policy.mkdir(parents=True)
         for name in MODEL_FILES:
-            (policy / name).write_text("{}")
+            empty = "\2\0\0\0\0\0\0\0{}" if name.endswith(".safetensors") else "{}"
+            (policy / name).write_text(empty)
     return directory
 
 

@@ -37,7 +37,10 @@ def test_refused_late_or_early_the_corrected_command_runs_in_the_same_directory(
 ):
     good = ["eval", str(tiny_policy), "--suite", "cheap.yaml", "--run-dir", "out", "--quiet"]
     for refused, complaint in (
-        (["eval", str(unloadable), *good[2:]], "broken: Error while deserializing header"),
+        (
+            ["eval", str(unloadable), *good[2:]],
+            "damaged: it has no header of safetensors",
+        ),
         ([*good, "--vs", str(endless)], "has no end-of-sequence token"),
         ([*good, "benchmarks.sums.source.columns.answer=gold"], "no column 'gold'"),
         ([*good, "sampling.max_new_tokens=4000"], "tiny; at most 60 fit"),

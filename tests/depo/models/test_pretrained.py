@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made_samples import equal_groups
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import (
     LlamaConfig,
@@ -282,3 +283,32 @@ def test_a_hub_id_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyP
         assert one_line(caught).startswith(
             "policy.model: there is no directory nobody/no-such-model, and as a hub id it cannot be loaded: "
         )
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(copy_of_moe: Path) -> None:
+    settings = json.loads((copy_of_moe / "config.json").read_text())
+    (copy_of_moe / "config.json").write_text(json.dumps(settings | {"vocab_size": 39}))
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(PretrainedPolicy(model=str(copy_of_moe)))
+    start = f"policy.model: the tokenizer of {copy_of_moe} has token 39 ('t39'), but the embedding has"
+    assert one_line(caught).startswith(start)
+
+
+def test_a_file_of_weights_that_is_cut_is_named(copy_of_moe: Path) -> None:
+    weights = copy_of_moe / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError) as caught:
+        load_model(PretrainedPolicy(model=str(copy_of_moe)), "cpu")
+    assert f"{weights} is cut: " in one_line(caught)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(copy_of_moe: Path, value: float) -> None:
+    weights = load_file(copy_of_moe / "model.safetensors")
+    weights["model.norm.weight"][3] = value
+    save_file(weights, copy_of_moe / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError) as caught:
+        load_model(PretrainedPolicy(model=str(copy_of_moe)), "cpu")
+    assert one_line(caught) == (
+        f"policy.model: the weights of {copy_of_moe} hold NaN or infinity, first in model.norm.weight"
+    )

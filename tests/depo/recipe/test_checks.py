@@ -6,12 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 from small_recipe import MINIMAL, weighted, written
 
 import estimators
 from depo.errors import UserError
-from depo.recipe.checks import check_inputs
+from depo.recipe.checks import check_inputs, directory_problem
 from depo.recipe.loading import load_recipe, read_recipe
 from depo.recipe.schema import PluginEstimator, Recipe
 
@@ -23,7 +25,7 @@ def model_directory(path: Path, *, without: str = "", positions: int = 2048) -> 
     for name, text in {
         "config.json": json.dumps(config),
         "tokenizer.json": "{}",
-        "model.safetensors": "",
+        "model.safetensors": "\2\0\0\0\0\0\0\0{}",
     }.items():
         if name != without:
             (path / name).write_text(text)
@@ -105,6 +107,19 @@ def test_an_incomplete_model_directory_says_what_it_lacks(
     model = model_directory(tmp_path / "model", without=without)
     line = input_problem(tmp_path, f"policy.model={model}")
     assert line.startswith(f"command line: policy.model: {model} {complaint}")
+
+
+@pytest.mark.parametrize("kept", [0, 7, 60, -1])
+def test_a_file_of_weights_that_is_cut_is_named(tmp_path: Path, kept: int) -> None:
+    model = model_directory(tmp_path / "model")
+    whole = save({"weight": np.zeros((3, 5), np.float32)})
+    weights = model / "model.safetensors"
+    weights.write_bytes(whole)
+    assert directory_problem(model) is None
+    weights.write_bytes(whole[:kept])
+    line = input_problem(tmp_path, f"policy.model={model}")
+    assert line.startswith(f"command line: policy.model: {weights} is ")
+    assert line.endswith("fetch it again")
 
 
 @pytest.mark.parametrize("model", ["./models/none", "~/no/such/model", "/no/such/model"])

@@ -20,7 +20,7 @@ LINES = [
         "oracle, plugin",
     ),
     ("", ["steps=many"], "command line: steps: must be a whole number, found 'many'"),
-    ("", ["steps=0"], "command line: steps: must be greater than 0, found 0"),
+    ("", ["steps=0"], "command line: steps: must be at least 1, found 0"),
     ("", ["bacth.prompts=8"], "command line: bacth: unknown key; did you mean batch?"),
     (
         "batch: {prompts: 8}",

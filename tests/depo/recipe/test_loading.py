@@ -11,6 +11,7 @@ from small_recipe import MINIMAL, problems, written
 from depo.errors import UserError
 from depo.recipe.loading import dump_recipe, load_recipe, write_resolved
 from depo.recipe.schema import DapoLoss, FileSource, GspoLoss, HubSource, TisCorrection
+from depo.recipe.suites import read_suite
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -143,3 +144,41 @@ def test_a_run_directory_given_as_recipe_suggests_the_recipe_in_it(tmp_path: Pat
     (tmp_path / "recipe.yaml").write_text(MINIMAL)
     with pytest.raises(UserError, match=r"is a directory.*did you mean .*recipe\.yaml\?"):
         load_recipe(tmp_path)
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
+    for before, name in zip("abcdefg", "bcdefgh", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (BOMB, "FILE:5: not valid YAML: more than 20,000 values, with what aliases stand for"),
+        ("steps: " + "[" * 5000, "FILE:1: not valid YAML: nested deeper than 40 levels"),
+        ("steps: &a [*a]", "FILE:1: not valid YAML: *a stands inside of what it names"),
+        ("# " + "x" * 2**20, "FILE: longer than 1,048,576 characters, which no recipe is"),
+    ],
+)
+def test_a_file_that_would_fill_the_memory_is_refused(tmp_path: Path, text: str, problem: str) -> None:
+    path = written(tmp_path, text)
+    for load in (load_recipe, read_suite):
+        with pytest.raises(UserError) as caught:
+            load(path)
+        assert str(caught.value).replace(str(path), "FILE") == problem
+
+
+@pytest.mark.parametrize(
+    "override", ["x=" + "[" * 5000, "a." * 5000 + "b=1", "evaluation.suite_overrides=&a [*a]"]
+)
+def test_so_is_an_override(tmp_path: Path, override: str) -> None:
+    with pytest.raises(
+        UserError, match=r"^command line: .*(deeper than 40 levels|stands inside of what it names)$"
+    ):
+        load_recipe(written(tmp_path), [override])
+
+
+def test_a_few_aliases_are_no_bomb(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, MINIMAL + "seed: &s 7\nmax_rollouts: *s\n"))
+    assert (recipe.seed, recipe.max_rollouts) == (7, 7)

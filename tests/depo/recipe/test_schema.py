@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 from small_recipe import MINIMAL, problems, weighted, written
 
 from depo.errors import UserError
 from depo.recipe.loading import load_recipe
+from depo.recipe.reference import flattened, sections_of
+from depo.recipe.schema import Block, Recipe
+from depo.recipe.schema.evaluation import Suite
 from depo.selection import build_selector
 
 ROOT = Path(__file__).parents[3]
@@ -136,3 +142,57 @@ def test_the_policy_is_probed_where_the_estimator_makes_use_of_it(
     tmp_path: Path, blocks: str, asked: bool
 ) -> None:
     assert load_recipe(written(tmp_path, f"{MINIMAL}{blocks}\n")).prefill_probe is asked
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("steps=true", "steps: must be a whole number, found true"),
+        ("learner.betas=[true, 0.9]", "learner.betas.0: must be a number, found true"),
+        ("learner.lr=true", "learner.lr: must be a number, found true"),
+        (
+            "selection.candidates=true",
+            "selection.candidates: must be a whole number or must be auto, found true",
+        ),
+        (
+            "estimator={type: depo, model: x, replay: true}",
+            "estimator.replay: must be a whole number, found true",
+        ),
+        (
+            "batch.group_size=100000000000",
+            "batch.group_size: must be at most 10,000, found 100,000,000,000: ",
+        ),
+        ("rollout.temperature=1e-300", "rollout.temperature: must be at least 0.001, found 1e-300"),
+        ("evaluation.temperature=1e-300", "temperature must be 0 (greedy) or at least 0.001, found 1e-300"),
+        (
+            "resources.threads=100000000",
+            "resources.threads: must be at most 4,096, found 100,000,000: no machine ",
+        ),
+        ("resources.learner_gpus=8", "must be at most 1, found 8: the learner works on one GPU"),
+        (f"name={'x' * 300}", "… (300 characters)"),
+    ],
+)
+def test_a_number_that_can_only_be_a_slip_is_refused(tmp_path: Path, override: str, what: str) -> None:
+    (line,) = problems(tmp_path, MINIMAL, override)
+    assert what in line
+
+
+def numbers_in(annotation: Any, metadata: list[Any]) -> Iterator[list[Any]]:
+    """What bounds each number that a field's type names, lists and unions entered."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        yield from numbers_in(arguments[0], [*arguments[1:], *metadata])
+    elif annotation in (int, float):
+        yield list(flattened(metadata))
+    elif origin is not Literal:
+        for part in arguments:
+            yield from numbers_in(part, metadata if origin in (Union, UnionType) else [])
+
+
+@pytest.mark.parametrize("root", [Recipe, Suite])
+def test_every_number_has_an_upper_bound_and_is_no_boolean(root: type[Block]) -> None:
+    for section in sections_of("", "", root, set()):
+        for name, field in section.model.model_fields.items():
+            for bounds in numbers_in(field.annotation, field.metadata):
+                assert any(hasattr(one, "le") or hasattr(one, "lt") for one in bounds), (section.title, name)
+                assert any(getattr(one, "strict", False) for one in bounds), (section.title, name)
