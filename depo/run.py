@@ -45,7 +45,11 @@ def add_options(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("recipe", nargs="?", help="YAML file; with --resume, the run's own when left out")
+    add(
+        "recipe",
+        nargs="?",
+        help="YAML file, or the name of a shipped recipe; with --resume, the run's own when left out",
+    )
     add("overrides", nargs="*", metavar="key=value", help="see below")
     add("--run-dir", type=Path, metavar="DIR", help="default: runs/NAME-TIMESTAMP")
     add("--resume", action="store_true", help="continue the run in --run-dir")
