@@ -48,7 +48,7 @@ def add_options(commands: argparse._SubParsersAction) -> None:
     add(
         "recipe",
         nargs="?",
-        help="YAML file, or the name of a shipped recipe; with --resume, the run's own when left out",
+        help="YAML file or shipped recipe; with --resume, the run's own when left out",
     )
     add("overrides", nargs="*", metavar="key=value", help="see below")
     add("--run-dir", type=Path, metavar="DIR", help="default: runs/NAME-TIMESTAMP")

@@ -158,16 +158,9 @@ def test_shipped_recipes_are_found_by_name_from_anywhere(
 
 def test_what_is_installed_holds_the_recipes(tmp_path: Path) -> None:
     """What setuptools copies into a wheel."""
-    command = [
-        sys.executable,
-        "-c",
-        "import setuptools; setuptools.setup()",
-        "build_py",
-        "--build-lib",
-        tmp_path,
-    ]
-    egg_info = ["egg_info", "--egg-base", tmp_path]  # not into the source tree
-    subprocess.run([*command[:3], *egg_info, *command[3:]], cwd=ROOT, check=True, capture_output=True)
+    setup = [sys.executable, "-c", "import setuptools; setuptools.setup()"]
+    commands = ["egg_info", "--egg-base", tmp_path, "build_py", "--build-lib", tmp_path]
+    subprocess.run([*setup, *commands], cwd=ROOT, check=True, capture_output=True)
     built = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.yaml")}
     for path in (ROOT / "recipes").rglob("*.yaml"):
         assert f"depo/recipe/shipped/{path.relative_to(ROOT / 'recipes')}" in built
