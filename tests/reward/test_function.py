@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 
 import pytest
@@ -107,6 +108,20 @@ def test_a_file_is_imported_by_its_path_whatever_it_is_called(own, sample, path,
     with reward.VerifierPool(spec, workers=1) as pool:
         assert pool.score([sample("x")])[0].value == value
     assert reward.build({**spec, "path": f"{own / path}:judge"}).score([sample("x")])[0].value == value
+
+
+def test_modules_with_our_names_hide_nothing_where_the_working_directory_comes_first(own) -> None:
+    """As under ``python -m depo``, in Ray's workers and in notebooks."""
+    program = """
+import depo.recipe.schema, sys
+from reward import Sample, VerifierPool
+assert sys.path[0] == ""
+with VerifierPool({"type": "function", "path": "./reward.py:judge"}, workers=1) as pool:
+    print(pool.score([Sample("x", "x", 1, "stop", 1)])[0].value)
+"""
+    (own / "estimators.py").write_text("raise RuntimeError('not this one')\n")
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "0.5\n"
 
 
 def test_two_files_of_one_name_are_two_modules_with_versions_of_their_own(own, sample) -> None:
