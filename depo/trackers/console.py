@@ -40,7 +40,8 @@ UNIFORM_GROUPS = 64
 """The newest so many uniformly drawn groups give the accuracy shown: a step's audit alone is a handful."""
 
 HEARTBEAT = 15.0
-"""Seconds of silence after which a line says what the run is busy with, where stdout is no terminal."""
+"""Seconds of silence after which a line says what the run is busy with, where stdout is no terminal; later on
+after a quarter of what that has taken."""
 
 Item = TypeVar("Item")
 Metrics = Mapping[str, float | None]
@@ -255,7 +256,7 @@ class Console:
     def _beat(self) -> None:
         while not self.over.wait(min(HEARTBEAT, 1.0)):
             now = time.monotonic()
-            if self.busy and now - self.spoke >= HEARTBEAT:
+            if self.busy and now - self.spoke >= max(HEARTBEAT, (now - self.since) / 4):
                 self._print(f"... {self.busy} {self.done}".rstrip() + f", {now - self.since:.0f} s")
 
     def _accuracy(self, metrics: Metrics) -> float | None:
