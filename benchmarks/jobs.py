@@ -17,6 +17,8 @@ from depo.errors import one_ending, say
 
 LAST_LINES = 8
 POLL_SECONDS = 0.2
+HEARTBEAT = 60.0
+"""Seconds between two lines that say what runs, and for how long."""
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 PR_SET_PDEATHSIG = 1
@@ -102,6 +104,7 @@ def run_each(
     libraries choose. Interrupted or terminated, it ends its processes before it raises."""
     waiting = list(jobs)
     running: list[Running] = []
+    spoke = time.perf_counter()
     with ending_them_all(running):
         while waiting or running:
             ready = [job for job in waiting if all(path.exists() for path in job.needs)]
@@ -112,6 +115,10 @@ def run_each(
             if not running:  # what is left needs something that failed
                 break
             time.sleep(POLL_SECONDS)
+            now = time.perf_counter()
+            if now - spoke >= HEARTBEAT:
+                spoke = now
+                say("... " + ", ".join(f"{one.job.title} {now - one.started:.0f} s" for one in running))
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
                 over(Over(one.job, one.process.returncode, time.perf_counter() - one.started))

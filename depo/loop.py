@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from depo.learner.samples import advantages_into, keep_learner_logprobs, train_samples
 from depo.rollout.engine import collate, requests_for, samples_of
 from depo.selection.picks import observations
-from depo.train.metrics import Clock, step_metrics
+from depo.train.metrics import step_metrics
 from depo.types import Group
 from estimators.base import Context
 
@@ -29,7 +29,7 @@ def train(run: Run) -> None:
     recipe = run.recipe
     while not run.spent:
         step = run.step + 1
-        clock = Clock()
+        clock = run.clock(step)
         context = Context(recipe.batch.group_size, step, run.kl_travelled)
 
         # Choose prompts, roll them out, verify; round after round until the selector has what it needs.
@@ -42,7 +42,7 @@ def train(run: Run) -> None:
                 break
             with clock.phase("generate"):
                 requests_P = requests_for(picks_P, recipe.batch.group_size, recipe.seed, step)
-                rollouts_PG = collate(requests_P, run.engine.generate(requests_P, run.sampling))
+                rollouts_PG = collate(requests_P, run.generate(requests_P, step))
             with clock.phase("verify"):
                 samples_PG = samples_of(requests_P, rollouts_PG, run.tokenizer, recipe.rollout.max_new_tokens)
                 scores_PG = run.reward.score([sample for samples_G in samples_PG for sample in samples_G])

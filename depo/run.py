@@ -46,7 +46,11 @@ def add_options(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("recipe", nargs="?", help="YAML file; with --resume, the run's own when left out")
+    add(
+        "recipe",
+        nargs="?",
+        help="YAML file or shipped recipe; with --resume, the run's own when left out",
+    )
     add("overrides", nargs="*", metavar="key=value", help="see below")
     add("--run-dir", type=Path, metavar="DIR", help="default: runs/NAME-TIMESTAMP")
     add("--resume", action="store_true", help="continue the run in --run-dir")
@@ -118,7 +122,7 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
     from depo.loop import train as run_loop
     from depo.models.loading import pretrained_view
     from depo.toy.prepare import prepare
-    from depo.trackers.console import Console
+    from depo.trackers.console import Console, columns_for
     from depo.train.assembly import assemble, build_estimator, check_cluster, verifier
     from depo.train.checkpoint import sound_checkpoint
     from depo.train.run_directory import check_continuable, claimed
@@ -133,15 +137,18 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
         stack.enter_context(claimed(run_dir))
         if not resume:
             write_resolved(recipe, run_dir / "recipe.yaml")
-        console = stack.enter_context(Console(recipe.steps, quiet, recipe.name))
+        console = stack.enter_context(Console(recipe.steps, quiet, recipe.name, columns_for(recipe)))
         say = partial(console.say, always=True)
         checkpoint = sound_checkpoint(run_dir / "checkpoints", say) if resume else None
         estimator = build_estimator(recipe)
         reward = verifier("reward", recipe.reward, recipe, stack)
+        console.doing("starting Ray")
         stack.enter_context(ray_cluster(recipe))
         check_cluster(recipe)
+        console.doing("loading policy and prompts")
         policy, prompts = pretrained_view(recipe.policy, run_dir / "initial_policy"), None
         if isinstance(recipe.policy, TinyMoePolicy):
+            console.doing("making policy and problems")
             prompts = prepare(recipe, Path(policy.model), run_dir, console.say)
         run = assemble(recipe, run_dir, policy, prompts, estimator, reward, console, stack)
         run.started = started
@@ -166,11 +173,13 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
         if recipe.evaluation.at_end:
             after = timed_evaluation(run, "after training")
             run.note_evaluation()
+        console.doing("writing the policy")
         finish(run, after)
 
 
 def timed_evaluation(run: Run, when: str) -> EvalResult:
     start = time.perf_counter()
+    run.console.doing("evaluating")
     result = run.evaluator.run()
     run.ledger.record_evaluation(result.rollouts, result.tokens)
     run.best.consider(run.step, result.scalars())

@@ -1,13 +1,15 @@
-"""A user's own function as a reward, by import path ``package.module:function``."""
+"""A user's own function as a reward, in a file (``./my_rewards.py:function``) or an importable module."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, SupportsFloat
 
 from reward.base import Sample, Score, checked, describe, unscorable
@@ -17,8 +19,9 @@ class FunctionReward:
     """Calls ``f(sample)``, which returns a float, a pair (float, correct), or a Score.
 
     A plain float counts as correct from ``correct_at`` on. None for ``correct`` makes the sample unscorable,
-    and so does an exception that the function raises, with "TypeName: message" as detail. Modules of the
-    working directory can be imported; installed packages of the same name come first.
+    and so does an exception that the function raises, with "TypeName: message" as detail. ``path`` is
+    ``FILE.py:function``, relative to the working directory as all paths of a recipe, or
+    ``package.module:function``, where installed packages come before modules of the working directory.
 
     Raises ``ValueError``, one line, when the path does not lead to a function.
     """
@@ -53,7 +56,7 @@ class FunctionReward:
 
 def source_of(path: str) -> str:
     """SHA-256 (hex) of the file that an imported function's module came from; empty where there is none."""
-    file = getattr(sys.modules[path.partition(":")[0]], "__file__", None)
+    file = getattr(import_place(path.rpartition(":")[0], path), "__file__", None)
     try:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
     except OSError:  # inside of an archive
@@ -61,29 +64,70 @@ def source_of(path: str) -> str:
 
 
 def import_function(path: str) -> Callable[[Sample], Any]:
-    """The function at ``package.module:function``. Raises ``ValueError``, one line, when there is none."""
-    module_name, colon, name = path.partition(":")
-    if not (module_name and colon and name):
-        raise ValueError(f"reward function: path {path!r} must look like package.module:function")
-    # `python -m` and notebooks have the working directory on sys.path, console scripts do not. At the end,
-    # so that a directory called `datasets` does not hide the package of that name from the rest of the run.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        target: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise ValueError(
-                f"reward function: path {path!r}: no module {module_name!r} in {os.getcwd()} or on sys.path"
-            ) from error
-        raise ValueError(f"reward function: path {path!r}: importing it failed: {error}") from error
-    except (Exception, SystemExit) as error:  # importing runs the user's code, which may raise anything
-        raise ValueError(f"reward function: path {path!r}: importing it failed: {describe(error)}") from error
+    """The function at ``FILE.py:function`` or ``package.module:function``. Raises ``ValueError``, one line,
+    when there is none."""
+    place, colon, name = path.rpartition(":")
+    if not (place and colon and name):
+        raise ValueError(
+            f"reward function: path {path!r} must look like ./FILE.py:function or package.module:function"
+        )
+    target: Any = import_place(place, path)
     for attribute in name.split("."):
         if not hasattr(target, attribute):
-            raise ValueError(f"reward function: path {path!r}: module {module_name!r} has no {name!r}")
+            raise ValueError(
+                f"reward function: path {path!r}: module {place!r} has no {name!r}{shadowed(place)}"
+            )
         target = getattr(target, attribute)
     if not callable(target):
         raise ValueError(f"reward function: path {path!r} is a {type(target).__name__}, not a function")
     function: Callable[[Sample], Any] = target
     return function
+
+
+def import_place(place: str, path: str) -> ModuleType:
+    """The module that ``place`` names: a file (relative to the working directory), or a dotted name."""
+    file = Path(place).absolute() if place.endswith(".py") else None
+    if file is not None and not file.is_file():
+        raise ValueError(f"reward function: path {path!r}: no such file: {file}")
+    # `python -m` and notebooks have the working directory on sys.path, console scripts do not. At the end,
+    # so that a directory called `datasets` does not hide the package of that name from the rest of the run.
+    for folder in {os.getcwd()} | ({str(file.parent)} if file else set()):
+        if folder not in sys.path and not (folder == os.getcwd() and "" in sys.path):
+            sys.path.append(folder)
+    try:
+        return importlib.import_module(place) if file is None else import_file(file)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (place == error.name or place.startswith(error.name + ".")):
+            raise ValueError(
+                f"reward function: path {path!r}: no module {place!r} in {os.getcwd()} or on sys.path"
+                f"{shadowed(place)}"
+            ) from error
+        raise ValueError(f"reward function: path {path!r}: importing it failed: {error}") from error
+    except (Exception, SystemExit) as error:  # importing runs the user's code, which may raise anything
+        raise ValueError(f"reward function: path {path!r}: importing it failed: {describe(error)}") from error
+
+
+def import_file(file: Path) -> ModuleType:
+    """The module in a file, under a name that no package has: ``reward.py`` may be the user's, too."""
+    name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None  # for names that end in .py
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def shadowed(place: str) -> str:
+    """For a message: that another module of that name hides the one in the working directory."""
+    file = Path(*place.split(".")).with_suffix(".py")
+    found = getattr(sys.modules.get(place.partition(".")[0]), "__file__", None)
+    if not file.is_file() or found is None or Path(found).absolute() == file.absolute():
+        return ""
+    return f"; {found} hides your {file}: rename that, or write path: ./{file}:FUNCTION"

@@ -39,14 +39,14 @@ START_TIMEOUT = 120.0  # seconds for imports, generous: a user's function may im
 
 _BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from reward.worker import main; main(int(sys.argv[2]))"
+    "from reward.worker import main; del sys.path[0]; main(int(sys.argv[2]))"
 )
 
 
 def search_path() -> list[str]:
-    """The caller's module search path, with the working directory by name, and where this package lies."""
-    path = [entry or os.getcwd() for entry in sys.path]
-    return list(dict.fromkeys([*path, str(Path(__file__).resolve().parents[1])]))
+    """Where this package lies (for its import alone, so that no ``reward.py`` of a user hides it), then
+    the caller's module search path, with the working directory by name."""
+    return [str(Path(__file__).resolve().parents[1]), *(entry or os.getcwd() for entry in sys.path)]
 
 
 class WorkerProcess:
@@ -66,7 +66,7 @@ class WorkerProcess:
         name, _, value = self._mark.partition("=")
         descriptor = theirs.fileno()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP, json.dumps(search_path()), str(descriptor)],
+            [sys.executable, "-P", "-c", _BOOTSTRAP, json.dumps(search_path()), str(descriptor)],
             stdin=subprocess.DEVNULL,
             stdout=2,  # what a reward prints goes where errors go
             pass_fds=[descriptor],

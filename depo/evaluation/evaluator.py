@@ -12,7 +12,7 @@ In training the rollouts stay in memory, ``depo eval`` writes them to disk as th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 """One completion with its verdict; its keys are the columns of `depo.evaluation.samples.SCHEMA`."""
+
+Counted = Callable[[Iterable[Rollout], int], Iterable[Rollout]]
+"""Passes rollouts on, so many in all, and tells how many have come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +94,15 @@ class Evaluator:
         self.asked = {prompt.key: (task, prompt) for task in tasks for prompt in task.prompts}
         self.rewards = list({id(task.reward): task.reward for task in tasks}.values())
 
-    def rows(self, requests: Sequence[Request], engine: RolloutEngine) -> list[Row]:
-        """All rows at once, in the order of requests and samples."""
-        groups = collate(requests, engine.generate(requests, self.sampling))
+    def rows(
+        self,
+        requests: Sequence[Request],
+        engine: RolloutEngine,
+        counted: Counted = lambda rollouts, n: rollouts,
+    ) -> list[Row]:
+        """All rows at once, in the order of requests and samples. ``counted``: see `Counted`."""
+        rollouts = counted(engine.generate(requests, self.sampling), sum(one.n for one in requests))
+        groups = collate(requests, rollouts)
         return self.judge([rollout for group in groups for rollout in group])
 
     def judge(self, rollouts: Sequence[Rollout]) -> list[Row]:

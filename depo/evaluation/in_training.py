@@ -5,9 +5,10 @@ The policy in training is asked by the run's own engine, and the run keeps the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +34,7 @@ from depo.recipe.schema import Evaluation, PretrainedPolicy, Recipe
 from depo.recipe.schema.evaluation import Suite
 from depo.recipe.suites import recipe_suite
 from depo.rollout.engine import RolloutEngine, Sampling
-from depo.types import Prompt, Request
+from depo.types import Prompt, Request, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,6 +109,8 @@ class TrainingEvaluation:
     tokenizer: PreTrainedTokenizerBase
     max_new_tokens: int
     seed: int
+    counted: Callable[[str, Iterable[Rollout], int], Iterable[Rollout]]
+    """Passes rollouts on and tells that "evaluating NAME" has come to so many of the total."""
     parts: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Named parts of the held-out prompts, by their keys."""
     suite: TrainingSuite | None = None
@@ -148,7 +151,8 @@ class TrainingEvaluation:
             # With the prompts and seeds that ``depo eval`` would take.
             suite, tasks = self.suite.suite, self.suite.tasks
             sampling = Sampling(suite.sampling.temperature, suite.sampling.max_new_tokens)
-            rows = Evaluator(tasks, self.tokenizer, sampling).rows(self.suite.requests, self.engine)
+            counted = partial(self.counted, f"evaluating {suite.name}")
+            rows = Evaluator(tasks, self.tokenizer, sampling).rows(self.suite.requests, self.engine, counted)
             result.count(rows)
             result.suite = named_measures(suite, [task.name for task in tasks], rows)
         return result
@@ -160,7 +164,8 @@ class TrainingEvaluation:
         else:
             sampling = Sampling(self.config.temperature, self.max_new_tokens)
             requests = requests_of(task.prompts, self.config.n, self.seed)
-            rows = Evaluator([task], self.tokenizer, sampling).rows(requests, self.engine)
+            counted = partial(self.counted, f"evaluating {task.name}")
+            rows = Evaluator([task], self.tokenizer, sampling).rows(requests, self.engine, counted)
             result.count(rows)
             accuracy_N = Verdicts.of(rows).accuracy_N
         result.each[task.name] = [None if np.isnan(one) else float(one) for one in accuracy_N]

@@ -1,6 +1,7 @@
 """Recipes: a YAML file plus overrides in, a validated `depo.recipe.schema.Recipe` out; and back to YAML.
 
     recipe = load_recipe("recipes/math.yaml", ["steps=5", "learner.loss=gspo", "data.train=problems.jsonl"])
+    recipe = load_recipe("math")    # shipped with the package
 
 Paths in a recipe are relative to the working directory. Also what a resumed run may change of the recipe that
 it was begun with.
@@ -56,11 +57,15 @@ RESUME_MAY_CHANGE = {
 """What a resumed run may set anew: none of it changes what a step computes, but for its rounding and the
 learning-rate schedule, which spans ``steps``. Where memory ran out, these are the keys that help."""
 
+FOLDER = Path("recipes")
+SHIPPED = Path(__file__).resolve().parent / "shipped"
+"""The recipes that come with the package, wherever the command is run; suites are in eval/."""
+
 AnyBlock = TypeVar("AnyBlock", bound=Block)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in ``path`` with ``overrides`` (``key=value``) on top.
+    """The recipe in ``path`` (a file, or a name in recipes/) with ``overrides`` (``key=value``) on top.
 
     Raises UserError with one line per problem, each naming the file (or the command line) and the key.
     """
@@ -69,8 +74,23 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe, Sources]:
     """Like ``load_recipe``, and where each key was written, for later messages about them."""
-    sources = read_keys(Path(path), overrides)
+    sources = read_keys(find_recipe(path), overrides)
     return validated(Recipe, sources), sources
+
+
+def find_recipe(name: Path | str) -> Path:
+    """The file of a recipe: a path, or a name in recipes/, here or shipped. Raises UserError for a name that
+    is neither."""
+    path = Path(name)
+    if len(path.parts) != 1 or path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    for folder in (FOLDER, SHIPPED):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = sorted({file.stem for folder in (FOLDER, SHIPPED) for file in folder.glob("*.yaml")})
+    near = difflib.get_close_matches(path.name, known, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"no such recipe: {name}; {meant}known: {', '.join(known)}; or name a YAML file")
 
 
 def read_keys(
@@ -111,7 +131,7 @@ def _read_text(path: Path) -> str:
 
 def _similar_files(path: Path) -> str:
     """Recipes whose names resemble a missing one's, beside it and in recipes/."""
-    found = {file for folder in (path.parent, Path("recipes")) for file in folder.glob("*.y*ml")}
+    found = {file for folder in (path.parent, FOLDER) for file in folder.glob("*.y*ml")}
     by_stem = {file.stem: file for file in sorted(found)}
     near = difflib.get_close_matches(path.stem, by_stem, n=2, cutoff=0.5)
     return f"; did you mean {' or '.join(str(by_stem[stem]) for stem in near)}?" if near else ""

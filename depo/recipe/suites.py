@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from depo.errors import UserError
+from depo.recipe import loading
 from depo.recipe.checks import plugin_problems, raise_all, reward_problems, source_problems
 from depo.recipe.errors import Sources
 from depo.recipe.keys import (
@@ -22,9 +23,8 @@ from depo.recipe.schema import Evaluation, FileSource, HubSource
 from depo.recipe.schema.evaluation import Suite
 
 ROOT = Shape({"": Suite})
-FOLDER = Path("recipes") / "eval"
-SHIPPED = Path(__file__).resolve().parents[2] / FOLDER
-"""Suites of the source tree that this module belongs to, wherever the command is run."""
+FOLDER, SHIPPED = loading.FOLDER / "eval", loading.SHIPPED / "eval"
+"""Suites of the working directory, and those that come with the package."""
 
 
 @dataclass(frozen=True, slots=True)

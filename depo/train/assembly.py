@@ -95,6 +95,7 @@ def assemble(
         seed=recipe.seed,
         parts=prompts.parts,
         suite=training_suite(recipe, tokenizer, console.say, stack),
+        counted=console.counted,
     )
     check_measure(recipe.evaluation, evaluator.measures)
     trained_on = {prompt.key for prompt in train}

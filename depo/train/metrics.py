@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,14 +14,16 @@ from depo.types import Group
 
 
 class Clock:
-    """Adds up seconds by phase name. Phases do not nest."""
+    """Adds up seconds by phase name, which ``begun`` hears. Phases do not nest."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun: Callable[[str], None] = lambda phase: None) -> None:
         self.seconds: dict[str, float] = {}
+        self.begun = begun
         self._start = time.perf_counter()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        self.begun(name)
         start = time.perf_counter()
         try:
             yield

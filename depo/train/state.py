@@ -6,7 +6,7 @@ The order of events inside a step is in ``depo/loop.py``; here is what happens a
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from depo.train.best import BestPolicy
 from depo.train.checkpoint import CHECKPOINT_SCHEMA, STATE, prune, rewrite_state, write_checkpoint
 from depo.train.ledger import Ledger
 from depo.train.metrics import Clock
-from depo.types import Group
+from depo.types import Group, Request, Rollout
 from depo.workers.learner import RemoteLearner
 from estimators.base import Estimator, Prepares
 from reward.base import Reward
@@ -75,6 +75,15 @@ class Run:
         """Let the estimator work out, ahead of time, what the selector will ask at ``step``."""
         if isinstance(self.estimator, Prepares):
             self.estimator.prepare(self.selector.preview(self.pool, step), step)
+
+    def clock(self, step: int) -> Clock:
+        """A new one, of whose phases the console tells."""
+        return Clock(lambda phase: self.console.doing(f"step {step}: {phase}"))
+
+    def generate(self, requests: Sequence[Request], step: int) -> Iterator[Rollout]:
+        """Rollouts as they finish; the console counts them."""
+        rollouts = self.engine.generate(requests, self.sampling)
+        return self.console.counted(f"step {step}: generate", rollouts, sum(one.n for one in requests))
 
     def sync(self, version: int) -> dict[str, float]:
         return self.weight_sync(version)
@@ -137,6 +146,7 @@ class Run:
             save_state(directory / "estimator", self.estimator.state_dict())
             write_json(directory / STATE, self.state_dict())
 
+        self.console.doing("writing a checkpoint")
         root = self.directory / "checkpoints"
         write_checkpoint(root, step, write, self.learner.checkpoint_bytes)
         prune(root, self.recipe.checkpoint.keep, self.alarms.sound_until())

@@ -164,10 +164,11 @@ def lines(run: Run, after: EvalResult | None) -> list[str]:
             if old is not None and new is not None:
                 text.append(f"{label}: {old:.3f} → {new:.3f} ({new - old:+.3f})")
     text.append(f"rollouts generated: {recorded['generated']:,} ({outcomes}; by origin: {origins})")
+    used = run.ledger.generated
     if saved.rollouts is not None:
         text.append(
-            f"rollouts saved against uniform sampling: {saved.rollouts:+,.0f} "
-            f"(95 % interval {saved.low:+,.0f} to {saved.high:+,.0f})"
+            f"uniform sampling would have needed {used + saved.rollouts:,.0f} rollouts for the same signal "
+            f"(95 % interval {used + saved.low:,.0f} to {used + saved.high:,.0f}; {used:,} used)"
         )
     text.append(f"policy: {run.directory / 'policy'}")
     text.append(f"run: {run.directory} ({run.wall_seconds:.0f} s)")

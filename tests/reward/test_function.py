@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -51,8 +53,8 @@ def test_what_is_no_verdict_is_unscorable_with_the_reason(sample, functions, com
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("functions_of_a_user", "must look like package.module:function"),
-        ("functions_of_a_user:", "must look like package.module:function"),
+        ("functions_of_a_user", r"must look like \./FILE\.py:function or package\.module:function"),
+        ("functions_of_a_user:", r"must look like \./FILE\.py:function or package\.module:function"),
         ("no_such_module:f", "no module 'no_such_module' in"),
         ("functions_of_a_user.sub:f", "importing it failed|no module"),
         ("functions_of_a_user:nothing", "module 'functions_of_a_user' has no 'nothing'"),
@@ -81,3 +83,68 @@ def test_modules_of_the_working_directory_are_found_here_and_in_workers(
     spec = {"type": "function", "path": "only_in_the_working_directory:f"}
     with reward.VerifierPool(spec, workers=1) as pool:
         assert pool.score([sample("x")])[0].correct
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A working directory whose modules have the names of ours."""
+    (tmp_path / "estimators.py").write_text("WORTH = 0.25\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "worth_of_a_user.py").write_text("WORTH = 0.75\n")
+    judge = "def judge(sample):\n    return WORTH, True\n"
+    (tmp_path / "reward.py").write_text("WORTH = 0.5\n" + judge)
+    (tmp_path / "mine" / "reward.py").write_text("from worth_of_a_user import WORTH\n" + judge)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("./reward.py", 0.5), ("reward.py", 0.5), ("mine/reward.py", 0.75)]
+)
+def test_a_file_is_imported_by_its_path_whatever_it_is_called(own, sample, path, value) -> None:
+    spec = {"type": "function", "path": f"{path}:judge"}
+    assert reward.build(spec).score([sample("x")])[0].value == value
+    with reward.VerifierPool(spec, workers=1) as pool:
+        assert pool.score([sample("x")])[0].value == value
+    assert reward.build({**spec, "path": f"{own / path}:judge"}).score([sample("x")])[0].value == value
+
+
+def test_modules_with_our_names_hide_nothing_where_the_working_directory_comes_first(own) -> None:
+    """As under ``python -m depo``, in Ray's workers and in notebooks."""
+    program = """
+import depo.recipe.schema, sys
+from reward import Sample, VerifierPool
+assert sys.path[0] == ""
+with VerifierPool({"type": "function", "path": "./reward.py:judge"}, workers=1) as pool:
+    print(pool.score([Sample("x", "x", 1, "stop", 1)])[0].value)
+"""
+    (own / "estimators.py").write_text("raise RuntimeError('not this one')\n")
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "0.5\n"
+
+
+def test_two_files_of_one_name_are_two_modules_with_versions_of_their_own(own, sample) -> None:
+    one, other = (
+        reward.build({"type": "function", "path": f"{path}:judge"})
+        for path in ("reward.py", "mine/reward.py")
+    )
+    assert one.score([sample("x")]) != other.score([sample("x")])
+    assert one.version != other.version != ""
+
+
+def test_a_module_that_ours_hides_is_told_with_the_way_out(own) -> None:
+    with pytest.raises(
+        ValueError, match=r"has no 'judge'; .*reward.__init__\.py hides your reward\.py"
+    ) as caught:
+        reward.build({"type": "function", "path": "reward:judge"})
+    assert "rename that, or write path: ./reward.py:FUNCTION" in str(caught.value)
+
+
+def test_files_that_are_not_there_or_fail_are_told(own) -> None:
+    with pytest.raises(ValueError, match=r"no such file: .*/nosuch\.py"):
+        reward.build({"type": "function", "path": "./nosuch.py:judge"})
+    (own / "broken.py").write_text("1 / 0\n")
+    for _ in range(2):  # not a half-imported module the second time
+        with pytest.raises(ValueError, match="importing it failed: ZeroDivisionError"):
+            reward.build({"type": "function", "path": "./broken.py:judge"})

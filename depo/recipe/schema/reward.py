@@ -46,11 +46,11 @@ class ReasoningGymReward(Block):
 
 
 class FunctionReward(Block):
-    """A function of your own by import path, ``package.module:function``; see docs/rewards.md."""
+    """A function of your own, ``./FILE.py:function`` or ``package.module:function``; see docs/rewards.md."""
 
     type: Literal["function"] = "function"
     path: str
-    """Module and name, with a colon between them."""
+    """File (relative to the working directory) or module, a colon, and the function's name."""
     correct_at: Number = 1.0
     """Value from which a sample counts as correct, when the function returns plain numbers."""
 

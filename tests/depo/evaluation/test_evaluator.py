@@ -119,6 +119,7 @@ def evaluation(
         tokenizer=Tokenizer(),
         max_new_tokens=8,
         seed=SEED,
+        counted=more.pop("counted", lambda what, rollouts, total: rollouts),
         **more,
     )
 
@@ -149,6 +150,20 @@ def test_three_ways_of_asking_are_accuracies_of_the_seeds_each_has_always_had():
     lengths = [[len(request.prompt.token_ids) for request in call] for call in engine.calls]
     assert lengths == [[3, 9, 5], [4, 6], [9, 5, 3]], "one call each; suites ask the longest prompts first"
     assert run.run().scalars() == found, "two evaluations are paired"
+
+
+def test_what_is_asked_is_told_before_the_first_answer():
+    told = []
+
+    def counted(what, rollouts, total):
+        told.append((what, total))
+        return rollouts
+
+    judge = Reward(odd)
+    suite = suite_of(benchmark("a", 3, 9), benchmark("b", 5), reward=judge)
+    sets = [Task("one", prompts(4, 6, first=3), judge)]
+    evaluation(Engine(), Task("heldout", prompts(3, 9, 5), judge), sets, suite=suite, counted=counted).run()
+    assert told == [("evaluating heldout", 3 * N), ("evaluating one", 2 * N), ("evaluating s", 3 * N)]
 
 
 def test_what_it_took_is_counted_and_samples_without_a_verdict_are_left_out():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,7 +139,32 @@ def test_a_missing_file_suggests_its_neighbours(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "quickstart.yaml").write_text(MINIMAL)
     with pytest.raises(UserError, match=r"did you mean recipes/quickstart\.yaml\?"):
+        load_recipe("quickstrt.yaml")
+
+
+def test_shipped_recipes_are_found_by_name_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("quickstart") == load_recipe(ROOT / "recipes" / "quickstart.yaml")
+    with pytest.raises(UserError) as caught:
         load_recipe("quickstrt")
+    names = ", ".join(path.stem for path in RECIPES)
+    expected = f"no such recipe: quickstrt; did you mean quickstart? known: {names}; or name a YAML file"
+    assert str(caught.value) == expected
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "quickstart.yaml").write_text(MINIMAL)
+    assert load_recipe("quickstart").name != "quickstart", "one's own comes first"
+
+
+def test_what_is_installed_holds_the_recipes(tmp_path: Path) -> None:
+    """What setuptools copies into a wheel."""
+    setup = [sys.executable, "-c", "import setuptools; setuptools.setup()"]
+    commands = ["egg_info", "--egg-base", tmp_path, "build_py", "--build-lib", tmp_path]
+    subprocess.run([*setup, *commands], cwd=ROOT, check=True, capture_output=True)
+    built = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.yaml")}
+    for path in (ROOT / "recipes").rglob("*.yaml"):
+        assert f"depo/recipe/shipped/{path.relative_to(ROOT / 'recipes')}" in built
 
 
 def test_a_run_directory_given_as_recipe_suggests_the_recipe_in_it(tmp_path: Path) -> None:

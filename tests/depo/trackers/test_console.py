@@ -11,12 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from depo.trackers.console import HEADER_EVERY, WIDTH, Console
+from depo.recipe.loading import load_recipe
+from depo.trackers.console import HEADER_EVERY, UNIFORM_GROUPS, WIDTH, Console, columns_for
+
+RECIPES = Path(__file__).parents[3] / "recipes"
 
 METRICS = {
     "step": 12,
     "reward": 0.71234,
-    "accuracy": 0.51,
+    "accuracy": 0.99,
+    "uniform/groups": 4,
+    "uniform/accuracy": 0.51,
     "zero_variance_share": 0.25,
     "calibration/brier_skill": -0.125,
     "calibration/ece": 0.0312,
@@ -35,42 +40,75 @@ METRICS = {
 }
 
 
+LEGEND = 6
+
+
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
+def table(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Without the legend."""
+    return lines(capsys)[LEGEND:]
+
+
 def cells(header: str, line: str) -> dict[str, str]:
     """Values of a line by the column titles above them; titles and values are right-aligned."""
-    ends = [match.end() for match in re.finditer(r"step s|\S+", header)]
+    ends = [match.end() for match in re.finditer(r"slowest part|\S+", header)]
     starts = [0, *ends]
     return {
         header[start:end].strip(): line[start:end].strip() for start, end in zip(starts, ends, strict=False)
     }
 
 
-def test_a_step_is_one_line_under_a_header(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_is_one_line_under_a_legend_and_a_header(capsys: pytest.CaptureFixture[str]) -> None:
     with Console(300, quiet=False, name="x") as console:
         console.step(METRICS)
-    header, line = lines(capsys)
-    assert cells(header, line) == {
+    *legend, header, line = lines(capsys)
+    assert len(legend) == LEGEND
+    found = cells(header, line)
+    assert found == {
         "step": "12/300",
         "reward": "0.712",
-        "acc": "0.510",
-        "zero": "25%",
-        "brier": "-0.12",
-        "ece": "0.031",
-        "gate": "select",
+        "accuracy": "0.510",  # of the uniformly drawn prompts, not of those that were chosen
+        "useful": "75%",
+        "skill": "-0.12",
+        "prompts": "chosen",
         "saved": "-12.3k",
-        "kl": "3.1e-04",
+        "mismatch": "3.1e-04",
         "tok/s": "24.2k",
-        "sel": "0.01",
-        "gen": "12.3",
-        "ver": "0.40",
-        "upd": "123",
-        "est": "0.05",
-        "sync": "0.85",
-        "step s": "137",
+        "time": "137s",
+        "slowest part": "update 90%",
     }
+    assert {line.split()[0] for line in legend} < set(found)
+
+
+def test_accuracy_is_that_of_the_newest_uniformly_drawn_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console(300, quiet=False, name="x") as console:
+        old = {"step": 1, "uniform/groups": UNIFORM_GROUPS, "uniform/accuracy": 0.0, "accuracy": 0.9}
+        console.step(old | {"uniform/groups": 0, "uniform/accuracy": float("nan")})
+        console.step(old | {"step": 2})
+        for step in (3, 4):
+            console.step(old | {"step": step, "uniform/groups": UNIFORM_GROUPS / 2, "uniform/accuracy": 0.5})
+        console.step(old | {"step": 5, "uniform/groups": 0, "uniform/accuracy": None})
+    header, *rows = table(capsys)
+    assert [cells(header, row)["accuracy"] for row in rows] == ["-", "0.000", "0.167", "0.500", "0.500"]
+
+
+def test_what_cannot_vary_under_a_recipe_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    def titles(*overrides: str) -> list[str]:
+        return [one.title for one in columns_for(load_recipe(RECIPES / "quickstart.yaml", overrides))]
+
+    assert titles() == ["reward", "accuracy", "useful", "skill", "prompts", "saved", "tok/s", "time"]
+    assert titles("selection=uniform") == ["reward", "accuracy", "useful", "tok/s", "time"]
+    assert "mismatch" in titles("rollout.engine=vllm")
+    with Console(
+        200, quiet=False, name="x", columns=columns_for(load_recipe(RECIPES / "quickstart.yaml"))
+    ) as console:
+        console.step(METRICS)
+    shown = lines(capsys)
+    assert max(len(line) for line in shown) <= 80
+    assert len(shown) == 5 + 2  # five lines of legend
 
 
 @pytest.mark.parametrize(
@@ -79,13 +117,13 @@ def test_a_step_is_one_line_under_a_header(capsys: pytest.CaptureFixture[str]) -
 def test_saved_rollouts_have_a_sign(capsys: pytest.CaptureFixture[str], saved: float, shown: str) -> None:
     with Console(300, quiet=False, name="x") as console:
         console.step(METRICS | {"saved": saved})
-    assert cells(*lines(capsys))["saved"] == shown
+    assert cells(*table(capsys))["saved"] == shown
 
 
 def test_what_is_missing_or_not_a_number_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     with Console(300, quiet=False, name="x") as console:
         console.step({"step": 1, "reward": float("nan"), "saved": None, "calibration/ece": float("inf")})
-    found = cells(*lines(capsys))
+    found = cells(*table(capsys))
     assert found.pop("step") == "1/300"
     assert set(found.values()) == {"-"}
 
@@ -107,7 +145,7 @@ def test_lines_stay_aligned_and_within_the_width_for_extreme_values(
     with Console(99_999, quiet=False, name="x") as console:
         for metrics in extremes:
             console.step(metrics)
-    shown = lines(capsys)
+    shown = table(capsys)
     assert len({len(line) for line in shown}) == 1
     assert len(shown[0]) <= WIDTH
 
@@ -116,7 +154,7 @@ def test_the_header_comes_back_now_and_then(capsys: pytest.CaptureFixture[str]) 
     with Console(300, quiet=False, name="x") as console:
         for step in range(2 * HEADER_EVERY):
             console.step(METRICS | {"step": step})
-    assert [index for index, line in enumerate(lines(capsys)) if "reward" in line] == [0, HEADER_EVERY + 1]
+    assert [index for index, line in enumerate(table(capsys)) if "accuracy" in line] == [0, HEADER_EVERY + 1]
 
 
 def test_quiet_shows_only_what_is_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,6 +174,41 @@ with Console(4, quiet=False, name="[red]arith[/red]") as console:
 """
 
 
+LONG = """
+import time
+import depo.trackers.console as module
+module.HEARTBEAT = 0.2
+with module.Console(4, quiet=QUIET, name="x") as console:
+    for item in console.counted("evaluating heldout", range(2000), 2000):
+        time.sleep(0.0005)
+    console.say("done")
+"""
+
+
+def test_a_long_phase_says_where_it_is_when_nothing_else_is_said() -> None:
+    def output(quiet: bool) -> list[str]:
+        program = LONG.replace("QUIET", str(quiet))
+        return subprocess.run(
+            [sys.executable, "-c", program], check=True, capture_output=True, text=True
+        ).stdout.splitlines()
+
+    *beats, last = output(quiet=False)
+    assert last == "done"
+    counts = [
+        int(re.fullmatch(r"\.\.\. evaluating heldout ([\d,]+)/2,000, \d+ s", line)[1].replace(",", ""))
+        for line in beats
+    ]
+    assert counts
+    assert counts == sorted(counts)
+    assert output(quiet=True) == []
+
+
+def test_on_a_terminal_the_bar_says_where_a_long_phase_is(tmp_path: Path) -> None:
+    text = on_a_terminal(LONG.replace("QUIET", "False"), tmp_path / "transcript")
+    assert re.search(r"x: evaluating heldout [\d,]+/2,000", text)
+    assert "... evaluating" not in text
+
+
 def test_without_a_terminal_there_are_plain_lines_only() -> None:
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "40"}
     outcome = subprocess.run(
@@ -145,7 +218,7 @@ def test_without_a_terminal_there_are_plain_lines_only() -> None:
     assert "\x1b" not in text
     assert "\r" not in text
     assert text.splitlines()[0] == "a [bold]word[/bold] :smile:"
-    assert len(text.splitlines()) == 6  # not wrapped to 40 columns
+    assert len(text.splitlines()) == 1 + LEGEND + 1 + 4  # not wrapped to 40 columns
 
 
 def on_a_terminal(program: str, transcript: Path) -> str:

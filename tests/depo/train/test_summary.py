@@ -33,6 +33,9 @@ def test_the_verdict_of_a_run_that_learned(finished: Path) -> None:
     assert not any("nothing was trained" in line for line in verdict)
     printed = (finished.parent / "stdout.txt").read_text()
     assert all(f"verdict: {line}\n" in printed for line in verdict)
+    used, saved = (summary["rollouts"][key] for key in ("generated", "saved"))
+    assert f"would have needed {used + saved:,.0f} rollouts for the same signal (95 % interval" in printed
+    assert f"; {used:,} used)\n" in printed
 
 
 def test_a_constant_reward_ends_the_run_and_what_it_has_done_is_safe(workdir: Path) -> None:
