@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Whole = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 WholeOrZero = Annotated[int, Field(strict=True, ge=0, le=10**9)]
-Positive = Annotated[float, Field(strict=True, ge=1e-12, le=1e9)]
+Positive = Annotated[float, Field(strict=True, ge=1e-30, le=1e9)]
 NonNegative = Annotated[float, Field(strict=True, ge=0, le=1e9)]
 
 

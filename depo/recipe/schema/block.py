@@ -33,7 +33,7 @@ class AtMost:
 
 Fraction = Annotated[float, Field(strict=True, ge=0.0, le=1.0)]
 BelowOne = Annotated[float, Field(strict=True, ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(strict=True, ge=1e-12), AtMost(1e9, "this is no setting but a slip")]
+Positive = Annotated[float, Field(strict=True, ge=1e-30), AtMost(1e9, "this is no setting but a slip")]
 NonNegative = Annotated[float, Field(strict=True, ge=0.0), AtMost(1e9, "this is no setting but a slip")]
 Number = Annotated[float, Field(strict=True, ge=-1e9, le=1e9)]
 Seconds = Annotated[float, Field(strict=True, ge=0.001), AtMost(1e7, "that is 116 days")]
