@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -169,3 +170,11 @@ def test_a_benchmark_that_is_stopped_says_how_to_go_on(how, status, monkeypatch,
     finally:
         signal.signal(signal.SIGINT, before)
     assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_what_takes_long_is_named_now_and_then(module, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.jobs.HEARTBEAT", 0.0)
+    assert run_jobs([writer(module / "a" / "x")], 1, 1, lambda line: None) == []
+    beats = capsys.readouterr().err.splitlines()
+    assert beats
+    assert all(re.fullmatch(r"\.\.\. a \d+ s", line) for line in beats)
