@@ -56,6 +56,7 @@ def test_a_run_that_was_refused_leaves_nothing_in_the_way(workdir: Path) -> None
     assert not (workdir / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_learner_that_hangs_is_waited_for_aloud_and_not_for_ever(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
