@@ -23,6 +23,7 @@ import numpy as np
 from depo.data import load_prompts, load_saved, save_prompts
 from depo.errors import UserError
 from depo.evaluation.measures import share
+from depo.files import write_text
 from depo.recipe.model_shape import find_config, positions
 from depo.recipe.schema import Data, RewardSpec
 from depo.recipe.schema.evaluation import Benchmark, Suite
@@ -237,7 +238,7 @@ def save_benchmarks(benchmarks: Sequence[LoadedBenchmark], directory: Path) -> N
     directory.mkdir(parents=True, exist_ok=True)
     for one in benchmarks:
         if not problems_file(directory, one.name).exists():
-            rows_file(directory, one.name).write_text(one.rows, encoding="utf-8")
+            write_text(rows_file(directory, one.name), one.rows)
             save_prompts(problems_file(directory, one.name), one.prompts)
 
 

@@ -19,7 +19,7 @@ from depo.data import load_saved
 from depo.errors import UserError
 from depo.recipe.keys import parse_yaml
 from depo.replay.trace import MISSING, Trace
-from depo.trackers.tracker import read_metrics
+from depo.trackers.tracker import sound_rows
 from depo.types import Origin, Prompt
 
 COLUMNS = ("step", "prompt_key", "prompt", "origin", "propensity", "selector", "correct")
@@ -100,6 +100,7 @@ def trace_of(path: Path, groups: Mapping[tuple[int, str], Recorded]) -> Trace:
     texts = {key: group.prompt for (_, key), group in groups.items()}
     require_fitting(path, len(texts), len(steps))
     priors, notes = priors_of(path)
+    kl_T, garbage = kl_before(path, steps)
     column = {step: t for t, step in enumerate(steps)}
     row = {key: i for i, key in enumerate(texts)}
     shape = (len(row), len(steps))
@@ -124,7 +125,7 @@ def trace_of(path: Path, groups: Mapping[tuple[int, str], Recorded]) -> Trace:
         trials_NT=trials_NT,
         graded_NT=graded_NT,
         steps_T=np.array(steps),
-        kl_T=kl_before(path, steps),
+        kl_T=kl_T,
         origin_NT=origin_NT,
         propensity_NT=propensity_NT,
         logprob_NT=logprob_NT,
@@ -132,6 +133,7 @@ def trace_of(path: Path, groups: Mapping[tuple[int, str], Recorded]) -> Trace:
             f"graded on the {int(graded_NT.sum())} of {len(groups)} groups that the run drew uniformly",
             "censored replay left out: a run shows only what it picked, not what another selector would have",
             *notes,
+            *garbage,
             *policy_notes(path),
         ),
     )
@@ -185,12 +187,15 @@ def policy_notes(path: Path) -> list[str]:
     ]
 
 
-def kl_before(path: Path, steps: list[int]) -> np.ndarray:
-    """KL travelled before each step (nats), as the loop adds it up from ``policy_kl`` of metrics.jsonl."""
+def kl_before(path: Path, steps: list[int]) -> tuple[np.ndarray, list[str]]:
+    """KL travelled before each step (nats), as the loop adds it up from ``policy_kl`` of metrics.jsonl; and a
+    note where lines of that are no rows."""
     log = path / "metrics.jsonl"
     if not log.is_file():
-        return np.zeros(len(steps))
-    kl_of = {int(row["step"] or 0): float(row.get("policy_kl") or 0.0) for row in read_metrics(log)}
+        return np.zeros(len(steps)), []
+    rows, garbage = sound_rows(log)
+    kl_of = {row["step"]: float(row.get("policy_kl") or 0.0) for row in rows}
     logged = sorted(kl_of)
     travelled = np.cumsum([0.0, *(kl_of[step] for step in logged)])
-    return travelled[np.searchsorted(logged, steps)]
+    notes = [f"{log}: {len(garbage)} lines are not rows of metrics: their KL is left out"] if garbage else []
+    return travelled[np.searchsorted(logged, steps)], notes

@@ -11,7 +11,7 @@ from depo.cli import main
 from depo.data import save_prompts
 from depo.errors import UserError
 from depo.replay.full import full_feedback
-from depo.replay.run_directory import Recorded, read_run, trace_of
+from depo.replay.run_directory import Recorded, kl_before, read_run, trace_of
 from depo.trackers.rollouts import ParquetRollouts
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from estimators import build
@@ -201,3 +201,12 @@ def test_a_run_too_large_for_memory_is_refused_with_its_size(run):
     groups = {(i, f"k{i}"): Recorded("x", "selected", "thompson", 0.5) for i in range(100_000)}
     with pytest.raises(UserError, match=r"100,000 prompts at 100,000 steps take 381\.8 GiB to replay"):
         trace_of(run, groups)
+
+
+def test_garbage_in_the_metrics_is_left_out_and_noted(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "policy_kl": 0.5}\n{"st\n{"step": 2, "policy_kl": 0.25}\n'
+    )
+    travelled, (note,) = kl_before(tmp_path, [1, 2, 3])
+    assert travelled.tolist() == [0.0, 0.5, 0.75]
+    assert "1 lines are not rows of metrics" in note
