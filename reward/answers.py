@@ -137,6 +137,12 @@ _NUMBER = (
 )
 _NUMBERS = re.compile(rf"{_NUMBER}(?:(?:\s*(?:,?\s*\b(?:and|or)\b|[,;])\s*|\s+){_NUMBER})*")
 _ONE_NUMBER = re.compile(_NUMBER)
+_TIME = re.compile(r"(?<![\w.:])\d{1,2}:\d\d(?![\d:])(?:\s*[ap]\.?\s?m\b\.?)?", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"\bI\s+(?:do\s+not|don['’]t|can\s?not|can['’]t|could\s+not|couldn['’]t|am\s+(?:unable|not\s+able)\s+to)\s+"
+    r"(?:know|solve|work|find|determine|figure|answer|say|tell)\b(?!.*\b(?:guess|perhaps|so|therefore)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
 _WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
 _MARKUP = re.compile(r"</?[A-Za-z][\w-]*>|\*\*|__|[`\"]|(?<![\w\\])[*_](?=\S)|(?<=[\w.)])[*_](?!\w)")
 _ASIDE = re.compile(r"\([^()\n]*[A-Za-z]{2}[^()\n]*\)")
@@ -193,9 +199,12 @@ def _first(sentence: str) -> Iterator[str]:
 
 
 def _rightmost(text: str) -> Iterator[str]:
+    if _REFUSAL.search(text):  # a number beside it answers nothing
+        return
     found = _formulas(text)
     plain = _ASIDE.sub(lambda match: " " * len(match[0]), _MATH.sub(lambda match: " " * len(match[0]), text))
     found += [(match.end(), ", ".join(_ONE_NUMBER.findall(match[0]))) for match in _NUMBERS.finditer(plain)]
+    found += [(match.end(), match[0]) for match in _TIME.finditer(plain)]
     if found:
         yield max(found)[1]
 

@@ -196,6 +196,7 @@ def strip_decoration(text: str) -> str:
         text,
     )
     text = rewrite_commands(text, dict.fromkeys(_DROPPED, lambda content: ""))
+    text = re.sub(r"(?<![a-zA-Z])\{:\}", ":", text)
     text = _NOTHING.sub("", _MONEY.sub("USD ", text))
     text = re.sub(r"\.\s?\.\s?\.", r"\\ldots ", text)
     text = _COMMAND.sub(lambda match: _PLAIN.get(match[0], match[0]), text)
