@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -53,3 +54,10 @@ def test_the_libraries_import_without_depo(package: str) -> None:
 def test_the_tools_are_installed() -> None:
     """Otherwise the failures above read like findings."""
     assert [tool for tool in ("ruff", "mypy", "importlinter") if find_spec(tool) is None] == []
+
+
+def test_groups_of_tests_reach_the_processes(request: pytest.FixtureRequest) -> None:
+    """Else every process starts Ray and makes the runs that tests share, and nothing says so."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("one process")
+    assert request.node.nodeid.endswith("@test_code_quality")
