@@ -108,6 +108,7 @@ def dry_run(recipe: Recipe, sources: Sources, suite: Suite | None) -> None:
     print(budget_text(recipe))
     for note in notes(recipe):
         print(f"note: {note}")
+    print("no mistake found; nothing was started. The same command without --dry-run trains")
     for line in (*uncached(recipe, suite), missing, missing_model(recipe)):
         if line is not None:
             print(line)
@@ -123,6 +124,7 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
     from depo.models.loading import pretrained_view
     from depo.toy.prepare import prepare
     from depo.trackers.console import Console, columns_for
+    from depo.trackers.tracker import sound_rows
     from depo.train.assembly import assemble, build_estimator, check_cluster, verifier
     from depo.train.checkpoint import sound_checkpoint
     from depo.train.run_directory import check_continuable, claimed
@@ -155,6 +157,8 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
         if checkpoint is not None:
             run.load_checkpoint(checkpoint)
             console.say(f"resuming after step {run.step} from {checkpoint}")
+            log = run_dir / "metrics.jsonl"
+            console.remember(sound_rows(log)[0] if log.exists() else ())
         if changes:  # only now: a recipe that cannot go on does not replace the one that could
             write_resolved(recipe, run_dir / "recipe.yaml")
             for change in changes:

@@ -126,8 +126,8 @@ def check_heldout(heldout: float, prompts: int) -> int:
     count = int(heldout) if heldout >= 1 or heldout == 0 else max(1, round(heldout * prompts))
     if count >= prompts:
         raise UserError(
-            f"data.heldout: {heldout:g} sets {count:,} of {prompts:,} prompts aside and leaves "
-            "none to train on; make it smaller"
+            f"data.heldout: {count:,} of {prompts:,} prompts would be held out, which leaves none to train "
+            f"on; make it smaller than {heldout:g}"
         )
     return count
 

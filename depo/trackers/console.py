@@ -269,6 +269,11 @@ class Console:
             known -= self.uniform.popleft()[0]
         return sum(groups * accuracy for groups, accuracy in self.uniform) / known if known else None
 
+    def remember(self, rows: Iterable[Metrics]) -> None:
+        """The steps before a resume: the accuracy shown goes on where it was."""
+        for row in rows:
+            self._accuracy(row)
+
     def _legend(self) -> None:
         for column in self.columns:
             if column.legend:

@@ -48,7 +48,8 @@ def test_rows_that_are_all_held_out_are_refused_before_anything_starts(
 ) -> None:
     line = told(capsys, "data.train=sums.parquet", "data.heldout=32", dry=dry)
     assert line == (
-        "error: data.heldout: 32 sets 32 of 30 prompts aside and leaves none to train on; make it smaller"
+        "error: data.heldout: 32 of 30 prompts would be held out, which leaves none to train on; make it "
+        "smaller than 32"
     )
     assert not (directory / "runs").exists()
 

@@ -95,6 +95,24 @@ def test_accuracy_is_that_of_the_newest_uniformly_drawn_groups(capsys: pytest.Ca
     assert [cells(header, row)["accuracy"] for row in rows] == ["-", "0.000", "0.167", "0.500", "0.500"]
 
 
+def test_a_resumed_run_shows_the_accuracy_that_it_would_have_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = [
+        {"step": step, "uniform/groups": UNIFORM_GROUPS / 4, "uniform/accuracy": step / 10}
+        for step in range(1, 8)
+    ]
+    shown = []
+    for before in (0, 4):
+        with Console(300, quiet=False, name="x") as console:
+            console.remember(steps[:before])
+            for metrics in steps[before:]:
+                console.step(metrics)
+        header, *rows = table(capsys)
+        shown.append([cells(header, row)["accuracy"] for row in rows])
+    assert shown[1] == shown[0][4:]
+
+
 def test_what_cannot_vary_under_a_recipe_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     def titles(*overrides: str) -> list[str]:
         return [one.title for one in columns_for(load_recipe(RECIPES / "quickstart.yaml", overrides))]
