@@ -38,6 +38,7 @@ def test_the_verdict_of_a_run_that_learned(finished: Path) -> None:
     assert f"; {used:,} used)\n" in printed
 
 
+@pytest.mark.slow
 def test_a_constant_reward_ends_the_run_and_what_it_has_done_is_safe(workdir: Path) -> None:
     """Every group is without variance: no update, ever."""
     (workdir / "no_reward.py").write_text("def judge(sample):\n    return 0.0\n")
