@@ -12,6 +12,8 @@ import pytest
 
 import reward
 from reward.answers import TAIL, tail
+from reward.base import Sample, score_one
+from reward.math import MathReward
 
 THOUGHT = "<think>\nThere are 3 boxes of 4, 2 are gone, so 12 - 2 = 10. Once more: 4 apples.\n</think>\n"
 
@@ -298,3 +300,13 @@ def test_whole_sets_verify_themselves(test_data, pool, sample, file: str, column
     failed = {gold for gold, score in zip(distinct, scores, strict=True) if score.correct is not True}
     print(file, failed)
     assert sum(gold in failed for gold in references) <= 0.005 * len(references)
+
+
+def test_a_comparison_without_memory_gives_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*arguments: object) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr("reward.formulas._same_at_points", exhausted)
+    score = score_one(MathReward(), Sample(r"\boxed{x + 1 - 1}", "x^2 - x^2 + x", 5, "stop", 9))
+    assert score.correct is None
+    assert "out of memory" in score.detail
