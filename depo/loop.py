@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from depo.learner.samples import advantages_into, keep_learner_logprobs, train_samples
+from depo.learner.advantages import advantages_into
+from depo.learner.samples import keep_learner_logprobs, train_samples
 from depo.rollout.engine import collate, requests_for, samples_of
 from depo.selection.picks import observations
 from depo.train.metrics import step_metrics
@@ -30,7 +31,7 @@ def train(run: Run) -> None:
     while not run.spent:
         step = run.step + 1
         clock = run.clock(step)
-        context = Context(recipe.batch.group_size, step, run.kl_travelled)
+        context = Context(recipe.contrast, step, run.kl_travelled)
 
         # Choose prompts, roll them out, verify; round after round until the selector has what it needs.
         groups: list[Group] = []
@@ -46,7 +47,9 @@ def train(run: Run) -> None:
             with clock.phase("verify"):
                 samples_PG = samples_of(requests_P, rollouts_PG, run.tokenizer, recipe.rollout.max_new_tokens)
                 scores_PG = run.reward.score([sample for samples_G in samples_PG for sample in samples_G])
-                groups += Group.zip(picks_P, rollouts_PG, samples_PG, scores_PG)
+                new = Group.zip(picks_P, rollouts_PG, samples_PG, scores_PG)
+                advantages_into(new, run.advantages, recipe.learner.min_advantage)
+                groups += new
 
         # Grade the predictions, and keep the informative groups.
         with clock.phase("select"):
@@ -55,7 +58,6 @@ def train(run: Run) -> None:
 
         # Update the policy on that. Meanwhile the estimator learns, and reads what it will be asked next.
         with clock.phase("update"):
-            advantages_into(trained, run.advantage_scale)
             include = groups if recipe.learner.zero_variance == "include" else trained
             samples_N = train_samples(include)
             finish_update = run.learner.begin_update(samples_N)

@@ -33,6 +33,7 @@ class Outcome(StrEnum):
     TRAINED = "trained"
     ZERO_VARIANCE = "zero_variance"  # its group was all right or all wrong
     SURPLUS = "surplus"  # its group was informative, but the batch was already full
+    NEGLIGIBLE = "negligible"  # its advantage was below learner.min_advantage
     UNSCORABLE = "unscorable"  # verification timed out or crashed
     CANCELLED = "cancelled"
     STALE = "stale"
@@ -102,7 +103,8 @@ class Pick:
     ``propensity`` is the probability of this pick by the uniform draw alone; NaN where unknown.
     ``features`` (F,) are the prefill probe of the prompt at that time, and ``rescored`` is its answer
     rescoring, where these were asked for.
-    ``predicted_mean`` and ``predicted_informative`` are NaN where no estimate was made.
+    ``predicted_mean`` and ``predicted_sd`` are of its pass rate. All that is predicted is NaN where no
+    estimate was made.
     """
 
     prompt: Prompt
@@ -114,13 +116,15 @@ class Pick:
     predicted_informative: float
     features: np.ndarray | None = None
     rescored: Rescored | None = None
+    predicted_sd: float = math.nan
 
 
 @dataclass(slots=True)
 class Group:
     """The G rollouts of one pick, in sample order, with their scores.
 
-    ``advantages`` (G,) and ``learner_logprobs`` (G arrays of (T,)) are filled for trained groups only.
+    ``advantages`` (G,) are filled once it is verified; ``left_out`` are the indices of rollouts whose
+    advantage is too small to train on. ``learner_logprobs`` (G arrays of (T,)) are of trained groups only.
     """
 
     pick: Pick
@@ -129,6 +133,7 @@ class Group:
     completions: list[str]
     outcome: Outcome | None = None
     advantages: np.ndarray | None = None
+    left_out: frozenset[int] = frozenset()
     learner_logprobs: list[np.ndarray | None] | None = None
 
     @classmethod
@@ -165,16 +170,25 @@ class Group:
         return len(self.correct)
 
     @property
-    def informative(self) -> bool:
+    def mixed(self) -> bool:
         """Some are right and some are wrong: by the verdicts, never by a shaped reward's noise."""
         verdicts = {score.correct for score in self.scores}
         return True in verdicts and False in verdicts
 
+    @property
+    def informative(self) -> bool:
+        """Some rollout has an advantage to train on. Before advantages are there: whether it is mixed."""
+        if self.advantages is None:
+            return self.mixed
+        return any(i not in self.left_out for i in np.flatnonzero(self.advantages))
+
     def outcome_of(self, index: int) -> Outcome:
-        """Outcome of one rollout: the group's, except that an unscorable rollout stays unscorable."""
+        """Outcome of one rollout: the group's, except for one that is unscorable or left out."""
         if self.scores[index].correct is None:
             return Outcome.UNSCORABLE
         assert self.outcome is not None
+        if self.outcome == Outcome.TRAINED and index in self.left_out:
+            return Outcome.NEGLIGIBLE
         return self.outcome
 
     @property

@@ -53,9 +53,6 @@ def check_inputs(recipe: Recipe, sources: Sources | None = None, *, fetched: boo
     if isinstance(recipe.policy, PretrainedPolicy) and (fetched or missing_model(recipe) is None):
         problems |= model_problems(recipe, recipe.policy)
     problems |= plugin_problems(recipe)
-    scale = recipe.learner.advantage_scale
-    if scale not in (None, "group", "none"):
-        problems |= unregistered("learner.advantage_scale", "depo.advantages", scale)
     raise_all(problems, where)
 
 

@@ -29,6 +29,7 @@ CLOSE, SIMILAR, ELSEWHERE = 0.8, 0.6, 0.75
 
 RENAMED_KEYS: dict[Key, str] = {
     ("estimator", "features"): "selection.prefill_probe, true or false",
+    ("learner", "advantage_scale"): "learner.baseline.scale",
     ("estimator", "recall"): "selection.answer_rescoring",
     ("selection", "max_waves"): "selection.max_rounds",
     ("selection", "p_mixed"): "selection.p_informative",

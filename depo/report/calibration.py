@@ -76,6 +76,12 @@ def brier_skill(predicted_W: np.ndarray, informative_W: np.ndarray) -> float:
     return 1 - brier(predicted_W, informative_W) / reference if reference > 0 else math.nan
 
 
+def rate_skill(predicted_W: np.ndarray, rate_W: np.ndarray) -> float:
+    """1 − mean squared error of predicted pass rates / that of their mean. NaN where all rates are alike."""
+    reference = float(rate_W.var()) if len(rate_W) else 0.0
+    return 1 - float(np.mean((predicted_W - rate_W) ** 2)) / reference if reference > 0 else math.nan
+
+
 def mass_bins(predicted_W: np.ndarray, bins: int) -> np.ndarray:
     """The bin 0 … bins − 1 of each prediction (W,): bins of equal mass by midrank, so that equal predictions
     share a bin (and bins may stay empty)."""

@@ -7,6 +7,10 @@ stands the window's own share of informative groups: the constant which fits the
 that no constant prediction can ever be better than it. (Leaving the group itself out would be a trap: that
 rate moves against each outcome, and the plain constant then beats it group after group.) The flattery costs
 an informative estimator p(1−p)/W of Brier score, 0.00125 at most for W = 200.
+
+Where the belief is the baseline, what counts is the pass rate itself: the prediction p̂ is held against each
+rollout. Over a group, Σ (p̂ − r)² is G (p̂ − r̄)² and a part that no prediction changes: so p̂ against the
+group's pass rate r̄ is the same comparison, for groups of one too.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,6 +32,7 @@ from depo.report.calibration import (
     by_visits,
     expected_calibration_error,
     false_reject_rate,
+    rate_skill,
     reliability,
     spearman,
 )
@@ -73,8 +78,15 @@ class Calibration:
     ``min_window`` 0 switches the gate off: open from the start, and never closed.
     """
 
-    def __init__(self, window: int, min_window: int, confidence: float) -> None:
+    def __init__(
+        self,
+        window: int,
+        min_window: int,
+        confidence: float,
+        graded_on: Literal["informative", "pass_rate"] = "informative",
+    ) -> None:
         self.min_window = min_window
+        self.graded_on = graded_on
         self.confidence = confidence
         self.graded: deque[Graded] = deque(maxlen=window)
         self.open = min_window == 0
@@ -99,30 +111,41 @@ class Calibration:
             level = (1 - self.confidence) / (self._looks * (self._looks + 1))
             self.open = self.advantage() > NormalDist().inv_cdf(1 - level)
 
-    def arrays(self, newest: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """(predicted p_informative, informative), each (W,) float64, oldest first."""
-        graded = list(self.graded)[-newest if newest else None :]
         return (
-            np.array([one.predicted_informative for one in graded], dtype=np.float64),
-            np.array([one.informative for one in graded], dtype=np.float64),
+            np.array([one.predicted_informative for one in self.graded], dtype=np.float64),
+            np.array([one.informative for one in self.graded], dtype=np.float64),
+        )
+
+    def rates(self) -> tuple[np.ndarray, np.ndarray]:
+        """(predicted, realised pass rate), each (W,) float64, oldest first."""
+        return (
+            np.array([one.predicted_mean for one in self.graded], dtype=np.float64),
+            np.array([one.successes / one.trials for one in self.graded], dtype=np.float64),
         )
 
     def worst_case(self, newest: int) -> float:
         """The advantage over that plausible base rate which is the easiest to beat."""
-        _, informative_W = self.arrays(newest)
-        plausible = wilson_interval(int(informative_W.sum()), len(informative_W))
+        recent = list(self.graded)[-newest:]
+        if self.graded_on == "informative":
+            hits, trials = sum(one.informative for one in recent), len(recent)
+        else:
+            hits, trials = sum(one.successes for one in recent), sum(one.trials for one in recent)
+        plausible = wilson_interval(hits, trials)
         return max(self.advantage(newest, base_rate) for base_rate in (None, *plausible))
 
     def advantage(self, newest: int | None = None, base_rate: float | None = None) -> float:
         """z statistic of base rate's minus estimator's squared error: positive when the estimator is better.
-        ``base_rate`` None: the window's own share of informative groups.
+        ``base_rate`` None: the window's own mean of what is predicted.
 
         Infinite when the differences are all alike and not 0 (a perfect prediction where half are
         informative).
         """
-        predicted_W, informative_W = self.arrays(newest)
-        constant = informative_W.mean() if base_rate is None else base_rate
-        difference_W = (constant - informative_W) ** 2 - (predicted_W - informative_W) ** 2
+        both = self.arrays() if self.graded_on == "informative" else self.rates()
+        predicted_W, realised_W = (values[-newest if newest else None :] for values in both)
+        constant = realised_W.mean() if base_rate is None else base_rate
+        difference_W = (constant - realised_W) ** 2 - (predicted_W - realised_W) ** 2
         mean = float(difference_W.mean())
         if len(difference_W) < 2 or np.abs(difference_W).max() < ROUNDING:
             return 0.0
@@ -134,8 +157,7 @@ class Calibration:
         """Figures of the window, and under ``visits_…/`` those of its strata by how often the prompt had been
         visited; what is undefined on the window is left out."""
         predicted_W, informative_W = self.arrays()
-        mean_W = np.array([one.predicted_mean for one in self.graded], dtype=np.float64)
-        rate_W = np.array([one.successes / one.trials for one in self.graded], dtype=np.float64)
+        mean_W, rate_W = self.rates()
         visits_W = np.array([one.visits for one in self.graded], dtype=np.int64)
         figures = {
             **quality(predicted_W, informative_W),
@@ -144,6 +166,7 @@ class Calibration:
             "false_reject_rate": false_reject_rate(predicted_W, informative_W),
             "base_rate": float(informative_W.mean()) if len(informative_W) else math.nan,
             "pass_rate_bias": float((mean_W - rate_W).mean()) if len(informative_W) else math.nan,
+            "pass_rate_skill": rate_skill(mean_W, rate_W),
         }
         for label, member_W in by_visits(visits_W):
             if member_W.any():

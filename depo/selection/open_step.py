@@ -104,6 +104,7 @@ def pick_state(pick: Pick) -> dict[str, Any]:
         "propensity": or_none(pick.propensity),
         "predicted_mean": or_none(pick.predicted_mean),
         "predicted_informative": or_none(pick.predicted_informative),
+        "predicted_sd": or_none(pick.predicted_sd),
         "features": None if features is None else [features.dtype.str, features.tolist()],
         "rescored": None if rescored is None else [rescored.right, rescored.wrong],
     }
@@ -121,6 +122,7 @@ def pick_from(state: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Pick:
         propensity=or_nan(state["propensity"]),
         predicted_mean=or_nan(state["predicted_mean"]),
         predicted_informative=or_nan(state["predicted_informative"]),
+        predicted_sd=or_nan(state["predicted_sd"]),
         features=None if features is None else np.array(features[1], dtype=features[0]),
         rescored=None if rescored is None else Rescored(*rescored),
     )

@@ -48,6 +48,9 @@ class SelectionSettings:
     """Selection is uniform for so many steps, whatever the estimator is worth."""
     confidence: float = 0.95
     """Of the one-sided tests by which the gate opens and closes."""
+    graded_on: Literal["informative", "pass_rate"] = "informative"
+    """What the estimator's predictions are held against: whether a group was informative, or its pass rate,
+    where the belief is the baseline."""
     candidates: int | Literal["auto"] = "auto"
     """Prompts that a rule considers in a round; auto: 8 · B."""
     cooldown: int = 0
@@ -68,6 +71,11 @@ class SelectionSettings:
         reserved = self.revisit_share if self.revisit_after is not None else 0.0
         if self.audit + reserved > 1:
             raise ValueError(f"audit {self.audit} and revisit_share {reserved} add up to more than 1")
+
+    @property
+    def fewest_trials(self) -> int:
+        """Scorable rollouts with which a group can be graded and trained on."""
+        return 2 if self.graded_on == "informative" else 1
 
     @property
     def considered(self) -> int:
@@ -171,6 +179,11 @@ def beliefs(estimator: Predictor, candidates: Sequence[Candidate], context: Cont
                 f"{type(estimator).__name__}: {name} must be ({len(candidates)},) probabilities, found "
                 f"shape {values_N.shape} with {wrong} outside [0, 1]"
             )
+    sd_N = np.asarray(estimates.sd)
+    if sd_N.shape != (len(candidates),) or not (np.isfinite(sd_N) & (sd_N >= 0)).all():
+        raise ValueError(
+            f"{type(estimator).__name__}: sd must be ({len(candidates)},) finite numbers of at least 0"
+        )
     return estimates
 
 
@@ -194,6 +207,7 @@ def described(
             propensity=propensity,
             predicted_mean=float(estimates.mean[row]),
             predicted_informative=float(estimates.p_informative[row]),
+            predicted_sd=float(estimates.sd[row]),
             features=candidates[row].features,
             rescored=candidates[row].rescored,
         )

@@ -52,7 +52,7 @@ from depo.selection.visits import Visits
 from depo.types import Group, Origin, Outcome, Pick, Prompt
 from estimators.base import Candidate, Context
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 LOWEST_YIELD = 1 / 8  # a refill round is at most this many times larger than what is missing
 
 PrefillProbe = Callable[[Sequence[Prompt]], np.ndarray]
@@ -92,7 +92,9 @@ class Selector:
         self.settings = settings
         self.rule = rule
         self.seed = seed
-        self.calibration = Calibration(settings.window, settings.min_window, settings.confidence)
+        self.calibration = Calibration(
+            settings.window, settings.min_window, settings.confidence, settings.graded_on
+        )
         # Who picked a group and whether it was informative, audit left out: the yield that sizes refill
         # rounds.
         self._recent: deque[tuple[str, bool]] = deque(maxlen=settings.window)
@@ -262,15 +264,15 @@ class Selector:
         """Grade the predictions of the uniformly drawn groups, note what the rule's own picks yielded, and
         remember the visits. A step's groups may be observed in several calls.
 
-        Groups with fewer than two scorable rollouts grade nothing. Raises ValueError for a group of another
-        step, and for one that has been observed.
+        Groups with too few scorable rollouts (``fewest_trials``) grade nothing. Raises ValueError for a group
+        of another step, and for one that has been observed.
         """
         groups = step.in_request_order(groups)
         for group in groups:
             if group.pick.prompt.key in step.observed:
                 raise ValueError(f"the group of prompt {group.pick.prompt.key} has been observed already")
         for group in groups:
-            if group.pick.uniform and group.trials >= 2:
+            if group.pick.uniform and group.trials >= self.settings.fewest_trials:
                 self.calibration.add(
                     Graded(
                         group.pick.predicted_informative,
@@ -295,10 +297,11 @@ class Selector:
         groups = step.in_request_order(groups)
         trained: list[Group] = []
         for group in groups:
-            if group.trials < 2:
+            if group.trials < self.settings.fewest_trials:
                 group.outcome = Outcome.UNSCORABLE
             elif not group.informative:
-                group.outcome = Outcome.ZERO_VARIANCE
+                by_variance = self.settings.graded_on == "informative" and not group.mixed
+                group.outcome = Outcome.ZERO_VARIANCE if by_variance else Outcome.NEGLIGIBLE
             elif len(trained) == self.settings.batch:
                 group.outcome = Outcome.SURPLUS
             else:

@@ -227,9 +227,9 @@ class Console:
             titles = [f"{column.title:>{column.width}}" for column in self.columns]
             self._print(self._line("step", [*titles, "slowest part"]))
         self.lines += 1
-        zero = metrics.get("zero_variance_share")
+        empty = metrics.get("uninformative_share")
         shown = dict(metrics) | {ACCURACY: self._accuracy(metrics)}
-        shown["informative_share"] = None if zero is None else 1 - zero
+        shown["informative_share"] = None if empty is None else 1 - empty
         cells = [column.cell(shown) for column in self.columns]
         self._print(self._line(f"{step}/{self.total_steps}", [*cells, f"{slowest_part(metrics):>12}"]))
 

@@ -16,6 +16,7 @@ from depo.evaluation.evaluator import Task, exact_pass_rates
 from depo.evaluation.in_training import TrainingEvaluation, training_suite
 from depo.evaluation.verify import gold_line
 from depo.files import read_json, sha256, write_json
+from depo.learner.advantages import Advantages, build_advantages
 from depo.models.loading import load_tokenizer
 from depo.recipe.schema import FileSource, PretrainedPolicy, Recipe, RewardSpec
 from depo.rollout.calls import Calls
@@ -118,6 +119,7 @@ def assemble(
         selector=make_selector(recipe, learner, tokenizer),
         ledger=Ledger(recipe.batch.group_size),
         reward=reward,
+        advantages=make_advantages(recipe),
         learner=learner,
         engine=engine,
         weight_sync=weight_sync,
@@ -257,6 +259,11 @@ def build_estimator(recipe: Recipe) -> Estimator:
         return estimators.build(recipe.estimator.model_dump())
 
 
+def make_advantages(recipe: Recipe) -> Advantages:
+    with user_errors("learner.baseline"):
+        return build_advantages(recipe.learner.advantages)
+
+
 def make_selector(recipe: Recipe, learner: RemoteLearner, tokenizer: PreTrainedTokenizerBase) -> Selector:
     """The recipe's selector, with the means to ask the policy what the recipe wants to know of candidates."""
     prefill_probe: PrefillProbe | None = None
@@ -270,7 +277,11 @@ def make_selector(recipe: Recipe, learner: RemoteLearner, tokenizer: PreTrainedT
         answer_rescoring = AnswerRescoring(recipe.selection.answer_rescoring, score)
     with user_errors("selection"):
         return build_selector(
-            recipe.selection.spec, recipe.batch.prompts, recipe.seed, prefill_probe, answer_rescoring
+            recipe.selection.spec | {"graded_on": recipe.graded_on},
+            recipe.batch.prompts,
+            recipe.seed,
+            prefill_probe,
+            answer_rescoring,
         )
 
 

@@ -96,7 +96,7 @@ def left_out(metrics: Metrics, memory: Memory, window: int) -> float | None:
 
 
 def of_no_group(group: Group, index: int) -> float:
-    return float(group.trials > 1 and not group.informative)
+    return float(group.trials > 0 and not group.informative)
 
 
 def cut_off(group: Group, index: int) -> float:
@@ -183,8 +183,8 @@ WATCHES = (
     # After those that name a cause: of several that end a run, the first is its headline.
     Watch(
         "no_signal",
-        of("zero_variance_share"),
-        "{:.0%} of the groups were all right or all wrong, so that there is nothing to learn from",
+        of("uninformative_share"),
+        "{:.0%} of the groups taught nothing: all right, all wrong, or just as expected",
         "all wrong: check the reward and the gold answers, or take easier prompts or a better policy; "
         "all right: take harder prompts",
         of_no_group,

@@ -10,7 +10,7 @@ import numpy as np
 
 from depo.selection import Selector
 from depo.train.ledger import Ledger
-from depo.types import Group
+from depo.types import Group, Outcome
 
 
 class Clock:
@@ -50,9 +50,10 @@ def step_metrics(
     """Reward, accuracy and signal of this step's rollouts; estimator calibration; savings; seconds.
 
     ``reward`` and ``accuracy`` are means over scorable rollouts; with a selector at work they describe the
-    chosen prompts, not the pool. ``zero_variance_share`` is the share of groups that are not informative,
-    among those with two verdicts or more. Each is NaN where there was nothing to judge by: no verdict is not
-    a wrong answer.
+    chosen prompts, not the pool. ``zero_variance_share`` is the share of groups that are all right or all
+    wrong, among those with two verdicts or more; ``uninformative_share`` that of groups without an advantage
+    to train on, among those that could have one. Each is NaN where there was nothing to judge by: no verdict
+    is not a wrong answer.
     ``uniform/``: the prompts that were drawn uniformly, whatever a rule chose beside them: how many gave a
     verdict, and their mean pass rate, which does estimate the pool's.
     ``generated/``: rollouts and tokens for training since the start of the run. ``tokens_per_second``
@@ -64,7 +65,8 @@ def step_metrics(
     values = [score.value for score in scores if score.correct is not None]
     tokens = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
     judged = [group for group in groups if group.trials > 1]
-    effective = sum(group.informative for group in judged)
+    usable = [group for group in groups if group.outcome != Outcome.UNSCORABLE]
+    effective = sum(group.informative for group in usable)
     n_rollouts = max(len(scores), 1)
     uniform = [group.successes / group.trials for group in groups if group.pick.uniform and group.trials]
     metrics = {
@@ -76,7 +78,8 @@ def step_metrics(
         "groups": len(groups),
         "effective_groups": effective,
         "trained_groups": len(trained),
-        "zero_variance_share": 1 - share(effective, len(judged)),
+        "zero_variance_share": 1 - share(sum(group.mixed for group in judged), len(judged)),
+        "uninformative_share": 1 - share(effective, len(usable)),
         "unparseable_share": sum(score.unparseable for score in scores) / n_rollouts,
         "unscorable_share": sum(score.correct is None for score in scores) / n_rollouts,
         "truncated_share": sum(

@@ -15,6 +15,7 @@ from depo.data import PromptPool
 from depo.errors import UserError
 from depo.evaluation.in_training import EvalResult, TrainingEvaluation
 from depo.files import latest_checkpoint, load_state, read_json, save_state, write_json
+from depo.learner.advantages import Advantages
 from depo.recipe.schema import Recipe
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.weights import WeightSync
@@ -43,6 +44,7 @@ class Run:
     selector: Selector
     ledger: Ledger
     reward: Reward
+    advantages: Advantages
     learner: RemoteLearner
     engine: RolloutEngine
     weight_sync: WeightSync
@@ -64,12 +66,6 @@ class Run:
         rollout = self.recipe.rollout
         routes = self.recipe.learner.routing_replay == "r3"
         return Sampling(rollout.temperature, rollout.max_new_tokens, routes)
-
-    @property
-    def advantage_scale(self) -> str:
-        """The recipe's, or what the loss was published with."""
-        chosen = self.recipe.learner.advantage_scale
-        return chosen or ("none" if self.recipe.learner.loss.type == "dr_grpo" else "group")
 
     def look_ahead(self, step: int) -> None:
         """Let the estimator work out, ahead of time, what the selector will ask at ``step``."""

@@ -142,10 +142,11 @@ def why_uniform(run: Run) -> str:
             f"only {len(gate.graded)} of the {gate.min_window} uniformly drawn groups that the gate asks for "
             "(selection.min_window) could be graded"
         )
-    skill = gate.metrics().get("brier_skill", float("nan"))
+    skill_of = "brier_skill" if gate.graded_on == "informative" else "pass_rate_skill"
+    skill = gate.metrics().get(skill_of, float("nan"))
     return (
         f"the estimator was not reliably better than the base rate on {len(gate.graded)} uniformly drawn "
-        f"groups (Brier skill {skill:+.2f})"
+        f"groups ({skill_of} {skill:+.2f})"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -146,6 +146,39 @@ Correction = Annotated[
 ]
 
 
+class GroupBaseline(Block):
+    """The mean reward of the group (GRPO, arXiv 2402.03300). Groups that are all right or all wrong teach
+    nothing."""
+
+    type: Literal["group"] = "group"
+    scale: Literal["group", "batch", "none"] | None = None
+    """What reward − baseline is divided by: the standard deviation of the group, that of the whole batch, or
+    nothing. null: by the loss (none for dr_grpo, else group)."""
+
+
+class BeliefBaseline(Block):
+    """What the estimator believed when it picked the prompt, together with the other rollouts of the group.
+    Every surprise teaches, and groups of 1 or 2 suffice."""
+
+    type: Literal["belief"] = "belief"
+    pseudo_rollouts: Positive | Literal["auto"] = "auto"
+    """How many rollouts the belief counts beside the siblings. auto: as many as its own uncertainty says."""
+    floor: Annotated[float, Field(strict=True, ge=0.01, le=0.5)] = 0.33
+    """Smallest standard deviation to divide by, for rewards of 0 and 1."""
+    scale: Literal["belief", "batch", "none"] | None = None
+    """What reward − baseline is divided by: the standard deviation of the expected pass rate, that of the
+    whole batch, or nothing. null: by the loss (none for dr_grpo, else belief)."""
+
+
+class PluginBaseline(Plugin):
+    """Advantages that a package registers under the entry-point group ``depo.advantages``."""
+
+    group = "depo.advantages"
+
+
+Baseline = Annotated[GroupBaseline | BeliefBaseline | PluginBaseline, Field(discriminator="type")]
+
+
 class Learner(Block):
     """The update."""
 
@@ -153,10 +186,11 @@ class Learner(Block):
     """The policy loss."""
     correction: Correction = TisCorrection()
     """Weights of the tokens for the mismatch between engine and learner, by the ratio exp(old − engine)."""
-    advantage_scale: str | None = None
-    """How rewards become advantages: "group" divides by the group's standard deviation, "none" does not;
-    another name is one registered under the entry-point group ``depo.advantages``. null: by the loss ("none"
-    for dr_grpo)."""
+    baseline: Baseline = GroupBaseline()
+    """What a rollout's reward is compared with."""
+    min_advantage: NonNegative = 0.0
+    """Rollouts with an advantage smaller than this, on either side, are not trained on. A group with none
+    above it is not informative."""
     zero_variance: Literal["exclude", "include"] = "exclude"
     """Whether zero-variance groups count in the loss's denominator ("include" is TRL's behaviour)."""
     lr: Annotated[Positive, AtMost(1000, "no training survives it")] = 1e-6
@@ -191,11 +225,19 @@ class Learner(Block):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the learner works; auto: cuda where there is one."""
 
+    @property
+    def advantages(self) -> dict[str, Any]:
+        """What ``depo.learner.advantages.build_advantages`` takes."""
+        spec = self.baseline.model_dump()
+        if "scale" in spec and spec["scale"] is None:
+            spec["scale"] = "none" if self.loss.type == "dr_grpo" else self.baseline.type
+        return spec
+
 
 class Batch(Block):
     """What one step trains on."""
 
     prompts: Many = 64
     """Groups a step."""
-    group_size: Annotated[Few, Field(ge=2)] = 8
-    """Rollouts per group."""
+    group_size: Few = 8
+    """Rollouts per group; 1 needs learner.baseline belief."""

@@ -20,7 +20,7 @@ from depo.recipe.schema.block import (
 from depo.recipe.schema.data import ArithmeticSource, Data
 from depo.recipe.schema.evaluation import Evaluation
 from depo.recipe.schema.guards import Guards
-from depo.recipe.schema.learner import Batch, Learner
+from depo.recipe.schema.learner import Batch, BeliefBaseline, GroupBaseline, Learner
 from depo.recipe.schema.policy import Policy, Rollouts, TinyMoePolicy
 from depo.recipe.schema.reward import (
     ExactReward,
@@ -133,6 +133,19 @@ class Recipe(Block):
         return self.estimator.type == "hybrid" if chosen == "auto" else chosen
 
     @property
+    def graded_on(self) -> Literal["informative", "pass_rate"]:
+        """What predictions are held against (see ``depo.selection.gate``)."""
+        alone = isinstance(self.learner.baseline, BeliefBaseline) or self.batch.group_size == 1
+        return "pass_rate" if alone else "informative"
+
+    @property
+    def contrast(self) -> int:
+        """The number of rollouts for which ``p_informative`` is asked: the group. Where each rollout stands
+        alone, two: p_informative is then 2p(1 − p), twice the variance of a reward, and the square of the
+        expected update grows with that."""
+        return self.batch.group_size if self.graded_on == "informative" else 2
+
+    @property
     def context_length(self) -> int:
         """Longest sequence this recipe allows, in tokens."""
         return self.data.max_prompt_tokens + self.rollout.max_new_tokens
@@ -166,6 +179,21 @@ class Recipe(Block):
         if self.selection.type != "uniform" and self.estimator.type == "uniform":
             raise ValueError(
                 f"selection.type {self.selection.type} needs an estimator; estimator.type is uniform"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def baseline_has_what_it_needs(self) -> Self:
+        believed = isinstance(self.learner.baseline, BeliefBaseline)
+        if believed and self.estimator.type in ("uniform", "greso"):
+            raise ValueError(
+                "learner.baseline belief needs an estimator of pass rates, such as hybrid or mopps; "
+                f"estimator.type is {self.estimator.type}"
+            )
+        if self.batch.group_size == 1 and isinstance(self.learner.baseline, GroupBaseline):
+            raise ValueError(
+                "batch.group_size 1 needs learner.baseline belief: a single rollout has no group to be "
+                "compared with"
             )
         return self
 

@@ -11,7 +11,7 @@ import torch
 from made_samples import build_batch, engine_of, sequences_of
 
 from depo.errors import UserError
-from depo.learner.samples import advantages_into, load_advantages
+from depo.learner.advantages import advantages_into, build_advantages
 from depo.recipe import checks, schema
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from reward.base import Score, unscorable
@@ -35,8 +35,11 @@ def whole_sequences(cap):
         return torch.ones_like(old).masked_fill(dropped, 0.0), dropped
     return weigh
 
-def leave_one_out(values_PG):
-    return [v - (np.nansum(v) - v) / (np.count_nonzero(~np.isnan(v)) - 1) for v in values_PG]
+def leave_one_out(factor):
+    def advantages(judged_P):
+        values = [judged.rewards for judged in judged_P]
+        return [factor * (v - (np.nansum(v) - v) / (np.count_nonzero(~np.isnan(v)) - 1)) for v in values]
+    return advantages
 '''
 ENTRY_POINTS = """
 [depo.losses]
@@ -57,7 +60,6 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys-losses\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
     monkeypatch.syspath_prepend(str(tmp_path))
-    load_advantages.cache_clear()
 
 
 def gradients(learner, batch) -> dict[str, torch.Tensor]:
@@ -111,21 +113,25 @@ def test_advantages_of_somebody_elses_leave_unscorable_rollouts_at_zero() -> Non
         Rollout("a", i, i, np.zeros(3, np.int32), np.zeros(3, np.float32), "stop", 0) for i in range(4)
     ]
     group = Group(pick, rollouts, scores, [""] * 4, Outcome.TRAINED)
-    advantages_into([group], "leave_one_out")
+    advantages_into([group], build_advantages(plugin("leave_one_out", factor=2.0)))
     assert group.advantages is not None
-    assert group.advantages.tolist() == [1.0, 0.0, -0.5, -0.5]
+    assert group.advantages.tolist() == [2.0, 0.0, -1.0, -1.0]
     assert group.advantages.dtype == np.float32
 
 
 def test_what_is_not_registered_is_told_by_key_before_anything_is_loaded(make_model, make_learner) -> None:
     wrong = schema.Learner.model_validate(
-        {"loss": plugin("renforce"), "correction": plugin("whole"), "advantage_scale": "goup"}
+        {"loss": plugin("renforce"), "correction": plugin("whole"), "baseline": plugin("goup")}
     )
     problems = checks.plugin_problems(wrong, "learner")
-    assert list(problems) == ["learner.loss.name", "learner.correction.name"]
+    assert list(problems) == [
+        "learner.loss.name",
+        "learner.correction.name",
+        "learner.baseline.name",
+    ]
     assert "no entry point 'renforce' in the group depo.losses; known: " in problems["learner.loss.name"]
     assert "reinforce" in problems["learner.loss.name"]
-    right = {"loss": plugin("reinforce", scale=1.0), "advantage_scale": "leave_one_out"}
+    right = {"loss": plugin("reinforce", scale=1.0), "baseline": plugin("leave_one_out")}
     assert checks.plugin_problems(schema.Learner.model_validate(right)) == {}
     with pytest.raises(UserError, match=r"'reinforce' of depo.losses does not take these options: .*'scale'"):
         make_learner(make_model("llama"), loss=plugin("reinforce"))

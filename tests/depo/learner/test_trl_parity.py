@@ -14,9 +14,9 @@ from made_samples import completion_of, engine_of, prompt_of, sequences_of, with
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from depo.learner.advantages import group_advantages
 from depo.learner.learner import PolicyLearner
 from depo.learner.loss import Tally
-from depo.learner.samples import group_advantages
 from depo.types import TrainSample
 
 if TYPE_CHECKING:  # and with it, where there is one, all of vLLM

@@ -186,7 +186,11 @@ def test_a_hub_model_that_is_not_cached_passes(tmp_path: Path, monkeypatch: pyte
             "learner.correction.name",
             "group depo.corrections; known: .*tis",
         ),
-        ("learner.advantage_scale=mine", "learner.advantage_scale", "group depo.advantages; known: .*group"),
+        (
+            "learner.baseline={type: plugin, name: mine}",
+            "learner.baseline.name",
+            "group depo.advantages; known: .*belief",
+        ),
     ],
 )
 def test_a_plugin_that_nobody_registered_is_named_with_its_key_and_the_known_ones(

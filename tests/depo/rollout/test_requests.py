@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from depo.learner.samples import advantages_into, keep_learner_logprobs, train_samples
+from depo.learner.advantages import advantages_into
+from depo.learner.advantages import group as group_baseline
+from depo.learner.samples import keep_learner_logprobs, train_samples
 from depo.rollout.engine import collate, requests_for
 from depo.selection.picks import observations
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
@@ -70,7 +72,7 @@ def test_an_unscorable_rollout_is_neither_success_nor_failure():
 
 def test_an_unscorable_rollout_gets_no_advantage_and_no_row():
     trained = group("a", [True, None, False, False], Outcome.TRAINED)
-    advantages_into([trained], "none")
+    advantages_into([trained], group_baseline("none"))
     # mean over the three scorable rewards is 1/3
     np.testing.assert_allclose(trained.advantages, [2 / 3, 0, -1 / 3, -1 / 3])
     batch = train_samples([trained])
@@ -86,7 +88,7 @@ def test_rows_hold_trained_and_zero_variance_groups_but_no_surplus():
         group("c", [True, False], Outcome.SURPLUS),
         group("d", [None, None], Outcome.UNSCORABLE),
     ]
-    advantages_into([groups[0]], "none")
+    advantages_into([groups[0]], group_baseline("none"))
     batch = train_samples(groups)
     assert [s.group for s in batch] == [0, 0, 1, 1]
     np.testing.assert_allclose([s.advantage for s in batch], [0.5, -0.5, 0.0, 0.0])
