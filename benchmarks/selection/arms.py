@@ -29,7 +29,8 @@ class Arm:
     estimator: Mapping[str, Any]
     selection: Mapping[str, Any]
     lr: float
-    batch: Mapping[str, Any] | None = None
+    batch: Mapping[str, Any] = field(default_factory=dict)
+    learner: Mapping[str, Any] = field(default_factory=dict)
     needs_encoder: bool = False
 
 
@@ -90,6 +91,16 @@ ROUND = {"refill": False, "candidates": 256}
 ASKED = {"prefill_probe": True, "answer_rescoring": 8}
 CHOICE = {"type": "thompson", "draws": 16, **ROUND, **ASKED}
 
+PAIRS = {"prompts": 128, "group_size": 2}
+BELIEF = {"baseline": {"type": "belief"}}
+CHOICE_OF_PAIRS = {
+    "type": "thompson",
+    "draws": 16,
+    "refill": False,
+    "candidates": 1024,
+    "prefill_probe": True,
+}
+
 LR, HYBRID_LR = 1e-4, 2e-4
 """Where an arm has not been tuned by itself: the same as for GRPO."""
 
@@ -134,6 +145,33 @@ ARMS: dict[str, Arm] = {
         {"type": "uniform", "refill": False},
         LR,
         {"prompts": 128},
+    ),
+    "pairs": Arm("GRPO in pairs", UNIFORM, {"type": "uniform", "refill": False}, 2e-4, PAIRS),
+    "dapo_pairs": Arm("DAPO in pairs", UNIFORM, {"type": "uniform", "refill": True}, 2e-4, PAIRS),
+    "belief": Arm("hybrid as baseline, in pairs", HYBRID, CHOICE_OF_PAIRS, HYBRID_LR, PAIRS, BELIEF),
+    "belief_uniform": Arm(
+        "hybrid as baseline only, in pairs",
+        HYBRID,
+        {"type": "uniform", "refill": False, "prefill_probe": True},
+        HYBRID_LR,
+        PAIRS,
+        BELIEF,
+    ),
+    "belief_alone": Arm(
+        "hybrid as baseline, in pairs, without any look at the policy",
+        HYBRID,
+        CHOICE_OF_PAIRS | {"prefill_probe": False},
+        HYBRID_LR,
+        PAIRS,
+        BELIEF,
+    ),
+    "belief_mopps": Arm(
+        "MoPPS as baseline, in pairs",
+        {"type": "mopps"},
+        CHOICE_OF_PAIRS | {"prefill_probe": False},
+        HYBRID_LR,
+        PAIRS,
+        BELIEF,
     ),
 }
 

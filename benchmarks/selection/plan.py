@@ -140,8 +140,8 @@ def arm_recipe(
     if pool.once and selection["type"] not in ("uniform", "skip"):
         selection["cooldown"] = horizon
     settings = base(pool, family, seed)
-    settings["batch"] |= arm.batch or {}
-    settings["learner"] |= {"lr": arm.lr}
+    settings["batch"] |= arm.batch
+    settings["learner"] |= {"lr": arm.lr} | arm.learner
     return Recipe.model_validate(
         settings
         | {

@@ -12,7 +12,7 @@ from depo.recipe.loading import load_recipe
 LINES = [
     ("learner: {los: dapo}", [], "FILE: learner.los: unknown key; did you mean learner.loss?"),
     ("group_size: 4", [], "FILE: group_size: unknown key; did you mean batch.group_size?"),
-    ("batch: {group_size: 1}", [], "FILE: batch.group_size: must be at least 2, found 1"),
+    ("batch: {group_size: 0}", [], "FILE: batch.group_size: must be at least 1, found 0"),
     (
         "estimator: {type: bta}",
         [],
@@ -148,7 +148,7 @@ def test_what_is_asked_for_by_teacher_forcing_needs_no_temperature(tmp_path: Pat
 
 
 def test_every_mistake_is_told_not_only_the_first(tmp_path: Path) -> None:
-    lines = problems(tmp_path, MINIMAL + "batch: {group_size: 1}\nlearner: {los: dapo, lr: -1}\n", "steps=0")
+    lines = problems(tmp_path, MINIMAL + "batch: {group_size: 0}\nlearner: {los: dapo, lr: -1}\n", "steps=0")
     assert sorted(line.split(": ")[1] for line in lines) == [
         "batch.group_size",
         "learner.los",

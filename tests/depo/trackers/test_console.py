@@ -22,7 +22,7 @@ METRICS = {
     "accuracy": 0.99,
     "uniform/groups": 4,
     "uniform/accuracy": 0.51,
-    "zero_variance_share": 0.25,
+    "uninformative_share": 0.25,
     "calibration/brier_skill": -0.125,
     "calibration/ece": 0.0312,
     "selection/active": 1,

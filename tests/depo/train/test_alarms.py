@@ -41,7 +41,7 @@ TRIPS: dict[str, Mapping[str, float]] = {
     "unscorable": {"unscorable_share": 0.11},
     "no_verdict": {"unscorable_share": 0.6},
     "reward_collapse": {"uniform/groups": 32, "uniform/accuracy": 0.01},
-    "no_signal": {"zero_variance_share": 1.0},
+    "no_signal": {"uninformative_share": 1.0},
     "entropy_collapse": {"entropy": 1e-3},
     "entropy_explosion": {"entropy": math.log(16)},  # all tokens of the quickstart's vocabulary alike
     "mismatch_kl": {"mismatch_kl": 0.3},
@@ -244,16 +244,16 @@ def test_the_cause_is_listed_and_the_safe_checkpoint_is_from_before_it(tmp_path:
     alarms = Alarms(print, RECIPE, tmp_path)
     alarms.step(5, [], {"policy_kl": 2.5})
     for step in range(6, 25):
-        alarms.step(step, [], {"zero_variance_share": 1.0})
+        alarms.step(step, [], {"uninformative_share": 1.0})
     with pytest.raises(RunFailed) as caught:
-        alarms.step(25, [], {"zero_variance_share": 1.0})
+        alarms.step(25, [], {"uninformative_share": 1.0})
     assert "at the same time: one update moved the policy by 2.5 nats a token" in str(caught.value)
     assert f"safe: {tmp_path}/checkpoints/step_000004" in str(caught.value)
 
 
 def test_of_two_that_end_a_run_the_cause_is_the_headline() -> None:
     alarms = alarms_of([])
-    cut_and_wrong = {"zero_variance_share": 1.0, "truncated_share": 1.0}
+    cut_and_wrong = {"uninformative_share": 1.0, "truncated_share": 1.0}
     assert run_on(alarms, cut_and_wrong, 19) is None
     with pytest.raises(
         RunFailed, match=r"(?s)^step 20: 100% of the completions were cut off.*guards\.no_signal"

@@ -52,6 +52,7 @@ def test_counts_equal_those_made_by_hand() -> None:
     assert summary["rollouts"]["by_outcome"] == {
         "trained": 5,  # a and e, but for a's rollout without verdict
         "zero_variance": 3,
+        "negligible": 0,
         "surplus": 3,
         "unscorable": 4,
         "cancelled": 0,

@@ -175,7 +175,7 @@ def test_a_run_that_is_extended_compares_no_evaluation_with_one_that_measured_ot
     ("override", "says"),
     [
         (["learner.los.type=grpo"], ["learner.los", "loss"]),
-        (["batch.group_size=1"], ["batch.group_size", "2"]),
+        (["batch.group_size=1"], ["batch.group_size", "learner.baseline belief"]),
         (["data.train=absent.jsonl"], ["data.train", "absent.jsonl"]),
         (["data.train=empty.jsonl"], ["data.train", "empty.jsonl"]),
         (["policy.model=./no_tokenizer"], ["policy.model", "no_tokenizer", "tokenizer"]),
