@@ -3,6 +3,7 @@
 How it differs from textbook GRPO:
 - prompts are *chosen*: an estimator predicts which of them will give an *informative group* (right and
   wrong answers), and a selector picks those, plus a small uniform audit slice that grades the estimator;
+- the same belief can be the baseline that a reward is compared with: then groups of one or two suffice;
 - with refill, rounds go on until B groups are informative; each is sized by the yield to expect;
 - every rollout is recorded: where it came from, and what it was worth.
 
