@@ -19,6 +19,7 @@ GROUP = "depo.estimators"
 BUILT_IN = {
     "uniform": "estimators.baselines:UniformEstimator",
     "mopps": "estimators.mopps:MoppsEstimator",
+    "spo": "estimators.spo:SpoEstimator",
     "hybrid": "estimators.hybrid:HybridEstimator",
     "greso": "estimators.greso:GresoEstimator",
     "dps": "estimators.dps:DpsEstimator",

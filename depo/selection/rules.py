@@ -28,6 +28,7 @@ BUILT_IN = {
     "skip": "depo.selection.rules:Skip",
     "gumbel": "depo.selection.rules:Gumbel",
     "greedy": "depo.selection.rules:Greedy",
+    "prioritized": "depo.selection.rules:Prioritized",
 }
 
 
@@ -171,6 +172,19 @@ class Greedy:
 
     def __call__(self, considered: Considered, rng: np.random.Generator) -> np.ndarray:
         return considered.estimates.p_informative
+
+
+@dataclass(frozen=True)
+class Prioritized:
+    """Gumbel top-k: draws without replacement, each with probability ∝ √(p(1 − p)) + floor, p being the mean
+    (SPO, arXiv 2509.13232, §3.4)."""
+
+    name: ClassVar[str] = "prioritized"
+    floor: float = 0.05
+
+    def __call__(self, considered: Considered, rng: np.random.Generator) -> np.ndarray:
+        mean_N = considered.estimates.mean
+        return np.log(np.sqrt(mean_N * (1 - mean_N)) + self.floor) + rng.gumbel(size=len(mean_N))
 
 
 def drawn(considered: Considered, draws: int, rng: np.random.Generator) -> np.ndarray:

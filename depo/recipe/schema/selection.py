@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, create_model, model_validator
 
 from depo.recipe.schema.block import (
+    BelowOne,
     Block,
     Count,
     CountOrZero,
@@ -37,6 +38,26 @@ class MoppsEstimator(Block):
     """Failures with which a prompt starts (β₀)."""
     discount: Fraction = 0.5
     """What an old count keeps at the next visit of the same prompt (MoPPS's λ)."""
+
+
+class SpoEstimator(Block):
+    """Counts per prompt that fade as the policy moves (SPO, arXiv 2509.13232)."""
+
+    type: Literal["spo"] = "spo"
+    start: Fraction = 0.5
+    """Pass rate with which a prompt starts, where the data set has none (v₀)."""
+    kl_half: Positive = 0.06
+    """KL divergence of the policy, in nats a token, after which a count is worth half."""
+    keep_min: BelowOne = 0.875
+    """Least that a count keeps at a visit; 1/(1 − this) counts are there at the start."""
+    keep_max: BelowOne = 0.96
+    """Most that it keeps."""
+
+    @model_validator(mode="after")
+    def bounds_are_ordered(self) -> Self:
+        if self.keep_min > self.keep_max:
+            raise ValueError(f"keep_min {self.keep_min:g} exceeds keep_max {self.keep_max:g}")
+        return self
 
 
 class HybridEstimator(Block):
@@ -157,6 +178,7 @@ EstimatorSpec = Annotated[
     UniformEstimator
     | DepoEstimator
     | MoppsEstimator
+    | SpoEstimator
     | GresoEstimator
     | DpsEstimator
     | HybridEstimator
@@ -292,6 +314,15 @@ class GumbelSelection(RuleSelection):
     """Low values come close to taking the highest; high ones to a uniform draw."""
 
 
+class PrioritizedSelection(RuleSelection):
+    """Drawn without replacement with probability ∝ √(p(1 − p)) + floor at the mean (SPO, arXiv
+    2509.13232)."""
+
+    type: Literal["prioritized"] = "prioritized"
+    floor: Positive = 0.05
+    """Weight of a prompt that is surely right or wrong."""
+
+
 class GreedySelection(RuleSelection):
     """The highest p_informative (DPS, arXiv 2603.10887). Returns to the same few prompts: for comparison."""
 
@@ -313,6 +344,7 @@ Selection = Annotated[
     | SkipSelection
     | GumbelSelection
     | GreedySelection
+    | PrioritizedSelection
     | PluginSelection,
     Field(discriminator="type"),
 ]

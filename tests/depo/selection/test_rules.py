@@ -13,6 +13,7 @@ from depo.selection.rules import (
     Greedy,
     Gumbel,
     Optimistic,
+    Prioritized,
     Skip,
     Thompson,
     Threshold,
@@ -127,6 +128,13 @@ def test_gumbel_draws_without_replacement_as_successive_draws_would() -> None:
 def test_low_temperature_makes_gumbel_take_the_best() -> None:
     seen = view([0.4, 0.8, 0.2], tokens=[1, 4, 1])
     assert all(chosen(Gumbel(temperature=0.01), seen, 1, seed) == [0] for seed in range(50))
+
+
+def test_prioritized_draws_in_proportion_to_the_deviation_of_a_verdict_and_a_floor() -> None:
+    """√(p(1 − p)) + 0.05 at p = 0.5, 0.9 and 0: 0.55, 0.35, 0.05."""
+    seen = view([0.5] * 3, mean=[0.5, 0.9, 0.0])
+    expected = np.array([0.55, 0.35, 0.05]) / 0.95
+    np.testing.assert_allclose(shares(Prioritized(), seen, 1), expected, atol=0.04)
 
 
 def test_those_marked_last_come_last_whatever_their_score() -> None:
