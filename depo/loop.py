@@ -19,10 +19,13 @@ from depo.learner.samples import keep_learner_logprobs, train_samples
 from depo.rollout.engine import collate, requests_for, samples_of
 from depo.selection.picks import observations
 from depo.train.metrics import step_metrics
-from depo.types import Group
+from depo.types import Group, Pick
 from estimators.base import Context
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from depo.train.metrics import Clock
     from depo.train.state import Run
 
 
@@ -34,7 +37,8 @@ def train(run: Run) -> None:
         clock = run.clock(step)
         context = Context(recipe.contrast, step, run.kl_travelled)
 
-        # Choose prompts, roll them out, verify; round after round until the selector has what it needs.
+        # Choose prompts, roll them out, verify; round after round until the selector has what it needs. With
+        # pilots, a group gets the rest of its rollouts only where the first few are mixed.
         groups: list[Group] = []
         open_step = run.selector.begin(context)
         while True:
@@ -42,15 +46,15 @@ def train(run: Run) -> None:
                 picks_P = run.selector.pick(open_step, run.pool, run.estimator, groups)
             if not picks_P:
                 break
-            with clock.phase("generate"):
-                requests_P = requests_for(picks_P, recipe.batch.group_size, recipe.seed, step)
-                rollouts_PG = collate(requests_P, run.generate(requests_P, step))
-            with clock.phase("verify"):
-                samples_PG = samples_of(requests_P, rollouts_PG, run.tokenizer, recipe.rollout.max_new_tokens)
-                scores_PG = run.reward.score([sample for samples_G in samples_PG for sample in samples_G])
-                new = Group.zip(picks_P, rollouts_PG, samples_PG, scores_PG)
-                advantages_into(new, run.advantages, recipe.learner.min_advantage)
-                groups += new
+            new = judged(run, clock, step, picks_P, range(recipe.selection.pilot or recipe.batch.group_size))
+            if recipe.selection.pilot:
+                promising = [group for group in new if group.mixed]
+                rest = range(recipe.selection.pilot, recipe.batch.group_size)
+                more = judged(run, clock, step, [group.pick for group in promising], rest)
+                for group, further in zip(promising, more, strict=True):
+                    group.extend(further)
+            advantages_into(new, run.advantages, recipe.learner.min_advantage)
+            groups += new
 
         # Grade the predictions, and keep the informative groups.
         with clock.phase("select"):
@@ -77,9 +81,22 @@ def train(run: Run) -> None:
         run.step = step
         metrics = step_metrics(step, groups, trained, run.selector, run.ledger, clock)
         metrics |= {f"estimator/{name}": value for name, value in learned.items()} | update.metrics | parity
-        if run.evaluation_due(step, len(groups) * recipe.batch.group_size):
+        if run.evaluation_due(step, sum(len(group.rollouts) for group in groups)):
             with clock.phase("evaluate"):
                 metrics |= run.evaluate(step)
         run.log_step(step, metrics, groups, clock, update.layers)
         if run.checkpoint_due(step):
             run.save_checkpoint(step)
+
+
+def judged(run: Run, clock: Clock, step: int, picks_P: Sequence[Pick], indices: range) -> list[Group]:
+    """Generate and verify the rollouts with these indices of each pick."""
+    if not picks_P:
+        return []
+    with clock.phase("generate"):
+        requests_P = requests_for(picks_P, indices, run.recipe.seed, step)
+        rollouts_PG = collate(requests_P, run.generate(requests_P, step))
+    with clock.phase("verify"):
+        samples_PG = samples_of(requests_P, rollouts_PG, run.tokenizer, run.recipe.rollout.max_new_tokens)
+        scores_PG = run.reward.score([sample for samples_G in samples_PG for sample in samples_G])
+        return Group.zip(picks_P, rollouts_PG, samples_PG, scores_PG)

@@ -156,6 +156,12 @@ class Group:
             for pick, rollouts_G, samples_G in zip(picks_P, rollouts_PG, samples_PG, strict=True)
         ]
 
+    def extend(self, more: Group) -> None:
+        """Add the further rollouts of the same pick."""
+        self.rollouts += more.rollouts
+        self.scores += more.scores
+        self.completions += more.completions
+
     @property
     def correct(self) -> list[bool]:
         """Verdicts of the scorable rollouts only."""

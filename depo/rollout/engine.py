@@ -69,12 +69,13 @@ class WeightSyncError(RuntimeError):
     """The engine does not serve the learner's weights; the message says by how much it is off."""
 
 
-def requests_for(picks_P: Sequence[Pick], group_size: int, run_seed: int, step: int) -> list[Request]:
-    """One request of ``group_size`` keyed samples for each pick."""
+def requests_for(picks_P: Sequence[Pick], indices: range, run_seed: int, step: int) -> list[Request]:
+    """One request for each pick, of the keyed samples with these consecutive indices in their group."""
     return [
         Request(
             prompt=pick.prompt,
-            seeds=tuple(seed64(run_seed, "rollout", step, pick.prompt.key, g) for g in range(group_size)),
+            seeds=tuple(seed64(run_seed, "rollout", step, pick.prompt.key, index) for index in indices),
+            first_index=indices.start,
         )
         for pick in picks_P
     ]

@@ -98,7 +98,8 @@ class Selector:
         # Who picked a group and whether it was informative, audit left out: the yield that sizes refill
         # rounds.
         self._recent: deque[tuple[str, bool]] = deque(maxlen=settings.window)
-        self.visits = Visits()
+        self.visits = Visits(settings.fewest_trials)
+        self.evicted: set[str] = set()
         self.prefill_probe = prefill_probe
         self.answer_rescoring = answer_rescoring
         self.open_steps: list[OpenStep] = []
@@ -133,7 +134,8 @@ class Selector:
             return []
         origin = Origin.REFILL if step.rounds else Origin.SELECTED
         if step.rule == UNIFORM:
-            prompts = next_unused(pool, n, step.used)
+            gone = self.evicted if len(pool) - len(self.evicted) >= 2 * self.settings.batch else set()
+            prompts = next_unused(pool, n, step.used | gone)
             picks = self._described(step, prompts, estimator, origin, UNIFORM, 1 / len(pool))
         else:
             offer = self._offer(pool, n, step.context.step, step.used, reserve=not step.rounds)
@@ -201,7 +203,7 @@ class Selector:
     def _resting(self, step: int) -> set[str]:
         """Keys of the prompts to pass over while there are others: those visited within the last ``cooldown``
         steps, and those of which nothing could be verified."""
-        resting = self.visits.resting(step)
+        resting = self.visits.resting(step) | self.evicted
         if self.settings.cooldown:
             resting |= self.visits.since(step - self.settings.cooldown)
         return resting
@@ -284,6 +286,8 @@ class Selector:
                 )
         self._recent.extend(yields(groups))
         self.visits.record(groups, step.context.step)
+        if self.settings.evict_mastered:
+            self.evicted |= {group.pick.prompt.key for group in groups if 0 < group.trials == group.successes}
         if self.answer_rescoring is not None:
             self.answer_rescoring.remember(groups)
         step.observed |= {group.pick.prompt.key for group in groups}
@@ -339,6 +343,7 @@ class Selector:
             "calibration": self.calibration.state_dict(),
             "recent": [[rule, bool(informative)] for rule, informative in self._recent],
             "visits": self.visits.state_dict(),
+            "evicted": sorted(self.evicted),
             "answer_rescoring": None if self.answer_rescoring is None else self.answer_rescoring.state_dict(),
             "step": self._step,
             "open_steps": [step.state_dict() for step in self.open_steps],
@@ -355,6 +360,7 @@ class Selector:
         self._recent.clear()
         self._recent.extend((rule, bool(informative)) for rule, informative in state["recent"])
         self.visits.load_state_dict(state["visits"])
+        self.evicted = set(state["evicted"])
         if self.answer_rescoring is not None:  # null: resumed from a run without
             self.answer_rescoring.load_state_dict(state["answer_rescoring"] or {})
         self._step = int(state["step"])

@@ -50,13 +50,15 @@ class Visited:
 
 
 class Visits:
-    """What is known of each visited prompt, by key."""
+    """What is known of each visited prompt, by key. ``fewest_trials``: verdicts without which a group says
+    nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, fewest_trials: int = 2) -> None:
+        self.fewest_trials = fewest_trials
         self._visited: dict[str, Visited] = {}
 
     def record(self, groups: Sequence[Group], step: int) -> None:
-        """Note that these groups were rolled out in ``step``. A group with fewer than two verdicts is a
+        """Note that these groups were rolled out in ``step``. A group with too few verdicts is a
         visit, but says nothing about whether the prompt is informative."""
         for group in groups:
             if not group.rollouts:
@@ -67,7 +69,7 @@ class Visits:
             visited.step = max(visited.step, step)  # steps may be observed out of order
             visited.tokens = NEWEST * tokens + (1 - NEWEST) * visited.tokens
             visited.count += 1
-            if group.trials >= 2:
+            if group.trials >= self.fewest_trials:
                 visited.informative = group.informative
                 visited.unscorable = 0
             else:

@@ -21,7 +21,7 @@ from depo.types import Group
 if TYPE_CHECKING:
     from depo.trackers.tracker import StepRecord
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SCHEMA = pa.schema(
     [
@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         pa.field("propensity", pa.float64()),
         pa.field("selector", pa.string(), nullable=False),
         pa.field("predicted_mean", pa.float64()),
+        pa.field("predicted_sd", pa.float64()),
         pa.field("predicted_informative", pa.float64()),
         pa.field("completion", pa.string(), nullable=False),
         pa.field("finish_reason", pa.string(), nullable=False),
@@ -104,6 +105,7 @@ def rollout_rows(step: int, group: Group) -> Iterator[dict[str, Any]]:
             "propensity": null_if_nan(pick.propensity),
             "selector": pick.selector,
             "predicted_mean": null_if_nan(pick.predicted_mean),
+            "predicted_sd": null_if_nan(pick.predicted_sd),
             "predicted_informative": null_if_nan(pick.predicted_informative),
             "completion": group.completions[index],
             "finish_reason": rollout.finish_reason,

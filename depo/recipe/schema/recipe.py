@@ -140,10 +140,11 @@ class Recipe(Block):
 
     @property
     def contrast(self) -> int:
-        """The number of rollouts for which ``p_informative`` is asked: the group. Where each rollout stands
-        alone, two: p_informative is then 2p(1 − p), twice the variance of a reward, and the square of the
-        expected update grows with that."""
-        return self.batch.group_size if self.graded_on == "informative" else 2
+        """The number of rollouts for which ``p_informative`` is asked: the group, or its pilots. Where each
+        rollout stands alone, two: p_informative is then 2p(1 − p), twice the variance of a reward, and the
+        square of the expected update grows with that."""
+        group = self.selection.pilot or self.batch.group_size
+        return group if self.graded_on == "informative" else 2
 
     @property
     def context_length(self) -> int:
@@ -210,6 +211,16 @@ class Recipe(Block):
                     f"selection.{key} {value} needs estimator.type hybrid, which makes use of what the "
                     f"policy shows; estimator.type is {self.estimator.type}: set selection.{key} to {instead}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def pilots_are_part_of_a_group(self) -> Self:
+        pilot, size = self.selection.pilot, self.batch.group_size
+        if pilot and not 2 <= pilot < size:
+            raise ValueError(
+                f"selection.pilot {pilot} must be at least 2, to be mixed, and smaller than batch.group_size "
+                f"{size}; 0 is for no pilots"
+            )
         return self
 
     @model_validator(mode="after")

@@ -199,6 +199,12 @@ class SelectionBase(Block):
     """Earlier answers to keep of each prompt. At each round, one prefill of each kept answer tells how likely
     it is under today's policy, and the estimator is shown that (hybrid). Answers with a probability below
     1/1000 are not kept: long answers cost nothing. 0: none."""
+    pilot: FewOrZero = 0
+    """Rollouts that a group begins with; the rest of it is generated only where these are neither all right
+    nor all wrong (Pilot-Commit, arXiv 2605.26606). 0: all at once."""
+    evict_mastered: bool = False
+    """Never pick a prompt again whose group, or whose pilots, were all right, as long as enough others are
+    left (Pilot-Commit)."""
     refill: bool = False
     """Generate further rounds until the batch is full of informative groups (DAPO's dynamic sampling)."""
     max_rounds: Few = 4
@@ -222,7 +228,7 @@ class SelectionBase(Block):
     @property
     def spec(self) -> dict[str, Any]:
         """What ``depo.selection.build_selector`` takes. It is handed the means to ask the policy."""
-        return self.model_dump(exclude={"prefill_probe", "answer_rescoring"})
+        return self.model_dump(exclude={"prefill_probe", "answer_rescoring", "pilot"})
 
 
 class UniformSelection(SelectionBase):

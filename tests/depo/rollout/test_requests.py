@@ -34,16 +34,16 @@ def group(name: str, verdicts: list[bool | None], outcome: Outcome) -> Group:
 
 
 def test_a_sample_is_seeded_by_what_it_is_not_by_its_company():
-    alone = requests_for([pick("b")], 4, run_seed=1, step=5)
-    among = requests_for([pick("a"), pick("b"), pick("c")], 8, run_seed=1, step=5)
+    alone = requests_for([pick("b")], range(4), run_seed=1, step=5)
+    among = requests_for([pick("a"), pick("b"), pick("c")], range(8), run_seed=1, step=5)
     assert among[1].seeds[:4] == alone[0].seeds
     assert len({seed for request in among for seed in request.seeds}) == 24
-    assert requests_for([pick("b")], 4, run_seed=1, step=6)[0].seeds != alone[0].seeds
-    assert requests_for([pick("b")], 4, run_seed=2, step=5)[0].seeds != alone[0].seeds
+    assert requests_for([pick("b")], range(4), run_seed=1, step=6)[0].seeds != alone[0].seeds
+    assert requests_for([pick("b")], range(4), run_seed=2, step=5)[0].seeds != alone[0].seeds
 
 
 def test_collate_restores_request_and_sample_order_whatever_finished_first():
-    requests = requests_for([pick("a"), pick("b")], 3, 0, 0)
+    requests = requests_for([pick("a"), pick("b")], range(3), 0, 0)
     arrived = [
         rollout("b", 2),
         rollout("a", 1),
@@ -60,7 +60,7 @@ def test_collate_restores_request_and_sample_order_whatever_finished_first():
 
 
 def test_a_missing_rollout_is_an_error_not_a_smaller_group():
-    requests = requests_for([pick("a")], 3, 0, 0)
+    requests = requests_for([pick("a")], range(3), 0, 0)
     with pytest.raises(RuntimeError, match="2 of 3"):
         collate(requests, [rollout("a", 0), rollout("a", 1)])
 

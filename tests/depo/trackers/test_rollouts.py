@@ -112,7 +112,7 @@ def test_files_of_all_steps_have_one_schema_even_without_rollouts(tmp_path: Path
     schemas = [pq.read_schema(file) for file in sorted((tmp_path / "rollouts").glob("*.parquet"))]
     assert len(schemas) == 3
     assert all(schema.equals(SCHEMA, check_metadata=False) for schema in schemas)
-    assert schemas[0].metadata[b"depo_schema_version"] == b"1"
+    assert schemas[0].metadata[b"depo_schema_version"] == b"2"
     assert len(pd.read_parquet(tmp_path / "rollouts")) == 5  # the whole directory is one data set
 
 
