@@ -37,6 +37,8 @@ class Arm:
 EVERY_RULE = {
     "prefill_probe": False,
     "answer_rescoring": 0,
+    "pilot": 0,
+    "evict_mastered": False,
     "audit": 0.05,
     "refill": True,
     "max_rounds": 4,
@@ -48,8 +50,13 @@ EVERY_RULE = {
 """What ``selection`` says in every recipe, unless the arm says otherwise."""
 EVERY_CHOICE = {"candidates": 8192, "cooldown": 0, "revisit_after": "auto", "revisit_share": 0.05}
 """The same of the rules that go by an estimator."""
-OF_RULE: dict[str, dict[str, Any]] = {"thompson": {"draws": 1}, "window": {"low": 0.15, "high": 0.85}}
+OF_RULE: dict[str, dict[str, Any]] = {
+    "thompson": {"draws": 1},
+    "window": {"low": 0.15, "high": 0.85},
+    "prioritized": {"floor": 0.05},
+}
 OF_ESTIMATOR: dict[str, dict[str, Any]] = {
+    "spo": {"start": 0.5, "kl_half": 0.06, "keep_min": 0.875, "keep_max": 0.96},
     "mopps": {"prior_successes": 1.0, "prior_failures": 1.0, "discount": 0.5},
     "hybrid": {
         "text": "ngrams",
@@ -148,6 +155,21 @@ ARMS: dict[str, Arm] = {
     ),
     "pairs": Arm("GRPO in pairs", UNIFORM, {"type": "uniform", "refill": False}, 2e-4, PAIRS),
     "dapo_pairs": Arm("DAPO in pairs", UNIFORM, {"type": "uniform", "refill": True}, 2e-4, PAIRS),
+    "pilot_commit": Arm(
+        "Pilot-Commit",
+        UNIFORM,
+        {"type": "uniform", "refill": True, "pilot": 4, "evict_mastered": True},
+        2e-4,
+        {"prompts": 16, "group_size": 16},
+    ),
+    "spo": Arm(
+        "SPO",
+        {"type": "spo"},
+        {"type": "prioritized", "refill": False, **PUBLISHED},
+        2e-4,
+        {"prompts": 256, "group_size": 1},
+        {"baseline": {"type": "belief", "scale": "batch"}},
+    ),
     "belief": Arm("hybrid as baseline, in pairs", HYBRID, CHOICE_OF_PAIRS, HYBRID_LR, PAIRS, BELIEF),
     "belief_uniform": Arm(
         "hybrid as baseline only, in pairs",

@@ -22,14 +22,16 @@ def recipe_of(arm, pool="mixed", family=REPORTED, seed=0, encoder="minilm"):
 
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("arm", ARMS)
-def test_arms_differ_only_in_estimator_selection_batch_and_learning_rate(arm, pool):
+def test_arms_differ_only_in_estimator_selection_batch_baseline_and_learning_rate(arm, pool):
     this, grpo = recipe_of(arm, pool).model_dump(), recipe_of("grpo", pool).model_dump()
     assert {key for key in this if this[key] != grpo[key]} <= CHANGED
-    this["learner"]["lr"] = grpo["learner"]["lr"]
+    for key in ("lr", "baseline"):
+        this["learner"][key] = grpo["learner"][key]
     assert this["learner"] == grpo["learner"]
     if arm in PRIMARY:
         assert this["batch"] == grpo["batch"]
-    assert this["batch"]["group_size"] == 8
+    rollouts = this["batch"]["prompts"] * this["batch"]["group_size"]
+    assert rollouts == (1024 if arm == "grpo_full_batch" else 256)
 
 
 @pytest.mark.parametrize("arm", ARMS)
