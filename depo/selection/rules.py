@@ -71,14 +71,17 @@ class Thompson:
 
     The score falls with |p − 1/2|, which makes the order that of MoPPS with its target of 1/2
     (arXiv 2507.04632). With several ``draws`` their mean counts: for n of them the score scatters around
-    p_informative by 1/√n of what one would.
+    p_informative by 1/√n of what one would. ``per_token``: that chance by the tokens which a rollout is
+    expected to take.
     """
 
     name: ClassVar[str] = "thompson"
     draws: int = 16
+    per_token: bool = False
 
     def __call__(self, considered: Considered, rng: np.random.Generator) -> np.ndarray:
-        return drawn(considered, self.draws, rng).mean(axis=0)
+        scores_N = drawn(considered, self.draws, rng).mean(axis=0)
+        return scores_N / considered.tokens() if self.per_token else scores_N
 
 
 @dataclass(frozen=True)

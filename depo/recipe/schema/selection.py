@@ -268,6 +268,9 @@ class ThompsonSelection(RuleSelection):
     draws: Few = 16
     """The score is the mean over so many draws. 1 is Thompson sampling; with more, it comes closer to
     `greedy`."""
+    per_token: bool = False
+    """Divide the score by the tokens that a rollout of the prompt is expected to take. Prompts with short
+    answers come first."""
 
 
 class OptimisticSelection(RuleSelection):

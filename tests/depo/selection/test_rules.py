@@ -111,6 +111,13 @@ def test_skip_on_streak_beliefs_keeps_prompts_as_greso_does() -> None:
     np.testing.assert_allclose(kept, [1, 1 / 2, 1 / 4, 1 / 8], atol=0.03)
 
 
+def test_per_token_thompson_prefers_the_shorter_of_two_that_teach_alike() -> None:
+    """2p(1 − p)/tokens: 0.5/10, 0.5/4, 0.32/2."""
+    seen = view([0.5] * 3, mean=[0.5, 0.5, 0.2], tokens=[10, 4, 2])
+    assert chosen(Thompson(draws=1, per_token=True), seen, 3, 0) == [2, 1, 0]
+    assert chosen(Thompson(draws=1), seen, 3, 0)[2] == 2
+
+
 def test_gumbel_draws_in_proportion_to_signal_per_token() -> None:
     """Temperature 1, one place: p_informative / tokens = 0.4/1, 0.8/4, 0.2/1, 0/1."""
     seen = view([0.4, 0.8, 0.2, 0.0], tokens=[1, 4, 1, 1])
