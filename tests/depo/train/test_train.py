@@ -19,6 +19,7 @@ from depo.recipe.loading import load_recipe
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
+
 def test_a_run_leaves_everything_that_the_documentation_promises(finished):
     run_dir = finished
     printed = (run_dir.parent / "stdout.txt").read_text()
@@ -76,7 +77,7 @@ def test_kill_and_resume_gives_the_same_numbers_as_a_run_never_stopped(finished,
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (workdir / "killed" / "summary.json").exists()
