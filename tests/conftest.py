@@ -1,6 +1,7 @@
 """How tests are spread over processes, and fixtures for what tests cannot carry along: real data and models.
 
-A file's tests run in one process, so its fixtures are made once; whatever needs Ray runs in one process too.
+A file's tests run in one process, so its fixtures are made once; whatever needs Ray runs in one process too, but for
+vLLM's engines, which have a process and a Ray of their own beside the runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ settings.register_profile("depo", deadline=None, max_examples=40)
 settings.load_profile("depo")
 
 PROCESSES = 2
-LARGEST_FIRST = ("ray", "estimators", "depo/learner", "depo/moe", "depo/evaluation", "test_code_quality")
+LARGEST_FIRST = (
+    "ray",
+    "estimators",
+    "depo/learner",
+    "depo/moe",
+    "depo/evaluation",
+    "test_code_quality",
+    "depo/test_cli",
+)
 """Groups, by the beginning of their names, that would be waited for if they began last."""
 
 
@@ -42,7 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if {"test_data", "smollm2", "minilm"} & set(fixtures):
             item.add_marker("assets")
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group("ray" if "cluster" in fixtures else group_of(item.path)))
+            ray = "ray of vLLM" if item.path.parent.name == "vllm" else "ray"
+            item.add_marker(pytest.mark.xdist_group(ray if "cluster" in fixtures else group_of(item.path)))
     items.sort(key=rank)
 
 

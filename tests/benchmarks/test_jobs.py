@@ -17,9 +17,19 @@ from benchmarks.jobs import Job, run_jobs
 WRITE = """
 import pathlib, sys, time
 
-started = time.time()
 time.sleep(float(sys.argv[2]))
-pathlib.Path(sys.argv[1]).write_text(f"{started} {time.time()}")
+pathlib.Path(sys.argv[1]).touch()
+"""
+
+WAITS = """
+import pathlib, sys, time
+
+mine, other = map(pathlib.Path, sys.argv[1:])
+mine.touch()
+until = time.monotonic() + 30
+while not other.exists():
+    assert time.monotonic() < until, "nothing else runs"
+    time.sleep(0.02)
 """
 
 # A shell that starts a command in the background makes it ignore SIGINT; the test must not depend on that.
@@ -78,11 +88,11 @@ def test_what_is_done_is_not_run_again(module):
 
 
 def test_jobs_run_side_by_side(module):
-    """However slowly the machine starts them: each begins before the other ends."""
-    jobs = [writer(module / name / "x", seconds=5) for name in ("a", "b")]
+    """However slowly the machine starts them: each ends only once the other has begun."""
+    (module / "waits.py").write_text(WAITS)
+    a, b = module / "a" / "x", module / "b" / "x"
+    jobs = [Job("a", "waits", (str(a), str(b)), a), Job("b", "waits", (str(b), str(a)), b)]
     assert run_jobs(jobs, 2, 1, lambda line: None) == []
-    (a_start, a_end), (b_start, b_end) = (map(float, job.result.read_text().split()) for job in jobs)
-    assert max(a_start, b_start) < min(a_end, b_end)
 
 
 def benchmark(module, does, *names):

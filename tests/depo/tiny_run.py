@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -50,6 +52,13 @@ def make_workdir(directory: Path, tiny_policy: Path) -> Path:
     }
     (directory / "tiny.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     return directory
+
+
+def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl without what depends on the clock."""
+    clock = ("seconds", "tokens_per_second")
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith(clock)} for row in rows]
 
 
 def depo_command(*arguments: str) -> list[str]:

@@ -16,22 +16,23 @@ from depo.types import Prompt
 CHANGED = {"name", "estimator", "selection", "learner", "batch"}
 
 
-def recipe_of(arm, pool="mixed", family=REPORTED, seed=0, encoder="minilm"):
-    return arm_recipe(POOLS[pool], family, seed, arm, ARMS[arm], 320_000, encoder)
+def recipe_of(arm, pool="mixed"):
+    return arm_recipe(POOLS[pool], REPORTED, 0, arm, ARMS[arm], 320_000, "minilm")
 
 
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("arm", ARMS)
-def test_arms_differ_only_in_estimator_selection_batch_baseline_and_learning_rate(arm, pool):
-    this, grpo = recipe_of(arm, pool).model_dump(), recipe_of("grpo", pool).model_dump()
-    assert {key for key in this if this[key] != grpo[key]} <= CHANGED
-    for key in ("lr", "baseline"):
-        this["learner"][key] = grpo["learner"][key]
-    assert this["learner"] == grpo["learner"]
-    if arm in PRIMARY:
-        assert this["batch"] == grpo["batch"]
-    rollouts = this["batch"]["prompts"] * this["batch"]["group_size"]
-    assert rollouts == (1024 if arm == "grpo_full_batch" else 256)
+def test_arms_differ_only_in_estimator_selection_batch_baseline_and_learning_rate(pool):
+    grpo = recipe_of("grpo", pool).model_dump()
+    for arm in ARMS:
+        this = recipe_of(arm, pool).model_dump()
+        assert {key for key in this if this[key] != grpo[key]} <= CHANGED, arm
+        for key in ("lr", "baseline"):
+            this["learner"][key] = grpo["learner"][key]
+        assert this["learner"] == grpo["learner"], arm
+        if arm in PRIMARY:
+            assert this["batch"] == grpo["batch"], arm
+        rollouts = this["batch"]["prompts"] * this["batch"]["group_size"]
+        assert rollouts == (1024 if arm == "grpo_full_batch" else 256), arm
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -85,18 +86,25 @@ def test_a_plan_warms_up_once_for_all_arms_of_a_seed_and_leaves_out_what_is_done
     assert [job.done for job in jobs].count(True) == 1
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """A directory with the plan of all pools, and its jobs."""
+    directory = tmp_path_factory.mktemp("together")
+    everything = [Cell(name, 0, "grpo", ARMS["grpo"], 1000) for name in POOLS]
+    return directory, plan(directory, REPORTED, everything[::-1], None)[0]
+
+
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_policy_is_the_same_whichever_pool_comes_first_and_pools_know_what_it_was_taught(tmp_path, pool):
-    jobs, _ = plan(tmp_path, REPORTED, [Cell(pool, 0, "grpo", ARMS["grpo"], 1000)], None)
+def test_a_policy_is_the_same_whichever_pool_comes_first_and_pools_know_what_it_was_taught(together, pool):
+    directory, all_jobs = together
+    jobs, _ = plan(directory, REPORTED, [Cell(pool, 0, "grpo", ARMS["grpo"], 1000)], None)
     lessons, policy = jobs[0].arguments[1:]
     same = [one for one in POOLS.values() if one.policy(REPORTED) == POOLS[pool].policy(REPORTED)]
     assert load_recipe(lessons) == warm_recipe(same[0], REPORTED, 0)
     compose = next(job for job in jobs if job.arguments[0].startswith("compose"))
     assert load_recipe(compose.arguments[1]) == warm_recipe(POOLS[pool], REPORTED, 0)
     assert compose.arguments[2:4] == (lessons, policy)
-    everything = [Cell(name, 0, "grpo", ARMS["grpo"], 1000) for name in POOLS]
-    together, _ = plan(tmp_path, REPORTED, everything[::-1], None)
-    assert jobs[0].arguments in [job.arguments for job in together]
+    assert jobs[0].arguments in [job.arguments for job in all_jobs]
 
 
 def test_no_problem_of_a_pool_was_shown_to_its_policy():

@@ -43,7 +43,6 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {  # the
     "plain": ({}, {}, None),
     "zero-variance": ({}, {}, None),
     "kl": ({"kl_coef": 0.3}, {"beta": 0.3}, None),
-    "tis": ({"correction": {"type": "tis", "cap": CAP}}, {}, "token_truncate"),
     "mis": ({"correction": {"type": "mis", "cap": CAP}}, {}, "token_mask"),
     "kl+tis": ({"kl_coef": 0.3, "correction": {"type": "tis", "cap": CAP}}, {"beta": 0.3}, "token_truncate"),
 }

@@ -5,26 +5,17 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_run import make_workdir, run_depo
 
 from depo.cli import main
 from depo.data import save_prompts
 from depo.errors import UserError
+from depo.recipe.loading import load_recipe
 from depo.replay.full import full_feedback
 from depo.replay.run_directory import Recorded, kl_before, read_run, trace_of
 from depo.trackers.rollouts import ParquetRollouts
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from estimators import build
 from reward.base import Score
-
-
-@pytest.fixture(scope="module")
-def finished(cluster, tmp_path_factory, tiny_policy):
-    """The directory of a finished run."""
-    workdir = make_workdir(tmp_path_factory.mktemp("finished"), tiny_policy)
-    done = run_depo("train", "tiny.yaml", "estimator=mopps", "--run-dir", "run", cwd=workdir)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return workdir / "run"
 
 
 def test_trace_says_what_the_rollout_log_says(finished):
@@ -52,7 +43,8 @@ def test_trace_says_what_the_rollout_log_says(finished):
 def test_predictions_replayed_are_those_that_the_run_made(finished):
     """The run's own estimator on its own outcomes gives the predictions that the run logged."""
     trace, group_size = read_run(finished)
-    predictions, _ = full_feedback(trace, lambda: build({"type": "mopps"}), group_size)
+    estimator = load_recipe(finished / "recipe.yaml").estimator
+    predictions, _ = full_feedback(trace, lambda: build(estimator.model_dump()), group_size)
     rows = pd.concat(pd.read_parquet(path) for path in sorted((finished / "rollouts").glob("step_*.parquet")))
     uniform = rows[(rows["selector"] == "uniform") & (rows["sample_index"] == 0)]
     assert len(predictions.informative_M) == len(uniform) > 0

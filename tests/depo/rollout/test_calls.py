@@ -31,8 +31,9 @@ class Worker:
             yield number
 
 
-@pytest.fixture
-def worker():
+@pytest.fixture(scope="module")
+def worker(cluster):
+    """One process for all tests; the last of them kills it."""
     actor = Worker.remote()
     ray.get(actor.pid.remote())
     yield actor

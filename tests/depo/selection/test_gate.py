@@ -93,9 +93,9 @@ def test_warm_up_lasts_at_least_min_window_groups_even_for_a_perfect_estimator()
 
 
 def test_informative_estimator_opens_the_gate_and_keeps_it_open() -> None:
-    for seed in range(8):
+    for seed in range(4):
         rng = np.random.default_rng(seed)
-        p = rng.beta(0.7, 1.0, size=2000)
+        p = rng.beta(0.7, 1.0, size=1200)
         states = feed(gate(), p, outcomes(p, rng))
         assert states.index(True) < 350
         assert all(states[states.index(True) :])
@@ -118,15 +118,13 @@ def test_the_base_rate_in_hindsight_does_not_open_the_gate() -> None:
     assert calibration.advantage() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("noise", [0.005, 0.02])
-def test_useless_estimator_is_let_in_at_most_at_the_stated_rate_over_a_whole_run(noise: float) -> None:
+def test_useless_estimator_is_let_in_at_most_at_the_stated_rate_over_a_whole_run() -> None:
     """200 runs of 3,000 groups, predictions around the true base rate and independent of the outcome: the
-    gate looks 29 times a run. Measured over 300 runs: 1 % at most; with each look at the plain level, 14 %
-    at noise 0.02."""
+    gate looks 29 times a run. Measured over 300 runs: 1 % at most; with each look at the plain level, 14 %."""
     let_in = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        predicted = np.clip(0.4 + noise * rng.standard_normal(3000), 0, 1)
+        predicted = np.clip(0.4 + 0.02 * rng.standard_normal(3000), 0, 1)
         let_in += any(feed(gate(), predicted, rng.random(3000) < 0.4))
     assert let_in / 200 <= 0.05 + 1.64 * math.sqrt(0.05 * 0.95 / 200)
 
@@ -154,9 +152,9 @@ def open_gate(rng: np.random.Generator) -> Calibration:
 def test_where_informative_groups_are_rare_an_honest_estimator_stays(share: float) -> None:
     """It says 0.0045 where none can be and 0.9 where one is: a window without any would be predicted better
     by 0, which nobody can know beforehand."""
-    for seed in range(4):
+    for seed in range(2):
         rng = np.random.default_rng(seed)
-        informative = rng.random(2000) < share
+        informative = rng.random(1000) < share
         assert all(feed(open_gate(rng), np.where(informative, 0.9, 0.0045), informative))
 
 

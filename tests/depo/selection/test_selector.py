@@ -85,7 +85,7 @@ def test_pool_smaller_than_the_batch_is_picked_once_each(kind: str) -> None:
 
 
 def test_audit_share_is_epsilon_in_the_long_run_and_in_every_step_to_the_next_prompt() -> None:
-    pool, estimator = pool_of(300), MoppsEstimator()
+    pool, estimator = pool_of(60), MoppsEstimator()
     for epsilon, prompts in ((0.05, 16), (0.1, 20), (0.3, 7)):
         selector = selector_of(prompts=prompts, audit=epsilon, min_window=0)
         counts = []
@@ -138,10 +138,10 @@ def test_thompson_finds_informative_groups_more_often_than_uniform_selection() -
     shares = {}
     for kind in ("uniform", "thompson"):
         groups: list[Group] = []
-        for seed in range(3):
+        for seed in range(2):
             selector = selector_of(prompts=32, seed=seed, type=kind, refill=False, min_window=0, audit=0.05)
             pool, estimator = pool_of(400, seed), MoppsEstimator(0.25, 0.25)
-            for step in range(1, 61):
+            for step in range(1, 41):
                 found = run_step(selector, pool, estimator, step)
                 groups += found if step > 20 else []
         shares[kind] = np.mean([g.informative for g in groups])

@@ -195,9 +195,9 @@ with Console(4, quiet=False, name="[red]arith[/red]") as console:
 LONG = """
 import time
 import depo.trackers.console as module
-module.HEARTBEAT = 0.2
+module.HEARTBEAT = 0.1
 with module.Console(4, quiet=QUIET, name="x") as console:
-    for item in console.counted("evaluating heldout", range(2000), 2000):
+    for item in console.counted("evaluating heldout", range(1000), 1000):
         time.sleep(0.0005)
     console.say("done")
 """
@@ -213,7 +213,7 @@ def test_a_long_phase_says_where_it_is_when_nothing_else_is_said() -> None:
     *beats, last = output(quiet=False)
     assert last == "done"
     counts = [
-        int(re.fullmatch(r"\.\.\. evaluating heldout ([\d,]+)/2,000, \d+ s", line)[1].replace(",", ""))
+        int(re.fullmatch(r"\.\.\. evaluating heldout ([\d,]+)/1,000, \d+ s", line)[1].replace(",", ""))
         for line in beats
     ]
     assert counts
@@ -223,7 +223,7 @@ def test_a_long_phase_says_where_it_is_when_nothing_else_is_said() -> None:
 
 def test_on_a_terminal_the_bar_says_where_a_long_phase_is(tmp_path: Path) -> None:
     text = on_a_terminal(LONG.replace("QUIET", "False"), tmp_path / "transcript")
-    assert re.search(r"x: evaluating heldout [\d,]+/2,000", text)
+    assert re.search(r"x: evaluating heldout [\d,]+/1,000", text)
     assert "... evaluating" not in text
 
 

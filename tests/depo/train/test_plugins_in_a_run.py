@@ -1,12 +1,16 @@
-"""A run with a tracker and a data source of another package, found by its installed metadata."""
+"""A run with a tracker and a data source of another package, found by its installed metadata; measured and ended
+by rollouts instead of steps."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from tiny_run import run_depo
+from tiny_run import make_workdir, metrics_of, run_depo
 
 from depo.data import load_prompts
 from depo.errors import UserError
@@ -19,7 +23,8 @@ import json
 
 def sums(source, where):
     for a in range(source.options["below"]):
-        yield f"{a}+{a}=", str(2 * a), None
+        for b in range(10):
+            yield f"{a}+{b}=", str(a + b), None
 
 class Notes:
     def __init__(self, run_dir, name):
@@ -41,10 +46,10 @@ class Notes:
 """
 
 
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory on the path as pip would leave it."""
-    site = tmp_path / "site"
+    site = tmp_path_factory.mktemp("theirs") / "site"
     info = site / "theirs-1.0.dist-info"
     info.mkdir(parents=True)
     (site / "theirs.py").write_text(PACKAGE)
@@ -52,21 +57,38 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (info / "entry_points.txt").write_text(
         "[depo.sources]\nsums = theirs:sums\n[depo.trackers]\nnotes = theirs:Notes\n"
     )
-    monkeypatch.syspath_prepend(str(site))
-    return site
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        yield site
+
+
+@pytest.fixture(scope="module")
+def straight(finished: Path) -> list[dict[str, float]]:
+    """The metrics of a run of the same prompts from a file, ended by its steps."""
+    return metrics_of(finished)
+
+
+@pytest.fixture(scope="module")
+def theirs(
+    site: Path, straight: list[dict[str, float]], tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path
+) -> Path:
+    """The directory of the run: as long as four of six steps, measured three times on the way."""
+    workdir = make_workdir(tmp_path_factory.mktemp("plugins"), tiny_policy)
+    limit = int(straight[3]["generated/rollouts"])
+    command = ("train", "tiny.yaml", "--run-dir", "run", "--quiet", f"max_rollouts={limit}")
+    command += (f"evaluation.every_rollouts={limit // 3}",)
+    command += ("data.train={type: plugin, name: sums, options: {below: 12}}",)
+    command += ("tracking.trackers=[{name: notes, options: {name: notes.jsonl}}]",)
+    done = run_depo(*command, cwd=workdir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workdir / "run"
 
 
 def test_a_run_reads_their_prompts_and_tells_their_tracker_each_step(
-    site: Path, workdir: Path, cluster: None
+    theirs: Path,
 ) -> None:
-    command = ("train", "tiny.yaml", "steps=2", "--run-dir", "run", "--quiet")
-    command += ("data.train={type: plugin, name: sums, options: {below: 40}}",)
-    command += ("tracking.trackers=[{name: notes, options: {name: notes.jsonl}}]",)
-    done = run_depo(*command, cwd=workdir)
-    assert done.returncode == 0, done.stderr
-    run = workdir / "run"
-    kept = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    told = [json.loads(line) for line in (run / "notes.jsonl").read_text().splitlines()]
+    kept = metrics_of(theirs)
+    told = [json.loads(line) for line in (theirs / "notes.jsonl").read_text().splitlines()]
     assert told[:2] == [["opened"], ["truncate_after", 0]]
     assert told[-1] == ["closed"]
     steps = told[2:-1]
@@ -75,7 +97,28 @@ def test_a_run_reads_their_prompts_and_tells_their_tracker_each_step(
     ]
     assert sum(rollouts for *_, rollouts, _ in steps) == kept[-1]["generated/rollouts"]
     assert all(layers for *_, layers in steps), "the tiny policy is a mixture of experts"
-    assert json.loads((run / "summary.json").read_text())["prompts"]["pool"] == 30  # 40, 10 of them held out
+    prompts = pd.read_parquet(theirs / "prompts.parquet")
+    assert len(prompts) == 110  # 120, 10 of them held out
+    assert set(prompts["text"]) <= {f"{a}+{b}=" for a in range(12) for b in range(10)}
+
+
+def test_a_run_can_be_measured_and_ended_by_rollouts_instead_of_steps(
+    theirs: Path, straight: list[dict[str, float]]
+) -> None:
+    """Up to there it is the run that is ended by its steps."""
+    rows = metrics_of(theirs)
+    without_evaluation = [{k: v for k, v in row.items() if not k.startswith("eval/")} for row in rows]
+    assert without_evaluation == straight[:4]
+
+    every = int(straight[3]["generated/rollouts"]) // 3
+    counts = [0, *(int(row["generated/rollouts"]) for row in rows)]
+    crossed = [after // every > before // every for before, after in pairwise(counts)]
+    crossed[-1] = False  # the last one is evaluated by the end of the run
+    assert ["eval/all" in row for row in rows] == crossed
+    assert any(crossed)
+    frame = pd.concat(pd.read_parquet(path) for path in (theirs / "rollouts").glob("*.parquet"))
+    assert len(frame) == counts[-1]
+    assert frame["token_ids"].map(len).sum() == rows[-1]["generated/tokens"]
 
 
 def test_an_unknown_tracker_and_options_it_does_not_take_name_the_key(site: Path, tmp_path: Path) -> None:
