@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depo.errors import DONE, UserError, say
+from depo.errors import DONE, UserError, fitted, say
 from depo.files import new_directory
 from depo.recipe.budget import budget_text
 from depo.recipe.checks import check_inputs, demands, missing_model, notes, uncached, unchecked
@@ -105,13 +105,10 @@ def dry_run(recipe: Recipe, sources: Sources, suite: Suite | None) -> None:
 
         check_architecture(recipe, sources)
     print(dump_recipe(recipe))
-    print(budget_text(recipe))
-    for note in notes(recipe):
-        print(f"note: {note}")
-    print("no mistake found; nothing was started. The same command without --dry-run trains")
-    for line in (*uncached(recipe, suite), missing, missing_model(recipe)):
-        if line is not None:
-            print(line)
+    lines = [budget_text(recipe), *(f"note: {note}" for note in notes(recipe))]
+    lines.append("no mistake found; nothing was started. The same command without --dry-run trains")
+    lines += filter(None, (*uncached(recipe, suite), missing, missing_model(recipe)))
+    print("\n".join(map(fitted, lines)))
 
 
 def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
