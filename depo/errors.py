@@ -129,7 +129,7 @@ def say(text: str) -> None:
 
 
 def fitted(text: str) -> str:
-    """Each line of a text in at most WIDTH columns, what is left of it indented below. Words are never cut."""
+    """Each line of a text in at most WIDTH columns, the rest of it indented below. Words are never cut."""
     lines: list[str] = []
     for line in text.splitlines():
         if len(line) <= WIDTH:

@@ -169,8 +169,8 @@ def changes_on_resume(recipe: Recipe, run_dir: Path) -> list[str]:
     told = [f"changed on resume: {change}" for change in changed.values()]
     if "steps" in changed and recipe.learner.schedule != "constant":
         told.append(
-            f"warning: the {recipe.learner.schedule} learning rate spans all steps: it is now that of a run of "
-            f"{recipe.steps} steps"
+            f"warning: the {recipe.learner.schedule} learning rate spans all steps: it is now that of a run "
+            f"of {recipe.steps} steps"
         )
     return told
 

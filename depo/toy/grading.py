@@ -187,15 +187,14 @@ def grade(
         report(describe(name, [problems[i] for i in chosen], levels, rates[name]))
     solvable = np.array([level_by_key[prompt.key] != IMPOSSIBLE for prompt in sets["held-out set"]])
     accuracy = rates["held-out set"][solvable].mean()
-    report(
-        f"accuracy on the solvable held-out part {accuracy:.3f}, on all of it {rates['held-out set'].mean():.3f}"
-    )
+    overall = rates["held-out set"].mean()
+    report(f"accuracy on the solvable held-out part {accuracy:.3f}, on all of it {overall:.3f}")
     return Graded(
         train=sets["training pool"],
         heldout=sets["held-out set"],
         levels=level_by_key,
         solvable_accuracy=float(accuracy),
-        accuracy=float(rates["held-out set"].mean()),
+        accuracy=float(overall),
     )
 
 
