@@ -139,9 +139,9 @@ def policy_of(model: str, suite: Suite) -> PretrainedPolicy:
 
 def load_tokenizer(model: str, suite: Suite) -> PreTrainedTokenizerBase:
     """Raises UserError for a model without tokenizer or end token."""
-    from depo.models import loading
+    from depo.models import tokenizer
 
-    return loading.load_tokenizer(policy_of(model, suite), KEY)
+    return tokenizer.load_tokenizer(policy_of(model, suite), KEY)
 
 
 def serving(
