@@ -159,7 +159,9 @@ def can_continue(run_dir: Path | None) -> bool:
 
 
 def how_to_continue(what: str, run_dir: Path | None) -> str:
-    """One line on how to go on after ``what`` happened."""
-    if can_continue(run_dir):
-        return f"{what}; continue with: depo train --resume --run-dir {run_dir}"
-    return what
+    """One line on how to go on after ``what`` happened, and from which step."""
+    if run_dir is None or not can_continue(run_dir):
+        return what
+    newest = max((path.name[5:] for path in (run_dir / "checkpoints").glob("step_*")), default="")
+    place = f" from step {int(newest) + 1}" if newest.isdigit() else ""
+    return f"{what}; continue{place} with: depo train --resume --run-dir {run_dir}"

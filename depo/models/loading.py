@@ -6,13 +6,14 @@ Whatever cannot be loaded is bad input: one line that names the key of the recip
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -82,12 +83,27 @@ def load_whole(policy: PretrainedPolicy, key: str = KEY, **options: Any) -> PreT
             f"{key}: the weights of {policy.model} do not fill the model of its config.json; "
             f"{len(unfit)} missing or misshapen, the first is {unfit[0]}"
         )
-    for name, weights in model.named_parameters():
-        # A finite sum says that all are finite, quickly and without a copy.
-        if not weights.sum(dtype=torch.float32).isfinite() and not weights.isfinite().all():
-            raise UserError(f"{key}: the weights of {policy.model} hold NaN or infinity, first in {name}")
+    check_finite(model.named_parameters(), policy.model, key)
     mend_generation_config(model, policy.model, key)
     return model
+
+
+def check_finite(weights: Iterable[tuple[str, torch.Tensor]], source: str, key: str) -> None:
+    """Raise UserError, beginning with ``key``, for weights that hold NaN or infinity."""
+    for name, tensor in weights:
+        # A finite sum says that all are finite, quickly and without a copy.
+        if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
+            raise UserError(f"{key}: the weights of {source} hold NaN or infinity, first in {name}")
+
+
+def stored_weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """What the safetensors files of a model hold in 16 or more bits, one tensor after another."""
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point() and tensor.element_size() > 1:
+                    yield name, tensor
 
 
 def mend_generation_config(model: PreTrainedModel, source: str, key: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from depo.errors import RunFailed
 from depo.evaluation.in_training import EvalResult
-from depo.files import directory_aside, write_json
+from depo.files import directory_aside, seal, write_json
 from depo.report.plots import reliability_figure, save
 from depo.report.provenance import package_versions, source_commit
 from depo.report.statistics import DIFFERENCE, estimate, paired
@@ -32,6 +32,7 @@ def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
     """
     with directory_aside(run.directory / "policy") as aside:
         run.learner.export(aside)
+        seal(aside)
     summary = summarise(run, after)
     write_json(run.directory / "summary.json", summary)
     rows = run.selector.calibration.reliability()
