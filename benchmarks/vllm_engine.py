@@ -38,7 +38,8 @@ from depo.learner.learner import PolicyLearner
 from depo.learner.routing import Routing
 from depo.models.experts import GROUPED
 from depo.models.experts import NAME as SORTED
-from depo.models.loading import load_model, load_tokenizer
+from depo.models.loading import load_model
+from depo.models.tokenizer import load_tokenizer
 from depo.moe.upcycle.repair import QUESTIONS, question_ids
 from depo.recipe import schema
 from depo.recipe.schema import PretrainedPolicy

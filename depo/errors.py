@@ -5,8 +5,10 @@ status, one line, and where the traceback went.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -112,8 +114,33 @@ def traceback_place(trace: str, run_dir: Path | None) -> str:
     return f"traceback: {log} (DEPO_TRACEBACK=1 prints it)"
 
 
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+WIDTH = 100
+"""Columns that a line for people takes at most."""
+
+COMMAND = re.compile(
+    r"\b(?:depo (?:train|eval|route|replay|verify|upcycle|fetch)|hf download|pip install) [^;(),]*[^;(),\s]"
+    r'|python -c "[^"]*"'
+)
+"""What is there to be copied, and so stays on one line."""
+
+
+def say(text: str) -> None:
+    print(fitted(text), file=sys.stderr, flush=True)
+
+
+def fitted(text: str) -> str:
+    """Each line of a text in at most WIDTH columns, the rest of it indented below. Words are never cut."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if len(line) <= WIDTH:
+            lines.append(line)
+            continue
+        indent = line[: len(line) - len(line.lstrip())] + "    "
+        whole = COMMAND.sub(lambda found: found[0].replace(" ", "\0"), line)
+        lines += textwrap.wrap(
+            whole, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+    return "\n".join(lines).replace("\0", " ")
 
 
 def unwrapped(error: BaseException) -> BaseException:
@@ -132,7 +159,9 @@ def can_continue(run_dir: Path | None) -> bool:
 
 
 def how_to_continue(what: str, run_dir: Path | None) -> str:
-    """One line on how to go on after ``what`` happened."""
-    if can_continue(run_dir):
-        return f"{what}; continue with: depo train --resume --run-dir {run_dir}"
-    return what
+    """One line on how to go on after ``what`` happened, and from which step."""
+    if run_dir is None or not can_continue(run_dir):
+        return what
+    newest = max((path.name[5:] for path in (run_dir / "checkpoints").glob("step_*")), default="")
+    place = f" from step {int(newest) + 1}" if newest.isdigit() else ""
+    return f"{what}; continue{place} with: depo train --resume --run-dir {run_dir}"

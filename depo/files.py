@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from depo.errors import RunStopped, UserError, unwrapped
 
@@ -174,6 +174,41 @@ def sha256(path: Path) -> str:
     """Of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+MANIFEST = "manifest.json"
+"""In a sealed directory: size in bytes and SHA-256 of each other file of it."""
+
+
+def seal(directory: Path) -> None:
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    write_json(directory / MANIFEST, {path.relative_to(directory).as_posix(): sealed(path) for path in paths})
+
+
+def sealed(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def broken_seal(directory: Path, part: str = "") -> str | None:
+    """What of a sealed directory, or of one directory in it, is not as it was sealed; None where all is."""
+    try:
+        manifest = read_json(directory / MANIFEST)
+    except (OSError, ValueError):
+        return f"{MANIFEST} cannot be read"
+    ours = isinstance(manifest, dict) and all(
+        isinstance(one, dict) and one.keys() == {"bytes", "sha256"} for one in manifest.values()
+    )
+    for name, expected in manifest.items() if ours else ():  # another program's file may have that name
+        path = directory / name
+        if part and not name.startswith(f"{part}/"):
+            continue
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{name} has {path.stat().st_size:,} bytes, {expected['bytes']:,} were written"
+        if sealed(path) != expected:
+            return f"{name} has changed since it was written"
+    return None
 
 
 def on_disk(directory: Path) -> None:

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depo.errors import DONE, UserError, say
+from depo.errors import DONE, UserError, fitted, say
 from depo.files import new_directory
+from depo.models.first_prompt import first_prompt
 from depo.recipe.budget import budget_text
 from depo.recipe.checks import check_inputs, demands, missing_model, notes, uncached, unchecked
 from depo.recipe.errors import Sources
@@ -64,10 +65,9 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     recipe, sources = read_recipe(path, overrides)
     check_inputs(recipe, sources, fetched=not options.dry_run)
     suite = recipe_suite(recipe.evaluation)
-    if not options.resume:
-        check_tables(recipe)
+    data = None if options.resume else check_tables(recipe)
     if options.dry_run:
-        dry_run(recipe, sources, suite)
+        dry_run(recipe, sources, suite, data)
         return DONE
     for note in notes(recipe):
         say(f"note: {note}")
@@ -86,32 +86,33 @@ def recipe_and_overrides(options: argparse.Namespace) -> tuple[str, list[str]]:
     return str(options.run_dir / "recipe.yaml"), positionals
 
 
-def check_tables(recipe: Recipe) -> None:
-    """Raise UserError for local data that the run could not use. pyarrow is imported only where there is
-    any."""
+def check_tables(recipe: Recipe) -> str | None:
+    """A line on how many prompts there are, where that can be told. Raises UserError for local data that the
+    run could not use. pyarrow is imported only where there is any."""
     sources = [recipe.data.train, *(one.source for one in recipe.evaluation.sets)]
     if any(not isinstance(source, HubSource) for source in sources):
         from depo.data.preview import check_data
 
-        check_data(recipe)
+        return check_data(recipe)
+    return None
 
 
-def dry_run(recipe: Recipe, sources: Sources, suite: Suite | None) -> None:
-    """Print the recipe, its cost, and what cannot be told before the run. torch is imported only for a recipe
-    that asks for what not every model has, where the model's config is at hand to check it."""
+def dry_run(recipe: Recipe, sources: Sources, suite: Suite | None, data: str | None) -> None:
+    """Print the recipe, its cost, its data (one line), a prompt, and what cannot be told before the run.
+    torch is imported only for a recipe that asks for what not every model has, where the model's config is at
+    hand to check it."""
     missing = unchecked(recipe)
     if demands(recipe) and missing is None:
         from depo.learner.outline import check_architecture
 
         check_architecture(recipe, sources)
+    prompt = first_prompt(recipe)
     print(dump_recipe(recipe))
-    print(budget_text(recipe))
-    for note in notes(recipe):
-        print(f"note: {note}")
-    print("no mistake found; nothing was started. The same command without --dry-run trains")
-    for line in (*uncached(recipe, suite), missing, missing_model(recipe)):
-        if line is not None:
-            print(line)
+    lines = [budget_text(recipe), *filter(None, [data]), *prompt]
+    lines += [f"note: {note}" for note in notes(recipe)]
+    lines.append("no mistake found; nothing was started. The same command without --dry-run trains")
+    lines += filter(None, (*uncached(recipe, suite), missing, missing_model(recipe)))
+    print("\n".join(map(fitted, lines)))
 
 
 def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:

@@ -21,6 +21,10 @@ class TooLarge(ArithmeticError):
     """A number that nobody should compute."""
 
 
+class Undefined(ArithmeticError):
+    """A formula that cannot be compared even with itself: 1/0, a sum that diverges."""
+
+
 def exact(reading: Reading) -> tuple[Fraction, bool] | None:
     """The rational number that a reading is, and whether decimals were written; None for anything else."""
     value = reading.value
@@ -98,6 +102,7 @@ def _check(small: bool) -> None:
 
 
 def same_formulas(gold: Reading, answer: Reading) -> bool:
+    """Raises Undefined where sympy fails, and cannot compare the gold even with itself."""
     ours, theirs = (_expression(reading) for reading in (gold, answer))
     if ours is None or theirs is None:
         return False
@@ -116,7 +121,10 @@ def same_formulas(gold: Reading, answer: Reading) -> bool:
         return bool(ours == theirs)
     except MemoryError:  # no verdict, rather than a wrong answer
         raise
-    except Exception:  # noqa: BLE001 - sympy raises anything for what nobody thought of
+    except Exception as error:  # sympy raises anything for what nobody thought of
+        if answer is gold:
+            raise Undefined(str(error)) from error
+        same_formulas(gold, gold)  # raises where it is not the answer that is at fault
         return False
 
 

@@ -4,7 +4,7 @@ Found by `reward.answers`, read by `reward.reading` (formulas by `math-verify`),
 (sets, inequalities and matrices by `math-verify`).
 
 Three outcomes: wrong, *unparseable* (there is no answer to read, which also counts as wrong), and unscorable
-(the reference is prose or empty, so nobody can be blamed).
+(the reference is prose, empty or has no value, so nobody can be blamed).
 
 math-verify's own timeouts are switched off. They are SIGALRM handlers, which Python runs between two of its
 own instructions: a power of huge integers is one instruction, never interrupted, and outside the main thread
@@ -20,8 +20,8 @@ from functools import lru_cache
 from reward.answers import find_answers, in_text, last_boxed, last_tagged
 from reward.base import Sample, Score, unscorable
 from reward.equality import same
-from reward.formulas import exact, rational
-from reward.reading import Reading, Words, is_parsed, read
+from reward.formulas import Undefined, exact, rational, same_formulas
+from reward.reading import Formula, Reading, Words, is_parsed, read
 
 _PHRASE = re.compile(r"\banswer\s*(?:is\b)?\s*[:=]?\s*(?=[-+\d$\\(])", re.IGNORECASE)
 PROSE = 8  # words from which on a reference is a text about the answer, not an answer
@@ -50,7 +50,12 @@ class MathReward:
         answer = read_completion(sample.completion)
         if answer is None:
             return Score(value=0.0, correct=False, unparseable=True)
-        correct = same(gold, answer)
+        try:
+            correct = same(gold, answer)
+        except Undefined as error:
+            if undefined(gold):
+                return unscorable(f"reference cannot be computed: {sample.reference[:60]!r} ({error})")
+            correct = False  # a list in the completion holds such a formula
         return Score(value=float(correct), correct=correct)
 
 
@@ -94,6 +99,16 @@ def chosen(completion: str) -> tuple[str, Reading] | None:
             return text, found
         words = words or (text, found)
     return words
+
+
+def undefined(gold: Reading) -> bool:
+    """Whether a formula cannot be compared even with itself, so that no answer to it can be judged."""
+    try:
+        if isinstance(gold.value, Formula):
+            same_formulas(gold, gold)
+    except Undefined:
+        return True
+    return False
 
 
 def doubt(reference: str) -> str:

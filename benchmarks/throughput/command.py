@@ -80,7 +80,7 @@ def check(options: argparse.Namespace) -> None:
 
 def make_workload(options: argparse.Namespace, root: Path) -> Workload:
     """Sizes by model: the tiny one at the quickstart's, anything larger at sizes whose steps take seconds."""
-    from depo.models.loading import load_tokenizer
+    from depo.models.tokenizer import load_tokenizer
 
     steps = options.steps or (8 if options.quick else 30)
     updates = 2 if options.quick else 4

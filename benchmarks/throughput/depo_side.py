@@ -59,7 +59,8 @@ def update(directory: Path) -> dict[str, Any]:
 
     from benchmarks.throughput.workload import learner
     from depo.learner.learner import PolicyLearner
-    from depo.models.loading import load_model, load_tokenizer
+    from depo.models.loading import load_model
+    from depo.models.tokenizer import load_tokenizer
     from depo.recipe import schema
 
     workload = Workload.read(directory / "workload.json")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from depo.data.prompts import DataReport, check_heldout, none_usable, unique_problems
+from depo.data.prompts import DataReport, Problem, check_heldout, none_usable, unique_problems
 from depo.data.sources import Table, arrow_table, chosen_columns, json_lines, object_table, reading
 from depo.errors import UserError
 from depo.recipe.schema import ArithmeticSource, FileSource, ReasoningGymSource, Recipe, Source
@@ -23,13 +23,30 @@ FIRST_ROWS = 1000
 """Rows by which the columns of a larger file of JSON lines are known."""
 
 
-def check_data(recipe: Recipe) -> None:
-    """Raise UserError for training and evaluation data that the run could not use."""
-    rows = most_prompts(recipe.data.train, "data.train")
-    if rows is not None and recipe.data.grade is None:
-        check_heldout(recipe.data.heldout, rows)
+def check_data(recipe: Recipe) -> str:
+    """A line on the prompts to train on and those held out, where they can be counted. Raises UserError for
+    training and evaluation data that the run could not use."""
+    source, grade = recipe.data.train, recipe.data.grade
+    rows = most_prompts(source, "data.train")
+    if rows is None:
+        line = f"data: the prompts of {source.label} are counted by the run only"
+    elif grade is None:
+        heldout = check_heldout(recipe.data.heldout, rows)
+        line = f"data: {source.label}: {rows - heldout:,} prompts to train on, {heldout:,} held out"
+        line += f", less what is longer than data.max_prompt_tokens {recipe.data.max_prompt_tokens}"
+    else:
+        line = f"data: {grade.pool:,} prompts to train on, {grade.heldout:,} held out, chosen from {rows:,}"
     for index, one in enumerate(recipe.evaluation.sets):
         most_prompts(one.source, f"evaluation.sets.{index}.source")
+    return line
+
+
+def sample_problem(source: Source) -> Problem:
+    """The first usable problem of a source that `check_data` has read; for others, "{question}" stands in."""
+    read = isinstance(source, FileSource) and source.path.stat().st_size <= READ_WHOLE
+    if read or isinstance(source, ArithmeticSource):
+        return next(unique_problems(source, DataReport(source=source.label), "data.train"))
+    return Problem("", "{question}", "{question}", "", None)
 
 
 def most_prompts(source: Source, where: str) -> int | None:

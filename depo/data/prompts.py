@@ -140,8 +140,6 @@ def load_prompts(
     ``where`` is the recipe key of the source, for error messages. Raises UserError for a source that is
     missing, unreadable, empty or without the columns asked for, and when nothing usable is left.
     """
-    if not data.raw and not tokenizer.chat_template:
-        raise UserError("data.raw: the policy's tokenizer has no chat template; set data.raw: true")
     report = DataReport(source=source.label)
     problems = list(unique_problems(source, report, where))
     prompts = []
@@ -211,6 +209,8 @@ def encode(
     only the recipe and the chat template set control tokens. Raw text is the whole prompt, its control tokens
     included.
     """
+    if not data.raw and not tokenizer.chat_template:
+        raise UserError("data.raw: the policy's tokenizer has no chat template; set data.raw: true")
     if not problems:
         return []
     if data.raw:

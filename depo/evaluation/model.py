@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from depo.errors import UserError
 from depo.files import latest_checkpoint, read_json, step_name
 from depo.recipe.checks import directory_problem
-from depo.recipe.model_shape import HUB_ID, find_config, model_shape
+from depo.recipe.model_shape import HUB_ID, config_directory, find_config, model_shape
 from depo.recipe.schema import PretrainedPolicy, Rollouts
 from depo.recipe.schema.evaluation import Suite
 from depo.rollout.engine import RolloutEngine
@@ -139,9 +139,9 @@ def policy_of(model: str, suite: Suite) -> PretrainedPolicy:
 
 def load_tokenizer(model: str, suite: Suite) -> PreTrainedTokenizerBase:
     """Raises UserError for a model without tokenizer or end token."""
-    from depo.models import loading
+    from depo.models import tokenizer
 
-    return loading.load_tokenizer(policy_of(model, suite), KEY)
+    return tokenizer.load_tokenizer(policy_of(model, suite), KEY)
 
 
 def serving(
@@ -204,6 +204,7 @@ def vllm_engine(
     heartbeat: Callable[[int], None],
 ) -> Iterator[RolloutEngine]:
     """In Ray actors, as many as ``vllm.workers``."""
+    from depo.models.loading import check_finite, stored_weights
     from depo.rollout.vllm.pool import VllmPool
     from depo.workers.cluster import gpus_in_cluster, ray_for
 
@@ -227,6 +228,8 @@ def vllm_engine(
         )
         try:
             engine.ready()
+            if directory := config_directory(model):  # vLLM itself would serve NaN weights, and say nothing
+                check_finite(stored_weights(directory), model, KEY)
             yield engine
         finally:
             engine.close()

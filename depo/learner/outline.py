@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from depo.errors import UserError
 from depo.learner.routing import LoadBalancing
 from depo.models.fetch import quiet_transformers
-from depo.models.loading import KEY, add_lora, first_line, set_router_training
+from depo.models.loading import add_lora, set_router_training
+from depo.models.tokenizer import KEY, first_line
 from depo.moe.routers import known_routers
 from depo.recipe.checks import directory_of
 from depo.recipe.errors import Sources

@@ -6,19 +6,17 @@ Whatever cannot be loaded is bad input: one line that names the key of the recip
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from operator import itemgetter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,16 +25,11 @@ from transformers import (
 from depo.errors import UserError
 from depo.models.experts import use_grouped_experts, use_sorted_experts
 from depo.models.precision import base_model, route_in_float32, routers, set_compute_dtype
-from depo.recipe.checks import weights_problem
-from depo.recipe.model_shape import find_config
+from depo.models.tokenizer import KEY, check_source, first_line, from_pretrained
 from depo.recipe.schema import Lora, PretrainedPolicy, TinyMoePolicy
 from depo.rng import seed64
 
-KEY = "policy.model"
-
 LAYER = re.compile(r"\.layers\.\d+\.")
-
-VOCABULARY_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 
 
 def load_model(
@@ -90,12 +83,27 @@ def load_whole(policy: PretrainedPolicy, key: str = KEY, **options: Any) -> PreT
             f"{key}: the weights of {policy.model} do not fill the model of its config.json; "
             f"{len(unfit)} missing or misshapen, the first is {unfit[0]}"
         )
-    for name, weights in model.named_parameters():
-        # A finite sum says that all are finite, quickly and without a copy.
-        if not weights.sum(dtype=torch.float32).isfinite() and not weights.isfinite().all():
-            raise UserError(f"{key}: the weights of {policy.model} hold NaN or infinity, first in {name}")
+    check_finite(model.named_parameters(), policy.model, key)
     mend_generation_config(model, policy.model, key)
     return model
+
+
+def check_finite(weights: Iterable[tuple[str, torch.Tensor]], source: str, key: str) -> None:
+    """Raise UserError, beginning with ``key``, for weights that hold NaN or infinity."""
+    for name, tensor in weights:
+        # A finite sum says that all are finite, quickly and without a copy.
+        if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
+            raise UserError(f"{key}: the weights of {source} hold NaN or infinity, first in {name}")
+
+
+def stored_weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """What the safetensors files of a model hold in 16 or more bits, one tensor after another."""
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point() and tensor.element_size() > 1:
+                    yield name, tensor
 
 
 def mend_generation_config(model: PreTrainedModel, source: str, key: str) -> None:
@@ -116,34 +124,6 @@ def mend_generation_config(model: PreTrainedModel, source: str, key: str) -> Non
             raise UserError(
                 f"{key}: the generation_config.json of {source} is invalid: {complaint}"
             ) from error
-
-
-def load_tokenizer(policy: PretrainedPolicy, key: str = KEY) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer, with a padding token (the end token where it brings none).
-
-    Raises UserError, beginning with ``key``, when there is none, when it has no end token, and when it has
-    tokens that the model has not.
-    """
-    check_source(policy.model, key)
-    directory = Path(policy.model)
-    if directory.is_dir() and not any(any(directory.glob(pattern)) for pattern in VOCABULARY_FILES):
-        # transformers would make up an empty vocabulary
-        raise UserError(
-            f"{key}: {policy.model} has no tokenizer (expected tokenizer.json beside config.json)"
-        )
-    tokenizer = from_pretrained(AutoTokenizer, policy, key)
-    if tokenizer.eos_token is None:
-        raise UserError(f"{key}: the tokenizer of {policy.model} has no end-of-sequence token (eos_token)")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    rows = (find_config(policy.model, policy.revision) or {}).get("vocab_size")
-    token, largest = max(tokenizer.get_vocab().items(), key=itemgetter(1))
-    if isinstance(rows, int) and largest >= rows:
-        raise UserError(
-            f"{key}: the tokenizer of {policy.model} has token {largest} ({token!r}), but the embedding has "
-            f"only {rows} rows (vocab_size in config.json): the two do not belong together"
-        )
-    return tokenizer
 
 
 def add_lora(model: PreTrainedModel, lora: Lora, seed: int = 0) -> nn.Module:
@@ -204,37 +184,6 @@ def check_targets(
             ends = {LAYER.split(name)[-1] for name in shown or names}
         has = ", ".join(sorted(ends))
         raise UserError(f"policy.lora.{key}: {', '.join(unknown)} names no {what}; it has {has}")
-
-
-def check_source(source: str, key: str = KEY) -> None:
-    """Raise UserError for a directory that is missing or holds no model."""
-    directory = Path(source)
-    if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            raise UserError(f"{key}: directory {source} holds no config.json (expected Hugging Face format)")
-    elif directory.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
-        raise UserError(f"{key}: directory {source} does not exist")
-
-
-def from_pretrained(loader: Any, policy: PretrainedPolicy, key: str = KEY, **options: Any) -> Any:
-    """``loader.from_pretrained`` whose failures to find or read a model are the user's to know."""
-    try:
-        return loader.from_pretrained(
-            policy.model, revision=policy.revision, trust_remote_code=policy.trust_remote_code, **options
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        what = f"cannot load directory {policy.model}"
-        if not Path(policy.model).is_dir():
-            what = f"there is no directory {policy.model}, and as a hub id it cannot be loaded"
-        damaged = map(weights_problem, sorted(Path(policy.model).glob("*.safetensors")))
-        raise UserError(f"{key}: {what}: {next(filter(None, damaged), first_line(error))}") from error
-
-
-def first_line(error: Exception) -> str:
-    """The essence of a transformers error."""
-    if "scaled_dot_product_attention" in str(error):
-        return "transformers has no sdpa attention for this architecture, and depo uses no other"
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def pretrained_view(policy: TinyMoePolicy | PretrainedPolicy, built: Path) -> PretrainedPolicy:

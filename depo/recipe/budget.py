@@ -75,7 +75,7 @@ def batch_rows(recipe: Recipe) -> list[Row]:
         Row(
             "micro-batches per step, at most",
             f"{learner.minibatches * learner.epochs * most_microbatches(recipe, rows_per_minibatch):,}",
-            f"whatever the lengths; {passes_of_full_length:,} if all sequences have {context} tokens",
+            f"{passes_of_full_length:,} if all sequences have {context} tokens",
         ),
         Row("steps", f"{recipe.steps:,}"),
         Row("rollouts trained on in all, at most", f"{rollouts * recipe.steps:,}"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from depo import plugins
 from depo.errors import UserError
+from depo.files import MANIFEST, broken_seal
 from depo.recipe.errors import Sources
 from depo.recipe.model_shape import HUB_ID, config_directory, find_config, is_path, positions
 from depo.recipe.schema import (
@@ -197,7 +198,21 @@ def directory_problem(directory: Path) -> str | None:
         return f"{directory} has no tokenizer (none of {', '.join(TOKENIZER_FILES)})"
     if not any(any(directory.glob(pattern)) for pattern in WEIGHT_FILES):
         return f"{directory} has no weights (neither {' nor '.join(WEIGHT_FILES)})"
-    return next(filter(None, map(weights_problem, sorted(directory.glob("*.safetensors")))), None)
+    if problem := next(filter(None, map(weights_problem, sorted(directory.glob("*.safetensors")))), None):
+        return problem
+    return unlike_written(directory)
+
+
+def unlike_written(directory: Path) -> str | None:
+    """What is wrong with a policy that a run wrote, by the manifest in it (beside it in checkpoints and
+    best/)."""
+    for place, part in ((directory, ""), (directory.parent, directory.name)):
+        if (place / MANIFEST).is_file() and (problem := broken_seal(place, part)):
+            return (
+                f"{directory} is damaged: {problem}; take another policy of the run, or remove "
+                f"{place / MANIFEST} if you changed it yourself"
+            )
+    return None
 
 
 def weights_problem(path: Path) -> str | None:

@@ -262,7 +262,7 @@ def parse_yaml(text: str, name: str) -> Any:
 
 def dump_yaml(value: Any) -> str:
     """Block-style YAML in the given key order, which ``parse_yaml`` reads back equal."""
-    return yaml.dump(value, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(value, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=80)
 
 
 COMMAND_LINE = "command line"

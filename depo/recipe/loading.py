@@ -10,6 +10,8 @@ it was begun with.
 from __future__ import annotations
 
 import difflib
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,15 +47,9 @@ RESUME_MAY_CHANGE = {
     "learner.share_prompts",
     "policy.gradient_checkpointing",
     "rollout.transformers.batch_size",
-    "rollout.vllm.workers",
-    "rollout.vllm.tensor_parallel",
-    "rollout.vllm.gpu_memory_utilization",
-    "rollout.vllm.cpu_kv_cache_gib",
-    "rollout.vllm.max_num_seqs",
-    "rollout.vllm.enforce_eager",
-    "rollout.vllm.sync_dir",
-    "rollout.vllm.parity_tolerance",
+    "rollout.vllm",
 }
+BUT_NOT = {"rollout.vllm.max_model_len"}
 """What a resumed run may set anew: none of it changes what a step computes, but for its rounding and the
 learning-rate schedule, which spans ``steps``. Where memory ran out, these are the keys that help."""
 
@@ -73,8 +69,12 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe, Sources]:
-    """Like ``load_recipe``, and where each key was written, for later messages about them."""
+    """Like ``load_recipe``, and where each key was written, for later messages about them. A recipe without
+    ``name`` is named as its file."""
     sources = read_keys(find_recipe(path), overrides)
+    stem = Path(sources.name).stem
+    if re.fullmatch(r"[A-Za-z0-9._-]{1,100}", stem):
+        sources.raw.setdefault("name", stem)
     return validated(Recipe, sources), sources
 
 
@@ -160,24 +160,30 @@ def changes_on_resume(recipe: Recipe, run_dir: Path) -> list[str]:
         raise UserError(f"--run-dir {run_dir}: no run to resume here (recipe.yaml is missing)")
     before = load_recipe(stored)
     changed = differences(before.model_dump(mode="json"), recipe.model_dump(mode="json"))
-    refused = [change for key, change in changed.items() if not may_change(key)]
+    refused = {key: change for key, change in changed.items() if not may_change(key)}
     if refused:
+        values = {key: change.rpartition(" → ")[2] for key, change in refused.items()}
+        new = " ".join(
+            f"{key}={'VALUE' if value.endswith('…') else shlex.quote(value)}" for key, value in values.items()
+        )
         raise UserError(
-            f"--resume: {', '.join(refused)} (in {stored} → now); a resumed run may only change "
-            f"{', '.join(sorted(RESUME_MAY_CHANGE))}"
+            f"--resume: {', '.join(refused.values())} (in {stored} → now); a resumed run may only change "
+            f"{', '.join(sorted(RESUME_MAY_CHANGE))} (not {', '.join(BUT_NOT)})\n"
+            f"leave {', '.join(refused)} out, or begin another run with it: "
+            f"depo train {shlex.quote(str(stored))} {new}"
         )
     told = [f"changed on resume: {change}" for change in changed.values()]
     if "steps" in changed and recipe.learner.schedule != "constant":
         told.append(
-            f"warning: the {recipe.learner.schedule} learning rate spans all steps: from now on what a "
-            f"run of {recipe.steps} steps would have, not what this one had"
+            f"warning: the {recipe.learner.schedule} learning rate spans all steps: it is now that of a run "
+            f"of {recipe.steps} steps"
         )
     return told
 
 
 def may_change(key: str) -> bool:
     """Whether a dotted key is, or lies in, what a resumed run may set anew."""
-    return any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUME_MAY_CHANGE)
+    return key not in BUT_NOT and any(f"{key}.".startswith(f"{allowed}.") for allowed in RESUME_MAY_CHANGE)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

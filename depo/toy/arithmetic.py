@@ -28,6 +28,7 @@ TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy",
 
 # fmt: on
 SPOKEN = {"+": "plus", "-": "minus", "*": "times"}
+RESULTS = {"+": "sums", "-": "differences", "*": "products"}
 WORDS_LIMIT = 1000  # numbers from here on have no short name
 
 
@@ -40,6 +41,10 @@ class Family:
 
     def __str__(self) -> str:
         return f"{self.operation}{self.digits}"
+
+    @property
+    def in_words(self) -> str:
+        return f"{RESULTS[self.operation]} of {self.digits} digit{'s' * (self.digits > 1)}"
 
     @property
     def smallest(self) -> int:

@@ -169,8 +169,8 @@ def grade(
     level_by_key: dict[str, str] = {}
     rates: dict[str, np.ndarray] = {}
     for name, problems, count in (
-        ("pool", both.train, grading.pool),
-        ("heldout", both.heldout, grading.heldout),
+        ("training pool", both.train, grading.pool),
+        ("held-out set", both.heldout, grading.heldout),
     ):
         problems = [problem for problem in problems if problem not in known]
         rates_N = pass_rates(model, tokenizer, problems, source.phrasing)
@@ -185,17 +185,16 @@ def grade(
         level_by_key |= {p.key: level for p, level in zip(sets[name], levels, strict=True)}
         rates[name] = rates_N[chosen]
         report(describe(name, [problems[i] for i in chosen], levels, rates[name]))
-    solvable = np.array([level_by_key[prompt.key] != IMPOSSIBLE for prompt in sets["heldout"]])
-    accuracy = rates["heldout"][solvable].mean()
-    report(
-        f"accuracy on the solvable held-out part {accuracy:.3f}, on all of it {rates['heldout'].mean():.3f}"
-    )
+    solvable = np.array([level_by_key[prompt.key] != IMPOSSIBLE for prompt in sets["held-out set"]])
+    accuracy = rates["held-out set"][solvable].mean()
+    overall = rates["held-out set"].mean()
+    report(f"accuracy on the solvable held-out part {accuracy:.3f}, on all of it {overall:.3f}")
     return Graded(
-        train=sets["pool"],
-        heldout=sets["heldout"],
+        train=sets["training pool"],
+        heldout=sets["held-out set"],
         levels=level_by_key,
         solvable_accuracy=float(accuracy),
-        accuracy=float(rates["heldout"].mean()),
+        accuracy=float(overall),
     )
 
 
@@ -211,8 +210,8 @@ def describe(name: str, problems: Sequence[Problem], levels: Sequence[str], rate
     for level in LEVELS:
         inside = [i for i, found in enumerate(levels) if found == level]
         if inside:
-            families = Counter(str(problems[i].family) for i in inside)
-            makeup = ", ".join(f"{family} {n}" for family, n in families.most_common())
+            families = Counter(problems[i].family for i in inside)
+            makeup = ", ".join(f"{n} {family.in_words}" for family, n in families.most_common())
             share, mean = len(inside) / len(levels), rates_N[inside].mean()
-            parts.append(f"{level} {share:.0%} (pass rate {mean:.3f}; {makeup})")
-    return f"graded {name}, {len(levels):,} prompts: " + "; ".join(parts)
+            parts.append(f"{level} {share:.0%} ({mean:.0%} right; {makeup})")
+    return f"{name}, {len(levels):,} prompts by what the policy can do now: " + "; ".join(parts)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
 from torch import Tensor
@@ -80,8 +81,8 @@ def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -
     settings = policy.warm_start
     examples = worked_examples(recipe)
     report(
-        f"warm start: SFT on {len(examples):,} worked examples until accuracy on the solvable held-out part "
-        f"lies in [{settings.band[0]:.2f}, {settings.band[1]:.2f}]"
+        f"warm start: teaching the new policy by {len(examples):,} worked examples (SFT), until its accuracy "
+        f"on solvable held-out problems lies between {settings.band[0]:.2f} and {settings.band[1]:.2f}"
     )
     last = ""
     for attempt in range(settings.attempts):
@@ -113,13 +114,15 @@ def train(
     model = AutoModelForCausalLM.from_pretrained(directory)
     both = candidates(recipe)
 
+    lengths_N = np.array([len(problem.answer) + 1 for problem in both.heldout])  # with the end token
+
     def measure() -> float:
         """Solvable accuracy; TooFewProblems unless held-out set *and* pool can be composed."""
         was_training = model.training
         model.eval()
-        accuracy = solvable_accuracy(
-            pass_rates(model, tokenizer, both.heldout, source.phrasing), grading, grading.heldout
-        )
+        rates_N = pass_rates(model, tokenizer, both.heldout, source.phrasing)
+        stop.sure = float(np.mean(rates_N ** (1 / lengths_N)))
+        accuracy = solvable_accuracy(rates_N, grading, grading.heldout)
         compose(pass_rates(model, tokenizer, both.train, source.phrasing), grading, grading.pool)
         model.train(was_training)
         return accuracy
@@ -220,6 +223,8 @@ class StopInBand(TrainerCallback):
     """Measures every ``check_every`` steps and ends the training inside the band.
 
     ``reached`` is the accuracy it ended with, None until then; ``last`` says what the last check saw.
+    ``sure`` is how probable a right character is to the policy (geometric mean of each answer, over all
+    candidates): it grows from the first steps on, long before whole answers are right.
     """
 
     def __init__(
@@ -236,6 +241,7 @@ class StopInBand(TrainerCallback):
         self.steps = 0
         self.reached: float | None = None
         self.last = "none was made"
+        self.sure = 0.0
         self.below = weights_of(model)
 
     def on_step_end(
@@ -255,7 +261,10 @@ class StopInBand(TrainerCallback):
         elif side < 0:
             self.below = weights_of(self.model)
         if self.reached is not None or self.steps % (REPORT_EVERY * self.settings.check_every) == 0:
-            self.report(f"warm start: step {self.steps}, {self.last}")
+            self.report(
+                f"warm start: step {self.steps:,} of at most {self.settings.max_steps:,}: "
+                f"{self.sure:.0%} sure of a character, {self.last}"
+            )
 
     def side(self) -> int:
         """−1 below the band, 0 inside, 1 above. A policy too weak to compose a set from counts as below."""
@@ -264,9 +273,9 @@ class StopInBand(TrainerCallback):
         try:
             accuracy = self.measure()
         except TooFewProblems as error:
-            self.last = str(error)
+            self.last = f"not yet enough to begin with: {error}"
             return -1
-        self.last = f"accuracy on the solvable held-out part {accuracy:.3f}"
+        self.last = f"{accuracy:.3f} on solvable held-out problems"
         if low + margin <= accuracy <= high - margin:
             self.reached = accuracy
             return 0

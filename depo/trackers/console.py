@@ -28,13 +28,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from depo.errors import fitted
 from depo.recipe.schema import Recipe
 
 HEADER_EVERY = 20
 """Step lines between two headers."""
-
-WIDTH = 100
-"""Columns that a line may take, 80 for runs of up to 999 steps without vLLM."""
 
 UNIFORM_GROUPS = 64
 """The newest so many uniformly drawn groups give the accuracy shown: a step's audit alone is a handful."""
@@ -285,6 +283,6 @@ class Console:
     def _print(self, text: str) -> None:
         self.spoke = time.monotonic()
         if self.progress is not None:
-            self.progress.console.print(text, soft_wrap=True)
+            self.progress.console.print(fitted(text), soft_wrap=True)
         else:
-            print(text, flush=True)
+            print(fitted(text), flush=True)

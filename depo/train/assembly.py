@@ -17,7 +17,7 @@ from depo.evaluation.in_training import TrainingEvaluation, training_suite
 from depo.evaluation.verify import gold_line
 from depo.files import read_json, sha256, write_json
 from depo.learner.advantages import Advantages, build_advantages
-from depo.models.loading import load_tokenizer
+from depo.models.tokenizer import load_tokenizer
 from depo.recipe.schema import FileSource, PretrainedPolicy, Recipe, RewardSpec
 from depo.rollout.calls import Calls
 from depo.rollout.engine import RolloutEngine

@@ -2,6 +2,7 @@
 
     best/policy/     the policy in Hugging Face format
         /best.json   measure, value, step
+        /manifest.json
 
 The state is part of every checkpoint: a resumed run remembers what the best was and how long ago.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from depo.errors import UserError
-from depo.files import directory_aside, read_json, write_json
+from depo.files import directory_aside, read_json, seal, write_json
 from depo.recipe.schema import Evaluation
 
 
@@ -65,6 +66,7 @@ class BestPolicy:
         with directory_aside(self.directory) as aside:
             self.export(aside / "policy")
             write_json(aside / "best.json", self.summary() or {})
+            seal(aside)
 
     def __str__(self) -> str:
         if self.value is None:

@@ -7,25 +7,31 @@ checkpoints/step_000050/
 
 from __future__ import annotations
 
+import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from depo.errors import UserError
 from depo.files import (
+    MANIFEST,
+    broken_seal,
     check_space,
     complete_checkpoints,
     directory_aside,
     read_json,
-    sha256,
+    seal,
+    sealed,
     step_name,
     write_json,
 )
+from depo.recipe.loading import load_recipe
+from depo.trackers.tracker import sound_rows
 
 CHECKPOINT_SCHEMA = 3
 
-MANIFEST, STATE = "manifest.json", "run.json"
+STATE = "run.json"
 
 
 def write_checkpoint(root: Path, step: int, write: Callable[[Path], None], needed: int = 0) -> Path:
@@ -35,19 +41,21 @@ def write_checkpoint(root: Path, step: int, write: Callable[[Path], None], neede
     for abandoned in root.glob(".step_*.partial"):  # of this step or, after a kill, of another
         shutil.rmtree(abandoned, ignore_errors=True)
     newest = max(complete_checkpoints(root), default=None)
-    check_space(root, needed if newest is None else sum(path.stat().st_size for path in files(newest)))
+    if newest is not None:
+        needed = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
+    check_space(root, needed)
     final = root / step_name(step)
     with directory_aside(final) as aside:
         write(aside)
-        write_json(aside / MANIFEST, {file_name(path, aside): seal(path) for path in files(aside)})
+        seal(aside)
     return final
 
 
 def rewrite_state(checkpoint: Path, state: dict[str, Any]) -> None:
     """Replace ``run.json`` and its seal. After a kill between the two the checkpoint counts as damaged."""
     write_json(checkpoint / STATE, state)
-    sealed = read_json(checkpoint / MANIFEST)
-    write_json(checkpoint / MANIFEST, sealed | {STATE: seal(checkpoint / STATE)})
+    manifest = read_json(checkpoint / MANIFEST)
+    write_json(checkpoint / MANIFEST, manifest | {STATE: sealed(checkpoint / STATE)})
 
 
 def sound_checkpoint(root: Path, say: Callable[[str], None]) -> Path | None:
@@ -71,8 +79,8 @@ def sound_checkpoint(root: Path, say: Callable[[str], None]) -> Path | None:
     if damaged:
         listed = "; ".join(f"{checkpoint.name}: {problem}" for checkpoint, problem in damaged.items())
         raise UserError(
-            f"--resume: every checkpoint in {root} is damaged ({listed}); restore one from a copy, or start "
-            "a new run in another directory"
+            f"--resume: every checkpoint in {root} is damaged ({listed}); restore one from a copy, or begin "
+            f"anew{left_intact(root.parent)}"
         )
     return None
 
@@ -89,31 +97,21 @@ def damage(checkpoint: Path) -> str | None:
             f"--resume: {checkpoint} was written by another version of depo (schema_version {version}, "
             f"expected {CHECKPOINT_SCHEMA}); go on with that version, or start a new run from its policy"
         )
-    try:
-        sealed = read_json(checkpoint / MANIFEST)
-    except (OSError, ValueError):
-        return f"{MANIFEST} cannot be read"
-    for name, expected in sealed.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size:,} bytes, {expected['bytes']:,} were written"
-        if seal(path) != expected:
-            return f"{name} has changed since it was written"
-    return None
+    return broken_seal(checkpoint)
 
 
-def seal(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
-def files(directory: Path) -> Iterator[Path]:
-    return (path for path in sorted(directory.rglob("*")) if path.is_file())
-
-
-def file_name(path: Path, directory: Path) -> str:
-    return path.relative_to(directory).as_posix()
+def left_intact(run_dir: Path) -> str:
+    """How to begin anew where all checkpoints are damaged, and what of the run is as it was written."""
+    policy, log, recipe = run_dir / "policy", run_dir / "metrics.jsonl", run_dir / "recipe.yaml"
+    intact, start = [], ""
+    if (policy / MANIFEST).is_file() and broken_seal(policy) is None:
+        intact.append(f"{policy} (the final policy)")
+        if load_recipe(recipe).policy.type == "pretrained":
+            start = f" policy.model={shlex.quote(str(policy))}"
+    if log.is_file() and not sound_rows(log)[1]:
+        intact.append(str(log))
+    found = f" (intact: {', '.join(intact)})" if intact else ""
+    return f"{found}: depo train {shlex.quote(str(recipe))}{start}"
 
 
 def prune(root: Path, keep: int, sound_until: int | None = None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from depo.errors import RunFailed
 from depo.evaluation.in_training import EvalResult
-from depo.files import directory_aside, write_json
+from depo.files import directory_aside, seal, write_json
 from depo.report.plots import reliability_figure, save
 from depo.report.provenance import package_versions, source_commit
 from depo.report.statistics import DIFFERENCE, estimate, paired
@@ -32,6 +32,7 @@ def finish(run: Run, after: EvalResult | None) -> dict[str, object]:
     """
     with directory_aside(run.directory / "policy") as aside:
         run.learner.export(aside)
+        seal(aside)
     summary = summarise(run, after)
     write_json(run.directory / "summary.json", summary)
     rows = run.selector.calibration.reliability()
@@ -164,12 +165,13 @@ def lines(run: Run, after: EvalResult | None) -> list[str]:
             old = before.get(name)
             if old is not None and new is not None:
                 text.append(f"{label}: {old:.3f} → {new:.3f} ({new - old:+.3f})")
-    text.append(f"rollouts generated: {recorded['generated']:,} ({outcomes}; by origin: {origins})")
+    text.append(f"rollouts generated: {recorded['generated']:,} ({outcomes})")
+    text.append(f"rollouts by origin: {origins}")
     used = run.ledger.generated
     if saved.rollouts is not None and saved.low is not None and saved.high is not None:
         text.append(
-            f"uniform sampling would have needed {used + saved.rollouts:,.0f} rollouts for the same signal "
-            f"(95 % interval {used + saved.low:,.0f} to {used + saved.high:,.0f}; {used:,} used)"
+            f"uniform sampling would have needed {used + saved.rollouts:,.0f} rollouts "
+            f"(95 %: {used + saved.low:,.0f} to {used + saved.high:,.0f}); used: {used:,}"
         )
     text.append(f"policy: {run.directory / 'policy'}")
     text.append(f"run: {run.directory} ({run.wall_seconds:.0f} s)")

@@ -67,8 +67,9 @@ class LearnerActor:
     def start(self, policy: PretrainedPolicy) -> PolicyFacts:
         """Load the policy and make the learner and its colocated engine."""
         from depo.learner.learner import PolicyLearner
-        from depo.models.loading import load_model, load_tokenizer
+        from depo.models.loading import load_model
         from depo.models.precision import pick_device
+        from depo.models.tokenizer import load_tokenizer
         from depo.rollout.transformers import TransformersEngine
 
         recipe = self.recipe

@@ -27,6 +27,13 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(autouse=True)
+def messages_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests look for in a message may not be parted by the end of a line. `finished` is printed as a
+    user sees it."""
+    monkeypatch.setattr("depo.errors.WIDTH", 10_000)
+
+
 @pytest.fixture
 def workdir(tmp_path: Path, tiny_policy: Path) -> Path:
     """A directory with a data set, a reward of one's own and ``tiny.yaml``; commands run there."""
@@ -52,6 +59,7 @@ def finished(cluster: None, tmp_path_factory: pytest.TempPathFactory, tiny_polic
     done = run_depo("train", "tiny.yaml", "--run-dir", "run", cwd=workdir)
     assert done.returncode == 0, done.stdout + done.stderr
     (workdir / "stdout.txt").write_text(done.stdout)
+    (workdir / "stderr.txt").write_text(done.stderr)
     return workdir / "run"
 
 

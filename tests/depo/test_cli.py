@@ -313,6 +313,21 @@ def test_an_interrupted_run_says_how_to_continue(
     assert error_line(capsys) == "interrupted; continue with: depo train --resume --run-dir here"
 
 
+def test_the_step_that_an_interrupted_run_goes_on_from_is_named(
+    recipe: str, run_with, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        for step in (0, 40):
+            Path(f"here/checkpoints/step_{step:06d}").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    run_with(interrupted)
+    assert status("train", recipe, "--run-dir", "here") == 130
+    assert error_line(capsys) == (
+        "interrupted; continue from step 41 with: depo train --resume --run-dir here"
+    )
+
+
 @pytest.mark.parametrize("raised", [RunStopped("the learner died"), RunFailed("it has diverged")])
 def test_only_a_run_that_was_stopped_from_outside_is_told_to_continue(
     raised: RunFailed, recipe: str, run_with, capsys: pytest.CaptureFixture[str]

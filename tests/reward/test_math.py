@@ -140,6 +140,16 @@ def test_a_completion_without_an_answer_is_unparseable_and_counts_as_wrong(math_
     assert verdict(math_reward, completion, "42") == "unparseable"
 
 
+@pytest.mark.parametrize("reference", ["0^{-1}", "(-5)!", r"\sum_{n=1}^{\infty} \frac{1}{n}"])
+def test_a_formula_without_a_value_is_unscorable_as_reference_and_wrong_as_answer(
+    math_reward, reference: str
+) -> None:
+    assert verdict(math_reward, r"\boxed{42}", reference) == "unscorable"
+    assert verdict(math_reward, rf"\boxed{{{reference}}}", "42") == "wrong"
+    assert verdict(math_reward, rf"\boxed{{{reference}, 2{reference}}}", "1, 2") == "wrong"
+    assert verdict(math_reward, rf"\boxed{{{reference}}}", "x^2 + 1") == "wrong"
+
+
 @pytest.mark.parametrize("reference", ["", "  ", r"\boxed{}", "She has many apples.\n####", "$ $"])
 def test_a_reference_without_an_answer_is_unscorable_not_wrong(math_reward, reference: str) -> None:
     assert verdict(math_reward, r"\boxed{42}", reference) == "unscorable"

@@ -17,8 +17,9 @@ from depo.errors import UserError, say
 from depo.files import check_place, directory_aside
 from depo.models.experts import use_grouped_experts, use_sorted_experts
 from depo.models.fetch import quiet_transformers
-from depo.models.loading import check_source, from_pretrained, load_tokenizer, load_whole
+from depo.models.loading import load_whole
 from depo.models.precision import pick_device
+from depo.models.tokenizer import check_source, from_pretrained, load_tokenizer
 from depo.moe.upcycle.build import Upcycling, build, moe_config
 from depo.moe.upcycle.repair import (
     PASSAGES,

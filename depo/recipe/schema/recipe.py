@@ -88,7 +88,8 @@ class Recipe(Block):
     """One training run."""
 
     name: Name
-    """Name of the run. Its directory is runs/NAME-TIMESTAMP, if --run-dir does not name another."""
+    """Name of the run; the recipe file's own name where the file has no such key. Its directory is
+    runs/NAME-TIMESTAMP, if --run-dir does not name another."""
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this format."""
     seed: Seed = 0

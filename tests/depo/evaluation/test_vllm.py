@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_run import run_depo
 
 from depo.rollout.vllm.worker import worker_environment
@@ -129,3 +131,18 @@ def test_both_engines_and_vllms_server_say_the_same_when_greedy(workdir, talkati
     with server(talkative_policy, workdir / "server.log") as address:
         questions = list(expected)
         assert served(address, questions) == [expected[question][0] for question in questions]
+
+
+def test_vllm_is_not_asked_with_weights_that_are_no_numbers(workdir: Path, talkative_policy: Path) -> None:
+    (workdir / "sums.yaml").write_text(SUITE)
+    broken = shutil.copytree(talkative_policy, workdir / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    command = ("eval", str(broken), "--suite", "sums.yaml", "--engine", "vllm", "--run-dir", "out", "--quiet")
+    done = run_depo(*command, cwd=workdir)
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"error: model: the weights of {broken} hold NaN or infinity, first in model.norm.weight\n"
+    )

@@ -20,8 +20,9 @@ from transformers import (
 
 from depo.errors import UserError
 from depo.learner.learner import PolicyLearner
-from depo.models.loading import load_model, load_tokenizer
+from depo.models.loading import load_model
 from depo.models.precision import compute_dtype
+from depo.models.tokenizer import load_tokenizer
 from depo.recipe import schema
 from depo.recipe.schema import Lora, PretrainedPolicy
 

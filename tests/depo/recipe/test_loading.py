@@ -209,3 +209,13 @@ def test_so_is_an_override(tmp_path: Path, override: str) -> None:
 def test_a_few_aliases_are_no_bomb(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, MINIMAL + "seed: &s 7\nmax_rollouts: *s\n"))
     assert (recipe.seed, recipe.max_rollouts) == (7, 7)
+
+
+def test_a_recipe_without_a_name_is_named_as_its_file(tmp_path: Path) -> None:
+    text = MINIMAL.replace("name: small\n", "")
+    (tmp_path / "sums-7.yaml").write_text(text)
+    assert load_recipe(tmp_path / "sums-7.yaml").name == "sums-7"
+    assert load_recipe(tmp_path / "sums-7.yaml", ["name=other"]).name == "other"
+    (tmp_path / "my sums.yaml").write_text(text)
+    with pytest.raises(UserError, match="name: "):
+        load_recipe(tmp_path / "my sums.yaml")

@@ -191,7 +191,8 @@ def test_grading_composes_both_sets_by_what_it_measures(model, tokenizer, tmp_pa
     assert part == {p.key for p in graded.heldout if again[p.key] >= low}
     solvable = [again[p.key] for p in graded.heldout if p.key in part]
     assert graded.solvable_accuracy == pytest.approx(np.mean(solvable))
-    assert "mastered 25%" in lines[0]
+    assert "mastered 25% (" in lines[0]
+    assert "s of 2 digits" in lines[0]
     assert "impossible 50%" in lines[0]
 
     taken = {prompt.text for prompt in [*graded.train, *graded.heldout]}
@@ -202,6 +203,7 @@ def test_grading_composes_both_sets_by_what_it_measures(model, tokenizer, tmp_pa
 
 def test_an_untrained_policy_cannot_be_graded_and_the_message_says_what_to_change(tiny_policy):
     with pytest.raises(
-        UserError, match=r"data\.grade: of 400 candidates for the pool 0 mastered where 10 are wanted"
+        UserError,
+        match=r"data\.grade: of 400 candidates for the training pool 0 mastered where 10 are wanted",
     ):
         grade(recipe(), tiny_policy, lambda line: None)

@@ -152,6 +152,21 @@ def test_weights_stay_where_training_left_them_when_there_is_no_way_into_the_ban
     assert model.accuracy.item() == pytest.approx(0.8)
 
 
+def test_a_warm_start_that_has_mastered_nothing_yet_still_shows_progress():
+    def measure():
+        stop.sure += 0.25
+        raise TooFewProblems("0 mastered where 100 are wanted")
+
+    lines = []
+    stop = band_stop(Slope(0.1), lines.append, measure)
+    for stop.steps in (100, 200):
+        stop.check()
+    assert [line.split(",")[0] for line in lines] == [
+        "warm start: step 100 of at most 800: 25% sure of a character",
+        "warm start: step 200 of at most 800: 50% sure of a character",
+    ]
+
+
 @pytest.mark.slow
 def test_a_warm_start_ends_in_its_band_saves_what_it_measured_and_is_the_same_every_time(tmp_path, capfd):
     saved = []
@@ -163,6 +178,8 @@ def test_a_warm_start_ends_in_its_band_saves_what_it_measured_and_is_the_same_ev
         assert 0.01 <= result.solvable_accuracy <= 0.06
         assert 0 < result.steps <= 400
         assert any("worked examples" in line for line in lines)
+        sure = [int(line.split("% sure")[0].split()[-1]) for line in lines if "% sure" in line]
+        assert 6 < sure[0] <= sure[-1], "an untrained policy gives each of its 17 characters 6%"
 
         model = AutoModelForCausalLM.from_pretrained(directory).eval()
         both = candidates(recipe())

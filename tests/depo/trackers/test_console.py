@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from depo.errors import WIDTH
 from depo.recipe.loading import load_recipe
-from depo.trackers.console import HEADER_EVERY, UNIFORM_GROUPS, WIDTH, Console, columns_for
+from depo.trackers.console import HEADER_EVERY, UNIFORM_GROUPS, Console, columns_for
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 

@@ -174,12 +174,14 @@ def test_where_nothing_more_can_be_written_the_file_is_named(tmp_path):
         import resource, sys
         from pathlib import Path
         import numpy as np
+        import depo.errors
         from depo.errors import report_failure
         from depo.files import save_state, write_text
         from depo.train.checkpoint import write_checkpoint
         from depo.trackers.tracker import MetricsLog
         from estimators.base import State
 
+        depo.errors.WIDTH = 10_000
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         at = Path(sys.argv[1])
         (at / "recipe.yaml").write_text("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import run_depo
 
+from depo.recipe.checks import directory_problem
 from depo.trackers.tracker import read_metrics
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -47,6 +49,50 @@ def test_a_damaged_run_goes_on_from_what_is_sound_and_names_what_is_not(
     assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [1, 3, 4, 5, 6]
     ours, theirs = (load_file(at / "policy" / "model.safetensors") for at in (run, finished))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_where_every_checkpoint_is_damaged_it_is_said_what_is_left_and_what_to_type(
+    finished: Path, workdir: Path
+) -> None:
+    run = workdir / "run"
+    shutil.copytree(finished, run)
+    for checkpoint in (run / "checkpoints").glob("step_*"):
+        os.truncate(checkpoint / "learner" / "weights.safetensors", 100)
+    resume = ("train", "--run-dir", "run", "--resume")
+    last = run_depo(*resume, cwd=workdir).stderr.splitlines()[-1]
+    assert last.endswith(
+        "or begin anew (intact: run/policy (the final policy), run/metrics.jsonl): "
+        "depo train run/recipe.yaml policy.model=run/policy"
+    )
+    flip_a_byte(run / "policy" / "model.safetensors")
+    (run / "metrics.jsonl").open("a").write("garbage\n")
+    last = run_depo(*resume, cwd=workdir).stderr.splitlines()[-1]
+    assert last.endswith("or begin anew: depo train run/recipe.yaml")
+
+
+def flip_a_byte(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+
+
+@pytest.mark.parametrize("place", ["policy", "checkpoints/step_000006/policy"])
+def test_a_policy_that_is_not_what_the_run_wrote_is_neither_evaluated_nor_trained(
+    place: str, finished: Path, workdir: Path
+) -> None:
+    """Flipped bits leave weights that load, and another policy."""
+    shutil.copytree(finished, workdir / "run")
+    policy = workdir / "run" / place
+    weights = policy / "model.safetensors"
+    assert directory_problem(policy) is None
+    flip_a_byte(weights)
+    for command in (["eval", str(policy)], ["train", "tiny.yaml", f"policy.model={policy}"]):
+        done = run_depo(*command, cwd=workdir)
+        assert done.returncode == 2
+        assert f"{policy} is damaged: " in done.stderr
+        assert "model.safetensors has changed since it was written" in done.stderr
 
 
 def test_a_run_that_was_refused_leaves_nothing_in_the_way(workdir: Path) -> None:
@@ -86,4 +132,6 @@ def test_a_learner_that_hangs_is_waited_for_aloud_and_not_for_ever(
     error, last = done.stderr.splitlines()
     assert error.startswith("error: the learner: no answer to ")
     assert "raise resources.call_timeout" in error
-    assert last == "what the run has saved is safe; continue with: depo train --resume --run-dir run"
+    what, _, command = last.partition(" with: ")
+    assert re.fullmatch(r"what the run has saved is safe; continue from step \d+", what)
+    assert command == "depo train --resume --run-dir run"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from depo.errors import UserError
-from depo.recipe.loading import changes_on_resume, write_resolved
+from depo.errors import WIDTH, UserError, fitted
+from depo.recipe.loading import RESUME_MAY_CHANGE, changes_on_resume, load_recipe, write_resolved
 from depo.recipe.schema import Evaluation, Recipe
 from depo.train.run_directory import check_continuable, claimed
 from depo.train.state import check_seen
@@ -52,6 +52,22 @@ def test_what_would_make_another_run_of_it_is_refused_by_key_and_values(tmp_path
     now = Recipe.model_validate(BASE | {"learner": {"lr": 1e-2}, "batch": {"prompts": 8}})
     with pytest.raises(UserError, match=r"--resume: batch\.prompts \d+ → 8, learner\.lr .* → 0\.01 \(in "):
         changes_on_resume(now, begun(tmp_path))
+
+
+def test_a_refusal_lists_what_may_change_in_three_lines_and_ends_with_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("depo.errors.WIDTH", WIDTH)
+    with pytest.raises(UserError) as caught:
+        changes_on_resume(Recipe.model_validate(BASE | {"learner": {"lr": 1e-2}}), begun(tmp_path))
+    refusal, remedy = str(caught.value).splitlines()
+    listed = refusal.partition("may only change ")[2]
+    assert len(fitted(listed).splitlines()) <= 3
+    for key in RESUME_MAY_CHANGE:
+        assert key.rpartition(".")[2] in listed
+    stored = tmp_path / "recipe.yaml"
+    assert remedy.endswith(f"begin another run with it: depo train {stored} learner.lr=0.01")
+    assert load_recipe(stored, ["learner.lr=0.01"]).learner.lr == 1e-2
 
 
 def test_without_a_recipe_there_is_no_run(tmp_path: Path) -> None:
