@@ -8,6 +8,7 @@ bookkeeping and works in families far too large to enumerate.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -80,6 +81,14 @@ class Problem:
                 raise ValueError(f"unknown operation {other!r}: expected +, - or *")
 
     @property
+    def carries(self) -> int:
+        """Columns of a sum that carry; 0 of other operations."""
+        if self.family.operation != "+":
+            return 0
+        columns = [10**c for c in range(1, self.family.digits + 1)]
+        return sum(self.left % column + self.right % column >= column for column in columns)
+
+    @property
     def careless_answer(self) -> str:
         """What somebody who never carries makes of a sum: 38+45= → 73. Other operations come out right."""
         if self.family.operation != "+":
@@ -122,19 +131,30 @@ def in_words(number: int) -> str:
 
 
 def draw_family(
-    family: Family, count: int, rng: np.random.Generator, excluded: Collection[Problem] = ()
+    family: Family,
+    count: int,
+    rng: np.random.Generator,
+    excluded: Collection[Problem] = (),
+    even_carries: bool = False,
 ) -> list[Problem]:
-    """``count`` distinct problems of a family, shuffled, none of ``excluded``; all there are when fewer."""
+    """``count`` distinct problems of a family, in random order, none of ``excluded``; all there are when fewer.
+    ``even_carries``: of the sums as many without a carry as with one, two, …"""
     taken = set(excluded)
-    if family.size <= 4 * (count + len(taken)):
-        everything = (family.problem(int(number)) for number in rng.permutation(family.size))
-        return [problem for problem in everything if problem not in taken][:count]
+    even = even_carries and family.operation == "+"
+    quota = -(-count // (family.digits + 1)) if even else count
+    numbers: Iterator[int] | np.ndarray = iter(lambda: int(rng.integers(family.size)), None)
+    if family.size <= (100 if even else 4) * (count + len(taken)):
+        numbers = rng.permutation(family.size)
     drawn: list[Problem] = []
-    while len(drawn) < count:
-        problem = family.problem(int(rng.integers(family.size)))
-        if problem not in taken:
+    found: Counter[int] = Counter()
+    for number in numbers if count else ():
+        problem = family.problem(int(number))
+        if problem not in taken and found[problem.carries if even else 0] < quota:
+            found[problem.carries if even else 0] += 1
             taken.add(problem)
             drawn.append(problem)
+        if len(drawn) == count:
+            break
     return drawn
 
 
@@ -155,7 +175,8 @@ def draw_problems(source: ArithmeticSource, where: str = "data.train") -> list[P
     Small families give what they have and the larger ones fill up; fewer than ``size`` come out only
     when all families together are smaller. Order and choice depend on ``source.seed`` alone.
     """
-    return _draw_evenly(families(source, where), source.size, generator(source.seed, "arithmetic"))
+    rng = generator(source.seed, "arithmetic")
+    return _draw_evenly(families(source, where), source.size, rng, source.carries == "even")
 
 
 def arithmetic_rows(source: ArithmeticSource, where: str) -> Iterator[tuple[str, str, None]]:
@@ -164,12 +185,15 @@ def arithmetic_rows(source: ArithmeticSource, where: str) -> Iterator[tuple[str,
         yield problem.question(source.phrasing), problem.answer, None
 
 
-def _draw_evenly(pool: Sequence[Family], size: int, rng: np.random.Generator) -> list[Problem]:
+def _draw_evenly(
+    pool: Sequence[Family], size: int, rng: np.random.Generator, even_carries: bool
+) -> list[Problem]:
     problems: list[Problem] = []
     left = size
     by_size = sorted(pool, key=lambda family: family.size)  # small ones first: what they lack is passed on
     for position, family in enumerate(by_size):
-        drawn = draw_family(family, left // (len(by_size) - position), rng)
+        share = left // (len(by_size) - position)
+        drawn = draw_family(family, share, rng, even_carries=even_carries)
         problems += drawn
         left -= len(drawn)
     return [problems[i] for i in rng.permutation(len(problems))]

@@ -38,6 +38,7 @@ from trl import SFTConfig, SFTTrainer
 
 from depo.errors import UserError
 from depo.files import follow_umask
+from depo.models.experts import use_sorted_experts
 from depo.recipe.schema import Recipe, TinyMoePolicy, WarmStart
 from depo.rng import generator, seed64
 from depo.toy.arithmetic import Phrasing, Problem, parse_family
@@ -47,15 +48,20 @@ from depo.toy.grading import (
     candidates,
     compose,
     encode,
+    measure,
     pass_rates,
     solvable_accuracy,
 )
 from depo.toy.tiny_moe import build
+from depo.toy.written import written
 
 BISECTIONS = 6
 
 # Checks between two lines of report.
 REPORT_EVERY = 4
+
+# Problems whose samples tell where a policy stands that writes its work out.
+CHECKED = 64
 
 # Training aims this share of the band's width inside its ends: an evaluation's rounding differs a little.
 MARGIN = 0.05
@@ -63,10 +69,15 @@ MARGIN = 0.05
 
 @dataclass(frozen=True, slots=True)
 class WarmStartResult:
-    """Optimizer steps taken, and accuracy on the solvable held-out part at the end."""
+    """Optimizer steps taken, and accuracy on the `yardstick` at the end."""
 
     steps: int
-    solvable_accuracy: float
+    accuracy: float
+
+
+def yardstick(settings: WarmStart) -> str:
+    """The problems whose accuracy the band is for."""
+    return "held-out sums without a carry" if settings.written else "the solvable held-out part"
 
 
 def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -> WarmStartResult:
@@ -80,7 +91,7 @@ def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -
     settings = policy.warm_start
     examples = worked_examples(recipe)
     report(
-        f"warm start: SFT on {len(examples):,} worked examples until accuracy on the solvable held-out part "
+        f"warm start: SFT on {len(examples):,} worked examples until accuracy on {yardstick(settings)} "
         f"lies in [{settings.band[0]:.2f}, {settings.band[1]:.2f}]"
     )
     last = ""
@@ -93,7 +104,7 @@ def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -
             report(f"warm start: done after {result.steps} steps")
             return result
     raise UserError(
-        f"policy.warm_start: no solvable held-out accuracy inside the band {list(settings.band)} in "
+        f"policy.warm_start: no accuracy on {yardstick(settings)} inside the band {list(settings.band)} in "
         f"{settings.attempts} attempts of {settings.max_steps} steps (at the last check: {last}); change "
         "policy.warm_start or data.grade"
     )
@@ -111,20 +122,26 @@ def train(
     source, grading = arithmetic_parts(recipe)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory)
+    if settings.written:
+        use_sorted_experts(model)  # chains are long enough for it to pay
     both = candidates(recipe)
+    mastered = [problem for problem in both.heldout if problem.carries == 0 and problem.family.operation == "+"]
 
-    def measure() -> float:
-        """Solvable accuracy; TooFewProblems unless held-out set *and* pool can be composed."""
+    def accuracy() -> float:
+        """As the band has it; TooFewProblems unless held-out set *and* pool can be composed, where that can be
+        told without sampling for all of the candidates."""
         was_training = model.training
         model.eval()
-        accuracy = solvable_accuracy(
-            pass_rates(model, tokenizer, both.heldout, source.phrasing), grading, grading.heldout
-        )
-        compose(pass_rates(model, tokenizer, both.train, source.phrasing), grading, grading.pool)
+        if settings.written:
+            found = float(measure(recipe, model, tokenizer, mastered[:CHECKED]).rates_N.mean())
+        else:
+            heldout_N = pass_rates(model, tokenizer, both.heldout, source.phrasing)
+            found = solvable_accuracy(heldout_N, grading, grading.heldout)
+            compose(pass_rates(model, tokenizer, both.train, source.phrasing), grading, grading.pool)
         model.train(was_training)
-        return accuracy
+        return found
 
-    stop = StopInBand(model, measure, settings, report)
+    stop = StopInBand(model, accuracy, settings, report)
     disable_progress_bars()
     dataset = Dataset.from_list(
         [tokenized(tokenizer, problem, answer, source.phrasing) for problem, answer in examples]
@@ -175,10 +192,13 @@ def worked_examples(recipe: Recipe) -> list[tuple[Problem, str]]:
             if problem not in excluded:
                 drawn.append(problem)
     careless = rng.random(len(drawn)) < settings.forgotten_carries
-    answers = [
-        problem.careless_answer if slip else problem.answer
-        for problem, slip in zip(drawn, careless, strict=True)
-    ]
+    if settings.written:
+        answers = [written(problem, settings.forgotten_carries, rng) for problem in drawn]
+    else:
+        answers = [
+            problem.careless_answer if slip else problem.answer
+            for problem, slip in zip(drawn, careless, strict=True)
+        ]
     return [(drawn[i], answers[i]) for i in rng.permutation(len(drawn))]
 
 
@@ -266,7 +286,7 @@ class StopInBand(TrainerCallback):
         except TooFewProblems as error:
             self.last = str(error)
             return -1
-        self.last = f"accuracy on the solvable held-out part {accuracy:.3f}"
+        self.last = f"accuracy on {yardstick(self.settings)} {accuracy:.3f}"
         if low + margin <= accuracy <= high - margin:
             self.reached = accuracy
             return 0

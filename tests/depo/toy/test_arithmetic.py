@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from depo.errors import UserError
@@ -24,6 +26,24 @@ def test_answers_are_what_python_computes():
     for question, answer, prior in arithmetic_rows(source, "data.train"):
         assert prior is None
         assert int(answer) == eval(question.removesuffix("="))
+
+
+def test_carries_are_those_of_adding_by_hand():
+    for problem in draw_problems(ArithmeticSource(operations=["+"], digits=[1, 2, 3], size=600)):
+        carry, carries = 0, 0
+        for left, right in zip(reversed(str(problem.left)), reversed(str(problem.right)), strict=True):
+            carry = (int(left) + int(right) + carry) // 10
+            carries += carry
+        assert problem.carries == carries
+    assert Problem(Family("*", 2), 99, 99).carries == 0
+
+
+def test_even_carries_gives_as_many_sums_with_each_number_of_carries():
+    source = ArithmeticSource(operations=["+", "*"], digits=[3], carries="even", size=800)
+    problems = draw_problems(source)
+    assert len(set(problems)) == 800
+    sums = Counter(problem.carries for problem in problems if problem.family.operation == "+")
+    assert sums == {0: 100, 1: 100, 2: 100, 3: 100}
 
 
 def test_numbers_are_spelled_as_in_english():
