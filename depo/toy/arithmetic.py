@@ -137,7 +137,7 @@ def draw_family(
     excluded: Collection[Problem] = (),
     even_carries: bool = False,
 ) -> list[Problem]:
-    """``count`` distinct problems of a family, in random order, none of ``excluded``; all there are when fewer.
+    """``count`` distinct problems of a family, shuffled, none of ``excluded``; all there are when fewer.
     ``even_carries``: of the sums as many without a carry as with one, two, …"""
     taken = set(excluded)
     even = even_carries and family.operation == "+"

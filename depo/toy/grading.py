@@ -2,7 +2,7 @@
 
 How it differs from grading by operand length:
 - a problem's pass rate, at sampling temperature 1, is not estimated from samples but computed: where the
-  answer is the whole completion, it is the probability of that answer and the end token under teacher forcing;
+  answer is the whole completion, it is the probability of answer and end token under teacher forcing;
 - an answer behind some work has no such probability: there ``data.grade.samples`` completions are judged;
 - three classes are kept apart by the recipe's thresholds, and what lies between them is left out;
 - held-out candidates are set apart before anything is measured, so the two sets share no problem.

@@ -30,7 +30,9 @@ def build(policy: TinyMoePolicy, directory: Path, seed: int, attempt: int = 0) -
 
     Both load with ``AutoModelForCausalLM`` and ``AutoTokenizer``, without custom code.
     """
-    tokenizer = character_tokenizer(policy.max_positions, WRITTEN if policy.warm_start.written else CHARACTERS)
+    tokenizer = character_tokenizer(
+        policy.max_positions, WRITTEN if policy.warm_start.written else CHARACTERS
+    )
     config = model_config(policy, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed64(seed, "tiny_moe", index=attempt))

@@ -125,7 +125,9 @@ def train(
     if settings.written:
         use_sorted_experts(model)  # chains are long enough for it to pay
     both = candidates(recipe)
-    mastered = [problem for problem in both.heldout if problem.carries == 0 and problem.family.operation == "+"]
+    mastered = [
+        problem for problem in both.heldout if problem.carries == 0 and problem.family.operation == "+"
+    ]
 
     def accuracy() -> float:
         """As the band has it; TooFewProblems unless held-out set *and* pool can be composed, where that can be

@@ -118,7 +118,7 @@ class ArithmeticSource(Block):
     digits: list[Few] = Field(default=[1, 2, 3], min_length=1)
     """Operand lengths to draw from, one operand length a problem."""
     carries: Literal["any", "even"] = "any"
-    """``even``: of each length as many sums without a carry as with one, two and so on; ``any``: as they come."""
+    """``even``: of each length as many sums without a carry as with one, two and so on."""
     size: Count = 1000
     """Distinct problems to generate (fewer when the family is smaller)."""
     seed: Seed = 0
@@ -174,7 +174,7 @@ class Grading(Block):
     """
 
     samples: CountOrZero = 0
-    """Completions by which a pass rate is measured (temperature 1); 0: exactly, as the probability of the gold
+    """Completions by which a pass rate is measured (temperature 1); 0: none, but the probability of the gold
     answer under teacher forcing, where the answer is the whole completion."""
 
     mastered: Fraction = 0.25

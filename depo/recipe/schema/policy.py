@@ -58,8 +58,8 @@ class WarmStart(Block):
     families: dict[str, Positive] = Field(default={"+1": 0.2, "+2": 0.8}, min_length=1)
     """What the worked examples teach: an operation with an operand length, and its share."""
     written: bool = False
-    """Whether the teacher writes its work out, column by column, in an order and in words of its own, before the
-    answer: 40 tokens and more. Needs reward.type exact with after "#", and data.grade.samples."""
+    """Whether the teacher writes its work out, column by column, in an order and in words of its own, before
+    the answer: 40 tokens and more. Needs reward.type exact with after "#", and data.grade.samples."""
     problems: Count = 60_000
     """Worked examples to generate."""
     forgotten_carries: Fraction = 0.85

@@ -205,7 +205,10 @@ def test_every_number_has_an_upper_bound_and_is_no_boolean(root: type[Block]) ->
         ("reward={type: exact}", 'policy.warm_start.written needs reward.after "#"'),
         ("policy.warm_start.written=false", 'policy.warm_start.written needs reward.after "#"'),
         ("evaluation={method: exact}", "evaluation.method exact needs reward.type exact, without after"),
-        ("estimator={type: oracle, live: true}", "estimator.live of the oracle needs reward.type exact, without"),
+        (
+            "estimator={type: oracle, live: true}",
+            "estimator.live of the oracle needs reward.type exact, without",
+        ),
     ],
 )
 def test_an_answer_behind_written_work_has_no_probability_to_go_by(override: str, complaint: str) -> None:

@@ -48,7 +48,8 @@ def recipe(source=None, limit=8, **grading) -> Recipe:
             "steps": 1,
             "policy": {"type": "tiny_moe"},
             "data": {
-                "train": source or {"type": "arithmetic", "operations": ["+", "*"], "digits": [2], "size": 600},
+                "train": source
+                or {"type": "arithmetic", "operations": ["+", "*"], "digits": [2], "size": 600},
                 "grade": {"pool": 40, "heldout": 20} | grading,
                 "max_prompt_tokens": 16,
                 "raw": True,

@@ -26,7 +26,9 @@ def answer(chain: str) -> str:
     return chain.rpartition("#")[2]
 
 
-SUMS = [Problem(Family("+", 3), *pair) for pair in ((123, 456), (247, 185), (999, 999), (500, 500), (909, 91))]
+SUMS = [
+    Problem(Family("+", 3), *pair) for pair in ((123, 456), (247, 185), (999, 999), (500, 500), (909, 91))
+]
 
 
 @pytest.mark.parametrize("problem", SUMS, ids=lambda problem: problem.question())
@@ -64,7 +66,10 @@ def test_who_forgets_every_carry_adds_digit_by_digit():
 
 @pytest.mark.parametrize(("left", "right", "carries"), [(123, 456, 0), (128, 456, 1), (247, 185, 2)])
 def test_a_sum_is_right_when_each_of_its_carries_is_remembered(left, right, carries):
-    told = [answer(chain) == str(left + right) for chain in chains(Problem(Family("+", 3), left, right), 2000, 0.6)]
+    told = [
+        answer(chain) == str(left + right)
+        for chain in chains(Problem(Family("+", 3), left, right), 2000, 0.6)
+    ]
     assert np.mean(told) == pytest.approx(0.4**carries, abs=0.05)
 
 
