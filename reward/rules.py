@@ -20,8 +20,8 @@ from reward.registry import build
 
 
 class ExactReward:
-    """1.0 and correct on equality, else 0.0; an empty answer is unparseable. The answer is what follows the last
-    mark ``after`` (nothing where there is none), or the whole completion.
+    """1.0 and correct on equality, else 0.0; an empty answer is unparseable. The answer is what follows the
+    last mark ``after`` (nothing where there is none), or the whole completion.
 
     ``inline``: comparing two strings cannot hang, so it needs no worker process.
     """

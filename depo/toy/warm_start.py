@@ -125,17 +125,15 @@ def train(
     if settings.written:
         use_sorted_experts(model)  # chains are long enough for it to pay
     both = candidates(recipe)
-    mastered = [
-        problem for problem in both.heldout if problem.carries == 0 and problem.family.operation == "+"
-    ]
+    taught = [problem for problem in both.heldout if problem.family.operation == "+" and not problem.carries]
 
     def accuracy() -> float:
-        """As the band has it; TooFewProblems unless held-out set *and* pool can be composed, where that can be
-        told without sampling for all of the candidates."""
+        """On the yardstick; TooFewProblems unless held-out set *and* pool can be composed, where that can
+        be told without sampling for all of the candidates."""
         was_training = model.training
         model.eval()
         if settings.written:
-            found = float(measure(recipe, model, tokenizer, mastered[:CHECKED]).rates_N.mean())
+            found = float(measure(recipe, model, tokenizer, taught[:CHECKED]).rates_N.mean())
         else:
             heldout_N = pass_rates(model, tokenizer, both.heldout, source.phrasing)
             found = solvable_accuracy(heldout_N, grading, grading.heldout)

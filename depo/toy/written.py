@@ -45,9 +45,8 @@ MOST_DOUBTS = 4
 def written(problem: Problem, forgotten_carries: float, rng: np.random.Generator) -> str:
     """A completion of ``problem.question()`` by this teacher, without the end token."""
     digits = problem.family.digits
-    chances = iter(
-        rng.random(6 * digits + 3 * MOST_DOUBTS)
-    )  # drawn at once: one by one takes longer than SFT
+    # Drawn at once: numpy takes longer to draw them one by one than the policy to learn from the chain.
+    chances = iter(rng.random(6 * digits + 3 * MOST_DOUBTS))
 
     def one_of(options: Sequence[T]) -> T:
         return options[int(next(chances) * len(options))]

@@ -56,9 +56,9 @@ def step_metrics(
     ``uniform/``: the prompts that were drawn uniformly, whatever a rule chose beside them: how many gave a
     verdict, and their mean pass rate, which does estimate the pool's.
     ``generated/``: rollouts and tokens for training since the start of the run; ``prefilled/`` and
-    ``trained/``: tokens of prompts, probed candidates among them, and of trained rollouts. ``tokens_per_second``
-    is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens per effective group
-    since the start. ``seconds_share/select``: share of the step spent on choosing prompts;
+    ``trained/``: tokens of prompts, probed candidates among them, and of trained rollouts.
+    ``tokens_per_second`` is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens per
+    effective group since the start. ``seconds_share/select``: share of the step spent on choosing prompts;
     ``seconds_share/estimate``: on the estimator beside the update.
     """
     scores = [score for group in groups for score in group.scores]
