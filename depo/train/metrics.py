@@ -57,7 +57,7 @@ def step_metrics(
     verdict, and their mean pass rate, which does estimate the pool's.
     ``generated/``: rollouts and tokens for training since the start of the run; ``prefilled/`` and
     ``trained/``: tokens of prompts, probed candidates among them, and of trained rollouts.
-    ``tokens_per_second`` is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens per
+    ``tokens_per_second`` is generated tokens by the whole step's wall time. ``cost/``: rollouts, tokens per
     effective group since the start. ``seconds_share/select``: share of the step spent on choosing prompts;
     ``seconds_share/estimate``: on the estimator beside the update.
     """
