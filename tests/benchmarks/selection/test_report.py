@@ -85,7 +85,8 @@ def test_a_pool_with_a_horizon_of_its_own_is_compared_over_that(tmp_path):
     cells = [Cell("single_pass", 0, name, ARMS[name], HORIZON // 4) for name in ("grpo", "dapo")]
     for cell, speed in zip(cells, (0.1, 0.2), strict=True):
         write_run(tmp_path / cell.name, speed)
-    found = result(cells, [tmp_path / cell.name for cell in cells], ["grpo", "dapo"], WORLDS["answers"], 10, HORIZON)
+    where = [tmp_path / cell.name for cell in cells]
+    found = result(cells, where, ["grpo", "dapo"], WORLDS["answers"], 10, HORIZON)
     final = found["pools"]["single_pass"]["comparison"]["final"]
     assert final["dapo"]["accuracy"][0] == pytest.approx(0.2 + 0.2 / 4)
 
