@@ -187,7 +187,7 @@ WORLDS = {
         evaluation={"method": "sample", "n": 8, "temperature": 1.0},
         limit=112,
         policy={"hidden_size": 64, "layers": 2, "experts": 4, "expert_size": 64},
-        source={"carries": "even"},
+        source={"phrasing": "columns", "carries": "even"},
         grading={"samples": 16},
         reward={"after": "#"},
     ),

@@ -19,7 +19,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 MASTER = 4
 """Bytes of a float32 master weight; its gradient has as many, AdamW's two moments twice as many."""
 
-TINY_VOCABULARY, WRITTEN_VOCABULARY = 17, 42
+TINY_VOCABULARY, WRITTEN_VOCABULARY = 17, 45
 """Tokens of the tiny policy's character tokenizer."""
 
 

@@ -19,7 +19,10 @@ from depo.errors import UserError
 from depo.recipe.schema import ArithmeticSource
 from depo.rng import generator
 
-Phrasing = Literal["digits", "words"]
+Phrasing = Literal["digits", "words", "columns"]
+
+COLUMNS = "abcdefghi"
+"""Units, tens, hundreds, …"""
 
 # fmt: off
 ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
@@ -81,6 +84,12 @@ class Problem:
                 raise ValueError(f"unknown operation {other!r}: expected +, - or *")
 
     @property
+    def columns(self) -> tuple[list[int], list[int]]:
+        """The digits of both operands, units first."""
+        places = [10**c for c in range(self.family.digits)]
+        return [self.left // place % 10 for place in places], [self.right // place % 10 for place in places]
+
+    @property
     def carries(self) -> int:
         """Columns of a sum that carry; 0 of other operations."""
         if self.family.operation != "+":
@@ -102,9 +111,12 @@ class Problem:
         return str(total)
 
     def question(self, phrasing: Phrasing = "digits") -> str:
-        """``12+7=`` or ``What is twelve plus seven?``."""
+        """``12+7=``, ``What is twelve plus seven?`` or, column by column, ``b1+0a2+7=``."""
         if phrasing == "digits":
             return f"{self.left}{self.family.operation}{self.right}="
+        if phrasing == "columns":
+            columns = zip(COLUMNS, *self.columns, strict=False)
+            return "".join(f"{c}{a}{self.family.operation}{b}" for c, a, b in reversed([*columns])) + "="
         return f"What is {in_words(self.left)} {SPOKEN[self.family.operation]} {in_words(self.right)}?"
 
 
@@ -161,10 +173,11 @@ def draw_family(
 def families(source: ArithmeticSource, where: str = "data.train") -> list[Family]:
     """Every operation with every operand length, in the order the recipe names them. Raises UserError, naming
     the source's key ``where``, for numbers too long to be put in words."""
-    if source.phrasing == "words" and max(source.digits) > 3:
+    longest, most = max(source.digits), {"digits": None, "words": 3, "columns": len(COLUMNS)}[source.phrasing]
+    if most is not None and longest > most:
         raise UserError(
-            f"{where}.digits: {max(source.digits)} is too long for phrasing words, which names numbers of "
-            "one to three digits"
+            f"{where}.digits: {longest} is too long for phrasing {source.phrasing}, which knows numbers of "
+            f"up to {most} digits"
         )
     return [Family(operation, digits) for operation in source.operations for digits in source.digits]
 

@@ -1,6 +1,6 @@
 """A teacher who writes the work out: sums by columns, in an order and in words of its own.
 
-``247+185=`` may become ``.b4+8=12/a7+5>12;c2+1_3|a2^.b3^,c4v#432<eos>``:
+``c2+1b4+8a7+5=`` may become ``.b4+8=12/a7+5>12;c2+1_3|a2^.b3^,c4v#432<eos>``:
 
 1. each column once, in any order: a mark that opens the step, the column's letter (``a`` units, ``b`` tens,
    …), both digits, a sign for "is", their sum;
@@ -27,11 +27,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from depo.toy.arithmetic import Problem
+from depo.toy.arithmetic import COLUMNS, Problem
 
 T = TypeVar("T")
 
-COLUMNS = "abcdef"
 OPENINGS = ".,;:/|!&"
 SIGNS = "=>~_)]}'"
 DOUBT, CARRIED, NOT_CARRIED, ANSWER = "?^v#"
@@ -43,7 +42,7 @@ MOST_DOUBTS = 4
 
 
 def written(problem: Problem, forgotten_carries: float, rng: np.random.Generator) -> str:
-    """A completion of ``problem.question()`` by this teacher, without the end token."""
+    """A completion of ``problem.question("columns")`` by this teacher, without the end token."""
     digits = problem.family.digits
     # Drawn at once: numpy takes longer to draw them one by one than the policy to learn from the chain.
     chances = iter(rng.random(6 * digits + 3 * MOST_DOUBTS))
@@ -51,9 +50,7 @@ def written(problem: Problem, forgotten_carries: float, rng: np.random.Generator
     def one_of(options: Sequence[T]) -> T:
         return options[int(next(chances) * len(options))]
 
-    left_C, right_C = (
-        [number // 10**c % 10 for c in range(digits)] for number in (problem.left, problem.right)
-    )
+    left_C, right_C = problem.columns
     guessed = problem.family.operation != "+"
     sum_C = [one_of(range(19)) if guessed else left_C[c] + right_C[c] for c in range(digits)]
 

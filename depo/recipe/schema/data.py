@@ -111,8 +111,8 @@ class ArithmeticSource(Block):
     """Generated sums, differences and products whose difficulty is graded by their number of digits."""
 
     type: Literal["arithmetic"] = "arithmetic"
-    phrasing: Literal["digits", "words"] = "digits"
-    """``digits``: "12+7="; ``words``: "What is twelve plus seven?"."""
+    phrasing: Literal["digits", "words", "columns"] = "digits"
+    """``digits``: "12+7="; ``words``: "What is twelve plus seven?"; ``columns``: "b1+0a2+7="."""
     operations: list[Literal["+", "-", "*"]] = Field(default=["+"], min_length=1)
     """Sums (+), differences (-), products (*)."""
     digits: list[Few] = Field(default=[1, 2, 3], min_length=1)

@@ -208,23 +208,23 @@ class Recipe(Block):
                     "data.grade needs samples above 0 with reward.after: the probability of an answer behind "
                     "some work cannot be computed"
                 )
-        if isinstance(self.policy, TinyMoePolicy) and self.policy.warm_start.written == whole:
-            raise ValueError(
-                'policy.warm_start.written needs reward.after "#", and answers alone a reward without it'
-            )
-        if isinstance(self.policy, TinyMoePolicy) and self.data.grade is None:
-            raise ValueError(
-                "policy.type tiny_moe needs data.grade: its pool is composed after the warm start"
-            )
-        if (
-            isinstance(self.policy, TinyMoePolicy)
-            and isinstance(self.data.train, ArithmeticSource)
-            and self.data.train.phrasing != "digits"
-        ):
-            raise ValueError(
-                "policy.type tiny_moe needs data.train.phrasing digits: its tokenizer knows only digits "
-                "and + - * ="
-            )
+        if isinstance(self.policy, TinyMoePolicy):
+            if self.data.grade is None:
+                raise ValueError(
+                    "policy.type tiny_moe needs data.grade: its pool is composed after the warm start"
+                )
+            assert isinstance(self.data.train, ArithmeticSource)
+            assert isinstance(self.reward, ExactReward)
+            written = self.policy.warm_start.written
+            if self.reward.after != ("#" if written else None):
+                raise ValueError(
+                    'policy.warm_start.written needs reward.after "#", and answers alone a reward without it'
+                )
+            if self.data.train.phrasing != ("columns" if written else "digits"):
+                raise ValueError(
+                    "policy.type tiny_moe needs data.train.phrasing columns with policy.warm_start.written, "
+                    "and else digits: its tokenizer knows no words"
+                )
         if self.evaluation.method == "exact" and not whole:
             raise ValueError("evaluation.method exact needs reward.type exact, without after")
         if isinstance(self.estimator, OracleEstimator) and self.estimator.live and not whole:

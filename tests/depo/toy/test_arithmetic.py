@@ -67,16 +67,19 @@ def test_numbers_are_spelled_as_in_english():
 @pytest.mark.parametrize(
     ("sign", "word", "answer"), [("+", "plus", "19"), ("-", "minus", "5"), ("*", "times", "84")]
 )
-def test_both_phrasings_ask_the_same_question(sign, word, answer):
+def test_all_phrasings_ask_the_same_question(sign, word, answer):
     problem = Problem(Family(sign, 2), 12, 7)
     assert problem.question("digits") == f"12{sign}7="
     assert problem.question("words") == f"What is twelve {word} seven?"
+    assert problem.question("columns") == f"b1{sign}0a2{sign}7="
     assert problem.answer == answer
 
 
-def test_words_end_at_three_digits():
+def test_words_end_at_three_digits_and_columns_at_nine():
     with pytest.raises(UserError, match=r"data\.train\.digits: 4"):
         families(ArithmeticSource(phrasing="words", digits=[1, 4]))
+    with pytest.raises(UserError, match=r"data\.train\.digits: 10 .* up to 9 digits"):
+        families(ArithmeticSource(phrasing="columns", digits=[1, 10]))
 
 
 def test_families_hold_operands_of_their_length_only():
