@@ -186,7 +186,7 @@ WORLDS = {
         checks=25,
         evaluation={"method": "sample", "n": 8, "temperature": 1.0},
         limit=112,
-        policy={"hidden_size": 64, "layers": 2, "experts": 4, "expert_size": 64},
+        policy={"hidden_size": 64, "layers": 2, "experts": 4, "expert_size": 64, "init_std": 0.08},
         source={"phrasing": "columns", "carries": "even"},
         grading={"samples": 16},
         reward={"after": "#"},
@@ -209,7 +209,8 @@ REPORTED, TUNING = WORLDS["answers"].families
 
 CHAINS = {
     "written": True,
-    "problems": 76_800,
+    "problems": 32_000,
+    "batch_size": 32,
     "forgotten_carries": 0.75,
     "lr": 3e-3,
     "max_steps": 1_200,

@@ -78,6 +78,7 @@ def model_config(policy: TinyMoePolicy, tokenizer: PreTrainedTokenizerFast) -> Q
         num_experts=policy.experts,
         num_experts_per_tok=policy.experts_per_token,
         norm_topk_prob=True,
+        initializer_range=policy.init_std,
         router_aux_loss_coef=0.0,
         max_position_embeddings=policy.max_positions,
         tie_word_embeddings=True,

@@ -116,6 +116,8 @@ class TinyMoePolicy(Block):
     """Experts that work on one token."""
     expert_size: Width = 160
     """Intermediate size of one expert."""
+    init_std: Positive = 0.02
+    """Standard deviation of the initial weights; narrow policies that learn long answers want more."""
     max_positions: Tokens = 128
     """Longest sequence, in tokens."""
     dtype: Literal["float32"] = "float32"
