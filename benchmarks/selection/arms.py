@@ -143,9 +143,9 @@ PRIMARY = ("grpo", "dapo", "depo", "hybrid")
 @dataclass(frozen=True)
 class World:
     """A policy and how it answers. ``families``: the reported one and the one for tuning; ``scale``: of the
-    pools' prompts; ``passes`` over the usual pool, in rollouts; ``checks``: evaluations over the horizon;
-    ``evaluation``: how they measure; ``heldout`` prompts; ``limit``: tokens of an answer; ``recipe``: what
-    else every recipe says, by dotted key."""
+    pools' prompts; ``passes`` over the usual pool, in rollouts; ``heldout``: prompts; ``checks``: evaluations
+    over the horizon, which measure by ``evaluation``; ``limits``: tokens of a prompt and of an answer. The
+    rest is what the recipe's blocks say beside `plan.base`."""
 
     about: str
     families: tuple[str, str]
@@ -155,7 +155,7 @@ class World:
     heldout: int
     checks: int
     evaluation: Mapping[str, Any]
-    limit: int
+    limits: tuple[int, int]
     policy: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     grading: Mapping[str, Any] = field(default_factory=dict)
@@ -173,7 +173,7 @@ WORLDS = {
         heldout=1_000,
         checks=50,
         evaluation={"method": "exact"},
-        limit=8,
+        limits=(16, 8),
     ),
     "chains": World(
         about="sums written out column by column, 40 to 90 tokens, in an order and in words that the policy "
@@ -185,10 +185,10 @@ WORLDS = {
         heldout=160,
         checks=25,
         evaluation={"method": "sample", "n": 8, "temperature": 1.0},
-        limit=112,
+        limits=(24, 96),
         policy={"hidden_size": 64, "layers": 2, "experts": 4, "expert_size": 64, "init_std": 0.08},
         source={"phrasing": "columns", "carries": "even"},
-        grading={"samples": 16},
+        grading={"samples": 8},
         reward={"after": "#"},
     ),
 }
@@ -219,8 +219,8 @@ CHAINS = {
 }
 
 FAMILIES = {
-    "four-digit chains": Family(4, 3_600, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}}),
-    "three-digit chains": Family(3, 3_600, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}}),
+    "four-digit chains": Family(4, 5_000, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}}),
+    "three-digit chains": Family(3, 4_400, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}}),
     REPORTED: Family(
         digits=3,
         candidates=40_000,
