@@ -20,18 +20,26 @@ from reward.registry import build
 
 
 class ExactReward:
-    """1.0 and correct on equality, else 0.0; an empty completion is unparseable.
+    """1.0 and correct on equality, else 0.0; an empty answer is unparseable. The answer is what follows the
+    last mark ``after`` (nothing where there is none), or the whole completion.
 
     ``inline``: comparing two strings cannot hang, so it needs no worker process.
     """
 
     inline = True
 
+    def __init__(self, after: str | None = None) -> None:
+        self._after = after
+
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         return [self._score(sample) for sample in samples]
 
     def _score(self, sample: Sample) -> Score:
-        answer = sample.completion.strip()
+        answer = sample.completion
+        if self._after is not None:
+            _, mark, rest = answer.rpartition(self._after)
+            answer = rest if mark else ""
+        answer = answer.strip()
         correct = answer == sample.reference.strip()
         return Score(value=float(correct), correct=correct, unparseable=not answer and not correct)
 

@@ -201,6 +201,60 @@ PRIMARY = ("grpo", "dapo", "depo", "hybrid")
 
 
 @dataclass(frozen=True)
+class World:
+    """A policy and how it answers. ``families``: the reported one and the one for tuning; ``scale``: of the
+    pools' prompts; ``passes`` over the usual pool, in rollouts; ``heldout``: prompts; ``checks``: evaluations
+    over the horizon, which measure by ``evaluation``; ``limits``: tokens of a prompt and of an answer. The
+    rest is what the recipe's blocks say beside `plan.base`."""
+
+    about: str
+    families: tuple[str, str]
+    scale: float
+    passes: float
+    passes_quick: float
+    heldout: int
+    checks: int
+    evaluation: Mapping[str, Any]
+    limits: tuple[int, int]
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    grading: Mapping[str, Any] = field(default_factory=dict)
+    reward: Mapping[str, Any] = field(default_factory=dict)
+
+
+WORLDS = {
+    "answers": World(
+        about="answers of three to seven tokens; accuracy is exact: the probability of the gold answer by "
+        "teacher forcing",
+        families=("three-digit", "two-digit"),
+        scale=1.0,
+        passes=10,
+        passes_quick=1.5,
+        heldout=1_000,
+        checks=50,
+        evaluation={"method": "exact"},
+        limits=(16, 8),
+    ),
+    "chains": World(
+        about="sums written out column by column, 40 to 90 tokens, in an order and in words that the policy "
+        "chooses; accuracy by 8 samples of each held-out prompt",
+        families=("four-digit chains", "three-digit chains"),
+        scale=0.25,
+        passes=3.2,
+        passes_quick=0.64,
+        heldout=160,
+        checks=25,
+        evaluation={"method": "sample", "n": 8, "temperature": 1.0},
+        limits=(24, 96),
+        policy={"hidden_size": 64, "layers": 2, "experts": 4, "expert_size": 64, "init_std": 0.08},
+        source={"phrasing": "columns", "carries": "even"},
+        grading={"samples": 8},
+        reward={"after": "#"},
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Family:
     """``digits`` of the operands; ``candidates`` for a pool of the usual size; ``lessons``: what the warm
     start teaches, and the band of solvable accuracy it ends in (half, when mastered problems are mastered and
@@ -211,9 +265,22 @@ class Family:
     lessons: Mapping[str, Any]
 
 
-REPORTED, TUNING = "three-digit", "two-digit"
+REPORTED, TUNING = WORLDS["answers"].families
+
+CHAINS = {
+    "written": True,
+    "problems": 32_000,
+    "batch_size": 32,
+    "forgotten_carries": 0.75,
+    "lr": 3e-3,
+    "max_steps": 1_200,
+    "check_every": 50,
+    "band": (0.85, 0.95),
+}
 
 FAMILIES = {
+    "four-digit chains": Family(4, 5_000, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}}),
+    "three-digit chains": Family(3, 4_400, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}}),
     REPORTED: Family(
         digits=3,
         candidates=40_000,

@@ -17,9 +17,9 @@ from typing import Any
 from benchmarks.jobs import resumable, run_jobs
 from benchmarks.report import made_by, write_result
 from benchmarks.selection import tune
-from benchmarks.selection.arms import ARMS, POOLS, PRIMARY, REPORTED, TUNING
+from benchmarks.selection.arms import ARMS, POOLS, PRIMARY, WORLDS, World
 from benchmarks.selection.curve import compare, curves_of, read_run
-from benchmarks.selection.plan import BATCH_PROMPTS, GROUP_SIZE, PASSES, USUAL_PROMPTS, Cell, horizon_of, plan
+from benchmarks.selection.plan import BATCH_PROMPTS, GROUP_SIZE, USUAL_PROMPTS, Cell, horizon_of, plan
 from benchmarks.selection.tune import tuning_cells, tuning_document
 from benchmarks.selection.work import COMPOSITION, SUMMARY, clear
 from depo.errors import DONE, FAILED, UserError, say
@@ -27,7 +27,6 @@ from depo.files import check_place, read_json
 from depo.report.provenance import usable_cores
 
 SEEDS, SEEDS_QUICK = (0, 1, 2, 3, 4), (0,)
-PASSES_QUICK = 1.5
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +39,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     size.add_argument(
         "--tune", action="store_true", help="learning rates of the arms, on a family of its own"
     )
+    parser.add_argument(
+        "--world", choices=sorted(WORLDS), default="answers", help="how the policy answers (%(default)s)"
+    )
     parser.add_argument("--arms", type=listed, metavar="A,B", help="default: grpo,dapo,depo,hybrid")
     parser.add_argument("--pools", type=listed, metavar="A,B", help="default: mixed")
     parser.add_argument("--seeds", type=numbers, metavar="0,1", help="default: 0,1,2,3,4")
     parser.add_argument(
-        "--passes", type=float, metavar="N", help="horizon in passes over the pool; default: 10"
+        "--passes", type=float, metavar="N", help="horizon in passes over the pool; default: the world's"
     )
     parser.add_argument("--encoder", type=Path, metavar="DIR", help="text encoder for DEPO; default: fetched")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at a time (%(default)s)")
@@ -70,11 +72,13 @@ def numbers(text: str) -> list[int]:
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run what is missing, then store and render what is there. Exit status 1 when a run failed."""
     arms, pools, seeds = wanted(options)
-    horizon = horizon_of(USUAL_PROMPTS, options.passes)
+    world = WORLDS[options.world]
+    reported, tuning = world.families
+    horizon = horizon_of(world, options.passes)
     if options.tune:
-        family, cells = TUNING, tuning_cells(arms, seeds, horizon)
+        family, cells = tuning, tuning_cells(arms, seeds, horizon)
     else:
-        family = REPORTED
+        family = reported
         cells = [
             Cell(pool, seed, name, ARMS[name], round(horizon * POOLS[pool].horizon))
             for pool in pools
@@ -92,19 +96,24 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if not done:
         say("no run has ended, so there is nothing to report")
         return FAILED
-    document = {"kind": "selection_tuning" if options.tune else "selection"}
+    document = {"kind": "selection_tuning" if options.tune else "selection", "world": options.world}
     document["provenance"] = made_by(arguments, seeds)
     if options.tune:
         document |= tuning_document(cells, where, arms, horizon)
     else:
-        document |= result(cells, where, arms, options.passes, horizon)
+        document |= result(cells, where, arms, world, options.passes, horizon)
     for path in write_result(document, options.out / f"{options.name or document['kind']}.json"):
         print(path)
     return FAILED if failed else DONE
 
 
 def result(
-    cells: Sequence[Cell], where: Sequence[Path], arms: Sequence[str], passes: float, horizon: int
+    cells: Sequence[Cell],
+    where: Sequence[Path],
+    arms: Sequence[str],
+    world: World,
+    passes: float,
+    horizon: int,
 ) -> dict[str, Any]:
     """What is finished, pool by pool."""
     finished: dict[str, list[tuple[Cell, Path]]] = {}
@@ -112,7 +121,15 @@ def result(
         if (path / SUMMARY).exists():
             finished.setdefault(cell.pool, []).append((cell, path))
     return {
-        "about": ABOUT.format(passes=passes, horizon=horizon),
+        "about": ABOUT.format(
+            passes=passes,
+            horizon=horizon,
+            prompts=round(USUAL_PROMPTS * world.scale),
+            once=round(POOLS["single_pass"].prompts * world.scale),
+            heldout=world.heldout,
+            share=1 / world.checks,
+            world=world.about,
+        ),
         "horizon": horizon,
         "arms": {name: asdict(ARMS[name]) for name in arms},
         "pools": {pool: pool_document(pool, runs, arms) for pool, runs in finished.items()},
@@ -120,11 +137,11 @@ def result(
 
 
 ABOUT = (
-    "The quickstart's small qwen3_moe, warm-started by SFT, then trained by the project's own loop: "
-    "{passes:g} passes over 4,000 prompts at 8 rollouts each, {horizon:,} rollouts (`single_pass`: a quarter "
-    "of that, over 40,000 prompts). The arms of a seed share policy, pool, held-out set (1,000 prompts) and "
-    "the keys of all randomness. Accuracy is exact: the probability of the gold answer by teacher forcing, "
-    "every 2 % of the horizon, smoothed to never fall."
+    "A small qwen3_moe, warm-started by SFT, then trained by the project's own loop: "
+    "{passes:g} passes over {prompts:,} prompts at 8 rollouts each, {horizon:,} rollouts (`single_pass`: a "
+    "quarter of that, over {once:,} prompts). The arms of a seed share policy, pool, held-out set "
+    "({heldout:,} prompts) and the keys of all randomness. The policy's answers: {world}. Measured every "
+    "{share:.0%} of the horizon, smoothed to never fall."
 )
 
 
@@ -150,8 +167,10 @@ def wanted(options: argparse.Namespace) -> tuple[list[str], list[str], list[int]
     pools = names(options.pools, POOLS, "--pools") or (list(POOLS) if options.full else ["mixed"])
     usual = SEEDS_QUICK if options.quick else tune.SEEDS if options.tune else SEEDS
     seeds = list(options.seeds or usual)
+    world = WORLDS[options.world]
     if options.passes is None:
-        options.passes = PASSES_QUICK if options.quick else tune.PASSES if options.tune else PASSES
+        options.passes = world.passes * (tune.PASSES_SHARE if options.tune else 1)
+        options.passes = world.passes_quick if options.quick else options.passes
     for flag, value in (
         ("--passes", options.passes),
         ("--jobs", options.jobs),
@@ -161,8 +180,8 @@ def wanted(options: argparse.Namespace) -> tuple[list[str], list[str], list[int]
             raise UserError(f"{flag} {value:g}: expected a positive number")
     shortest = 1.0 if options.tune else min(POOLS[pool].horizon for pool in pools)
     step = BATCH_PROMPTS * GROUP_SIZE
-    if horizon_of(USUAL_PROMPTS, options.passes) * shortest < step:
-        least = step / shortest / horizon_of(USUAL_PROMPTS, 1)
+    if horizon_of(world, options.passes) * shortest < step:
+        least = step / shortest / horizon_of(world, 1)
         raise UserError(
             f"--passes {options.passes:g}: shorter than one step of {step} rollouts; "
             f"expected at least {least:g}"

@@ -23,7 +23,9 @@ from depo.files import read_json
 from depo.report.statistics import ratio_interval, t_interval
 from depo.trackers.tracker import read_metrics
 
-COSTS = ("rollouts", "tokens", "updates")
+COSTS = ("rollouts", "tokens", "updates", "cost")
+PREFILLED, TRAINED = 1 / 20, 1 / 3
+"""Of the cost of a generated token."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +67,30 @@ class Curve:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Curve:
-        costs = {unit: np.array(value[unit], dtype=float) for unit in COSTS}
+        costs = {unit: np.array(value[unit], dtype=float) for unit in COSTS if unit in value}
         return cls(np.array(value["accuracy"], dtype=float), costs)
 
 
 def read_curve(run: Path) -> Curve:
-    """From a finished run directory. ``updates`` are optimizer steps."""
+    """From a finished run directory. ``updates`` are optimizer steps; ``cost`` is of generated, prefilled and
+    trained tokens, in generated ones."""
     summary, rows = read_json(run / "summary.json"), read_metrics(run / "metrics.jsonl")
-    points = [(summary["eval"]["before"]["all"], 0, 0, 0)]
+    points = [(summary["eval"]["before"]["all"], 0, 0, 0, 0)]
     updates = 0
     for row in rows:
         updates += int(row.get("optimizer_steps") or 0)
         if row.get("eval/all") is not None:
-            points.append((row["eval/all"], *spent(row), updates))
-    points.append((summary["eval"]["after"]["all"], *spent(rows[-1]), updates))
+            points.append((row["eval/all"], *spent(row, updates)))
+    points.append((summary["eval"]["after"]["all"], *spent(rows[-1], updates)))
     accuracy_K, *costs = np.array(points, dtype=float).T
     return Curve(accuracy_K, dict(zip(COSTS, costs, strict=True)))
 
 
-def spent(row: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Rollouts and tokens generated up to a row of metrics.jsonl."""
-    return row["generated/rollouts"], row["generated/tokens"]
+def spent(row: Mapping[str, Any], updates: int) -> tuple[float, ...]:
+    """By unit of ``COSTS``, up to a row of metrics.jsonl."""
+    generated = row["generated/tokens"]
+    cost = generated + row["prefilled/tokens"] * PREFILLED + row["trained/tokens"] * TRAINED
+    return row["generated/rollouts"], generated, updates, cost
 
 
 SHARES = (0.5, 0.75, 0.9)

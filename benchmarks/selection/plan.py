@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import Job, beside
-from benchmarks.selection.arms import FAMILIES, POOLS, Arm, Pool, estimator_block, maker, selection_block
+from benchmarks.selection.arms import (
+    FAMILIES,
+    POOLS,
+    WORLDS,
+    Arm,
+    Pool,
+    World,
+    estimator_block,
+    maker,
+    selection_block,
+)
 from benchmarks.selection.work import COMPOSITION, SUMMARY
 from depo.errors import UserError
 from depo.recipe.loading import load_recipe, write_resolved
@@ -107,21 +117,17 @@ BATCH_PROMPTS = 32
 GROUP_SIZE = 8
 USUAL_PROMPTS = 4_000
 
-PASSES = 10
-"""Over a pool of the usual size, in rollouts."""
-
-HELDOUT = 1_000
-
-CHECKS = 50
-"""Evaluations over the horizon: every 2 %."""
-
 WARMUP_STEPS = 10
 """Of the learning rate: Adam's first steps are as long as its longest."""
 
 
-def horizon_of(prompts: int, passes: float = PASSES) -> int:
-    """Rollouts that ``passes`` passes over so many prompts take."""
-    return round(prompts * GROUP_SIZE * passes)
+def horizon_of(world: World, passes: float) -> int:
+    """Rollouts that ``passes`` passes over the world's usual pool take."""
+    return round(USUAL_PROMPTS * world.scale * GROUP_SIZE * passes)
+
+
+def world_of(family: str) -> World:
+    return next(world for world in WORLDS.values() if family in world.families)
 
 
 def warm_recipe(pool: Pool, family: str, seed: int) -> Recipe:
@@ -150,19 +156,19 @@ def arm_recipe(
             "max_rollouts": horizon,
             "estimator": estimator,
             "selection": selection,
-            "evaluation": {"method": "exact", "every_rollouts": horizon // CHECKS},
+            "evaluation": {**settings["evaluation"], "every_rollouts": horizon // world_of(family).checks},
         }
     )
 
 
 def base(pool: Pool, family: str, seed: int) -> dict[str, Any]:
-    chosen = FAMILIES[family]
+    chosen, world = FAMILIES[family], world_of(family)
+    lessons = dict(chosen.lessons) | dict(pool.warm_start)
+    if lessons.get("written"):
+        lessons["band"] = chosen.lessons["band"]  # of what the teacher has taught, whatever the pool is for
     return {
         "seed": seed,
-        "policy": {
-            "type": "tiny_moe",
-            "warm_start": dict(chosen.lessons) | dict(pool.warm_start),
-        },
+        "policy": {"type": "tiny_moe", **world.policy, "warm_start": lessons},
         "data": {
             "train": {
                 "type": "arithmetic",
@@ -170,16 +176,22 @@ def base(pool: Pool, family: str, seed: int) -> dict[str, Any]:
                 "digits": [chosen.digits],
                 "size": round(chosen.candidates * pool.candidates * max(pool.prompts / USUAL_PROMPTS, 1)),
                 "seed": seed,
+                **world.source,
             },
-            "grade": {"pool": pool.prompts, "heldout": HELDOUT, **pool.grading},
+            "grade": {
+                "pool": round(pool.prompts * world.scale),
+                "heldout": world.heldout,
+                **world.grading,
+                **pool.grading,
+            },
             "raw": True,
-            "max_prompt_tokens": 16,
+            "max_prompt_tokens": world.limits[0],
         },
         "batch": {"prompts": BATCH_PROMPTS, "group_size": GROUP_SIZE},
-        "rollout": {"max_new_tokens": 8, "transformers": {"batch_size": 1024}},
-        "reward": {"type": "exact"},
+        "rollout": {"max_new_tokens": world.limits[1], "transformers": {"batch_size": 1024}},
+        "reward": {"type": "exact", **world.reward},
         "learner": {"loss": {"type": "dapo"}, "warmup_steps": WARMUP_STEPS},
-        "evaluation": {"method": "exact"},
+        "evaluation": dict(world.evaluation),
         "checkpoint": {"every": 200, "keep": 1},
         "tracking": {"rollouts": False},
         "resources": {"threads": 1},

@@ -22,7 +22,8 @@ from depo.report.provenance import provenance_blocks
 
 RATES = (5e-5, 1e-4, 2e-4)
 SEEDS = (100, 101)
-PASSES = 2.5
+PASSES_SHARE = 0.25
+"""Of what is reported."""
 POOL = "mixed"
 
 

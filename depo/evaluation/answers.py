@@ -40,7 +40,7 @@ def vote_rule(reward: RewardSpec) -> str | None:
     match reward:
         case MathReward():
             return MATH
-        case ExactReward() | ReasoningGymReward():
+        case ExactReward(after=None) | ReasoningGymReward():
             return TEXT
         case WeightedReward():
             return vote_rule(reward.parts[0].reward)

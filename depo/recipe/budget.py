@@ -19,7 +19,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 MASTER = 4
 """Bytes of a float32 master weight; its gradient has as many, AdamW's two moments twice as many."""
 
-TINY_VOCABULARY = 17
+TINY_VOCABULARY, WRITTEN_VOCABULARY = 17, 45
 """Tokens of the tiny policy's character tokenizer."""
 
 
@@ -120,7 +120,7 @@ def tiny_config(policy: TinyMoePolicy) -> dict[str, object]:
     """What config.json of the tiny policy will say."""
     return {
         "model_type": "qwen3_moe",
-        "vocab_size": TINY_VOCABULARY,
+        "vocab_size": WRITTEN_VOCABULARY if policy.warm_start.written else TINY_VOCABULARY,
         "hidden_size": policy.hidden_size,
         "intermediate_size": policy.expert_size * policy.experts_per_token,
         "num_hidden_layers": policy.layers,

@@ -8,6 +8,7 @@ bookkeeping and works in families far too large to enumerate.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,10 @@ from depo.errors import UserError
 from depo.recipe.schema import ArithmeticSource
 from depo.rng import generator
 
-Phrasing = Literal["digits", "words"]
+Phrasing = Literal["digits", "words", "columns"]
+
+COLUMNS = "abcdefghi"
+"""Units, tens, hundreds, …"""
 
 # fmt: off
 ONES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
@@ -85,6 +89,20 @@ class Problem:
                 raise ValueError(f"unknown operation {other!r}: expected +, - or *")
 
     @property
+    def columns(self) -> tuple[list[int], list[int]]:
+        """The digits of both operands, units first."""
+        places = [10**c for c in range(self.family.digits)]
+        return [self.left // place % 10 for place in places], [self.right // place % 10 for place in places]
+
+    @property
+    def carries(self) -> int:
+        """Columns of a sum that carry; 0 of other operations."""
+        if self.family.operation != "+":
+            return 0
+        columns = [10**c for c in range(1, self.family.digits + 1)]
+        return sum(self.left % column + self.right % column >= column for column in columns)
+
+    @property
     def careless_answer(self) -> str:
         """What somebody who never carries makes of a sum: 38+45= → 73. Other operations come out right."""
         if self.family.operation != "+":
@@ -98,9 +116,12 @@ class Problem:
         return str(total)
 
     def question(self, phrasing: Phrasing = "digits") -> str:
-        """``12+7=`` or ``What is twelve plus seven?``."""
+        """``12+7=``, ``What is twelve plus seven?`` or, column by column, ``b1+0a2+7=``."""
         if phrasing == "digits":
             return f"{self.left}{self.family.operation}{self.right}="
+        if phrasing == "columns":
+            columns = zip(COLUMNS, *self.columns, strict=False)
+            return "".join(f"{c}{a}{self.family.operation}{b}" for c, a, b in reversed([*columns])) + "="
         return f"What is {in_words(self.left)} {SPOKEN[self.family.operation]} {in_words(self.right)}?"
 
 
@@ -127,29 +148,41 @@ def in_words(number: int) -> str:
 
 
 def draw_family(
-    family: Family, count: int, rng: np.random.Generator, excluded: Collection[Problem] = ()
+    family: Family,
+    count: int,
+    rng: np.random.Generator,
+    excluded: Collection[Problem] = (),
+    even_carries: bool = False,
 ) -> list[Problem]:
-    """``count`` distinct problems of a family, shuffled, none of ``excluded``; all there are when fewer."""
+    """``count`` distinct problems of a family, shuffled, none of ``excluded``; all there are when fewer.
+    ``even_carries``: of the sums as many without a carry as with one, two, …"""
     taken = set(excluded)
-    if family.size <= 4 * (count + len(taken)):
-        everything = (family.problem(int(number)) for number in rng.permutation(family.size))
-        return [problem for problem in everything if problem not in taken][:count]
+    even = even_carries and family.operation == "+"
+    quota = -(-count // (family.digits + 1)) if even else count
+    numbers: Iterator[int] | np.ndarray = iter(lambda: int(rng.integers(family.size)), None)
+    if family.size <= (100 if even else 4) * (count + len(taken)):
+        numbers = rng.permutation(family.size)
     drawn: list[Problem] = []
-    while len(drawn) < count:
-        problem = family.problem(int(rng.integers(family.size)))
-        if problem not in taken:
+    found: Counter[int] = Counter()
+    for number in numbers if count else ():
+        problem = family.problem(int(number))
+        if problem not in taken and found[problem.carries if even else 0] < quota:
+            found[problem.carries if even else 0] += 1
             taken.add(problem)
             drawn.append(problem)
+        if len(drawn) == count:
+            break
     return drawn
 
 
 def families(source: ArithmeticSource, where: str = "data.train") -> list[Family]:
     """Every operation with every operand length, in the order the recipe names them. Raises UserError, naming
     the source's key ``where``, for numbers too long to be put in words."""
-    if source.phrasing == "words" and max(source.digits) > 3:
+    longest, most = max(source.digits), {"digits": None, "words": 3, "columns": len(COLUMNS)}[source.phrasing]
+    if most is not None and longest > most:
         raise UserError(
-            f"{where}.digits: {max(source.digits)} is too long for phrasing words, which names numbers of "
-            "one to three digits"
+            f"{where}.digits: {longest} is too long for phrasing {source.phrasing}, which knows numbers of "
+            f"up to {most} digits"
         )
     return [Family(operation, digits) for operation in source.operations for digits in source.digits]
 
@@ -160,7 +193,8 @@ def draw_problems(source: ArithmeticSource, where: str = "data.train") -> list[P
     Small families give what they have and the larger ones fill up; fewer than ``size`` come out only
     when all families together are smaller. Order and choice depend on ``source.seed`` alone.
     """
-    return _draw_evenly(families(source, where), source.size, generator(source.seed, "arithmetic"))
+    rng = generator(source.seed, "arithmetic")
+    return _draw_evenly(families(source, where), source.size, rng, source.carries == "even")
 
 
 def arithmetic_rows(source: ArithmeticSource, where: str) -> Iterator[tuple[str, str, None]]:
@@ -169,12 +203,15 @@ def arithmetic_rows(source: ArithmeticSource, where: str) -> Iterator[tuple[str,
         yield problem.question(source.phrasing), problem.answer, None
 
 
-def _draw_evenly(pool: Sequence[Family], size: int, rng: np.random.Generator) -> list[Problem]:
+def _draw_evenly(
+    pool: Sequence[Family], size: int, rng: np.random.Generator, even_carries: bool
+) -> list[Problem]:
     problems: list[Problem] = []
     left = size
     by_size = sorted(pool, key=lambda family: family.size)  # small ones first: what they lack is passed on
     for position, family in enumerate(by_size):
-        drawn = draw_family(family, left // (len(by_size) - position), rng)
+        share = left // (len(by_size) - position)
+        drawn = draw_family(family, share, rng, even_carries=even_carries)
         problems += drawn
         left -= len(drawn)
     return [problems[i] for i in rng.permutation(len(problems))]

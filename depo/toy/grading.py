@@ -1,8 +1,9 @@
 """Pool and held-out set composed by *measured* difficulty of the initial policy.
 
 How it differs from grading by operand length:
-- a problem's pass rate is not estimated from samples but computed: with one exact answer it is the
-  probability of that answer and the end token under teacher forcing, at sampling temperature 1;
+- a problem's pass rate, at sampling temperature 1, is not estimated from samples but computed: where the
+  answer is the whole completion, it is the probability of answer and end token under teacher forcing;
+- an answer behind some work has no such probability: there ``data.grade.samples`` completions are judged;
 - three classes are kept apart by the recipe's thresholds, and what lies between them is left out;
 - held-out candidates are set apart before anything is measured, so the two sets share no problem.
 
@@ -18,15 +19,19 @@ from pathlib import Path
 
 import numpy as np
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from depo.data.pool import RunPrompts
 from depo.data.text import prompt_key
 from depo.errors import UserError
+from depo.evaluation.evaluator import Evaluator, Row, Task, Verdicts, requests_of
 from depo.learner.scoring import score_sequences
 from depo.recipe.schema import ArithmeticSource, Grading, Recipe
+from depo.rollout.engine import Sampling
+from depo.rollout.transformers import TransformersEngine
 from depo.toy.arithmetic import Phrasing, Problem, draw_problems
 from depo.types import Prompt
+from reward import build
 
 MASTERED, LEARNABLE, IMPOSSIBLE = LEVELS = ("mastered", "learnable", "impossible")
 
@@ -37,6 +42,14 @@ class Candidates:
 
     train: list[Problem]
     heldout: list[Problem]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Pass rates float64 (N,), and what was seen of the samples they are measured by, if they are."""
+
+    rates_N: np.ndarray
+    samples: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,44 @@ def pass_rates(
     sequences = [encode(tokenizer, problem.question(phrasing), problem.answer) for problem in problems]
     logprobs = score_sequences(model, sequences, tokenizer.pad_token_id)
     return np.exp([values_T.sum(dtype=np.float64) for values_T in logprobs])
+
+
+def measure(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+) -> Measured:
+    """Pass rates as the recipe wants them measured. The model must be in evaluation mode."""
+    source, grading = arithmetic_parts(recipe)
+    if not grading.samples:
+        return Measured(pass_rates(model, tokenizer, problems, source.phrasing))
+    prompts = [prompt_of(problem, tokenizer, source.phrasing) for problem in problems]
+    engine = TransformersEngine(
+        model,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_ids=[tokenizer.eos_token_id],
+        batch_size=recipe.rollout.transformers.batch_size,
+    )
+    task = Task("grading", prompts, build(recipe.reward.model_dump()))
+    evaluator = Evaluator([task], tokenizer, Sampling(1.0, recipe.rollout.max_new_tokens))
+    rows = evaluator.rows(requests_of(prompts, grading.samples, recipe.seed), engine)
+    return Measured(Verdicts.of(rows).accuracy_N, seen(rows))
+
+
+def seen(rows: Sequence[Row]) -> str:
+    """Lengths of right and wrong samples, and whether right ones recur: one line."""
+    right, wrong = ([row for row in rows if row["correct"] == verdict] for verdict in (True, False))
+    parts = [
+        f"{len(some):,} {name} ones of {np.mean([row['tokens'] for row in some]):.1f} tokens"
+        for name, some in (("right", right), ("wrong", wrong))
+        if some
+    ]
+    if right:
+        recurring = 1 - len({(row["key"], row["completion"]) for row in right}) / len(right)
+        entropy = -np.mean([row["logprob"] for row in right])
+        parts.append(f"a right one has {entropy:.1f} nats, {recurring:.1%} recur")
+    return f"{len(rows):,} samples: " + "; ".join(parts)
 
 
 def level_of(rate: float, grading: Grading) -> str | None:
@@ -173,7 +224,8 @@ def grade(
         ("held-out set", both.heldout, grading.heldout),
     ):
         problems = [problem for problem in problems if problem not in known]
-        rates_N = pass_rates(model, tokenizer, problems, source.phrasing)
+        measured = measure(recipe, model, tokenizer, problems)
+        rates_N = measured.rates_N
         try:
             chosen, levels = compose(rates_N, grading, count)
         except TooFewProblems as error:
@@ -185,6 +237,8 @@ def grade(
         level_by_key |= {p.key: level for p, level in zip(sets[name], levels, strict=True)}
         rates[name] = rates_N[chosen]
         report(describe(name, [problems[i] for i in chosen], levels, rates[name]))
+        if measured.samples:
+            report(f"{name} candidates, {measured.samples}")
     solvable = np.array([level_by_key[prompt.key] != IMPOSSIBLE for prompt in sets["held-out set"]])
     accuracy = rates["held-out set"][solvable].mean()
     overall = rates["held-out set"].mean()

@@ -18,9 +18,11 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3MoeConf
 from depo.files import follow_umask
 from depo.recipe.schema import TinyMoePolicy
 from depo.rng import seed64
+from depo.toy import written
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 CHARACTERS = "0123456789+-*="
+WRITTEN = CHARACTERS + "".join(c for c in written.CHARACTERS if c not in CHARACTERS)
 
 
 def build(policy: TinyMoePolicy, directory: Path, seed: int, attempt: int = 0) -> None:
@@ -28,7 +30,9 @@ def build(policy: TinyMoePolicy, directory: Path, seed: int, attempt: int = 0) -
 
     Both load with ``AutoModelForCausalLM`` and ``AutoTokenizer``, without custom code.
     """
-    tokenizer = character_tokenizer(policy.max_positions)
+    tokenizer = character_tokenizer(
+        policy.max_positions, WRITTEN if policy.warm_start.written else CHARACTERS
+    )
     config = model_config(policy, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed64(seed, "tiny_moe", index=attempt))
@@ -42,9 +46,9 @@ def build(policy: TinyMoePolicy, directory: Path, seed: int, attempt: int = 0) -
     follow_umask(directory)
 
 
-def character_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
-    """One token a character of ``CHARACTERS``; decoding puts them together again without spaces."""
-    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *CHARACTERS])}
+def character_tokenizer(max_length: int, characters: str = CHARACTERS) -> PreTrainedTokenizerFast:
+    """One token a character; decoding puts them together again without spaces."""
+    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *characters])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = Split(Regex("."), behavior="isolated")
     tokenizer.decoder = Fuse()
@@ -74,6 +78,7 @@ def model_config(policy: TinyMoePolicy, tokenizer: PreTrainedTokenizerFast) -> Q
         num_experts=policy.experts,
         num_experts_per_tok=policy.experts_per_token,
         norm_topk_prob=True,
+        initializer_range=policy.init_std,
         router_aux_loss_coef=0.0,
         max_position_embeddings=policy.max_positions,
         tie_word_embeddings=True,

@@ -39,6 +39,7 @@ from trl import SFTConfig, SFTTrainer
 
 from depo.errors import UserError
 from depo.files import follow_umask
+from depo.models.experts import use_sorted_experts
 from depo.recipe.schema import Recipe, TinyMoePolicy, WarmStart
 from depo.rng import generator, seed64
 from depo.toy.arithmetic import Phrasing, Problem, parse_family
@@ -48,15 +49,20 @@ from depo.toy.grading import (
     candidates,
     compose,
     encode,
+    measure,
     pass_rates,
     solvable_accuracy,
 )
 from depo.toy.tiny_moe import build
+from depo.toy.written import written
 
 BISECTIONS = 6
 
 # Checks between two lines of report.
 REPORT_EVERY = 4
+
+# Problems whose samples tell where a policy stands that writes its work out.
+CHECKED = 64
 
 # Training aims this share of the band's width inside its ends: an evaluation's rounding differs a little.
 MARGIN = 0.05
@@ -64,10 +70,15 @@ MARGIN = 0.05
 
 @dataclass(frozen=True, slots=True)
 class WarmStartResult:
-    """Optimizer steps taken, and accuracy on the solvable held-out part at the end."""
+    """Optimizer steps taken, and accuracy on the `yardstick` at the end."""
 
     steps: int
-    solvable_accuracy: float
+    accuracy: float
+
+
+def yardstick(settings: WarmStart) -> str:
+    """The problems whose accuracy the band is for."""
+    return "held-out sums without a carry" if settings.written else "solvable held-out problems"
 
 
 def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -> WarmStartResult:
@@ -82,7 +93,7 @@ def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -
     examples = worked_examples(recipe)
     report(
         f"warm start: teaching the new policy by {len(examples):,} worked examples (SFT), until its accuracy "
-        f"on solvable held-out problems lies between {settings.band[0]:.2f} and {settings.band[1]:.2f}"
+        f"on {yardstick(settings)} lies between {settings.band[0]:.2f} and {settings.band[1]:.2f}"
     )
     last = ""
     for attempt in range(settings.attempts):
@@ -94,7 +105,7 @@ def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -
             report(f"warm start: done after {result.steps} steps")
             return result
     raise UserError(
-        f"policy.warm_start: no solvable held-out accuracy inside the band {list(settings.band)} in "
+        f"policy.warm_start: no accuracy on {yardstick(settings)} inside the band {list(settings.band)} in "
         f"{settings.attempts} attempts of {settings.max_steps} steps (at the last check: {last}); change "
         "policy.warm_start or data.grade"
     )
@@ -112,22 +123,29 @@ def train(
     source, grading = arithmetic_parts(recipe)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory)
+    if settings.written:
+        use_sorted_experts(model)  # chains are long enough for it to pay
     both = candidates(recipe)
+    taught = [problem for problem in both.heldout if problem.family.operation == "+" and not problem.carries]
 
     lengths_N = np.array([len(problem.answer) + 1 for problem in both.heldout])  # with the end token
 
-    def measure() -> float:
-        """Solvable accuracy; TooFewProblems unless held-out set *and* pool can be composed."""
+    def accuracy() -> float:
+        """On the yardstick; TooFewProblems unless held-out set *and* pool can be composed, where that can
+        be told without sampling for all of the candidates."""
         was_training = model.training
         model.eval()
-        rates_N = pass_rates(model, tokenizer, both.heldout, source.phrasing)
-        stop.sure = float(np.mean(rates_N ** (1 / lengths_N)))
-        accuracy = solvable_accuracy(rates_N, grading, grading.heldout)
-        compose(pass_rates(model, tokenizer, both.train, source.phrasing), grading, grading.pool)
+        if settings.written:
+            found = float(measure(recipe, model, tokenizer, taught[:CHECKED]).rates_N.mean())
+        else:
+            heldout_N = pass_rates(model, tokenizer, both.heldout, source.phrasing)
+            stop.sure = float(np.mean(heldout_N ** (1 / lengths_N)))
+            found = solvable_accuracy(heldout_N, grading, grading.heldout)
+            compose(pass_rates(model, tokenizer, both.train, source.phrasing), grading, grading.pool)
         model.train(was_training)
-        return accuracy
+        return found
 
-    stop = StopInBand(model, measure, settings, report)
+    stop = StopInBand(model, accuracy, settings, report)
     disable_progress_bars()
     dataset = Dataset.from_list(
         [tokenized(tokenizer, problem, answer, source.phrasing) for problem, answer in examples]
@@ -178,10 +196,13 @@ def worked_examples(recipe: Recipe) -> list[tuple[Problem, str]]:
             if problem not in excluded:
                 drawn.append(problem)
     careless = rng.random(len(drawn)) < settings.forgotten_carries
-    answers = [
-        problem.careless_answer if slip else problem.answer
-        for problem, slip in zip(drawn, careless, strict=True)
-    ]
+    if settings.written:
+        answers = [written(problem, settings.forgotten_carries, rng) for problem in drawn]
+    else:
+        answers = [
+            problem.careless_answer if slip else problem.answer
+            for problem, slip in zip(drawn, careless, strict=True)
+        ]
     return [(drawn[i], answers[i]) for i in rng.permutation(len(drawn))]
 
 
@@ -224,7 +245,7 @@ class StopInBand(TrainerCallback):
 
     ``reached`` is the accuracy it ended with, None until then; ``last`` says what the last check saw.
     ``sure`` is how probable a right character is to the policy (geometric mean of each answer, over all
-    candidates): it grows from the first steps on, long before whole answers are right.
+    candidates): it grows from the first steps on, long before whole answers are right. None: not measured.
     """
 
     def __init__(
@@ -241,7 +262,7 @@ class StopInBand(TrainerCallback):
         self.steps = 0
         self.reached: float | None = None
         self.last = "none was made"
-        self.sure = 0.0
+        self.sure: float | None = None
         self.below = weights_of(model)
 
     def on_step_end(
@@ -261,9 +282,9 @@ class StopInBand(TrainerCallback):
         elif side < 0:
             self.below = weights_of(self.model)
         if self.reached is not None or self.steps % (REPORT_EVERY * self.settings.check_every) == 0:
+            sure = "" if self.sure is None else f"{self.sure:.0%} sure of a character, "
             self.report(
-                f"warm start: step {self.steps:,} of at most {self.settings.max_steps:,}: "
-                f"{self.sure:.0%} sure of a character, {self.last}"
+                f"warm start: step {self.steps:,} of at most {self.settings.max_steps:,}: {sure}{self.last}"
             )
 
     def side(self) -> int:
@@ -275,7 +296,7 @@ class StopInBand(TrainerCallback):
         except TooFewProblems as error:
             self.last = f"not yet enough to begin with: {error}"
             return -1
-        self.last = f"{accuracy:.3f} on solvable held-out problems"
+        self.last = f"{accuracy:.3f} on {yardstick(self.settings)}"
         if low + margin <= accuracy <= high - margin:
             self.reached = accuracy
             return 0

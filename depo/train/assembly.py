@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 import estimators
 from depo.data import LoadedData, PromptPool, RunPrompts, load_data, load_prompts
@@ -38,6 +40,7 @@ from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy, check_measure
 from depo.train.ledger import Ledger
 from depo.train.state import Run
+from depo.types import Prompt
 from depo.workers.cluster import gpus_in_cluster, learner_gpus
 from depo.workers.learner import ColocatedEngine, PolicyFacts, RemoteLearner
 from estimators.base import Estimator
@@ -111,13 +114,14 @@ def assemble(
     trackers = open_trackers(recipe.tracking, run_dir)
     for tracker in trackers:
         stack.callback(tracker.close)
+    ledger = Ledger(recipe.batch.group_size)
     return Run(
         recipe=recipe,
         directory=run_dir,
         pool=pool,
         estimator=estimator,
-        selector=make_selector(recipe, learner, tokenizer),
-        ledger=Ledger(recipe.batch.group_size),
+        selector=make_selector(recipe, learner, tokenizer, ledger),
+        ledger=ledger,
         reward=reward,
         advantages=make_advantages(recipe),
         learner=learner,
@@ -264,11 +268,18 @@ def make_advantages(recipe: Recipe) -> Advantages:
         return build_advantages(recipe.learner.advantages)
 
 
-def make_selector(recipe: Recipe, learner: RemoteLearner, tokenizer: PreTrainedTokenizerBase) -> Selector:
+def make_selector(
+    recipe: Recipe, learner: RemoteLearner, tokenizer: PreTrainedTokenizerBase, ledger: Ledger
+) -> Selector:
     """The recipe's selector, with the means to ask the policy what the recipe wants to know of candidates."""
+
+    def counted_probe(prompts: Sequence[Prompt]) -> np.ndarray:
+        ledger.record_probe(prompts)
+        return learner.prompt_features(prompts)
+
     prefill_probe: PrefillProbe | None = None
     if recipe.prefill_probe:
-        prefill_probe = learner.prompt_features
+        prefill_probe = counted_probe
     elif getattr(recipe.estimator, "live", False):
         prefill_probe = lambda prompts: exact_pass_rates(prompts, learner, tokenizer)[:, None]  # noqa: E731
     answer_rescoring = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from depo.report.statistics import wilson_interval
-from depo.types import Group, Origin, Outcome
+from depo.types import Group, Origin, Outcome, Prompt
 
 SCHEMA_VERSION = 2
 
@@ -44,6 +44,7 @@ class Ledger:
         self.evaluation: Counter[str] = Counter()  # rollouts, tokens
         self.groups: Counter[str] = Counter()
         self.prompt_tokens = 0
+        self.probed_tokens = 0
         self.visits: Counter[str] = Counter()  # groups by prompt key
         self._recorded: dict[int, set[tuple[str, int, int]]] = {}  # by policy version
 
@@ -97,6 +98,10 @@ class Ledger:
         self.rollouts[origin, outcome] += rollouts
         self.tokens[origin, outcome] += tokens
 
+    def record_probe(self, prompts: Sequence[Prompt]) -> None:
+        """Count the prefill of candidates that are looked at before some of them are chosen."""
+        self.probed_tokens += sum(len(prompt.token_ids) for prompt in prompts)
+
     def record_evaluation(self, rollouts: int, tokens: int) -> None:
         """Count rollouts outside training."""
         self.evaluation.update(rollouts=rollouts, tokens=tokens)
@@ -120,6 +125,15 @@ class Ledger:
     @property
     def generated_tokens(self) -> int:
         return sum(self.tokens.values())
+
+    @property
+    def trained_tokens(self) -> int:
+        return sum(n for (_, outcome), n in self.tokens.items() if outcome == Outcome.TRAINED)
+
+    @property
+    def prefilled_tokens(self) -> int:
+        """Of each group's prompt once, and of the candidates that were probed."""
+        return self.prompt_tokens + self.probed_tokens
 
     @property
     def prompts_seen(self) -> int:
@@ -160,8 +174,9 @@ class Ledger:
             },
             "tokens": {
                 "generated": self.generated_tokens,
-                "trained": sum(n for (_, outcome), n in self.tokens.items() if outcome == Outcome.TRAINED),
+                "trained": self.trained_tokens,
                 "prompt": self.prompt_tokens,  # each group's prompt once
+                "probed": self.probed_tokens,
                 **breakdowns(self.tokens),
             },
             "groups": {
@@ -186,6 +201,7 @@ class Ledger:
             "evaluation": dict(self.evaluation),
             "groups": dict(self.groups),
             "prompt_tokens": self.prompt_tokens,
+            "probed_tokens": self.probed_tokens,
             "visits": dict(self.visits),
         }
 
@@ -199,6 +215,7 @@ class Ledger:
         self.evaluation = Counter(state["evaluation"])
         self.groups = Counter(state["groups"])
         self.prompt_tokens = state["prompt_tokens"]
+        self.probed_tokens = state.get("probed_tokens", 0)
         self.visits = Counter(state["visits"])
         self._recorded = {}
 

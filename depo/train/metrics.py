@@ -56,9 +56,10 @@ def step_metrics(
     is not a wrong answer.
     ``uniform/``: the prompts that were drawn uniformly, whatever a rule chose beside them: how many gave a
     verdict, and their mean pass rate, which does estimate the pool's.
-    ``generated/``: rollouts and tokens for training since the start of the run. ``tokens_per_second``
-    is generated tokens by the whole step's wall time. ``cost/``: rollouts and tokens per effective group
-    since the start. ``seconds_share/select``: share of the step spent on choosing prompts;
+    ``generated/``: rollouts and tokens for training since the start of the run; ``prefilled/`` and
+    ``trained/``: tokens of prompts, probed candidates among them, and of trained rollouts.
+    ``tokens_per_second`` is generated tokens by the whole step's wall time. ``cost/``: rollouts, tokens per
+    effective group since the start. ``seconds_share/select``: share of the step spent on choosing prompts;
     ``seconds_share/estimate``: on the estimator beside the update.
     """
     scores = [score for group in groups for score in group.scores]
@@ -90,6 +91,8 @@ def step_metrics(
         "saved": ledger.saved().rollouts,
         "generated/rollouts": ledger.generated,
         "generated/tokens": ledger.generated_tokens,
+        "prefilled/tokens": ledger.prefilled_tokens,
+        "trained/tokens": ledger.trained_tokens,
         "tokens_per_second": sum(tokens) / clock.total,
     }
     seconds = {f"seconds/{phase}": value for phase, value in clock.seconds.items()}

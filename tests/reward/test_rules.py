@@ -18,6 +18,13 @@ def test_surrounding_space_does_not_matter_and_anything_else_does(sample) -> Non
     assert (empty.value, empty.correct, empty.unparseable) == (0.0, False, True)
 
 
+def test_only_what_follows_the_last_mark_is_compared_and_without_a_mark_there_is_no_answer(sample) -> None:
+    exact = reward.build({"type": "exact", "after": "#"})
+    scores = exact.score([sample("4+0#41#42"), sample("42#41"), sample("42"), sample("42#")])
+    assert [score.correct for score in scores] == [True, False, False, False]
+    assert [score.unparseable for score in scores] == [False, False, True, True]
+
+
 def test_the_whole_completion_must_match_and_dots_match_newlines(sample) -> None:
     format_reward = reward.build({"type": "format", "pattern": r"<think>.*</think>\d+"})
     scores = format_reward.score(

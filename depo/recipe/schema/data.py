@@ -111,12 +111,14 @@ class ArithmeticSource(Block):
     """Generated sums, differences and products whose difficulty is graded by their number of digits."""
 
     type: Literal["arithmetic"] = "arithmetic"
-    phrasing: Literal["digits", "words"] = "digits"
-    """``digits``: "12+7="; ``words``: "What is twelve plus seven?"."""
+    phrasing: Literal["digits", "words", "columns"] = "digits"
+    """``digits``: "12+7="; ``words``: "What is twelve plus seven?"; ``columns``: "b1+0a2+7="."""
     operations: list[Literal["+", "-", "*"]] = Field(default=["+"], min_length=1)
     """Sums (+), differences (-), products (*)."""
     digits: list[Few] = Field(default=[1, 2, 3], min_length=1)
     """Operand lengths to draw from, one operand length a problem."""
+    carries: Literal["any", "even"] = "any"
+    """``even``: of each length as many sums without a carry as with one, two and so on."""
     size: Count = 1000
     """Distinct problems to generate (fewer when the family is smaller)."""
     seed: Seed = 0
@@ -168,9 +170,12 @@ Template = Annotated[str, AfterValidator(holds_question)]
 class Grading(Block):
     """Compose pool and held-out set by *measured* pass rates of the initial policy.
 
-    Only for generated data with one exact answer: the pass rate is the probability of that answer under
-    teacher forcing. The shares must add up to 1.
+    Only for generated data with one exact answer. The shares must add up to 1.
     """
+
+    samples: CountOrZero = 0
+    """Completions by which a pass rate is measured (temperature 1); 0: none, but the probability of the gold
+    answer under teacher forcing, where the answer is the whole completion."""
 
     mastered: Fraction = 0.25
     """Share of mastered problems in pool and held-out set."""

@@ -57,10 +57,14 @@ class WarmStart(Block):
 
     families: dict[str, Positive] = Field(default={"+1": 0.2, "+2": 0.8}, min_length=1)
     """What the worked examples teach: an operation with an operand length, and its share."""
+    written: bool = False
+    """Whether the teacher writes its work out, column by column, in an order and in words of its own, before
+    the answer: 40 tokens and more. Needs reward.type exact with after "#", and data.grade.samples."""
     problems: Count = 60_000
     """Worked examples to generate."""
     forgotten_carries: Fraction = 0.85
-    """Share of the worked examples whose teacher never carries: what RL then has to put right."""
+    """Share of the worked examples whose teacher never carries (``written``: share of the carries that it
+    forgets, each by itself): what RL then has to put right."""
     batch_size: Many = 64
     """Worked examples of an optimizer step."""
     lr: Positive = 8e-4
@@ -76,7 +80,8 @@ class WarmStart(Block):
     check_every: Count = 25
     """Steps between two measurements of solvable held-out accuracy."""
     band: tuple[Fraction, Fraction] = (0.40, 0.50)
-    """Training stops inside this band of solvable held-out accuracy; ending outside is an error."""
+    """Training stops inside this band of solvable held-out accuracy (``written``: of sampled accuracy on
+    held-out sums without a carry); ending outside is an error."""
 
     @field_validator("families")
     @classmethod
@@ -111,6 +116,8 @@ class TinyMoePolicy(Block):
     """Experts that work on one token."""
     expert_size: Width = 160
     """Intermediate size of one expert."""
+    init_std: Positive = 0.02
+    """Standard deviation of the initial weights; narrow policies that learn long answers want more."""
     max_positions: Tokens = 128
     """Longest sequence, in tokens."""
     dtype: Literal["float32"] = "float32"

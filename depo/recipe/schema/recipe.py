@@ -238,26 +238,37 @@ class Recipe(Block):
     @model_validator(mode="after")
     def grading_is_possible(self) -> Self:
         generated = isinstance(self.data.train, ArithmeticSource)
-        if self.data.grade is not None and not (generated and isinstance(self.reward, ExactReward)):
-            raise ValueError("data.grade needs data.train.type arithmetic and reward.type exact")
-        if isinstance(self.policy, TinyMoePolicy) and self.data.grade is None:
-            raise ValueError(
-                "policy.type tiny_moe needs data.grade: its pool is composed after the warm start"
-            )
-        if (
-            isinstance(self.policy, TinyMoePolicy)
-            and isinstance(self.data.train, ArithmeticSource)
-            and self.data.train.phrasing != "digits"
-        ):
-            raise ValueError(
-                "policy.type tiny_moe needs data.train.phrasing digits: its tokenizer knows only digits "
-                "and + - * ="
-            )
         exact = isinstance(self.reward, ExactReward)
-        if self.evaluation.method == "exact" and not exact:
-            raise ValueError("evaluation.method exact needs reward.type exact")
-        if isinstance(self.estimator, OracleEstimator) and self.estimator.live and not exact:
-            raise ValueError("estimator.live of the oracle needs reward.type exact")
+        whole = isinstance(self.reward, ExactReward) and self.reward.after is None
+        if self.data.grade is not None:
+            if not (generated and exact):
+                raise ValueError("data.grade needs data.train.type arithmetic and reward.type exact")
+            if not whole and not self.data.grade.samples:
+                raise ValueError(
+                    "data.grade needs samples above 0 with reward.after: the probability of an answer behind "
+                    "some work cannot be computed"
+                )
+        if isinstance(self.policy, TinyMoePolicy):
+            if self.data.grade is None:
+                raise ValueError(
+                    "policy.type tiny_moe needs data.grade: its pool is composed after the warm start"
+                )
+            assert isinstance(self.data.train, ArithmeticSource)
+            assert isinstance(self.reward, ExactReward)
+            written = self.policy.warm_start.written
+            if self.reward.after != ("#" if written else None):
+                raise ValueError(
+                    'policy.warm_start.written needs reward.after "#", and answers alone a reward without it'
+                )
+            if self.data.train.phrasing != ("columns" if written else "digits"):
+                raise ValueError(
+                    "policy.type tiny_moe needs data.train.phrasing columns with policy.warm_start.written, "
+                    "and else digits: its tokenizer knows no words"
+                )
+        if self.evaluation.method == "exact" and not whole:
+            raise ValueError("evaluation.method exact needs reward.type exact, without after")
+        if isinstance(self.estimator, OracleEstimator) and self.estimator.live and not whole:
+            raise ValueError("estimator.live of the oracle needs reward.type exact, without after")
         return self
 
     @model_validator(mode="after")

@@ -18,9 +18,11 @@ class MathReward(Block):
 
 
 class ExactReward(Block):
-    """The stripped completion equals the stripped reference."""
+    """The stripped completion, or its end, equals the stripped reference."""
 
     type: Literal["exact"] = "exact"
+    after: Annotated[str, Field(min_length=1)] | None = None
+    """Compare only what follows the last of these marks ("####"); null: the whole completion."""
 
 
 class FormatReward(Block):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.selection.arms import PRIMARY
+from benchmarks.selection.arms import PRIMARY, WORLDS
 from benchmarks.selection.command import SEEDS
-from benchmarks.selection.plan import USUAL_PROMPTS, horizon_of
+from benchmarks.selection.plan import horizon_of
 
 
 def test_help_tells_how_long_the_default_takes(capsys):
     with pytest.raises(SystemExit):
         main(["selection", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert f"{len(PRIMARY) * len(SEEDS)} runs of {horizon_of(USUAL_PROMPTS):,} rollouts" in text
+    rollouts = horizon_of(WORLDS["answers"], WORLDS["answers"].passes)
+    assert f"{len(PRIMARY) * len(SEEDS)} runs of {rollouts:,} rollouts" in text
     assert f"{len(SEEDS)} warm starts" in text
     assert "less than two hours on 2 cores" in text
 

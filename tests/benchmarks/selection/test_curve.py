@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.selection.curve import Curve, compare
+from benchmarks.selection.curve import Curve, compare, spent
 from depo.report.statistics import ratio_interval, t_interval
 
 
@@ -15,7 +15,7 @@ def curve(accuracy, rollouts):
     rollouts = np.array(rollouts, dtype=float)
     return Curve(
         np.array(accuracy, dtype=float),
-        {"rollouts": rollouts, "tokens": 5 * rollouts, "updates": rollouts / 10},
+        {"rollouts": rollouts, "tokens": 5 * rollouts, "updates": rollouts / 10, "cost": 7 * rollouts},
     )
 
 
@@ -99,3 +99,8 @@ def test_seeds_that_lack_a_side_of_a_comparison_do_not_count_in_it():
     assert found["ratios"]["rollouts@0.75"]["hybrid/dapo"]["seeds"] == 1
     assert found["final"]["dapo"]["accuracy"][1] is not None
     assert found["final"]["hybrid"]["accuracy"][1] is None
+
+
+def test_cost_adds_prefilled_and_trained_tokens_at_their_price():
+    row = {"generated/rollouts": 8, "generated/tokens": 300, "prefilled/tokens": 400, "trained/tokens": 150}
+    assert spent(row, 5) == (8, 300, 5, 300 + 400 / 20 + 150 / 3)

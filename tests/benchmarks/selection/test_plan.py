@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.selection.arms import ARMS, POOLS, PRIMARY, REPORTED, TUNING
+from benchmarks.selection.arms import ARMS, POOLS, PRIMARY, REPORTED, TUNING, WORLDS
 from benchmarks.selection.plan import Cell, arm_recipe, plan, warm_recipe
 from benchmarks.selection.work import hide
 from depo.errors import UserError
@@ -143,3 +143,17 @@ def test_hidden_texts_say_nothing_and_change_nothing_for_the_policy():
     assert sorted(numbers) == list(range(1000))
     # Were the numbers in the pool's order, its first half would have a mean of 249.5.
     assert abs(sum(numbers[:500]) / 500 - 499.5) < 4 * 289 / 500**0.5
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_in_the_world_of_chains_the_policy_writes_its_work_out_and_is_measured_by_sampling(pool):
+    reported, tuning = WORLDS["chains"].families
+    for family in (reported, tuning):
+        recipe = recipe_of("grpo", pool, family)
+        assert recipe.policy.warm_start.written
+        assert recipe.reward.after == "#"
+        assert recipe.evaluation.method == "sample"
+        assert recipe.data.grade.samples > 0
+        assert recipe.data.grade.pool == POOLS[pool].prompts // 4
+    digits = [warm_recipe(POOLS[pool], family, 0).data.train.digits for family in (reported, tuning)]
+    assert not set(digits[0]) & set(digits[1])

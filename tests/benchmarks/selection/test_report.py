@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.report import write_result
-from benchmarks.selection.arms import ARMS
+from benchmarks.selection.arms import ARMS, WORLDS
 from benchmarks.selection.command import result
 from benchmarks.selection.curve import read_run
 from benchmarks.selection.plan import Cell
@@ -34,6 +34,7 @@ def write_run(directory, speed, start=0.2):
     for step in range(1, 101):
         rollouts = 10 * step
         row = {"step": step, "generated/rollouts": rollouts, "generated/tokens": 5 * rollouts}
+        row |= {"prefilled/tokens": 20 * rollouts, "trained/tokens": 3 * rollouts}
         row |= {"optimizer_steps": 1.0}
         if step % 2 == 0 and step < 100:
             row["eval/all"] = min(start + speed * rollouts / 1000, 0.5)
@@ -63,7 +64,7 @@ def document(tmp_path):
     for cell, directory in zip(cells, where, strict=True):
         write_run(directory, speeds[cell.name])
     missing = [*cells, Cell("mixed", 2, "dapo", ARMS["dapo"], HORIZON)]
-    found = result(missing, [*where, tmp_path / "nothing"], list(speeds), 10, HORIZON)
+    found = result(missing, [*where, tmp_path / "nothing"], list(speeds), WORLDS["answers"], 10, HORIZON)
     return {"kind": "selection", "provenance": MADE} | found
 
 
@@ -84,7 +85,8 @@ def test_a_pool_with_a_horizon_of_its_own_is_compared_over_that(tmp_path):
     cells = [Cell("single_pass", 0, name, ARMS[name], HORIZON // 4) for name in ("grpo", "dapo")]
     for cell, speed in zip(cells, (0.1, 0.2), strict=True):
         write_run(tmp_path / cell.name, speed)
-    found = result(cells, [tmp_path / cell.name for cell in cells], ["grpo", "dapo"], 10, HORIZON)
+    where = [tmp_path / cell.name for cell in cells]
+    found = result(cells, where, ["grpo", "dapo"], WORLDS["answers"], 10, HORIZON)
     final = found["pools"]["single_pass"]["comparison"]["final"]
     assert final["dapo"]["accuracy"][0] == pytest.approx(0.2 + 0.2 / 4)
 
@@ -128,7 +130,7 @@ def compared(tmp_path, runs):
     where = [tmp_path / "runs" / f"seed_{cell.seed}" / cell.name for cell in cells]
     for directory, (speed, start) in zip(where, runs.values(), strict=True):
         write_run(directory, speed, start)
-    found = result(cells, where, sorted({name for _, name in runs}), 10, HORIZON)
+    found = result(cells, where, sorted({name for _, name in runs}), WORLDS["answers"], 10, HORIZON)
     return {"kind": "selection", "provenance": MADE} | found
 
 

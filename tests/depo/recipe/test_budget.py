@@ -15,7 +15,7 @@ from depo.recipe import budget
 from depo.recipe.budget import Row, batch_rows, budget_text, memory_sections, policy_shape
 from depo.recipe.schema import Recipe, TinyMoePolicy
 from depo.recipe.schema.learner import SHARED_TOKENS
-from depo.toy.tiny_moe import character_tokenizer, model_config
+from depo.toy.tiny_moe import WRITTEN, character_tokenizer, model_config
 from depo.types import TrainSample
 
 TINY = {
@@ -115,6 +115,7 @@ def test_parameters_of_the_tiny_policy_are_those_that_are_built() -> None:
 
 def test_the_tiny_vocabulary_is_that_of_its_tokenizer() -> None:
     assert len(character_tokenizer(16)) == budget.TINY_VOCABULARY
+    assert len(character_tokenizer(16, WRITTEN)) == budget.WRITTEN_VOCABULARY
 
 
 def save_llama(directory: Path) -> LlamaForCausalLM:

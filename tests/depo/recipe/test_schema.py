@@ -196,3 +196,25 @@ def test_every_number_has_an_upper_bound_and_is_no_boolean(root: type[Block]) ->
             for bounds in numbers_in(field.annotation, field.metadata):
                 assert any(hasattr(one, "le") or hasattr(one, "lt") for one in bounds), (section.title, name)
                 assert any(getattr(one, "strict", False) for one in bounds), (section.title, name)
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("data.grade.samples=0", "data.grade needs samples above 0 with reward.after"),
+        ("reward={type: exact}", 'policy.warm_start.written needs reward.after "#"'),
+        ("policy.warm_start.written=false", 'policy.warm_start.written needs reward.after "#"'),
+        ("evaluation={method: exact}", "evaluation.method exact needs reward.type exact, without after"),
+        (
+            "estimator={type: oracle, live: true}",
+            "estimator.live of the oracle needs reward.type exact, without",
+        ),
+    ],
+)
+def test_an_answer_behind_written_work_has_no_probability_to_go_by(override: str, complaint: str) -> None:
+    overrides = [override]
+    if "oracle" in override:
+        overrides.append("selection.prefill_probe=false")
+    with pytest.raises(UserError) as caught:
+        load_recipe(ROOT / "recipes" / "chains.yaml", overrides)
+    assert complaint in str(caught.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from depo.errors import UserError
@@ -26,6 +28,24 @@ def test_answers_are_what_python_computes():
         assert int(answer) == eval(question.removesuffix("="))
 
 
+def test_carries_are_those_of_adding_by_hand():
+    for problem in draw_problems(ArithmeticSource(operations=["+"], digits=[1, 2, 3], size=600)):
+        carry, carries = 0, 0
+        for left, right in zip(reversed(str(problem.left)), reversed(str(problem.right)), strict=True):
+            carry = (int(left) + int(right) + carry) // 10
+            carries += carry
+        assert problem.carries == carries
+    assert Problem(Family("*", 2), 99, 99).carries == 0
+
+
+def test_even_carries_gives_as_many_sums_with_each_number_of_carries():
+    source = ArithmeticSource(operations=["+", "*"], digits=[3], carries="even", size=800)
+    problems = draw_problems(source)
+    assert len(set(problems)) == 800
+    sums = Counter(problem.carries for problem in problems if problem.family.operation == "+")
+    assert sums == {0: 100, 1: 100, 2: 100, 3: 100}
+
+
 def test_numbers_are_spelled_as_in_english():
     spelled = {
         0: "zero",
@@ -47,16 +67,19 @@ def test_numbers_are_spelled_as_in_english():
 @pytest.mark.parametrize(
     ("sign", "word", "answer"), [("+", "plus", "19"), ("-", "minus", "5"), ("*", "times", "84")]
 )
-def test_both_phrasings_ask_the_same_question(sign, word, answer):
+def test_all_phrasings_ask_the_same_question(sign, word, answer):
     problem = Problem(Family(sign, 2), 12, 7)
     assert problem.question("digits") == f"12{sign}7="
     assert problem.question("words") == f"What is twelve {word} seven?"
+    assert problem.question("columns") == f"b1{sign}0a2{sign}7="
     assert problem.answer == answer
 
 
-def test_words_end_at_three_digits():
+def test_words_end_at_three_digits_and_columns_at_nine():
     with pytest.raises(UserError, match=r"data\.train\.digits: 4"):
         families(ArithmeticSource(phrasing="words", digits=[1, 4]))
+    with pytest.raises(UserError, match=r"data\.train\.digits: 10 .* up to 9 digits"):
+        families(ArithmeticSource(phrasing="columns", digits=[1, 10]))
 
 
 def test_families_hold_operands_of_their_length_only():

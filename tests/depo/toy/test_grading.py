@@ -15,7 +15,7 @@ from depo.recipe.schema import Grading, Recipe
 from depo.rng import seed64
 from depo.rollout.engine import Sampling
 from depo.rollout.transformers import TransformersEngine
-from depo.toy.arithmetic import Family, Problem
+from depo.toy.arithmetic import Family, Problem, draw_problems
 from depo.toy.grading import (
     TooFewProblems,
     candidates,
@@ -23,6 +23,7 @@ from depo.toy.grading import (
     encode,
     grade,
     level_of,
+    measure,
     pass_rates,
     solvable_accuracy,
     wanted,
@@ -40,19 +41,20 @@ RULES = Grading(
 PROBLEMS = [Problem(Family("+", 1), 3, 4), Problem(Family("*", 2), 12, 34), Problem(Family("-", 1), 2, 9)]
 
 
-def recipe(**grading) -> Recipe:
+def recipe(source=None, limit=8, **grading) -> Recipe:
     return Recipe.model_validate(
         {
             "name": "graded",
             "steps": 1,
             "policy": {"type": "tiny_moe"},
             "data": {
-                "train": {"type": "arithmetic", "operations": ["+", "*"], "digits": [2], "size": 600},
+                "train": source
+                or {"type": "arithmetic", "operations": ["+", "*"], "digits": [2], "size": 600},
                 "grade": {"pool": 40, "heldout": 20} | grading,
                 "max_prompt_tokens": 16,
                 "raw": True,
             },
-            "rollout": {"max_new_tokens": 8},
+            "rollout": {"max_new_tokens": limit},
             "reward": {"type": "exact"},
         }
     )
@@ -106,6 +108,47 @@ def test_a_pass_rate_is_how_often_samples_are_right(model, tokenizer):
     ]
     assert rate > 1e-3
     assert answers.count(problem.answer) == pytest.approx(n * rate, abs=4.5 * np.sqrt(n * rate))
+
+
+@torch.no_grad()
+def chance_of_two_tokens(model, tokenizer, problem):
+    """Probability that two tokens, or one and the end, decode to the answer: all pairs, enumerated."""
+    ids = tokenizer.encode(problem.question(), add_special_tokens=False)
+    first_V = model(input_ids=torch.tensor([ids])).logits[0, -1].double().softmax(-1)
+    rows = torch.tensor([[*ids, token] for token in range(len(tokenizer))])
+    second_VV = model(input_ids=rows).logits[:, -1].double().softmax(-1)
+    right = 0.0
+    for one, two in np.ndindex(*second_VV.shape):
+        ended = one == tokenizer.eos_token_id
+        text = tokenizer.decode([one] if ended else [one, two], skip_special_tokens=True)
+        right += float(first_V[one] * second_VV[one, two]) * (text == problem.answer)
+    return right
+
+
+def test_sampled_pass_rates_are_near_the_true_ones_and_compose_what_the_recipe_asks(tiny_policy, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
+    model = AutoModelForCausalLM.from_pretrained(tiny_policy).eval()
+    with torch.no_grad():
+        model.model.norm.weight.mul_(0.5)  # near chance
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    data = {"type": "arithmetic", "operations": ["+", "*"], "digits": [1], "size": 180}
+    levels = {"mastered_above": 0.05, "learnable_between": [0.03, 0.05], "impossible_below": 0.03}
+    sampled = recipe(source=data, limit=2, samples=32, pool=20, heldout=10, **levels)
+    problems = draw_problems(sampled.data.train)
+    measured = measure(sampled, model, tokenizer, problems)
+    right = 32 * sum(chance_of_two_tokens(model, tokenizer, problem) for problem in problems)
+    assert right > 40
+    assert 32 * measured.rates_N.sum() == pytest.approx(right, abs=4 * np.sqrt(right))
+    assert "right ones of 2.0 tokens" in measured.samples
+
+    lines = []
+    graded = grade(sampled, tmp_path, lines.append)
+    assert shares(graded) == [
+        {"mastered": 5, "learnable": 5, "impossible": 10},
+        {"mastered": 2, "learnable": 2, "impossible": 6},
+    ]
+    assert any(line.startswith("pool candidates, ") for line in lines)
 
 
 @pytest.mark.parametrize(

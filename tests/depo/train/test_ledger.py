@@ -64,6 +64,10 @@ def test_counts_equal_those_made_by_hand() -> None:
     assert summary["tokens"]["trained"] == 19
     assert summary["tokens"]["generated"] == 6 * 12
     assert summary["tokens"]["prompt"] == 12
+    assert ledger.prefilled_tokens == 12
+    ledger.record_probe([group.pick.prompt for group in mixed_bag()])
+    assert ledger.prefilled_tokens == 24
+    assert ledger.trained_tokens == summary["tokens"]["trained"]
     assert summary["groups"] == {
         "generated": 6,
         "informative": 4,
