@@ -95,7 +95,8 @@ class Alarms:
             )
             lines += [f"    {one}" for one in streak.examples]
         lines.append(f"  what helps: {watch.remedy}")
-        lines += [f"  at the same time: {warning}" for warning in self.standing(but=watch)]
+        others = [warning for warning in self.standing(but=watch) if not warning.startswith(streak.text)]
+        lines += [f"  at the same time: {warning}" for warning in others]
         checkpoints = sorted(complete_checkpoints(self.directory / "checkpoints"))
         sound = step_name(self.sound_until() or 0)
         before = [path for path in checkpoints if path.name <= sound]

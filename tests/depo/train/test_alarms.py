@@ -323,3 +323,13 @@ def test_the_pools_pass_rate_is_that_of_uniform_draws_alone() -> None:
 def test_a_run_is_warned_before_it_ends() -> None:
     with pytest.raises(ValueError, match="end 2 must be at least warn 3"):
         alarms_of([], truncated={"end": 2})
+
+
+def test_what_two_guards_say_of_one_figure_is_said_once(tmp_path: Path) -> None:
+    alarms = Alarms(print, RECIPE, tmp_path)
+    for step in range(1, 5):
+        alarms.step(step, [], {"unscorable_share": 1.0})
+    with pytest.raises(RunFailed) as caught:
+        alarms.step(5, [], {"unscorable_share": 1.0})
+    assert "got no verdict" in str(caught.value)
+    assert "at the same time" not in str(caught.value)
