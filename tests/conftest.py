@@ -1,7 +1,7 @@
 """How tests are spread over processes, and fixtures for what tests cannot carry along: real data and models.
 
-A file's tests run in one process, so its fixtures are made once; whatever needs Ray runs in one process too, but for
-vLLM's engines, which have a process and a Ray of their own beside the runs.
+A file's tests run in one process, so its fixtures are made once. Whatever needs Ray runs in one process too;
+vLLM's engines have another, beside the runs.
 """
 
 from __future__ import annotations

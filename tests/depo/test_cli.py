@@ -105,7 +105,7 @@ def least() -> float:
     "arguments", [["--help"], ["upcycle", "--help"], ["train", "small.yaml", "--dry-run"]]
 )
 def test_help_and_dry_run_are_instant(recipe: str, least: float, arguments: list[str]) -> None:
-    """A busy machine is slower with both. It is three times as much here; with torch it would be ten times."""
+    """A busy machine is slower with both. Here it is three times as much; with torch, ten times."""
     assert processor_seconds("-m", "depo", *arguments) < 5 * least
 
 

@@ -120,7 +120,8 @@ def test_the_base_rate_in_hindsight_does_not_open_the_gate() -> None:
 
 def test_useless_estimator_is_let_in_at_most_at_the_stated_rate_over_a_whole_run() -> None:
     """200 runs of 3,000 groups, predictions around the true base rate and independent of the outcome: the
-    gate looks 29 times a run. Measured over 300 runs: 1 % at most; with each look at the plain level, 14 %."""
+    gate looks 29 times a run. Measured over 300 runs: 1 % at most; 14 % with every look at the plain
+    level."""
     let_in = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)

@@ -1,5 +1,5 @@
-"""A run with a tracker and a data source of another package, found by its installed metadata; measured and ended
-by rollouts instead of steps."""
+"""A run with a tracker and a data source of another package, found by its installed metadata; measured
+and ended by rollouts instead of steps."""
 
 from __future__ import annotations
 
