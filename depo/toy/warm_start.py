@@ -6,7 +6,8 @@
    learnable middle: problems solved now and then, where RL has something to reinforce.
 2. Every few steps the policy is measured: exact pass rates of the held-out candidates, and from them the
    accuracy on the solvable part of the held-out set that would be composed now (``depo.toy.grading``). That
-   is the very number an evaluation before RL shows.
+   is the very number an evaluation before RL shows. Of a policy that writes its work out
+   (``depo.toy.written``), samples of some held-out sums without a carry: what its teacher always has right.
 3. Training stops at the first measurement inside the band. When one check lies below and the next above
    it, the way back is halved: along the straight line between the weights at the two checks, accuracy
    changes little by little, so that a point inside the band can be found by bisection.

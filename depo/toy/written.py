@@ -36,7 +36,7 @@ SIGNS = "=>~_)]}'"
 DOUBT, CARRIED, NOT_CARRIED, ANSWER = "?^v#"
 CHARACTERS = "".join(dict.fromkeys(COLUMNS + OPENINGS + SIGNS + DOUBT + CARRIED + NOT_CARRIED + ANSWER))
 
-DOUBTS = {"right": 0.15, "wrong": 0.6, "guessed": 0.7}
+DOUBTS = {"right": 0.1, "wrong": 0.75, "guessed": 0.85}
 """Chance of looking at one more column, by what the work is worth."""
 MOST_DOUBTS = 4
 
