@@ -242,13 +242,13 @@ WORLDS = {
         scale=0.25,
         passes=3.2,
         passes_quick=0.64,
-        heldout=160,
+        heldout=120,
         checks=25,
         evaluation={"method": "sample", "n": 8, "temperature": 1.0},
         limits=(24, 96),
         policy={"hidden_size": 64, "layers": 2, "experts": 4, "expert_size": 64, "init_std": 0.08},
         source={"phrasing": "columns", "carries": "even"},
-        grading={"samples": 8},
+        grading={"samples": 8, "mastered_above": 0.85},
         reward={"after": "#"},
     ),
 }
@@ -279,8 +279,8 @@ CHAINS = {
 }
 
 FAMILIES = {
-    "four-digit chains": Family(4, 5_000, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}}),
-    "three-digit chains": Family(3, 4_400, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}}),
+    "four-digit chains": Family(4, 6_000, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}}),
+    "three-digit chains": Family(3, 5_000, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}}),
     REPORTED: Family(
         digits=3,
         candidates=40_000,

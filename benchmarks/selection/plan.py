@@ -181,8 +181,8 @@ def base(pool: Pool, family: str, seed: int) -> dict[str, Any]:
             "grade": {
                 "pool": round(pool.prompts * world.scale),
                 "heldout": world.heldout,
-                **world.grading,
                 **pool.grading,
+                **world.grading,
             },
             "raw": True,
             "max_prompt_tokens": world.limits[0],
