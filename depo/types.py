@@ -188,6 +188,14 @@ class Group:
             return self.mixed
         return any(i not in self.left_out for i in np.flatnonzero(self.advantages))
 
+    @property
+    def signal(self) -> float:
+        """What there is to learn from it: Σ A² over the rollouts that are not left out."""
+        if self.advantages is None:
+            return 0.0
+        kept = [i for i in range(len(self.advantages)) if i not in self.left_out]
+        return float(np.square(self.advantages[kept], dtype=np.float64).sum())
+
     def outcome_of(self, index: int) -> Outcome:
         """Outcome of one rollout: the group's, except for one that is unscorable or left out."""
         if self.scores[index].correct is None:

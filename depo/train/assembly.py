@@ -114,7 +114,7 @@ def assemble(
     trackers = open_trackers(recipe.tracking, run_dir)
     for tracker in trackers:
         stack.callback(tracker.close)
-    ledger = Ledger(recipe.batch.group_size)
+    ledger = Ledger(recipe.batch.group_size, by_signal=recipe.graded_on == "pass_rate")
     return Run(
         recipe=recipe,
         directory=run_dir,

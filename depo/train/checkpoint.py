@@ -29,7 +29,7 @@ from depo.files import (
 from depo.recipe.loading import load_recipe
 from depo.trackers.tracker import sound_rows
 
-CHECKPOINT_SCHEMA = 3
+CHECKPOINT_SCHEMA = 4
 
 STATE = "run.json"
 

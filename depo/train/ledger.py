@@ -7,6 +7,7 @@ and was trained on: surplus groups are informative too, but nobody learned from 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from typing import Any
 from depo.report.statistics import wilson_interval
 from depo.types import Group, Origin, Outcome, Prompt
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 TRAINING_ORIGINS = (Origin.SELECTED, Origin.AUDIT, Origin.REFILL)
 
 UNGROUPED = (Outcome.CANCELLED, Outcome.LOST)
 
+TWO_SIDED = 1.959963984540054  # standard errors of a 95 % interval
 RECENT_VERSIONS = 2  # policy versions for which recorded rollouts are remembered, to catch double recording
 
 
@@ -35,10 +37,13 @@ class Saved:
 
 
 class Ledger:
-    """``group_size`` is G, the rollouts that one group would cost under uniform sampling."""
+    """``group_size`` is G, the rollouts that one group would cost under uniform sampling. ``by_signal``: a
+    group is worth its Σ A², as where single rollouts teach more or less; else it is effective or not."""
 
-    def __init__(self, group_size: int) -> None:
+    def __init__(self, group_size: int, by_signal: bool = False) -> None:
         self.group_size = group_size
+        self.by_signal = by_signal
+        self.signal: Counter[str] = Counter()  # trained; of uniform groups: sum, and sum of squares
         self.rollouts: Counter[tuple[Origin, Outcome]] = Counter()
         self.tokens: Counter[tuple[Origin, Outcome]] = Counter()
         self.evaluation: Counter[str] = Counter()  # rollouts, tokens
@@ -84,9 +89,13 @@ class Ledger:
         self.groups["generated"] += 1
         self.groups["informative"] += group.informative
         self.groups["effective"] += group.informative and group.outcome == Outcome.TRAINED
+        if group.outcome == Outcome.TRAINED:
+            self.signal["trained"] += group.signal
         if group.pick.uniform:  # without verdicts as well: uniform sampling would have paid for it, too
             self.groups["uniform"] += 1
             self.groups["uniform_informative"] += group.informative
+            self.signal["uniform"] += group.signal
+            self.signal["uniform_squares"] += group.signal**2
 
     def record_ungrouped(self, origin: Origin, outcome: Outcome, rollouts: int, tokens: int) -> None:
         """Count rollouts that were generated, at least in part, and make no group: cancelled on purpose, or
@@ -142,14 +151,26 @@ class Ledger:
 
     def saved(self) -> Saved:
         """What uniform sampling would have needed for as many effective groups, at the rate of informative
-        groups
-        among all uniformly drawn ones, minus what was generated:
+        groups among all uniformly drawn ones, minus what was generated:
 
             saved = G · effective / rate − generated
 
-        The interval is that of the rate (Wilson, 95 %): the larger the rate, the less was saved.
+        The interval is that of the rate (Wilson, 95 %): the larger the rate, the less was saved. By signal,
+        Σ A² of all trained groups stands for the effective ones, and its mean over uniformly drawn groups for
+        the rate, with a normal interval.
         """
         drawn, informative = self.groups["uniform"], self.groups["uniform_informative"]
+        if self.by_signal:
+            if drawn < 2 or not self.signal["uniform"]:
+                return Saved(None, None, None)
+            mean = self.signal["uniform"] / drawn
+            variance = max(self.signal["uniform_squares"] / drawn - mean**2, 0.0)
+            error = TWO_SIDED * math.sqrt(variance / (drawn - 1))
+            if error >= mean:
+                return Saved(None, None, None)
+            needed = self.group_size * self.signal["trained"]
+            at = [needed / rate - self.generated for rate in (mean, mean + error, mean - error)]
+            return Saved(*at)
         if not informative:
             return Saved(None, None, None)
         low_rate, high_rate = wilson_interval(informative, drawn)
@@ -200,6 +221,7 @@ class Ledger:
             "tokens": [[*pair, n] for pair, n in self.tokens.items()],
             "evaluation": dict(self.evaluation),
             "groups": dict(self.groups),
+            "signal": dict(self.signal),
             "prompt_tokens": self.prompt_tokens,
             "probed_tokens": self.probed_tokens,
             "visits": dict(self.visits),
@@ -214,6 +236,7 @@ class Ledger:
         self.tokens = Counter({(Origin(a), Outcome(b)): n for a, b, n in state["tokens"]})
         self.evaluation = Counter(state["evaluation"])
         self.groups = Counter(state["groups"])
+        self.signal = Counter(state["signal"])
         self.prompt_tokens = state["prompt_tokens"]
         self.probed_tokens = state.get("probed_tokens", 0)
         self.visits = Counter(state["visits"])

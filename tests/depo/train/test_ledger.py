@@ -265,3 +265,24 @@ def test_state_round_trips_through_json_and_goes_on_alike() -> None:
 def test_state_of_another_group_size_is_an_error() -> None:
     with pytest.raises(ValueError, match="group_size 3, expected 4"):
         Ledger(group_size=4).load_state_dict(Ledger(group_size=3).state_dict())
+
+
+def test_by_signal_a_group_is_worth_its_squared_advantages() -> None:
+    """By hand: uniform groups have Σ A² = 1, 2 and 1.25, trained ones these and 9, with a rollout left out."""
+    ledger = Ledger(group_size=2, by_signal=True)
+    told = [("a", [1, 0], True), ("b", [1, -1], True), ("c", [1, 0.5], True), ("d", [3, 0.1], False)]
+    groups = []
+    for step, (key, advantages, uniform) in enumerate(told):
+        made = group(key, [True, False], Outcome.TRAINED, uniform=uniform, step=step)
+        made.advantages = np.array(advantages, dtype=np.float32)
+        made.left_out = frozenset([1]) if key == "d" else frozenset()
+        groups.append(made)
+    ledger.record(groups)
+    mean, needed = 4.25 / 3, 2 * 13.25
+    error = 1.96 * np.std([1, 2, 1.25], ddof=1) / math.sqrt(3)
+    expected = [needed / rate - 8 for rate in (mean, mean + error, mean - error)]
+    saved = ledger.saved()
+    assert [saved.rollouts, saved.low, saved.high] == pytest.approx(expected, rel=1e-4)
+    other = Ledger(group_size=2, by_signal=True)
+    other.load_state_dict(ledger.state_dict())
+    assert other.saved() == saved
