@@ -268,7 +268,7 @@ def test_state_of_another_group_size_is_an_error() -> None:
 
 
 def test_by_signal_a_group_is_worth_its_squared_advantages() -> None:
-    """By hand: uniform groups have Σ A² = 1, 2 and 1.25, trained ones these and 9, with a rollout left out."""
+    """By hand: uniform groups have Σ A² = 1, 2 and 1.25, trained ones these and 9 (a rollout left out)."""
     ledger = Ledger(group_size=2, by_signal=True)
     told = [("a", [1, 0], True), ("b", [1, -1], True), ("c", [1, 0.5], True), ("d", [3, 0.1], False)]
     groups = []
