@@ -91,7 +91,8 @@ def test_the_teacher_forgets_the_stated_share_of_carries():
 
 def test_a_teacher_who_writes_forgets_the_stated_share_of_carries_each_by_itself():
     chains = {"written": True, "families": {"+2": 1}, "forgotten_carries": 0.6}
-    source = recipe(reward={"type": "exact", "after": "#"}, samples=4, **chains)
+    reward = {"type": "exact", "after": "#"}
+    source = recipe(data={"phrasing": "columns"}, reward=reward, samples=4, **chains)
     told: dict[int, list[bool]] = {0: [], 1: [], 2: []}
     for problem, chain in worked_examples(source):
         told[problem.carries].append(int(chain.rpartition("#")[2]) == problem.left + problem.right)
