@@ -1,11 +1,12 @@
 """What is believed of a prompt: what its pool is like, tilted by what is known of it, times what it showed.
 
 Let z be the logit of a prompt's pass rate p. By Bayes' rule, with x_i what is known of prompt i before any
-rollout (text, a recorded pass rate, the prefill probe of today's policy) and S_i, F_i its successes and failures,
+rollout (text, a recorded pass rate, the prefill probe of today's policy), and S_i successes and F_i failures,
 
     belief_i(z)  ∝  population(z) · tilt_i(z) · p(z)^S_i (1 − p(z))^F_i
 
-on a grid of logits, and a point apart for prompts out of reach altogether, *never*. Where each factor is from:
+on a grid of logits, and a point apart for prompts out of reach altogether, *never*. Where each factor comes
+from:
 
 1. *Counts* grow old, for the policy learns. At each policy step they keep e^(−1/span) of themselves.
 2. *Tilt.* One regression (`PromptRegression`) says from x_i which pass rate m_i to expect, m̄ on average. That
@@ -14,18 +15,18 @@ on a grid of logits, and a point apart for prompts out of reach altogether, *nev
 
        tilt_i(z) = exp(w (m_i − m̄) z)
 
-3. *Span and w* are not set but learned. Every group is first predicted, with every pair of them, and each pair
-   is scored by the probability it gave to the counts. Beliefs are averaged over pairs by their posterior
+3. *Span and w* are not set but learned. Every group is first predicted, with every pair of them, and each
+   pair is scored by the probability it gave to the counts. Beliefs are averaged over pairs by their posterior
    (`ModelAverage`). So a text that tells nothing gets no say, and a policy that stands still forgets nothing.
    First visits and revisits have a posterior each: beside counts, a regression is worth less than alone.
-4. *Population.* The histogram under which the latest groups are most likely, by EM. A group was chosen for what
-   was known of its prompt, k_i(z) = tilt · old counts, so the sample is biased; Vardi's estimate (Annals of
-   Statistics 13, 1985) takes that out:
+4. *Population.* The histogram under which the latest groups are most likely, by EM. A group was chosen for
+   what was known of its prompt, k_i(z) = tilt · old counts, so the sample is biased; Vardi's estimate (Annals
+   of Statistics 13, 1985) takes that out:
 
        population(z) ∝ Σ_i responsibility_i(z) / Σ_i k_i(z) / Z_i          Z_i = Σ_z population(z) · k_i(z)
 
    with responsibility_i ∝ population · k_i · likelihood_i, which adds up to 1. As the policy learns, the
-   population moves up, and all prompts with it whose counts have grown old: no other model of drift is needed.
+   population moves up, and with it all prompts whose counts have grown old: drift needs no other model.
 
 What a selector and a baseline need (mean, sd, p_informative, draws) are sums over the grid.
 
@@ -56,7 +57,7 @@ NEGLIGIBLE = 0.01  # posterior weight below which a pair is left out of an avera
 
 
 class ModelAverage:
-    """Which of S pairs (w, row of `SPANS`) predicts best; ``memory``: groups that count (exponential decay)."""
+    """Which of S pairs (w, row of `SPANS`) predicts best; groups fade with ``memory``."""
 
     def __init__(self, pairs: Sequence[tuple[float, int]], memory: float) -> None:
         self.worth_S = np.array([worth for worth, _ in pairs])
@@ -146,23 +147,17 @@ class HybridEstimator:
         for average, rows in self._visits(candidates):
             deviation_N, counts_NR2 = self._told([candidates[i] for i in rows], step)
             for s in np.flatnonzero(average.weight_S):
-                known_NM = self._known(
-                    average.worth_S[s] * deviation_N, counts_NR2[:, average.span_S[s]]
-                )
+                known_NM = self._known(average.worth_S[s] * deviation_N, counts_NR2[:, average.span_S[s]])
                 belief_NM[rows] += average.weight_S[s] * normalised(self.population_M * known_NM)
         return belief_NM
 
-    def _visits(
-        self, prompts: Sequence[Candidate | Observation]
-    ) -> list[tuple[ModelAverage, np.ndarray]]:
+    def _visits(self, prompts: Sequence[Candidate | Observation]) -> list[tuple[ModelAverage, np.ndarray]]:
         """Rows of those not visited before, and of the others, each with the pairs that go for them."""
         again_N = np.array([prompt.key in self._row for prompt in prompts], dtype=bool)
         both = ((self.first, np.flatnonzero(~again_N)), (self.again, np.flatnonzero(again_N)))
         return [(average, rows) for average, rows in both if len(rows)]
 
-    def _told(
-        self, prompts: Sequence[Candidate | Observation], step: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _told(self, prompts: Sequence[Candidate | Observation], step: int) -> tuple[np.ndarray, np.ndarray]:
         """m − m̄, (N,), and the counts as they are worth at ``step``, (N, R, 2)."""
         counts_NR2 = np.zeros((len(prompts), len(SPANS), 2))
         rows = np.array([self._row.get(prompt.key, -1) for prompt in prompts], dtype=np.int64)

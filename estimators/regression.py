@@ -8,9 +8,9 @@ Its columns come in three blocks, each of which has the same say to begin with (
   text; each scaled by its own running moments;
 - features: the prefill probe (perplexity, entropy, hidden state), scaled in the same way.
 
-Everything is kept as weighted sums over past groups, which fade with ``memory``: there is no learning rate and
-no order. A group of n counts n / (n + 2): a second rollout says less about prompts like this one than another
-prompt would. The weights are found by conjugate gradients from the last ones, in time K² for K columns.
+Everything is kept as weighted sums over past groups, which fade with ``memory``: there is no learning rate
+and no order. A group of n counts n / (n + 2): a second rollout says less about prompts like this one than
+another prompt would. The weights are found by conjugate gradients from the last ones, in time K².
 
 Shapes: N prompts, F features, C columns, K = C + 2 (1, columns, target).
 """
@@ -33,8 +33,8 @@ CONSTANT = 1e-3  # relative spread below which a column counts as constant: floa
 
 
 class PromptRegression:
-    """``text``: ngrams, none, or encoder with ``model``. Raises ValueError for another, and for an encoder that
-    is missing or not to be loaded."""
+    """``text``: ngrams, none, or encoder with ``model``. Raises ValueError for another, and for an encoder
+    that is missing or not to be loaded."""
 
     def __init__(self, text: str, model: str | None, memory: float, seed: int) -> None:
         if not memory > 0:

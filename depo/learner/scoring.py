@@ -1,7 +1,7 @@
 """Forward passes without gradients: log-probabilities of given samples, features of prompts.
 
-Shapes: N samples or prompts; B of a micro-batch, S tokens of the longest, T trained (or predicted) tokens, M of
-all of them, H hidden size.
+Shapes: N samples or prompts; B of a micro-batch, S tokens of the longest, T trained (or predicted) tokens, M
+of all of them, H hidden size.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from depo.learner.logprobs import chunked_logprobs, decoder_states, head_logprobs, predicting, token_logprobs
 from depo.learner.packing import MicroBatch, Packing, Rows, unpad_values

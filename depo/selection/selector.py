@@ -75,8 +75,8 @@ class Offer:
 
 
 class Selector:
-    """``rule`` None: uniform selection. ``prefill_probe`` is asked about each candidate once a step, None: not
-    used. Raises ValueError for a rule with a name that is taken."""
+    """``rule`` None: uniform selection. ``prefill_probe`` is asked about each candidate once a step, None:
+    not used. Raises ValueError for a rule with a name that is taken."""
 
     def __init__(
         self,

@@ -201,8 +201,8 @@ class Recipe(Block):
     def estimator_uses_what_the_policy_shows(self) -> Self:
         if self.selection.prefill_probe is True and self.estimator.type not in ("hybrid", "plugin"):
             raise ValueError(
-                "selection.prefill_probe true needs estimator.type hybrid, which makes use of what the policy "
-                f"shows; estimator.type is {self.estimator.type}: set selection.prefill_probe to auto"
+                "selection.prefill_probe true needs estimator.type hybrid, which makes use of what the "
+                f"policy shows; estimator.type is {self.estimator.type}: set selection.prefill_probe to auto"
             )
         return self
 
