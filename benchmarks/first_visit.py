@@ -39,11 +39,9 @@ from depo.files import read_json
 from depo.report.calibration import auroc, brier_skill
 from depo.report.document import Block, Code, CodeBlock, Document, Number, Paragraph, Section, Table
 from depo.report.provenance import provenance_blocks
-from estimators.base import Candidate, Context, Estimates, Estimator, Observation, State
-from estimators.depo import ConcentrationFit, DepoEstimator
+from estimators.base import Candidate, Context, Estimator, Observation
+from estimators.depo import DepoEstimator
 from estimators.hybrid import HybridEstimator
-from estimators.moments import beta_estimates
-from estimators.text_head import HashedNgramHead
 
 GROUP_SIZE = 8
 BATCH = 64
@@ -52,35 +50,7 @@ REFERENCE = "frozen"
 RESAMPLES = 1000
 
 
-class NgramEstimator:
-    """The numpy head with one fitted concentration, as the encoder's own belief is made."""
-
-    def __init__(self) -> None:
-        self.head = HashedNgramHead()
-        self.concentration = ConcentrationFit(2.0)
-
-    def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
-        mean_N = self.head.pass_rate([each.text for each in candidates], [each.key for each in candidates])
-        s = self.concentration.value
-        return beta_estimates(mean_N * s, (1 - mean_N) * s, context.group_size)
-
-    def observe(self, observations: Sequence[Observation], context: Context) -> dict[str, float]:
-        mean_N = self.head.pass_rate(
-            [each.text for each in observations], [each.key for each in observations]
-        )
-        successes_N = np.array([each.successes for each in observations], dtype=np.float64)
-        self.concentration.add(mean_N, np.ones(len(mean_N)), successes_N, np.full(len(mean_N), GROUP_SIZE))
-        return self.head.fit(observations)
-
-    def state_dict(self) -> State:
-        return self.head.state_dict()
-
-    def load_state_dict(self, state: State) -> None:
-        self.head.load_state_dict(state)
-
-
 ARMS: dict[str, dict[str, Any]] = {
-    "ngram": {},
     "hybrid": {"text": "ngrams"},
     "frozen": {"preset": "repaired", "frozen": True, "pooling": "last", "words": False},
     "frozen, all repairs": {"preset": "repaired", "frozen": True},
@@ -92,8 +62,6 @@ FINE_TUNED = ("paper", "repaired")  # the backbone learns as well
 
 
 def build(arm: str, args: argparse.Namespace) -> Estimator:
-    if arm == "ngram":
-        return NgramEstimator()
     if arm == "hybrid":
         return HybridEstimator(seed=args.seed, **ARMS[arm])
     common = {"max_length": args.max_length, "precision": args.precision, "seed": args.seed}

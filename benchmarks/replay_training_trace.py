@@ -37,8 +37,6 @@ FULL = [
     "dps",
     "greso",
     "hybrid:text=none",
-    "hybrid:drift=false",
-    "hybrid:history=false",
 ]
 
 CENSORED = ["hybrid", TUNED_BETA, "mopps", "dps", "greso", "uniform"]

@@ -61,14 +61,13 @@ def train(run: Run) -> None:
             run.selector.observe(open_step, groups)
             trained = run.selector.assign(open_step, groups)
 
-        # Update the policy on that. Meanwhile the estimator learns, and reads what it will be asked next.
+        # Update the policy on that. Meanwhile the estimator learns.
         with clock.phase("update"):
             include = groups if recipe.learner.zero_variance == "include" else trained
             samples_N = train_samples(include)
             finish_update = run.learner.begin_update(samples_N)
         with clock.phase("estimate"):
             learned = run.estimator.observe(observations(groups, step), context)
-            run.look_ahead(step + 1)
         with clock.phase("update"):
             update = finish_update()
             keep_learner_logprobs(include, samples_N, update.old_logprobs)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from estimators.base import Rescored
 from reward.base import Sample, Score
 
 
@@ -101,8 +100,7 @@ class Pick:
     ``uniform`` says that the prompt was drawn uniformly from the pool, so that its outcome is an
     unbiased sample (audit slice, warm-up, failed-open selection, or no estimator at all).
     ``propensity`` is the probability of this pick by the uniform draw alone; NaN where unknown.
-    ``features`` (F,) are the prefill probe of the prompt at that time, and ``rescored`` is its answer
-    rescoring, where these were asked for.
+    ``features`` (F,) are the prefill probe of the prompt at that time, where it was asked for.
     ``predicted_mean`` and ``predicted_sd`` are of its pass rate. All that is predicted is NaN where no
     estimate was made.
     """
@@ -115,7 +113,6 @@ class Pick:
     predicted_mean: float
     predicted_informative: float
     features: np.ndarray | None = None
-    rescored: Rescored | None = None
     predicted_sd: float = math.nan
 
 

@@ -8,19 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
-
-
-@dataclass(frozen=True, slots=True)
-class Rescored:
-    """Answers that the policy gave to a prompt before, and how likely they are today: the probability of
-    those that were right, and of those that were wrong, each answer counted once. The rest of 1 is what it
-    might answer otherwise."""
-
-    right: float
-    wrong: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +21,6 @@ class Candidate:
     text: str
     prior: float | None = None
     features: np.ndarray | None = None  # (F,)
-    rescored: Rescored | None = None
 
 
 def recorded_rate(prompt: Candidate | Observation) -> float | None:
@@ -64,7 +53,6 @@ class Observation:
     propensity: float = float("nan")
     prior: float | None = None  # the candidate's, when the prompt was picked
     features: np.ndarray | None = None  # the candidate's, when the prompt was picked
-    rescored: Rescored | None = None  # the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +84,6 @@ class State:
         """Raises ValueError for the state of another version; ``owner`` is what the message calls it."""
         if self.schema_version != expected:
             raise ValueError(f"{owner}: state has schema_version {self.schema_version}, expected {expected}")
-
-
-@runtime_checkable
-class Prepares(Protocol):
-    """An estimator that can do expensive parts of ``predict`` ahead of time."""
-
-    def prepare(self, candidates: Sequence[Candidate], step: int) -> None:
-        """Called while the learner updates, with candidates of the coming ``step``. Changes no prediction."""
-        ...
 
 
 class Estimator(Protocol):

@@ -28,7 +28,6 @@ from estimators.encoder_network import LOG_CONCENTRATION, RATE
 from estimators.encoder_options import EncoderOptions, encoder_options
 from estimators.encoder_training import Replay, Trainer, gathered
 from estimators.moments import beta_estimates
-from estimators.text_head import require_keys
 
 SCHEMA_VERSION = 1
 CONCENTRATIONS = (0.02, 1e4)
@@ -115,7 +114,8 @@ class EncoderHead:
     def beliefs(self, texts: Sequence[str], keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Mean pass rates (N,) in (0, 1), and concentrations (N,): the network's own with the beta-binomial
         likelihood, else 1."""
-        require_keys(texts, keys)
+        if len(texts) != len(keys):
+            raise ValueError(f"as many keys as texts are needed, found {len(keys)} and {len(texts)}")
         outputs_N3 = self.encoder.outputs(texts, keys)
         mean_N = 1 / (1 + np.exp(-outputs_N3[:, RATE]))
         beta_binomial = self.options.likelihood == "beta_binomial"
@@ -227,11 +227,6 @@ class DepoEstimator:
         self.head = EncoderHead(self.options)
         own = self.options.likelihood == "beta_binomial"
         self.concentration = ConcentrationFit(1.0 if own else self.options.concentration)
-
-    def prepare(self, candidates: Sequence[Candidate], step: int) -> None:
-        """Read these prompts now; ``predict`` finds the results until the next ``observe``, at any step.
-        Changes no prediction."""
-        self.head.beliefs([each.text for each in candidates], [each.key for each in candidates])
 
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
         mean_N, base_N = self.head.beliefs(

@@ -22,7 +22,7 @@ from torch import nn
 
 from estimators.encoder_network import WORD_BITS, Tokenizer, build_network
 from estimators.encoder_options import EncoderOptions
-from estimators.text_head import FeatureRows
+from estimators.ngrams import NgramCache
 
 
 class WeightAverage:
@@ -78,7 +78,7 @@ class Encoder:
             },
             options.averaging,
         )
-        self._ngrams = FeatureRows(WORD_BITS)
+        self._ngrams = NgramCache(WORD_BITS)
         self._embeddings: dict[str, np.ndarray] = {}
         self._outputs: dict[str, np.ndarray] = {}
 

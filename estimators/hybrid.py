@@ -1,55 +1,85 @@
-"""Difficulty as item response theory in motion: what a prompt is like, and how far the policy has come.
+"""What is believed of a prompt: what its pool is like, tilted by what is known of it, times what it showed.
 
-A prompt is out of the policy's reach, or the logit of its pass rate at policy step t is
+Let z be the logit of a prompt's pass rate p. By Bayes' rule, with x_i what is known of prompt i before any
+rollout (text, a recorded pass rate, the prefill probe of today's policy), and S_i successes and F_i failures,
 
-    z_i(t) + D(t)
+    belief_i(z)  ∝  population(z) · tilt_i(z) · p(z)^S_i (1 − p(z))^F_i
 
-where z_i says how easy the prompt is and D, the policy's *ability*, is shared by all prompts: one number to
-learn from every revisit. A belief is weights on a grid of z and on *never* (`LogitGrid`). Four things are
-learned, online, from counts of k successes in n trials:
+on a grid of logits, and a point apart for prompts out of reach altogether, *never*. Where each factor comes
+from:
 
-1. *Population.* How z is distributed over prompts nobody has tried: a histogram fitted to first visits
-   (`Population`). Most pools have two humps, which no Beta prior has.
-2. *Prior.* What is known of a prompt beforehand (its text, a pass rate recorded elsewhere) becomes a pass
-   rate m_i by regression (`PromptPrior`), and tilts the population by exp(w · (m_i − m̄) · z): as w rollouts
-   at the rate m_i instead of the average m̄ would. How many rollouts it is worth is inferred (`ModelAverage`).
-3. *History.* Each group multiplies its binomial likelihood into the prompt's belief. Between visits the
-   belief spreads as a random walk, at a rate inferred from revisits (`Movement`).
-4. *Ability.* D goes on at its recent pace, corrected to where the revisited prompts' outcomes are most
-   likely, held back by a random-walk prior (Holt's linear trend with a likelihood in the middle).
+1. *Counts* grow old, for the policy learns. At each policy step they keep e^(−1/span) of themselves.
+2. *Tilt.* One regression (`PromptRegression`) says from x_i which pass rate m_i to expect, m̄ on average. That
+   counts as w rollouts at the rate m_i instead of m̄. The ratio of their binomial likelihoods,
+   (p / (1 − p))^(w (m_i − m̄)), is
 
-The prefill probe of a prompt (``features``) moves its belief. Answer rescoring (``rescored``) bounds its pass
-rate. Neither is ever out of date, as a history is when the policy learns fast. A history counts as far as it
-holds beside them (`Today`).
+       tilt_i(z) = exp(w (m_i − m̄) z)
 
-What a selector needs (mean, p_informative, draws) are sums over the grid. Why one D for all: in a recorded
-training run prompts of every difficulty but the very hardest moved by 0.6 to 0.8 logits in 28 visits.
+3. *Span and w* are not set but learned. Every group is first predicted, with every pair of them, and each
+   pair is scored by the probability it gave to the counts. Beliefs are averaged over pairs by their posterior
+   (`ModelAverage`). So a text that tells nothing gets no say, and a policy that stands still forgets nothing.
+   First visits and revisits have a posterior each: beside counts, a regression is worth less than alone.
+4. *Population.* The histogram under which the latest groups are most likely, by EM. A group was chosen for
+   what was known of its prompt, k_i(z) = tilt · old counts, so the sample is biased; Vardi's estimate (Annals
+   of Statistics 13, 1985) takes that out:
 
-Shapes: N candidates or groups, M grid points, V visited prompts, W prior worths.
+       population(z) ∝ Σ_i responsibility_i(z) / Σ_i k_i(z) / Z_i          Z_i = Σ_z population(z) · k_i(z)
+
+   with responsibility_i ∝ population · k_i · likelihood_i, which adds up to 1. As the policy learns, the
+   population moves up, and with it all prompts whose counts have grown old: drift needs no other model.
+
+What a selector and a baseline need (mean, sd, p_informative, draws) are sums over the grid.
+
+Shapes: N candidates or groups, M grid points, *never* first, V visited prompts, R spans, S pairs (w, span), W
+latest groups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
 from estimators.base import Candidate, Context, Estimates, Observation, State, joined, part, tally
-from estimators.first_visits import Population, PromptPrior, text_head
-from estimators.logit_grid import SPACING, LogitGrid, Movement, normalised
 from estimators.moments import informative_probability, require_group_size
-from estimators.online_learning import ModelAverage
-from estimators.today import Before, Today, was_asked
+from estimators.regression import PromptRegression
 
-SCHEMA_VERSION = 5
-PRIOR_WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
-TILT_LOGITS = 4.0  # beyond, a prior says no more than "very easy" or "very hard"
-NEWTON_STEPS = 5
-POPULATION_WINDOW = 1024  # first visits
-NEVER = 0.05  # what the prior gives to prompts out of reach, as odds
-TREND_GAIN = 0.1  # share of a correction of D that changes its pace
-TREND_STEPS = 10  # a trend is not drawn out further than this
-FAR = 3.0  # logits of ability, beyond which the grid is moved
+SCHEMA_VERSION = 6
+LOGITS, SPACING = 8.0, 0.4
+TILT_LOGITS = 4.0  # beyond, a regression says no more than "very easy" or "very hard"
+SPANS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1024.0, np.inf)  # policy steps
+WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
+WINDOW, EM_ROUNDS = 1024, 5  # groups that the population is fitted to, and steps towards the fit at each call
+START = 4.0  # groups that the population before any visit counts for
+NEVER = 0.05  # what that gives to prompts out of reach, as odds
+NEGLIGIBLE = 0.01  # posterior weight below which a pair is left out of an average
+
+
+class ModelAverage:
+    """Which of S pairs (w, row of `SPANS`) predicts best; groups fade with ``memory``."""
+
+    def __init__(self, pairs: Sequence[tuple[float, int]], memory: float) -> None:
+        self.worth_S = np.array([worth for worth, _ in pairs])
+        self.span_S = np.array([span for _, span in pairs])
+        self.memory = memory
+        self.score_S = np.zeros(len(pairs))
+
+    @property
+    def weight_S(self) -> np.ndarray:
+        """The posterior, negligible ones at 0; equal before the first group."""
+        weight_S = np.exp(self.score_S - self.score_S.max())
+        weight_S[weight_S < NEGLIGIBLE * weight_S.max()] = 0.0
+        return weight_S / weight_S.sum()
+
+    @property
+    def worth(self) -> float:
+        return float(self.weight_S @ self.worth_S)
+
+    def add(self, probability_NS: np.ndarray) -> None:
+        """Probabilities that every pair gave to N outcomes, up to a factor for each outcome."""
+        self.score_S *= np.exp(-len(probability_NS) / self.memory)
+        self.score_S += np.log(np.maximum(probability_NS, np.finfo(float).tiny)).sum(axis=0)
 
 
 class HybridEstimator:
@@ -59,105 +89,100 @@ class HybridEstimator:
         self,
         text: str = "ngrams",
         text_model: str | None = None,
-        history: bool = True,
-        drift: bool = True,
-        ability_step: float = 0.03,
         memory: float = 3000.0,
         noise: float = 0.0005,
         seed: int = 0,
     ) -> None:
-        if not ability_step > 0:
-            raise ValueError(f"ability_step must be positive, found {ability_step}")
-        self.history = history
-        self.drift = drift
-        self.ability_step = float(ability_step)
-        self.grid = LogitGrid(noise)
-        rate_M = self.grid.rates()
-        base_M = np.sqrt(rate_M * (1 - rate_M))
-        base_M[0] = NEVER * base_M.sum()
-        self.population = Population(base_M, weight=4.0, window=POPULATION_WINDOW)
-        self.prior = PromptPrior(text_head(text, text_model, seed), memory)
-        self.worth = ModelAverage(PRIOR_WORTHS, memory)
-        self.movement = Movement(self.grid, memory)
-        self.today = Today(self.grid, memory)
-        self.ability = 0.0  # as the grid counts it …
-        self.origin = 0.0  # … from this much since the start
-        self.trend = 0.0  # of ability, logits per policy step
-        self._ability_moved_at = 0
+        if not 0 < noise < 0.5:
+            raise ValueError(f"noise must lie in (0, 0.5), found {noise}")
+        logit = np.arange(-LOGITS, LOGITS + SPACING / 2, SPACING)
+        self.noise = noise
+        self.logit_M = np.append(-np.inf, logit)
+        self.rate_M = self.observed(np.append(0.0, 1.0 / (1.0 + np.exp(-logit))))
+        self.log_right_M, self.log_wrong_M = np.log(self.rate_M), np.log1p(-self.rate_M)
+        self.regression = PromptRegression(text, text_model, memory, seed)
+        self.first = ModelAverage([(worth, 0) for worth in WORTHS], memory)  # without counts, spans are alike
+        self.again = ModelAverage(list(product(WORTHS, range(len(SPANS)))), memory)
+        start_M = np.sqrt(self.rate_M * (1.0 - self.rate_M))
+        start_M[0] = NEVER * start_M.sum()
+        self.start_M = START * normalised(start_M)
+        self.population_M = normalised(start_M)
+        self._latest_W2M = np.zeros((0, 2, len(start_M)), dtype=np.float32)  # known beforehand, likelihood
         self._row: dict[str, int] = {}
-        self._belief_VM = np.zeros((0, len(self.grid)), dtype=np.float32)  # with room to grow
+        self._counts_VR2 = np.zeros((0, len(SPANS), 2))  # with room to grow
         self._visited_at_V = np.zeros(0, dtype=np.int64)
-        self._revisited_V = np.zeros(0, dtype=bool)
-        self._prepared: dict[str, np.ndarray] = {}  # beliefs (M,) by key …
-        self._prepared_for = 0  # … at this step
+
+    def observed(self, rate: np.ndarray) -> np.ndarray:
+        """Rates at which verdicts come out right when one in 1 / noise is wrong: one wrong verdict cannot
+        contradict a belief beyond repair."""
+        return self.noise + (1.0 - 2.0 * self.noise) * rate
 
     # ---------------------------------------------------------------- belief
 
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
         """Beliefs about N candidates at ``context.step``. Raises ValueError for a prior outside [0, 1]."""
         group_size = require_group_size(context.group_size)
-        before = self._before_asking(candidates, context.step)
-        belief_NM = self.today.updated(before, candidates, self._outcomes(group_size), self.ability)
-        return self._estimates(belief_NM, group_size)
-
-    def prepare(self, candidates: Sequence[Candidate], step: int) -> None:
-        """Work out beforehand what is believed of these at ``step``; kept until something new is learned."""
-        keys = [candidate.key for candidate in candidates]
-        self._prepared = dict(zip(keys, self._worked_out(candidates, step), strict=True))
-        self._prepared_for = step
-
-    def _before_asking(self, prompts: Sequence[Candidate | Observation], step: int) -> Before:
-        again = [i for i, one in enumerate(prompts) if one.key in self._row and was_asked(one)]
-        stranger_KM = self._strangers([prompts[i] for i in again])
-        return Before(self._beliefs(prompts, step), np.array(again, dtype=np.int64), stranger_KM)
-
-    def _beliefs(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
-        """(N, M), without the prefill probe: prepared where that was done for this step, else worked out."""
-        prepared = self._prepared if self._prepared_for == step else {}
-        missing = iter(self._worked_out([one for one in candidates if one.key not in prepared], step))
-        rows = [prepared[one.key] if one.key in prepared else next(missing) for one in candidates]
-        return np.array(rows).reshape(-1, len(self.grid))
-
-    def _worked_out(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
-        """(N, M): a prompt's history, else the population tilted by what is known of the prompt."""
-        belief_NM = np.empty((len(candidates), len(self.grid)))
-        row_N = np.array([self._row.get(candidate.key, -1) for candidate in candidates], dtype=np.int64)
-        again_N = row_N >= 0
-        if again_N.any():
-            belief_NM[again_N] = self._belief_now(row_N[again_N], step)
-        if not again_N.all():
-            belief_NM[~again_N] = self._strangers([candidates[i] for i in np.flatnonzero(~again_N).tolist()])
-        return belief_NM
-
-    def _strangers(self, prompts: Sequence[Candidate | Observation]) -> np.ndarray:
-        """(N, M): the population tilted by what is known of a prompt beforehand."""
-        tilt_NM = self._tilt(self.prior.pass_rate(prompts), self.worth.mean)
-        return normalised(self.population.histogram_M * tilt_NM)
-
-    def _estimates(self, belief_NM: np.ndarray, group_size: int) -> Estimates:
-        rate_M = self.grid.rates(self.ability)
-        functions_M5 = np.column_stack([rate_M, rate_M**2, self._outcomes(group_size)])
-        mean_N, square_N, wrong_N, informative_N, right_N = (belief_NM @ functions_M5).T
+        belief_NM = self.beliefs(candidates, context.step)
+        rate_M = self.rate_M
+        functions = [
+            rate_M,
+            rate_M**2,
+            (1.0 - rate_M) ** group_size,
+            informative_probability(rate_M, group_size),
+            rate_M**group_size,
+        ]
+        mean_N, square_N, wrong_N, informative_N, right_N = (belief_NM @ np.column_stack(functions)).T
         return Estimates(
             mean=np.clip(mean_N, 0.0, 1.0),
             sd=np.sqrt(np.maximum(square_N - mean_N**2, 0.0)),
             p_informative=np.clip(informative_N, 0.0, 1.0),
             p_all_wrong=np.clip(wrong_N, 0.0, 1.0),
             p_all_right=np.clip(right_N, 0.0, 1.0),
-            sample=lambda rng: self.grid.draw(belief_NM, rng, self.ability),
+            sample=lambda rng: self.draw(belief_NM, rng),
         )
 
-    def _belief_now(self, row_N: np.ndarray, step: int) -> np.ndarray:
-        """Beliefs (N, M) about visited prompts, after the walk since their last visit."""
-        elapsed_N = np.maximum(step - self._visited_at_V[row_N], 0)
-        last_NM = self._belief_VM[row_N].astype(np.float64)
-        return normalised(self.movement.spread(last_NM, elapsed_N, self.ability))
+    def beliefs(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
+        """(N, M)"""
+        belief_NM = np.zeros((len(candidates), len(self.rate_M)))
+        for average, rows in self._visits(candidates):
+            deviation_N, counts_NR2 = self._told([candidates[i] for i in rows], step)
+            for s in np.flatnonzero(average.weight_S):
+                known_NM = self._known(average.worth_S[s] * deviation_N, counts_NR2[:, average.span_S[s]])
+                belief_NM[rows] += average.weight_S[s] * normalised(self.population_M * known_NM)
+        return belief_NM
 
-    def _tilt(self, pass_rate_N: np.ndarray, worth: float) -> np.ndarray:
-        """What w = ``worth`` rollouts at the rate m instead of m̄ say about z: (N, M), up to a factor."""
-        logit_M = np.append(-TILT_LOGITS, self.grid.points_L + self.ability).clip(-TILT_LOGITS, TILT_LOGITS)
-        exponent_NM = np.outer(worth * (pass_rate_N - self.prior.mean), logit_M)
-        return np.exp(exponent_NM - exponent_NM.max(axis=1, initial=0.0, keepdims=True))
+    def _visits(self, prompts: Sequence[Candidate | Observation]) -> list[tuple[ModelAverage, np.ndarray]]:
+        """Rows of those not visited before, and of the others, each with the pairs that go for them."""
+        again_N = np.array([prompt.key in self._row for prompt in prompts], dtype=bool)
+        both = ((self.first, np.flatnonzero(~again_N)), (self.again, np.flatnonzero(again_N)))
+        return [(average, rows) for average, rows in both if len(rows)]
+
+    def _told(self, prompts: Sequence[Candidate | Observation], step: int) -> tuple[np.ndarray, np.ndarray]:
+        """m − m̄, (N,), and the counts as they are worth at ``step``, (N, R, 2)."""
+        counts_NR2 = np.zeros((len(prompts), len(SPANS), 2))
+        rows = np.array([self._row.get(prompt.key, -1) for prompt in prompts], dtype=np.int64)
+        elapsed_N = np.maximum(step - self._visited_at_V[rows[rows >= 0]], 0)
+        kept_NR = np.exp(-elapsed_N[:, None] / np.array(SPANS))
+        counts_NR2[rows >= 0] = self._counts_VR2[rows[rows >= 0]] * kept_NR[:, :, None]
+        return self.regression.pass_rate(prompts) - self.regression.mean, counts_NR2
+
+    def _known(self, tilt_N: np.ndarray, counts_N2: np.ndarray) -> np.ndarray:
+        """What is known of prompts apart from the population, (N, M): tilt and likelihood, up to a factor."""
+        tilted_NM = np.outer(tilt_N, self.logit_M.clip(-TILT_LOGITS, TILT_LOGITS))
+        return self._scaled(tilted_NM + counts_N2 @ np.stack([self.log_right_M, self.log_wrong_M]))
+
+    @staticmethod
+    def _scaled(log_NM: np.ndarray) -> np.ndarray:
+        """exp, with a maximum of 1 in each row."""
+        return np.exp(log_NM - log_NM.max(axis=1, keepdims=True))
+
+    def draw(self, belief_NM: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A pass rate from each belief, (N,): a point by its weight, then anywhere in its cell."""
+        cumulated_NM = np.cumsum(belief_NM, axis=1)
+        threshold_N = rng.random(len(belief_NM)) * cumulated_NM[:, -1]
+        point_N = np.minimum((cumulated_NM <= threshold_N[:, None]).sum(axis=1), len(self.rate_M) - 1)
+        logit_N = self.logit_M[point_N] + (rng.random(len(belief_NM)) - 0.5) * SPACING
+        return self.observed(1.0 / (1.0 + np.exp(-logit_N)))
 
     # ---------------------------------------------------------------- learning
 
@@ -168,199 +193,91 @@ class HybridEstimator:
         """
         counts = tally(observations)
         first_of = {observation.key: observation for observation in reversed(observations)}
-        self._learn_from_today([first_of[key] for key in sorted(counts)], counts, context)
-        self._prepared = {}
-        again = [key for key in sorted(counts) if key in self._row]
-        first = [key for key in sorted(counts) if key not in self._row]
-        if again:
-            self._learn_from_revisits(again, np.array([counts[key] for key in again]), context.step)
-        if first:
-            seen = [first_of[key] for key in first]
-            self._learn_from_first_visits(seen, np.array([counts[key] for key in first]), context.step)
-        self._recentre()
+        groups = [first_of[key] for key in sorted(counts)]
+        if groups:
+            counts_N2 = np.array([counts[group.key] for group in groups], dtype=np.float64)
+            counts_N2[:, 1] -= counts_N2[:, 0]  # right and wrong
+            self._learn(groups, counts_N2, context.step)
+        span_S = np.exp(-1.0 / np.array(SPANS))[self.again.span_S]
         return {
             "prompts_visited": float(len(self._row)),
-            "ability": self.origin + self.ability,
-            "walk_variance": self.movement.variance,
-            "escape_rate": self.movement.escape,
-            "never": float(self.population.histogram_M[0]),
-            "prior_worth": self.worth.mean,
-            "history_trust": self.today.history.mean,
-            "probe_trust": self.today.view.trust.mean,
-            "known_trust": self.today.known.trust.mean,
+            "never": float(self.population_M[0]),
+            "first_worth": self.first.worth,
+            "worth": self.again.worth,
+            "count_kept": float(self.again.weight_S @ span_S),
         }
 
-    def _outcomes(self, group_size: int) -> np.ndarray:
-        """P(all wrong, informative, all right | state), (M, 3), for groups of ``group_size``."""
-        rate_M = self.grid.rates(self.ability)
-        wrong_M, right_M = (1.0 - rate_M) ** group_size, rate_M**group_size
-        return np.column_stack([wrong_M, informative_probability(rate_M, group_size), right_M])
-
-    def _learn_from_today(
-        self, observations: Sequence[Observation], counts: dict[str, tuple[int, int]], context: Context
-    ) -> None:
-        """Compare what the policy showed of whole groups with what came out; fewer verdicts make another
-        kind of outcome."""
-        group_size = context.group_size
-        asked = [one for one in observations if was_asked(one) and counts[one.key][1] == group_size]
-        if not asked:
-            return
-        before = self._before_asking(asked, context.step)
-        successes_N, trials_N = np.array([counts[one.key] for one in asked]).T
-        self.today.observe(before, asked, self._outcomes(group_size), self.ability, successes_N, trials_N)
-
-    def _learn_from_revisits(self, keys: list[str], counts_N2: np.ndarray, step: int) -> None:
-        successes_N, trials_N = counts_N2.T
-        row_N = np.array([self._row[key] for key in keys])
-        before_NM = self._belief_now(row_N, step)
-        if self.drift:
-            self._move_ability(before_NM, successes_N, trials_N, step)
-        likelihood_NM = self.grid.likelihood(successes_N, trials_N, self.ability)
-
-        self.movement.revisit(keys, likelihood_NM, step, self.ability)
-        self._belief_VM[row_N] = normalised(before_NM * likelihood_NM)
-        self._visited_at_V[row_N] = step
-        self._revisited_V[row_N] = True
-
-    def _move_ability(
-        self, belief_NM: np.ndarray, successes_N: np.ndarray, trials_N: np.ndarray, step: int
-    ) -> None:
-        """The most likely D given these outcomes, by Newton's method.
-
-        log posterior(D) = Σ_i log Σ_z belief_i(z) L_i(z + D) − (D − D_before)² / 2τ², with τ growing as the
-        square root of the steps since the last move. The slope is taken as if no verdict were wrong and all
-        states moved with D. At the grid's ends, and for *never*, that is too much: where all that is seen is
-        all wrong, D drifts, by some −7 in 1,000 steps.
-        """
-        elapsed = max(step - self._ability_moved_at, 1)
-        variance = self.ability_step**2 * elapsed
-        self._ability_moved_at = step
-        self.ability += self.trend * min(elapsed, TREND_STEPS)
-        before = self.ability
-        for _ in range(NEWTON_STEPS):
-            rate_M = self.grid.rates(self.ability)
-            posterior_NM = normalised(belief_NM * self.grid.likelihood(successes_N, trials_N, self.ability))
-            residual_NM = successes_N[:, None] - trials_N[:, None] * rate_M
-            score_N = (posterior_NM * residual_NM).sum(axis=1)
-            binomial_N = trials_N * (posterior_NM @ (rate_M * (1.0 - rate_M)))
-            missing_N = (posterior_NM * residual_NM**2).sum(axis=1) - score_N**2
-            # Louis (1982): observed = complete − missing information; kept positive far from the maximum.
-            information = max(float((binomial_N - missing_N).sum()), 0.1 * float(binomial_N.sum()))
-            slope = float(score_N.sum()) - (self.ability - before) / variance
-            self.ability += float(np.clip(slope / (information + 1.0 / variance), -0.5, 0.5))
-        self.trend += TREND_GAIN * (self.ability - before) / elapsed
-
-    def _recentre(self) -> None:
-        """Keep the grid where the pass rates are: ability that has grown beyond `FAR` becomes part of what
-        prompts are like. No pass rate changes by that, but for those at the grid's ends."""
-        if abs(self.ability) < FAR:
-            return
-        points = round(self.ability / SPACING)
-        self.ability -= points * SPACING
-        self.origin += points * SPACING
-        self.population.recentre(self.grid, points)
-        self.movement.recentre(points)
-        self._belief_VM = self.grid.moved(self._belief_VM, points)
-
-    def _learn_from_first_visits(
-        self, observations: list[Observation], counts_N2: np.ndarray, step: int
-    ) -> None:
-        successes_N, trials_N = counts_N2.T
-        likelihood_NM = self.grid.likelihood(successes_N, trials_N, self.ability)
-        pass_rate_N = self.prior.pass_rate(observations)
-        population_M = self.population.histogram_M
-        self.worth.score(
-            np.column_stack(
-                [
-                    (normalised(population_M * self._tilt(pass_rate_N, worth)) * likelihood_NM).sum(axis=1)
-                    for worth in self.worth.values_S
-                ]
-            )
-        )
-        keys = [observation.key for observation in observations]
-        tilt_NM = self._tilt(pass_rate_N, self.worth.mean)
-        self.population.observe(keys, likelihood_NM, tilt_NM)
-        self.prior.fit(observations, successes_N, trials_N)
-        if not self.history:
-            return
-        for key in keys:
-            self._row[key] = len(self._row)
-        self._grow(len(self._row))
-        new_N = [self._row[key] for key in keys]
-        self._visited_at_V[new_N] = step
-        # The population remembers its newest visits alone: of a large step, not all.
-        self._belief_VM[new_N] = normalised(self.population.histogram_M * tilt_NM * likelihood_NM)
-        self._see_first_visits_anew()
-        self.movement.first_visit(keys, self._belief_VM[new_N].astype(np.float64), step)
-
-    def _see_first_visits_anew(self) -> None:
-        """Prompts visited once so far are believed to be what today's population makes of that visit."""
-        once = [
-            (i, self._row[key])
-            for i, key in enumerate(self.population.keys)
-            if key in self._row and not self._revisited_V[self._row[key]]
-        ]
-        if once:
-            remembered, rows = (list(column) for column in zip(*once, strict=True))
-            self._belief_VM[rows] = self.population.posteriors()[remembered]
-
-    def _grow(self, rows: int) -> None:
-        if rows > len(self._belief_VM):
-            room = max(2 * rows, 64) - len(self._belief_VM)
-            self._belief_VM = np.pad(self._belief_VM, ((0, room), (0, 0)))
+    def _learn(self, groups: Sequence[Observation], counts_N2: np.ndarray, step: int) -> None:
+        likelihood_NM = self._known(np.zeros(len(groups)), counts_N2)
+        known_NM = np.empty_like(likelihood_NM)
+        before_NR2 = np.empty((len(groups), len(SPANS), 2))
+        for average, rows in self._visits(groups):
+            deviation_N, before_NR2[rows] = self._told([groups[i] for i in rows], step)
+            probability_NS = np.empty((len(rows), len(average.worth_S)))
+            for s, (worth, span) in enumerate(zip(average.worth_S, average.span_S, strict=True)):
+                joint_NM = self.population_M * self._known(worth * deviation_N, before_NR2[rows, span])
+                probability_NS[:, s] = (normalised(joint_NM) * likelihood_NM[rows]).sum(axis=1)
+            average.add(probability_NS)
+            counted_N2 = np.einsum("s,nsc->nc", average.weight_S, before_NR2[rows][:, average.span_S])
+            known_NM[rows] = self._known(average.worth * deviation_N, counted_N2)
+        self._fit_population(np.stack([known_NM, likelihood_NM], axis=1))
+        self.regression.fit(groups, counts_N2[:, 0], counts_N2.sum(axis=1))
+        for group in groups:
+            self._row.setdefault(group.key, len(self._row))
+        if (room := 2 * len(self._row) - len(self._visited_at_V)) > len(self._row):
+            self._counts_VR2 = np.pad(self._counts_VR2, ((0, room), (0, 0), (0, 0)))
             self._visited_at_V = np.pad(self._visited_at_V, (0, room))
-            self._revisited_V = np.pad(self._revisited_V, (0, room))
+        rows_N = [self._row[group.key] for group in groups]
+        self._counts_VR2[rows_N] = before_NR2 + counts_N2[:, None, :]
+        self._visited_at_V[rows_N] = step
+
+    def _fit_population(self, new_N2M: np.ndarray) -> None:
+        """See point 4 of the module's docstring."""
+        self._latest_W2M = np.concatenate([self._latest_W2M, new_N2M], dtype=np.float32)[-WINDOW:]
+        known_WM, likelihood_WM = self._latest_W2M[:, 0], self._latest_W2M[:, 1]
+        for _ in range(EM_ROUNDS):
+            prior_WM = self.population_M * known_WM
+            responsible_M = normalised(prior_WM * likelihood_WM).sum(axis=0)
+            sampled_M = (known_WM / prior_WM.sum(axis=1, keepdims=True)).sum(axis=0)
+            self.population_M = normalised((self.start_M + responsible_M) / (START + sampled_M))
 
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> State:
         """Everything learned; settings belong to the recipe."""
         visited = len(self._row)
-        parts = {
-            "population": self.population.state_dict(),
-            "prior": self.prior.state_dict(),
-            "worth": self.worth.state_dict(),
-            "movement": self.movement.state_dict(),
-            "today": self.today.state_dict(),
-        }
         own = State(
             schema_version=SCHEMA_VERSION,
-            values={
-                "keys": list(self._row),
-                "ability": self.ability,
-                "origin": self.origin,
-                "trend": self.trend,
-                "ability_moved_at": self._ability_moved_at,
-            },
+            values={"keys": list(self._row)},
             arrays={
-                "beliefs": self._belief_VM[:visited].copy(),
+                "counts": self._counts_VR2[:visited].copy(),
                 "visited_at": self._visited_at_V[:visited].copy(),
-                "revisited": self._revisited_V[:visited].copy(),
+                "population": self.population_M.copy(),
+                "latest": self._latest_W2M.copy(),
+                "first": self.first.score_S.copy(),
+                "again": self.again.score_S.copy(),
             },
         )
-        return joined(own, parts)
+        return joined(own, {"regression": self.regression.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
         """Raises ValueError when the state is of another version or its parts do not fit together."""
         state.require_version(SCHEMA_VERSION, "hybrid estimator")
-        self._prepared = {}
-        keys = state.values["keys"]
-        belief_VM = np.array(state.arrays["beliefs"], dtype=np.float32)
-        if not isinstance(keys, list) or belief_VM.shape != (len(keys), len(self.grid)):
+        keys, counts_VR2 = state.values["keys"], np.array(state.arrays["counts"], dtype=np.float64)
+        if not isinstance(keys, list) or counts_VR2.shape != (len(keys), len(SPANS), 2):
             raise ValueError(
-                "hybrid estimator: state needs a list of keys and beliefs of shape "
-                f"(keys, {len(self.grid)}), found {belief_VM.shape}"
+                "hybrid estimator: state needs a list of keys and counts of shape "
+                f"(keys, {len(SPANS)}, 2), found {counts_VR2.shape}"
             )
+        self.regression.load_state_dict(part(state, "regression"))
         self._row = {key: row for row, key in enumerate(keys)}
-        self._belief_VM = belief_VM
+        self._counts_VR2 = counts_VR2
         self._visited_at_V = np.array(state.arrays["visited_at"], dtype=np.int64)
-        self._revisited_V = np.array(state.arrays["revisited"], dtype=bool)
-        self.ability = float(str(state.values["ability"]))
-        self.origin = float(str(state.values["origin"]))
-        self.trend = float(str(state.values["trend"]))
-        self._ability_moved_at = int(str(state.values["ability_moved_at"]))
-        self.population.load_state_dict(part(state, "population"))
-        self.prior.load_state_dict(part(state, "prior"))
-        self.worth.load_state_dict(part(state, "worth"))
-        self.movement.load_state_dict(part(state, "movement"))
-        self.today.load_state_dict(part(state, "today"))
+        self.population_M = np.array(state.arrays["population"], dtype=np.float64)
+        self._latest_W2M = np.array(state.arrays["latest"], dtype=np.float32)
+        self.first.score_S = np.array(state.arrays["first"], dtype=np.float64)
+        self.again.score_S = np.array(state.arrays["again"], dtype=np.float64)
+
+
+def normalised(weights: np.ndarray) -> np.ndarray:
+    return weights / weights.sum(axis=-1, keepdims=True)

@@ -36,7 +36,6 @@ class Arm:
 
 EVERY_RULE = {
     "prefill_probe": False,
-    "answer_rescoring": 0,
     "pilot": 0,
     "evict_mastered": False,
     "audit": 0.05,
@@ -60,9 +59,6 @@ OF_ESTIMATOR: dict[str, dict[str, Any]] = {
     "mopps": {"prior_successes": 1.0, "prior_failures": 1.0, "discount": 0.5},
     "hybrid": {
         "text": "ngrams",
-        "history": True,
-        "drift": True,
-        "ability_step": 0.03,
         "memory": 3000.0,
         "noise": 0.0005,
     },
@@ -95,7 +91,7 @@ def estimator_block(settings: Mapping[str, Any]) -> dict[str, Any]:
 UNIFORM = {"type": "uniform"}
 HYBRID = {"type": "hybrid"}
 ROUND = {"refill": False, "candidates": 256}
-ASKED = {"prefill_probe": True, "answer_rescoring": 8}
+ASKED = {"prefill_probe": True}
 CHOICE = {"type": "thompson", "draws": 16, **ROUND, **ASKED}
 
 PAIRS = {"prompts": 128, "group_size": 2}
@@ -138,12 +134,7 @@ ARMS: dict[str, Arm] = {
     "greedy": Arm("hybrid, greedy", HYBRID, {"type": "greedy", **ROUND, **ASKED}, HYBRID_LR),
     "one_draw": Arm("hybrid, Thompson sampling", HYBRID, CHOICE | {"draws": 1}, HYBRID_LR),
     "no_probe": Arm("hybrid without the prefill probe", HYBRID, CHOICE | {"prefill_probe": False}, HYBRID_LR),
-    "no_rescoring": Arm(
-        "hybrid without earlier answers", HYBRID, CHOICE | {"answer_rescoring": 0}, HYBRID_LR
-    ),
     "no_text": Arm("hybrid without text", HYBRID | {"text": "none"}, CHOICE, HYBRID_LR),
-    "no_history": Arm("hybrid without history", HYBRID | {"history": False}, CHOICE, HYBRID_LR),
-    "no_drift": Arm("hybrid without drift", HYBRID | {"drift": False}, CHOICE, HYBRID_LR),
     "no_audit": Arm("hybrid without audit", HYBRID, CHOICE | {"audit": 0.0, "min_window": 0}, HYBRID_LR),
     "refill": Arm("hybrid with refill", HYBRID, CHOICE | {"refill": True}, HYBRID_LR),
     "grpo_full_batch": Arm(

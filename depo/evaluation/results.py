@@ -232,8 +232,7 @@ def cannot_ask(recipe: Recipe) -> str:
 
 def unseen(recipe: Recipe) -> str:
     """What the estimator had in training and has to do without here."""
-    asked = recipe.prefill_probe or recipe.selection.answer_rescoring
-    return "the prefill probe of a problem" if asked else ""
+    return "the prefill probe of a problem" if recipe.prefill_probe else ""
 
 
 def predictions(

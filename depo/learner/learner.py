@@ -35,7 +35,6 @@ from depo.learner.routing import LoadBalancing, Pass, Routing, UpdateRouting
 from depo.learner.samples import check_samples
 from depo.learner.scoring import (
     Values,
-    answer_logprobs,
     completions,
     inference,
     prompt_features,
@@ -320,13 +319,6 @@ class PolicyLearner:
         """Log-probabilities of each (prompt ids, completion ids): float32 arrays of (T,), in nats."""
         with self.inference():
             return sample_logprobs(self.model, completions(sequences), self.packing, temperature)
-
-    def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
-        """Log-probability of each whole answer, (prompt ids, answer ids): (N,), in nats. Quicker than
-        ``score`` where many are to one prompt."""
-        budget = self.settings.tokens_per_microbatch
-        with self.inference():
-            return answer_logprobs(self.model, sequences, temperature, budget, self.pad_token_id)
 
     def prompt_features(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         """The prefill probe of N prompts, (N, F) float32: see ``depo.learner.scoring``."""

@@ -30,10 +30,17 @@ CLOSE, SIMILAR, ELSEWHERE = 0.8, 0.6, 0.75
 RENAMED_KEYS: dict[Key, str] = {
     ("estimator", "features"): "selection.prefill_probe, true or false",
     ("learner", "advantage_scale"): "learner.baseline.scale",
-    ("estimator", "recall"): "selection.answer_rescoring",
     ("selection", "max_waves"): "selection.max_rounds",
     ("selection", "p_mixed"): "selection.p_informative",
 }
+GONE_KEYS: dict[Key, str] = {
+    ("estimator", "recall"): "the belief as baseline does better without (learner.baseline)",
+    ("selection", "answer_rescoring"): "the belief as baseline does better without (learner.baseline)",
+    ("estimator", "history"): "estimator.type hybrid always goes by a prompt's counts",
+    ("estimator", "drift"): "how fast counts are forgotten is learned",
+    ("estimator", "ability_step"): "how fast counts are forgotten is learned",
+}
+"""What recipes of earlier versions had → why there is no such thing any more."""
 RENAMED_TYPES: dict[Key, dict[str, str]] = {
     ("estimator",): {"beta": "mopps", "streak": "greso", "hmm": "dps", "encoder": "depo"},
 }
@@ -195,6 +202,8 @@ def unknown_key(key: Key, block: type[Block] | None, root: Shape = ROOT) -> str:
     """Says that a key does not exist, and which one was probably meant: here, or in another block."""
     if root == ROOT and key in RENAMED_KEYS:
         return f"is called {RENAMED_KEYS[key]} now"
+    if root == ROOT and key in GONE_KEYS:
+        return f"is gone: {GONE_KEYS[key]}; leave it out"
     *parents, name = key
     here = [] if block is None else list(block.model_fields)
     owners = [type_name(owner) for known, owner in all_keys(root) if known == key]

@@ -173,8 +173,8 @@ def policy_notes(path: Path) -> list[str]:
     probe = selection.get("prefill_probe")
     values = {
         "prefill_probe": hybrid if probe == "auto" else probe,
-        "answer_rescoring": selection.get("answer_rescoring"),
         # As earlier versions had them.
+        "answer_rescoring": selection.get("answer_rescoring"),
         "features": estimator.get("features"),
         "recall": estimator.get("recall"),
     }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from depo.types import Group, Origin, Pick, Prompt
-from estimators.base import Candidate, Context, Rescored
+from estimators.base import Candidate, Context
 
 
 @dataclass(eq=False)
@@ -84,7 +84,7 @@ class OpenStep:
             picks,
             {
                 pick.prompt.key: Candidate(
-                    pick.prompt.key, pick.prompt.text, pick.prompt.prior, pick.features, pick.rescored
+                    pick.prompt.key, pick.prompt.text, pick.prompt.prior, pick.features
                 )
                 for pick in picks
             },
@@ -95,7 +95,7 @@ class OpenStep:
 
 def pick_state(pick: Pick) -> dict[str, Any]:
     """JSON, which has no NaN: null."""
-    features, rescored = pick.features, pick.rescored
+    features = pick.features
     return {
         "prompt": pick.prompt.key,
         "origin": pick.origin.value,
@@ -106,14 +106,13 @@ def pick_state(pick: Pick) -> dict[str, Any]:
         "predicted_informative": or_none(pick.predicted_informative),
         "predicted_sd": or_none(pick.predicted_sd),
         "features": None if features is None else [features.dtype.str, features.tolist()],
-        "rescored": None if rescored is None else [rescored.right, rescored.wrong],
     }
 
 
 def pick_from(state: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Pick:
     if state["prompt"] not in prompts:
         raise ValueError(f"prompt {state['prompt']} was picked before the checkpoint, and is not in the pool")
-    features, rescored = state["features"], state["rescored"]
+    features = state["features"]
     return Pick(
         prompt=prompts[state["prompt"]],
         origin=Origin(state["origin"]),
@@ -124,7 +123,6 @@ def pick_from(state: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Pick:
         predicted_informative=or_nan(state["predicted_informative"]),
         predicted_sd=or_nan(state["predicted_sd"]),
         features=None if features is None else np.array(features[1], dtype=features[0]),
-        rescored=None if rescored is None else Rescored(*rescored),
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from depo.rng import generator
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Pick, Prompt
-from estimators.base import Candidate, Context, Estimates, Observation, Rescored
+from estimators.base import Candidate, Context, Estimates, Observation
 
 CANDIDATES = 8  # for each prompt of a batch: candidates "auto"
 PASSES = 4  # revisit_after "auto": the time of so many passes over the pool
@@ -146,21 +146,12 @@ def whole(expected: float, rng: np.random.Generator) -> int:
 def as_candidates(
     prompts: Sequence[Prompt],
     features: Sequence[np.ndarray] | np.ndarray | None = None,
-    rescored: Sequence[Rescored | None] | None = None,
 ) -> list[Candidate]:
-    """N prompts as an estimator sees them: with the prefill probe (N, F) and the answer rescoring of each,
-    where these are at hand."""
-    if features is None and rescored is None:
-        return [Candidate(prompt.key, prompt.text, prompt.prior) for prompt in prompts]
-    nothing = [None] * len(prompts)
+    """N prompts as an estimator sees them: with the prefill probe (N, F) where it is at hand."""
+    told = [None] * len(prompts) if features is None else features
     return [
-        Candidate(prompt.key, prompt.text, prompt.prior, *seen)
-        for prompt, *seen in zip(
-            prompts,
-            nothing if features is None else features,
-            nothing if rescored is None else rescored,
-            strict=True,
-        )
+        Candidate(prompt.key, prompt.text, prompt.prior, seen)
+        for prompt, seen in zip(prompts, told, strict=True)
     ]
 
 
@@ -211,7 +202,6 @@ def described(
             predicted_informative=float(estimates.p_informative[row]),
             predicted_sd=float(estimates.sd[row]),
             features=candidates[row].features,
-            rescored=candidates[row].rescored,
         )
         for row in (range(len(prompts)) if rows is None else rows)
     ]
@@ -253,7 +243,6 @@ def observations(groups: Sequence[Group], step: int) -> list[Observation]:
             propensity=group.pick.propensity,
             prior=group.pick.prompt.prior,
             features=group.pick.features,
-            rescored=group.pick.rescored,
         )
         for group in groups
     ]

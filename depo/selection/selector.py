@@ -10,8 +10,8 @@ itself on uniformly drawn groups, and falls back to that when it has gone bad (`
     selector.observe(step, groups)
     trained = selector.assign(step, groups)
 
-Several steps may be open at once. They share what has been observed (gate, visits, yields, earlier answers)
-and the pool's position. A step's picks depend on what was observed before they were picked, and on what was
+Several steps may be open at once. They share what has been observed (gate, visits, yields) and the
+pool's position. A step's picks depend on what was observed before they were picked, and on what was
 taken from the pool in its order. They do not depend on what else is open: two open steps may hold the same
 prompt. Outcomes depend on the step's own groups alone.
 
@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 
 from depo.rng import generator
-from depo.selection.answer_rescoring import AnswerRescoring
 from depo.selection.gate import Calibration, Graded
 from depo.selection.open_step import OpenStep
 from depo.selection.picks import (
@@ -76,8 +75,8 @@ class Offer:
 
 
 class Selector:
-    """``rule`` None: uniform selection. ``prefill_probe`` and ``answer_rescoring`` are asked about each
-    candidate once a step, None: not used. Raises ValueError for a rule with a name that is taken."""
+    """``rule`` None: uniform selection. ``prefill_probe`` is asked about each candidate once a step, None:
+    not used. Raises ValueError for a rule with a name that is taken."""
 
     def __init__(
         self,
@@ -85,7 +84,6 @@ class Selector:
         rule: Rule | None,
         seed: int,
         prefill_probe: PrefillProbe | None = None,
-        answer_rescoring: AnswerRescoring | None = None,
     ) -> None:
         if rule is not None and rule.name in (UNIFORM, REVISIT):
             raise ValueError(f"no rule may be called {rule.name!r}: picks that no rule made are")
@@ -101,7 +99,6 @@ class Selector:
         self.visits = Visits(settings.fewest_trials)
         self.evicted: set[str] = set()
         self.prefill_probe = prefill_probe
-        self.answer_rescoring = answer_rescoring
         self.open_steps: list[OpenStep] = []
         """In the order in which they began. A step is closed by ``assign``, once the same groups are observed
         as well: ``assign(step, [])`` gives a step up."""
@@ -147,16 +144,6 @@ class Selector:
         step.rounds += 1
         step.picks += picks
         return picks
-
-    def preview(self, pool: Pool, step: int) -> list[Candidate]:
-        """The candidates whose beliefs ``pick`` will ask for in the first round of ``step``, each once: an
-        estimator can prepare them while the learner updates. They come without the prefill probe, which is
-        not known before the update. Call it once the step before has been observed: what it says depends
-        on the gate and on the visits so far. Changes nothing."""
-        n = min(self.settings.batch, len(pool))
-        if self.rule_at(step) == UNIFORM:
-            return as_candidates(pool.peek(n))
-        return as_candidates(self._offer(pool, n, step, used=set(), reserve=True).prompts)
 
     def _round_size(self, step: OpenStep, done: Sequence[Group]) -> int:
         """B at first. Then what is missing by the yield to expect of whoever picks now; at most B: no round
@@ -255,9 +242,7 @@ class Selector:
         new = [prompt for prompt in prompts if prompt.key not in step.candidates]
         if new:
             features = None if self.prefill_probe is None else self.prefill_probe(new)
-            rescored = None if self.answer_rescoring is None else self.answer_rescoring(new)
-            seen = as_candidates(new, features, rescored)
-            step.candidates |= {candidate.key: candidate for candidate in seen}
+            step.candidates |= {candidate.key: candidate for candidate in as_candidates(new, features)}
         return [step.candidates[prompt.key] for prompt in prompts]
 
     # ---------------------------------------------------------------- outcomes
@@ -288,8 +273,6 @@ class Selector:
         self.visits.record(groups, step.context.step)
         if self.settings.evict_mastered:
             self.evicted |= {group.pick.prompt.key for group in groups if 0 < group.trials == group.successes}
-        if self.answer_rescoring is not None:
-            self.answer_rescoring.remember(groups)
         step.observed |= {group.pick.prompt.key for group in groups}
         self._step = max(self._step, step.context.step)
         self._close(step)
@@ -344,7 +327,6 @@ class Selector:
             "recent": [[rule, bool(informative)] for rule, informative in self._recent],
             "visits": self.visits.state_dict(),
             "evicted": sorted(self.evicted),
-            "answer_rescoring": None if self.answer_rescoring is None else self.answer_rescoring.state_dict(),
             "step": self._step,
             "open_steps": [step.state_dict() for step in self.open_steps],
         }
@@ -361,8 +343,6 @@ class Selector:
         self._recent.extend((rule, bool(informative)) for rule, informative in state["recent"])
         self.visits.load_state_dict(state["visits"])
         self.evicted = set(state["evicted"])
-        if self.answer_rescoring is not None:  # null: resumed from a run without
-            self.answer_rescoring.load_state_dict(state["answer_rescoring"] or {})
         self._step = int(state["step"])
         prompts = {prompt.key: prompt for prompt in pool.by_key} if state["open_steps"] else {}
         self.open_steps = [OpenStep.from_state(step, prompts) for step in state["open_steps"]]
@@ -373,7 +353,6 @@ def build_selector(
     batch: int,
     seed: int,
     prefill_probe: PrefillProbe | None = None,
-    answer_rescoring: AnswerRescoring | None = None,
 ) -> Selector:
     """The selector that ``spec`` describes, as a recipe's ``selection`` block does.
 
@@ -390,4 +369,4 @@ def build_selector(
     if name == UNIFORM and options:
         raise ValueError(f"uniform selection does not take these options: {', '.join(options)}")
     rule = None if name == UNIFORM else build_rule(name, options)
-    return Selector(settings, rule, seed, prefill_probe, answer_rescoring)
+    return Selector(settings, rule, seed, prefill_probe)

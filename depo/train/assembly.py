@@ -32,7 +32,6 @@ from depo.rollout.weights import (
     default_tolerance,
 )
 from depo.selection import Selector, build_selector
-from depo.selection.answer_rescoring import AnswerRescoring
 from depo.selection.selector import PrefillProbe
 from depo.trackers.console import Console
 from depo.trackers.tracker import open_trackers
@@ -282,17 +281,12 @@ def make_selector(
         prefill_probe = counted_probe
     elif getattr(recipe.estimator, "live", False):
         prefill_probe = lambda prompts: exact_pass_rates(prompts, learner, tokenizer)[:, None]  # noqa: E731
-    answer_rescoring = None
-    if recipe.selection.answer_rescoring:
-        score = partial(learner.answer_logprobs, temperature=recipe.rollout.temperature)
-        answer_rescoring = AnswerRescoring(recipe.selection.answer_rescoring, score)
     with user_errors("selection"):
         return build_selector(
             recipe.selection.spec | {"graded_on": recipe.graded_on},
             recipe.batch.prompts,
             recipe.seed,
             prefill_probe,
-            answer_rescoring,
         )
 
 

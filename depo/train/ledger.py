@@ -43,7 +43,7 @@ class Ledger:
     def __init__(self, group_size: int, by_signal: bool = False) -> None:
         self.group_size = group_size
         self.by_signal = by_signal
-        self.signal: Counter[str] = Counter()  # trained; of uniform groups: sum, and sum of squares
+        self.signal = {"trained": 0.0, "uniform": 0.0, "uniform_squares": 0.0}  # of uniform groups: sums
         self.rollouts: Counter[tuple[Origin, Outcome]] = Counter()
         self.tokens: Counter[tuple[Origin, Outcome]] = Counter()
         self.evaluation: Counter[str] = Counter()  # rollouts, tokens
@@ -236,7 +236,7 @@ class Ledger:
         self.tokens = Counter({(Origin(a), Outcome(b)): n for a, b, n in state["tokens"]})
         self.evaluation = Counter(state["evaluation"])
         self.groups = Counter(state["groups"])
-        self.signal = Counter(state["signal"])
+        self.signal = dict(state["signal"])
         self.prompt_tokens = state["prompt_tokens"]
         self.probed_tokens = state.get("probed_tokens", 0)
         self.visits = Counter(state["visits"])

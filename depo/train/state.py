@@ -29,7 +29,7 @@ from depo.train.ledger import Ledger
 from depo.train.metrics import Clock
 from depo.types import Group, Request, Rollout
 from depo.workers.learner import RemoteLearner
-from estimators.base import Estimator, Prepares
+from estimators.base import Estimator
 from reward.base import Reward
 
 
@@ -66,11 +66,6 @@ class Run:
         rollout = self.recipe.rollout
         routes = self.recipe.learner.routing_replay == "r3"
         return Sampling(rollout.temperature, rollout.max_new_tokens, routes)
-
-    def look_ahead(self, step: int) -> None:
-        """Let the estimator work out, ahead of time, what the selector will ask at ``step``."""
-        if isinstance(self.estimator, Prepares):
-            self.estimator.prepare(self.selector.preview(self.pool, step), step)
 
     def clock(self, step: int) -> Clock:
         """A new one, of whose phases the console tells."""
@@ -196,7 +191,6 @@ class Run:
             for missing in tracker.truncate_after(self.step) or ():
                 self.console.say(f"warning: {missing}", always=True)
         # As before the interruption: summed in another order, beliefs would differ in their last bit.
-        self.look_ahead(self.step + 1)
 
     @property
     def wall_seconds(self) -> float:

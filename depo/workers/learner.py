@@ -165,10 +165,6 @@ class RemoteLearner:
         """Log-probabilities of each (prompt ids, completion ids): (T,) each, in nats."""
         return self.call("score", sequences, temperature)
 
-    def answer_logprobs(self, sequences: Sequences, temperature: float) -> np.ndarray:
-        """Log-probability of each whole answer, (prompt ids, answer ids): (N,), in nats."""
-        return self.call("answer_logprobs", sequences, temperature)
-
     def prompt_features(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """(N, F) float32, from one prefill of each prompt: see ``depo.learner.scoring``."""
         return self.call("prompt_features", [prompt.token_ids for prompt in prompts])

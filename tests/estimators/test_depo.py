@@ -24,7 +24,7 @@ def test_the_registry_builds_it_with_options_left_unset(tiny_bert):
 
 
 def test_importing_estimators_does_not_import_torch():
-    program = "import sys, estimators, estimators.text_head; print('torch' in sys.modules)"
+    program = "import sys, estimators, estimators.hybrid; print('torch' in sys.modules)"
     outcome = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
@@ -116,26 +116,6 @@ def test_a_prediction_depends_neither_on_order_nor_on_company(tiny_bert, frozen,
     np.testing.assert_array_equal(means(trained(), *texts[::-1]), together[::-1])
     alone = trained()
     np.testing.assert_array_equal([means(alone, text)[0] for text in texts], together)
-
-
-def test_prepare_changes_no_prediction_and_spares_the_work(tiny_bert, monkeypatch):
-    texts, _ = prompts(20)
-    plain, prepared = estimator(tiny_bert), estimator(tiny_bert)
-    for subject in (plain, prepared):
-        subject.observe(groups(12, seed=5), CONTEXT)
-    prepared.prepare(candidates(*texts), 2)
-    expected = plain.predict(candidates(*texts), CONTEXT)
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            prepared.head.encoder.network, "embed", lambda *_: pytest.fail("read a prompt that was prepared")
-        )
-        found = prepared.predict(candidates(*texts), CONTEXT)
-    np.testing.assert_array_equal(found.mean, expected.mean)
-    np.testing.assert_array_equal(found.p_informative, expected.p_informative)
-    for subject in (plain, prepared):  # and is not used any longer once the weights have changed
-        subject.observe(groups(12, seed=6), CONTEXT)
-    assert (means(prepared, *texts) != expected.mean).all()
-    np.testing.assert_array_equal(means(prepared, *texts), means(plain, *texts))
 
 
 @pytest.mark.parametrize(

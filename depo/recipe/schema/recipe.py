@@ -201,17 +201,11 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def estimator_uses_what_the_policy_shows(self) -> Self:
-        probe, answers = self.selection.prefill_probe, self.selection.answer_rescoring
-        asked = {
-            "prefill_probe": ("true", probe is True, "auto"),
-            "answer_rescoring": (answers, answers > 0, 0),
-        }
-        for key, (value, on, instead) in asked.items():
-            if on and self.estimator.type not in ("hybrid", "plugin"):
-                raise ValueError(
-                    f"selection.{key} {value} needs estimator.type hybrid, which makes use of what the "
-                    f"policy shows; estimator.type is {self.estimator.type}: set selection.{key} to {instead}"
-                )
+        if self.selection.prefill_probe is True and self.estimator.type not in ("hybrid", "plugin"):
+            raise ValueError(
+                "selection.prefill_probe true needs estimator.type hybrid, which makes use of what the "
+                f"policy shows; estimator.type is {self.estimator.type}: set selection.prefill_probe to auto"
+            )
         return self
 
     @model_validator(mode="after")

@@ -61,26 +61,20 @@ class SpoEstimator(Block):
 
 
 class HybridEstimator(Block):
-    """Item response theory in motion: population, text prior, history and the policy's ability."""
+    """The pool's population, tilted by what is known of a prompt, times its discounted counts."""
 
     type: Literal["hybrid"] = "hybrid"
     text: Literal["ngrams", "encoder", "none"] = "ngrams"
-    """What reads the prompts' texts: logistic regression on hashed n-grams (no torch), heads on
-    a frozen encoder (needs ``text_model``), or nothing."""
+    """What reads the prompts' texts: hashed n-grams (no torch), heads on a frozen encoder (needs
+    ``text_model``), or nothing."""
     text_model: str | None = None
     """BERT-family encoder: Hugging Face id or local directory (`depo fetch minilm DIR`)."""
-    history: bool = True
-    """Remember each prompt's outcomes. Off: only what is known before a first visit (an ablation)."""
-    drift: bool = True
-    """Let the policy's ability move all pass rates together."""
-    ability_step: Positive = 0.03
-    """How far ability may move in one policy step, as a standard deviation in logits."""
     memory: Positive = 3000.0
-    """Groups over which the pool's composition and the model's own settings are learned."""
+    """Groups over which the regression and its worth are learned."""
     noise: Annotated[float, Field(strict=True, ge=1e-9, lt=0.5)] = 0.0005
     """Chance that a verdict is wrong: keeps one wrong verdict from contradicting a belief beyond repair."""
     seed: Annotated[Seed, Field(ge=0)] = 0
-    """The text reader's random draws are keyed by it."""
+    """The encoder's random draws are keyed by it."""
 
     @model_validator(mode="after")
     def text_model_goes_with_encoder(self) -> Self:
@@ -195,10 +189,6 @@ class SelectionBase(Block):
     """Show the estimator what one prefill by today's policy tells about each candidate (perplexity, entropy
     of the first token, last hidden state), at each round. Costs a prefill of every candidate. auto: with
     estimator.type hybrid, which makes use of it."""
-    answer_rescoring: FewOrZero = 0
-    """Earlier answers to keep of each prompt. At each round, one prefill of each kept answer tells how likely
-    it is under today's policy, and the estimator is shown that (hybrid). Answers with a probability below
-    1/1000 are not kept: long answers cost nothing. 0: none."""
     pilot: FewOrZero = 0
     """Rollouts that a group begins with; the rest of it is generated only where these are neither all right
     nor all wrong (Pilot-Commit, arXiv 2605.26606). 0: all at once."""
@@ -228,7 +218,7 @@ class SelectionBase(Block):
     @property
     def spec(self) -> dict[str, Any]:
         """What ``depo.selection.build_selector`` takes. It is handed the means to ask the policy."""
-        return self.model_dump(exclude={"prefill_probe", "answer_rescoring", "pilot"})
+        return self.model_dump(exclude={"prefill_probe", "pilot"})
 
 
 class UniformSelection(SelectionBase):

@@ -32,7 +32,7 @@ def test_a_suite_decides_which_policy_is_best_and_when_to_stop(workdir, monkeypa
     command = ["train", "tiny.yaml", "--run-dir", "run", "steps=6", "evaluation.suite=sums.yaml"]
     watch = ["evaluation.every=1", "evaluation.best=sums/first/avg", "evaluation.early_stopping.patience=2"]
     # So much is never gained: two evaluations are enough, whichever of the policies is the best.
-    shown = ["selection.prefill_probe=true", "selection.answer_rescoring=2"]
+    shown = ["selection.prefill_probe=true"]
     assert main([*command, *watch, *shown, "evaluation.early_stopping.min_delta=1.0"]) == 0
     said = capsys.readouterr().out
     assert "early stopping after step 2" in said

@@ -78,9 +78,8 @@ LINES = [
     (
         "estimator: greso",
         ["selection.answer_rescoring=8"],
-        "FILE (with selection.answer_rescoring=8 from the command line): selection.answer_rescoring 8 needs "
-        "estimator.type hybrid, which makes use of what the policy shows; estimator.type is greso: "
-        "set selection.answer_rescoring to 0",
+        "command line: selection.answer_rescoring: is gone: the belief as baseline does better without "
+        "(learner.baseline); leave it out",
     ),
     ("estimator: beta", [], "FILE: estimator.type: beta is called mopps now"),
     ("estimator: {type: streak, p_min: 0.1}", [], "FILE: estimator.type: streak is called greso now"),
@@ -91,7 +90,17 @@ LINES = [
         [],
         "FILE: estimator.features: is called selection.prefill_probe, true or false now",
     ),
-    ("", ["estimator.recall=8"], "command line: estimator.recall: is called selection.answer_rescoring now"),
+    (
+        "",
+        ["estimator.recall=8"],
+        "command line: estimator.recall: is gone: the belief as baseline does better without "
+        "(learner.baseline); leave it out",
+    ),
+    (
+        "estimator: {drift: false}",
+        [],
+        "FILE: estimator.drift: is gone: how fast counts are forgotten is learned; leave it out",
+    ),
     ("selection: {max_waves: 3}", [], "FILE: selection.max_waves: is called selection.max_rounds now"),
     (
         "selection: {type: threshold, p_mixed: 0.4}",

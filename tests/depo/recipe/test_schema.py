@@ -112,14 +112,13 @@ def test_shorter_completions_than_the_shipped_buffer_are_refused() -> None:
 
 @pytest.mark.parametrize("prompts", [4, 32, 2000])
 def test_hybrid_with_no_other_key_is_the_recommended_method(tmp_path: Path, prompts: int) -> None:
-    """The quickstart writes out what is recommended; beyond it, it rescores answers, for they are short."""
+    """The quickstart writes out what is recommended."""
     recipe = load_recipe(written(tmp_path, f"{MINIMAL}estimator: hybrid\nbatch: {{prompts: {prompts}}}\n"))
     recommended = load_recipe(ROOT / "recipes/quickstart.yaml")
     assert recipe.prefill_probe
     assert recommended.prefill_probe
-    changed = {"prefill_probe", "candidates", "answer_rescoring"}
+    changed = {"prefill_probe", "candidates"}
     assert recipe.selection.model_dump(exclude=changed) == recommended.selection.model_dump(exclude=changed)
-    assert (recipe.selection.answer_rescoring, recommended.selection.answer_rescoring) == (0, 8)
     settings = build_selector(recipe.selection.spec, prompts, 0).settings
     assert settings.considered == 8 * prompts
     at_the_quickstarts = build_selector(recipe.selection.spec, recommended.batch.prompts, 0).settings

@@ -1,4 +1,4 @@
-"""What holds whatever the rule: audit, no repeats, keyed draws, cooldown, rest, preview, state."""
+"""What holds whatever the rule: audit, no repeats, keyed draws, cooldown, rest, state."""
 
 from __future__ import annotations
 
@@ -98,41 +98,6 @@ def test_resumed_run_picks_what_the_uninterrupted_one_would_have(rule: str) -> N
         names |= {g.pick.selector for g in found}
     assert {rule, "revisit"} <= names
     assert resumed.state_dict() == selector.state_dict()
-
-
-# ---------------------------------------------------------------- preview
-
-
-class Eavesdropper(MoppsEstimator):
-    """Notes whose beliefs it is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: set[str] = set()
-
-    def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
-        self.asked |= {candidate.key for candidate in candidates}
-        return super().predict(candidates, context)
-
-
-@pytest.mark.parametrize("min_window", [0, 1000], ids=["open", "closed"])
-@pytest.mark.parametrize("rule", [*sorted(BUILT_IN), "uniform"])
-def test_preview_names_all_that_the_first_round_asks_about_and_changes_nothing(
-    rule: str, min_window: int
-) -> None:
-    options = {} if rule == "uniform" else {"candidates": 30, "revisit_after": 3, "cooldown": 1}
-    selector = selector_of(prompts=8, type=rule, min_window=min_window, window=1000, audit=0.25, **options)
-    pool, estimator = pool_of(100), Eavesdropper()
-    for step in range(1, 10):
-        before = str(selector.state_dict()), str(pool.state_dict())
-        previewed = [candidate.key for candidate in selector.preview(pool, step)]
-        assert (str(selector.state_dict()), str(pool.state_dict())) == before
-        assert len(set(previewed)) == len(previewed) < 60
-        estimator.asked = set()
-        open_step, picks = first_round(selector, pool, estimator, step)
-        assert estimator.asked <= set(previewed)
-        assert set(keys(picks)) <= set(previewed)
-        selector.observe(open_step, [group(pick, [True, False]) for pick in picks])
 
 
 # ---------------------------------------------------------------- cooldown

@@ -11,7 +11,6 @@ from synthetic_pool import G, Oracle, first_round, group, keys, pool_of, rolled_
 
 from depo.data import PromptPool
 from depo.selection import OpenStep, SelectionSettings, Selector
-from depo.selection.answer_rescoring import AnswerRescoring
 from depo.selection.rules import Thompson
 from depo.types import Group, Outcome, Pick, Prompt
 from estimators.base import Context, Observation
@@ -181,8 +180,7 @@ def asking(seed: int = 0) -> Selector:
     settings = SelectionSettings(
         8, refill=True, audit=0.25, min_window=0, candidates=40, revisit_after=4, max_rounds=3
     )
-    rescoring = AnswerRescoring(4, lambda sequences: np.full(len(sequences), np.log(0.1)))
-    return Selector(settings, Thompson(), seed, probe, rescoring)
+    return Selector(settings, Thompson(), seed, probe)
 
 
 def finish(selector: Selector, pool: PromptPool, estimator: Informed) -> tuple[list[object], object]:
@@ -216,7 +214,6 @@ def test_a_checkpoint_with_two_open_steps_goes_on_as_if_nothing_had_happened() -
     fourth, picks = first_round(selector, pool, estimator, 4)
     selector.pick(fourth, pool, estimator, rolled_out(picks, 4))
     first_round(selector, pool, estimator, 5)
-    assert any(pick.rescored for pick in fourth.picks)
     assert {pick.selector for pick in fourth.picks} == {"thompson", "uniform"}
 
     restored, restored_pool = asking(), pool_of(200)
