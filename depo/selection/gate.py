@@ -173,6 +173,7 @@ class Calibration:
                 stratum = quality(predicted_W[member_W], informative_W[member_W])
                 figures[f"visits_{label}/groups"] = float(member_W.sum())
                 figures |= {f"visits_{label}/{name}": value for name, value in stratum.items()}
+        figures["skill"] = figures["brier_skill" if self.graded_on == "informative" else "pass_rate_skill"]
         defined = {name: value for name, value in figures.items() if not math.isnan(value)}
         return {"groups": float(len(self.graded)), **defined}
 

@@ -101,11 +101,11 @@ COLUMNS = (
         "informative_share",
         6,
         lambda value: f"{value:.0%}",
-        "informative groups, with right and wrong answers: only these teach",
+        "informative groups: only these teach",
     ),
     Column(
         "skill",
-        "calibration/brier_skill",
+        "calibration/skill",
         5,
         lambda value: f"{value:+.2f}",
         "of the estimator, 1 is perfect; prompts are chosen while it is above 0",

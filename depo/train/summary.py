@@ -143,11 +143,10 @@ def why_uniform(run: Run) -> str:
             f"only {len(gate.graded)} of the {gate.min_window} uniformly drawn groups that the gate asks for "
             "(selection.min_window) could be graded"
         )
-    skill_of = "brier_skill" if gate.graded_on == "informative" else "pass_rate_skill"
-    skill = gate.metrics().get(skill_of, float("nan"))
+    skill = gate.metrics().get("skill", float("nan"))
     return (
         f"the estimator was not reliably better than the base rate on {len(gate.graded)} uniformly drawn "
-        f"groups ({skill_of} {skill:+.2f})"
+        f"groups (skill {skill:+.2f})"
     )
 
 

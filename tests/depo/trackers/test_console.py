@@ -24,7 +24,7 @@ METRICS = {
     "uniform/groups": 4,
     "uniform/accuracy": 0.51,
     "uninformative_share": 0.25,
-    "calibration/brier_skill": -0.125,
+    "calibration/skill": -0.125,
     "calibration/ece": 0.0312,
     "selection/active": 1,
     "saved": -12345,
@@ -155,7 +155,7 @@ def test_lines_stay_aligned_and_within_the_width_for_extreme_values(
         dict.fromkeys(METRICS, 1.0)
         | {"step": 99_999, "saved": -123_456_789, "tokens_per_second": 999_999, "reward": -10.25}
         | {
-            "calibration/brier_skill": -1.5,
+            "calibration/skill": -1.5,
             "selection/active": 0,
             "seconds/generate": 99_999,
             "seconds/step": 99_999,
