@@ -74,10 +74,6 @@ class ModelAverage:
         weight_S[weight_S < NEGLIGIBLE * weight_S.max()] = 0.0
         return weight_S / weight_S.sum()
 
-    @property
-    def worth(self) -> float:
-        return float(self.weight_S @ self.worth_S)
-
     def add(self, probability_NS: np.ndarray) -> None:
         """Probabilities that every pair gave to N outcomes, up to a factor for each outcome."""
         self.score_S *= np.exp(-len(probability_NS) / self.memory)
@@ -203,8 +199,8 @@ class HybridEstimator:
         return {
             "prompts_visited": float(len(self._row)),
             "never": float(self.population_M[0]),
-            "first_worth": self.first.worth,
-            "worth": self.again.worth,
+            "first_worth": float(self.first.weight_S @ self.first.worth_S),
+            "worth": float(self.again.weight_S @ self.again.worth_S),
             "count_kept": float(self.again.weight_S @ span_S),
         }
 
@@ -220,7 +216,7 @@ class HybridEstimator:
                 probability_NS[:, s] = (normalised(joint_NM) * likelihood_NM[rows]).sum(axis=1)
             average.add(probability_NS)
             counted_N2 = np.einsum("s,nsc->nc", average.weight_S, before_NR2[rows][:, average.span_S])
-            known_NM[rows] = self._known(average.worth * deviation_N2, counted_N2)
+            known_NM[rows] = self._known((average.weight_S @ average.worth_S) * deviation_N2, counted_N2)
         self._fit_population(np.stack([known_NM, likelihood_NM], axis=1))
         self.regression.fit(groups, counts_N2[:, 0], counts_N2.sum(axis=1))
         for group in groups:

@@ -1,7 +1,7 @@
 """What to expect of a prompt by what is known of it, learned online: one ridge regression.
 
-It has two targets: a group's pass rate k / n, and its spread 4 k (n − k) / (n (n − 1)), on average 4 p (1 − p).
-Half-solved prompts and a mixture of easy and hard ones may have the same mean, but not the same spread.
+It has two targets: the pass rate k / n of a group, and its spread 4 k (n − k) / (n (n − 1)), on average
+4 p (1 − p). Half-solved prompts and a mixture of easy and hard ones may share a mean, but not a spread.
 
 Its columns come in three blocks, each of which has the same say to begin with (a prior variance of 1 in all):
 
@@ -119,15 +119,14 @@ class PromptRegression:
         rows_NK = (rows_NK * np.sqrt(weight_N)[:, None])[complete_N].astype(np.float32)
         self.moments_KK *= np.float32(np.exp(-len(rows_NK) / self.memory))
         self.moments_KK += rows_NK.T @ rows_NK
-        self._solve()
+        if len(rows_NK):
+            self._solve()
         if self.encoder is not None:  # last: the regression learns what it says of prompts not yet learned
             self.encoder.fit(groups)
 
     def _solve(self) -> None:
         """(correlation + penalty / rows) · solution = correlation with the target, by conjugate gradients."""
         rows = float(self.moments_KK[0, 0])
-        if not rows:
-            return
         center_C, products_CC = self.moments_KK[0, 1:-2] / rows, self.moments_KK[1:-2, 1:-2]
         scale_C = self._scale(np.diag(products_CC) / rows, center_C)
 
