@@ -9,11 +9,13 @@ on a grid of logits, and a point apart for prompts out of reach altogether, *nev
 from:
 
 1. *Counts* grow old, for the policy learns. At each policy step they keep e^(−1/span) of themselves.
-2. *Tilt.* One regression (`PromptRegression`) says from x_i which pass rate m_i to expect, m̄ on average. That
-   counts as w rollouts at the rate m_i instead of m̄. The ratio of their binomial likelihoods,
-   (p / (1 − p))^(w (m_i − m̄)), is
+2. *Tilt.* One regression (`PromptRegression`) says from x_i which pass rate m_i to expect, and which spread
+   v_i = 4 p (1 − p); m̄ and v̄ on average. Of all ways to tilt a population by the two, an exponential family
+   assumes least, and it reads like counts, a successes and b failures (which may be negative):
 
-       tilt_i(z) = exp(w (m_i − m̄) z)
+       tilt_i(z) = p(z)^a (1 − p(z))^b       a, b = w ((v_i − v̄) ± (m_i − m̄))
+
+   Without the spread it would be w rollouts at the rate m_i instead of m̄.
 
 3. *Span and w* are not set but learned. Every group is first predicted, with every pair of them, and each
    pair is scored by the probability it gave to the counts. Beliefs are averaged over pairs by their posterior
@@ -72,10 +74,6 @@ class ModelAverage:
         weight_S[weight_S < NEGLIGIBLE * weight_S.max()] = 0.0
         return weight_S / weight_S.sum()
 
-    @property
-    def worth(self) -> float:
-        return float(self.weight_S @ self.worth_S)
-
     def add(self, probability_NS: np.ndarray) -> None:
         """Probabilities that every pair gave to N outcomes, up to a factor for each outcome."""
         self.score_S *= np.exp(-len(probability_NS) / self.memory)
@@ -99,7 +97,9 @@ class HybridEstimator:
         self.noise = noise
         self.logit_M = np.append(-np.inf, logit)
         self.rate_M = self.observed(np.append(0.0, 1.0 / (1.0 + np.exp(-logit))))
-        self.log_right_M, self.log_wrong_M = np.log(self.rate_M), np.log1p(-self.rate_M)
+        self.log_2M = np.stack([np.log(self.rate_M), np.log1p(-self.rate_M)])  # of right and wrong
+        tilting_M = 1.0 / (1.0 + np.exp(-self.logit_M.clip(-TILT_LOGITS, TILT_LOGITS)))
+        self.tilting_2M = np.stack([np.log(tilting_M), np.log1p(-tilting_M)])
         self.regression = PromptRegression(text, text_model, memory, seed)
         self.first = ModelAverage([(worth, 0) for worth in WORTHS], memory)  # without counts, spans are alike
         self.again = ModelAverage(list(product(WORTHS, range(len(SPANS)))), memory)
@@ -145,9 +145,9 @@ class HybridEstimator:
         """(N, M)"""
         belief_NM = np.zeros((len(candidates), len(self.rate_M)))
         for average, rows in self._visits(candidates):
-            deviation_N, counts_NR2 = self._told([candidates[i] for i in rows], step)
+            deviation_N2, counts_NR2 = self._told([candidates[i] for i in rows], step)
             for s in np.flatnonzero(average.weight_S):
-                known_NM = self._known(average.worth_S[s] * deviation_N, counts_NR2[:, average.span_S[s]])
+                known_NM = self._known(average.worth_S[s] * deviation_N2, counts_NR2[:, average.span_S[s]])
                 belief_NM[rows] += average.weight_S[s] * normalised(self.population_M * known_NM)
         return belief_NM
 
@@ -158,22 +158,19 @@ class HybridEstimator:
         return [(average, rows) for average, rows in both if len(rows)]
 
     def _told(self, prompts: Sequence[Candidate | Observation], step: int) -> tuple[np.ndarray, np.ndarray]:
-        """m − m̄, (N,), and the counts as they are worth at ``step``, (N, R, 2)."""
+        """(m − m̄, v − v̄), (N, 2), and the counts as they are worth at ``step``, (N, R, 2)."""
         counts_NR2 = np.zeros((len(prompts), len(SPANS), 2))
         rows = np.array([self._row.get(prompt.key, -1) for prompt in prompts], dtype=np.int64)
         elapsed_N = np.maximum(step - self._visited_at_V[rows[rows >= 0]], 0)
         kept_NR = np.exp(-elapsed_N[:, None] / np.array(SPANS))
         counts_NR2[rows >= 0] = self._counts_VR2[rows[rows >= 0]] * kept_NR[:, :, None]
-        return self.regression.pass_rate(prompts) - self.regression.mean, counts_NR2
+        return self.regression.predict(prompts) - self.regression.mean_2, counts_NR2
 
-    def _known(self, tilt_N: np.ndarray, counts_N2: np.ndarray) -> np.ndarray:
-        """What is known of prompts apart from the population, (N, M): tilt and likelihood, up to a factor."""
-        tilted_NM = np.outer(tilt_N, self.logit_M.clip(-TILT_LOGITS, TILT_LOGITS))
-        return self._scaled(tilted_NM + counts_N2 @ np.stack([self.log_right_M, self.log_wrong_M]))
-
-    @staticmethod
-    def _scaled(log_NM: np.ndarray) -> np.ndarray:
-        """exp, with a maximum of 1 in each row."""
+    def _known(self, tilt_N2: np.ndarray, counts_N2: np.ndarray) -> np.ndarray:
+        """What is known of prompts apart from the population, (N, M): tilt times likelihood, at most 1."""
+        rate_N, spread_N = tilt_N2.T
+        pseudo_N2 = np.column_stack([spread_N + rate_N, spread_N - rate_N])
+        log_NM = pseudo_N2 @ self.tilting_2M + counts_N2 @ self.log_2M
         return np.exp(log_NM - log_NM.max(axis=1, keepdims=True))
 
     def draw(self, belief_NM: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -202,24 +199,24 @@ class HybridEstimator:
         return {
             "prompts_visited": float(len(self._row)),
             "never": float(self.population_M[0]),
-            "first_worth": self.first.worth,
-            "worth": self.again.worth,
+            "first_worth": float(self.first.weight_S @ self.first.worth_S),
+            "worth": float(self.again.weight_S @ self.again.worth_S),
             "count_kept": float(self.again.weight_S @ span_S),
         }
 
     def _learn(self, groups: Sequence[Observation], counts_N2: np.ndarray, step: int) -> None:
-        likelihood_NM = self._known(np.zeros(len(groups)), counts_N2)
+        likelihood_NM = self._known(np.zeros((len(groups), 2)), counts_N2)
         known_NM = np.empty_like(likelihood_NM)
         before_NR2 = np.empty((len(groups), len(SPANS), 2))
         for average, rows in self._visits(groups):
-            deviation_N, before_NR2[rows] = self._told([groups[i] for i in rows], step)
+            deviation_N2, before_NR2[rows] = self._told([groups[i] for i in rows], step)
             probability_NS = np.empty((len(rows), len(average.worth_S)))
             for s, (worth, span) in enumerate(zip(average.worth_S, average.span_S, strict=True)):
-                joint_NM = self.population_M * self._known(worth * deviation_N, before_NR2[rows, span])
+                joint_NM = self.population_M * self._known(worth * deviation_N2, before_NR2[rows, span])
                 probability_NS[:, s] = (normalised(joint_NM) * likelihood_NM[rows]).sum(axis=1)
             average.add(probability_NS)
             counted_N2 = np.einsum("s,nsc->nc", average.weight_S, before_NR2[rows][:, average.span_S])
-            known_NM[rows] = self._known(average.worth * deviation_N, counted_N2)
+            known_NM[rows] = self._known((average.weight_S @ average.worth_S) * deviation_N2, counted_N2)
         self._fit_population(np.stack([known_NM, likelihood_NM], axis=1))
         self.regression.fit(groups, counts_N2[:, 0], counts_N2.sum(axis=1))
         for group in groups:

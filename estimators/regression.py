@@ -1,4 +1,7 @@
-"""The pass rate to expect of a prompt by what is known of it, learned online: one ridge regression.
+"""What to expect of a prompt by what is known of it, learned online: one ridge regression.
+
+It has two targets: the pass rate k / n of a group, and its spread 4 k (n − k) / (n (n − 1)), on average
+4 p (1 − p). Half-solved prompts and a mixture of easy and hard ones may share a mean, but not a spread.
 
 Its columns come in three blocks, each of which has the same say to begin with (a prior variance of 1 in all):
 
@@ -12,7 +15,7 @@ Everything is kept as weighted sums over past groups, which fade with ``memory``
 and no order. A group of n counts n / (n + 2): a second rollout says less about prompts like this one than
 another prompt would. The weights are found by conjugate gradients from the last ones, in time K².
 
-Shapes: N prompts, F features, C columns, K = C + 2 (1, columns, target).
+Shapes: N prompts, F features, C columns, K = C + 3 (1, columns, 2 targets).
 """
 
 from __future__ import annotations
@@ -61,31 +64,31 @@ class PromptRegression:
     def _restart(self, features: int) -> None:
         self.blocks[2] = features
         columns = sum(self.blocks)
-        self.moments_KK = np.zeros((columns + 2, columns + 2), dtype=np.float32)
-        self.solution_C = np.zeros(columns, dtype=np.float32)  # weights of the scaled columns
-        self.weights_C, self.center_C = self.solution_C, self.solution_C  # as they are applied
+        self.moments_KK = np.zeros((columns + 3, columns + 3), dtype=np.float32)
+        self.solution_2C = np.zeros((2, columns), dtype=np.float32)  # weights of the scaled columns
+        self.weights_2C, self.center_C = self.solution_2C, self.solution_2C[0]  # as they are applied
 
     @property
-    def mean(self) -> float:
-        """Mean pass rate so far, which an average prompt is predicted."""
-        return float(self.moments_KK[0, -1] / self.moments_KK[0, 0]) if self.moments_KK[0, 0] else 0.5
+    def mean_2(self) -> np.ndarray:
+        """Mean pass rate and spread so far, which an average prompt is predicted."""
+        return self.moments_KK[0, -2:] / self.moments_KK[0, 0] if self.moments_KK[0, 0] else np.full(2, 0.5)
 
-    def pass_rate(self, prompts: Sequence[Candidate | Observation]) -> np.ndarray:
-        """(N,) in [0, 1]; a prompt without features counts as one with average ones.
+    def predict(self, prompts: Sequence[Candidate | Observation]) -> np.ndarray:
+        """Pass rate and spread, (N, 2) in [0, 1]; a prompt without features counts as one with average ones.
 
         Raises ValueError for a recorded pass rate outside [0, 1], and for another number of features.
         """
         buckets, counts_N = self._read(prompts)
         dense_ND = np.column_stack([self._told(prompts), self._features(prompts, self.blocks[2])])
         text = self.blocks[0]
-        weights_D, center_D = self.weights_C[text:], self.center_C[text:]
-        deviation_ND = np.nan_to_num(dense_ND - center_D)  # NaN where something is not known
-        rate_N = self.mean + (deviation_ND * weights_D).sum(axis=1)
+        deviation_ND = np.nan_to_num(dense_ND - self.center_C[text:])  # NaN where something is not known
+        predicted_N2 = self.mean_2 + (deviation_ND[:, None] * self.weights_2C[:, text:]).sum(axis=2)
         if text and len(prompts):
             column, sign = folded(buckets)
-            sums_N = np.add.reduceat(self.weights_C[column] * sign, np.cumsum(counts_N) - counts_N)
-            rate_N += sums_N / np.sqrt(counts_N) - float(self.weights_C[:text] @ self.center_C[:text])
-        return np.clip(rate_N, 0.0, 1.0)
+            starts_N = np.cumsum(counts_N) - counts_N
+            sums_2N = np.add.reduceat(self.weights_2C[:, column] * sign, starts_N, axis=1)
+            predicted_N2 += (sums_2N / np.sqrt(counts_N)).T - self.weights_2C[:, :text] @ self.center_C[:text]
+        return np.clip(predicted_N2, 0.0, 1.0)
 
     def fit(self, groups: Sequence[Observation], successes_N: np.ndarray, trials_N: np.ndarray) -> None:
         """Learn from N finished groups. Once there are features, groups without are left out.
@@ -96,6 +99,9 @@ class PromptRegression:
         if brought and not self.blocks[2]:
             self._restart(brought[0])  # what was learned without them knows nothing of them
         features_NF = self._features(groups, self.blocks[2])
+        products_N = 4.0 * successes_N * (trials_N - successes_N)
+        spread_N = np.minimum(products_N / np.maximum(trials_N * (trials_N - 1), 1), 1.0)
+        spread_N = np.where(trials_N > 1, spread_N, self.predict(groups)[:, 1])  # one rollout shows none
         rows_NK = np.column_stack(
             [
                 np.ones(len(groups)),
@@ -103,25 +109,25 @@ class PromptRegression:
                 self._told(groups),
                 features_NF,
                 successes_N / trials_N,
+                spread_N,
             ]
         )
-        complete_N = np.array([group.features is not None for group in groups]) | (self.blocks[2] == 0)
+        complete_N = np.array([not self.blocks[2] or group.features is not None for group in groups])
         if not np.isfinite(rows_NK[complete_N]).all():
             raise ValueError("the features of a prompt must be finite")
         weight_N = trials_N / (trials_N + PROMPT_TRIALS)
         rows_NK = (rows_NK * np.sqrt(weight_N)[:, None])[complete_N].astype(np.float32)
         self.moments_KK *= np.float32(np.exp(-len(rows_NK) / self.memory))
         self.moments_KK += rows_NK.T @ rows_NK
-        self._solve()
+        if len(rows_NK):
+            self._solve()
         if self.encoder is not None:  # last: the regression learns what it says of prompts not yet learned
             self.encoder.fit(groups)
 
     def _solve(self) -> None:
         """(correlation + penalty / rows) · solution = correlation with the target, by conjugate gradients."""
         rows = float(self.moments_KK[0, 0])
-        if not rows:
-            return
-        center_C, products_CC = self.moments_KK[0, 1:-1] / rows, self.moments_KK[1:-1, 1:-1]
+        center_C, products_CC = self.moments_KK[0, 1:-2] / rows, self.moments_KK[1:-2, 1:-2]
         scale_C = self._scale(np.diag(products_CC) / rows, center_C)
 
         def applied(vector_C: np.ndarray) -> np.ndarray:
@@ -129,21 +135,21 @@ class PromptRegression:
             covariance_C = products_CC @ scaled_C / rows - center_C * (center_C @ scaled_C)
             return scale_C * covariance_C + PENALTY / rows * vector_C
 
-        target_C = scale_C * (self.moments_KK[1:-1, -1] / rows - center_C * self.mean)
-        found_C = self.solution_C
-        residual_C = target_C - applied(found_C)
-        direction_C, left = residual_C, float(residual_C @ residual_C)
-        enough = PRECISION**2 * float(target_C @ target_C)
-        for _ in range(ITERATIONS):
-            if left <= enough:
-                break
-            image_C = applied(direction_C)
-            step = left / float(direction_C @ image_C)
-            found_C, residual_C = found_C + step * direction_C, residual_C - step * image_C
-            before, left = left, float(residual_C @ residual_C)
-            direction_C = residual_C + left / before * direction_C
-        self.solution_C = found_C.astype(np.float32)
-        self.weights_C, self.center_C = scale_C * self.solution_C, center_C
+        for target, found_C in enumerate(self.solution_2C):
+            with_target_C = self.moments_KK[1:-2, target - 2] / rows - center_C * self.mean_2[target]
+            residual_C = scale_C * with_target_C - applied(found_C)
+            direction_C, left = residual_C, float(residual_C @ residual_C)
+            enough = PRECISION**2 * float(((scale_C * with_target_C) ** 2).sum())
+            for _ in range(ITERATIONS):
+                if left <= enough:
+                    break
+                image_C = applied(direction_C)
+                step = left / float(direction_C @ image_C)
+                found_C, residual_C = found_C + step * direction_C, residual_C - step * image_C
+                before, left = left, float(residual_C @ residual_C)
+                direction_C = residual_C + left / before * direction_C
+            self.solution_2C[target] = found_C
+        self.weights_2C, self.center_C = scale_C * self.solution_2C, center_C
 
     def _scale(self, square_C: np.ndarray, center_C: np.ndarray) -> np.ndarray:
         """What columns are multiplied by: text as it is, the others to a variance of 1 / width of the block;
@@ -203,7 +209,7 @@ class PromptRegression:
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> State:
-        arrays = {"moments": self.moments_KK.copy(), "solution": self.solution_C.copy()}
+        arrays = {"moments": self.moments_KK.copy(), "solution": self.solution_2C.copy()}
         own = State(SCHEMA_VERSION, {"blocks": list(self.blocks)}, arrays)
         return own if self.encoder is None else joined(own, {"encoder": self.encoder.state_dict()})
 
@@ -217,11 +223,11 @@ class PromptRegression:
             )
         self._restart(int(blocks[2]))
         self.moments_KK = np.array(state.arrays["moments"], dtype=np.float32)
-        self.solution_C = np.array(state.arrays["solution"], dtype=np.float32)
+        self.solution_2C = np.array(state.arrays["solution"], dtype=np.float32)
         if rows := float(self.moments_KK[0, 0]):
-            self.center_C = self.moments_KK[0, 1:-1] / rows
-            square_C = np.diag(self.moments_KK)[1:-1] / rows
-            self.weights_C = self._scale(square_C, self.center_C) * self.solution_C
+            self.center_C = self.moments_KK[0, 1:-2] / rows
+            square_C = np.diag(self.moments_KK)[1:-2] / rows
+            self.weights_2C = self._scale(square_C, self.center_C) * self.solution_2C
         if self.encoder is not None:
             self.encoder.load_state_dict(part(state, "encoder"))
 

@@ -29,11 +29,13 @@ def flat(estimator):
     estimator.population_M = np.full_like(estimator.population_M, 1 / len(estimator.population_M))
 
 
-def expected_beliefs(estimator, right, wrong, tilt, group_size=8):
+def expected_beliefs(estimator, right, wrong, rate, spread, group_size=8):
     """Mean, sd and p_informative by plain sums over the grid."""
     total = mean = square = informative = 0.0
     for weight, z, p in zip(estimator.population_M, estimator.logit_M, estimator.rate_M, strict=True):
-        belief = weight * math.exp(tilt * min(max(z, -4.0), 4.0)) * p**right * (1 - p) ** wrong
+        q = 1 / (1 + math.exp(-min(max(z, -4.0), 4.0)))
+        tilt = q ** (spread + rate) * (1 - q) ** (spread - rate)
+        belief = weight * tilt * p**right * (1 - p) ** wrong
         total, mean, square = total + belief, mean + belief * p, square + belief * p * p
         for k in range(1, group_size):
             informative += belief * math.comb(group_size, k) * p**k * (1 - p) ** (group_size - k)
@@ -48,13 +50,13 @@ def test_a_belief_is_population_times_tilt_times_discounted_counts():
     certain(estimator, 4.0, 8.0)
     counts = sum(math.exp(-(5 - step) / 8) for step in (1, 2, 3))
     asked = [candidate(str(i), prior=0.1 * i) for i in range(9)] + [candidate("new", prior=0.9)]
-    deviation = estimator.regression.pass_rate(asked) - estimator.regression.mean
-    assert np.ptp(deviation) > 0.5
+    deviation = estimator.regression.predict(asked) - estimator.regression.mean_2
+    assert np.ptp(deviation[:, 0]) > 0.5
     found = estimator.predict(asked, at(5))
     for i in range(10):
         k = i if i < 9 else 0
         wrong = 8 - k if i < 9 else 0
-        expected = expected_beliefs(estimator, counts * k, counts * wrong, 4.0 * deviation[i])
+        expected = expected_beliefs(estimator, counts * k, counts * wrong, *(4.0 * deviation[i]))
         got = (found.mean[i], found.sd[i], found.p_informative[i])
         assert got == pytest.approx(expected, rel=1e-6)
 
@@ -242,6 +244,21 @@ def test_text_tells_prompts_apart_before_their_first_visit():
     assert hard < 0.25
     assert metrics["first_worth"] > 1
     assert np.ptp(blind.predict(new, at(31)).mean) < 1e-9
+
+
+def test_half_solved_prompts_are_told_from_a_mixture_of_solved_and_hopeless_ones():
+    """Both kinds are solved half of the time; groups of two."""
+    rng = np.random.default_rng(8)
+    estimator = HybridEstimator()
+    for step in range(1, 41):
+        half = rng.random(32) < 0.5
+        k = rng.binomial(2, np.where(half, 0.5, np.where(rng.random(32) < 0.5, 0.99, 0.01)))
+        kinds = ["half" if one else "either" for one in half]
+        estimator.observe([seen(f"{step}-{i}", int(k[i]), 2, text=kinds[i]) for i in range(32)], at(step, 2))
+    half, either = estimator.predict(
+        [candidate("x", text="half"), candidate("y", text="either")], at(41, 2)
+    ).p_informative
+    assert half > 0.3 > 0.2 > either
 
 
 def test_text_that_says_nothing_is_worth_nothing():
