@@ -16,8 +16,8 @@ from depo.types import Prompt
 CHANGED = {"name", "estimator", "selection", "learner", "batch"}
 
 
-def recipe_of(arm, pool="mixed"):
-    return arm_recipe(POOLS[pool], REPORTED, 0, arm, ARMS[arm], 320_000, "minilm")
+def recipe_of(arm, pool="mixed", family=REPORTED):
+    return arm_recipe(POOLS[pool], family, 0, arm, ARMS[arm], 320_000, "minilm")
 
 
 @pytest.mark.parametrize("pool", POOLS)
