@@ -99,3 +99,10 @@ def minilm() -> Path:
     return directory_from_env(
         "DEPO_TEST_MINILM", "a directory made by `depo fetch minilm DIR`", "config.json"
     )
+
+
+@pytest.fixture(autouse=True)
+def messages_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests look for in a message may not be parted by the end of a line. `finished` is printed as a
+    user sees it."""
+    monkeypatch.setattr("depo.errors.WIDTH", 10_000)

@@ -27,13 +27,6 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(autouse=True)
-def messages_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What tests look for in a message may not be parted by the end of a line. `finished` is printed as a
-    user sees it."""
-    monkeypatch.setattr("depo.errors.WIDTH", 10_000)
-
-
 @pytest.fixture
 def workdir(tmp_path: Path, tiny_policy: Path) -> Path:
     """A directory with a data set, a reward of one's own and ``tiny.yaml``; commands run there."""

@@ -16,7 +16,7 @@ LINES = [
     (
         "estimator: {type: bta}",
         [],
-        'FILE: estimator.type: unknown type "bta"; one of uniform, depo, mopps, greso, dps, hybrid, '
+        'FILE: estimator.type: unknown type "bta"; one of uniform, depo, mopps, spo, greso, dps, hybrid, '
         "oracle, plugin",
     ),
     ("", ["steps=many"], "command line: steps: must be a whole number, found 'many'"),
