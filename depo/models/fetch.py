@@ -95,14 +95,15 @@ def run_pip(requirement: str, into: Path, show: Callable[[int], None]) -> tuple[
 
 
 def written(directory: Path) -> int:
-    """Bytes of the wheels below ``directory``, finished or not. A file may be moved while it is looked at."""
-    total = 0
+    """Bytes of the one wheel that is written below ``directory``, finished or not. It may be moved, or be
+    there twice for a moment, while it is looked at."""
+    largest = 0
     for path in directory.rglob("*.whl"):
         try:
-            total += path.stat().st_size
+            largest = max(largest, path.stat().st_size)
         except FileNotFoundError:
             continue
-    return total
+    return largest
 
 
 SOURCE_FILE = "depo_source.json"

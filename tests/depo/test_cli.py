@@ -198,7 +198,7 @@ def test_resume_takes_the_recipe_of_the_run_when_none_is_given(recipe: str, run_
 NO_RECIPE = "error: the recipe file is missing; it comes before key=value (see depo train --help)"
 NO_DATA = "error: command line: data.train.path: no such file: no.csv"
 UNKNOWN_FLAG = "error: unrecognized arguments: --nonsense (see depo train --help)"
-SMALL_GROUP = "error: command line: batch.group_size: must be at least 2, found 1"
+SMALL_GROUP = "error: command line: batch.group_size: must be at least 1, found 0"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ SMALL_GROUP = "error: command line: batch.group_size: must be at least 2, found 
             "error: --run-dir none: no such directory, so there is no run to resume",
         ),
         (["train", "smal.yaml"], "error: smal.yaml: no such recipe file; did you mean small.yaml?"),
-        (["train", "small.yaml", "batch.group_size=1"], SMALL_GROUP),
+        (["train", "small.yaml", "batch.group_size=0"], SMALL_GROUP),
         (["train", "small.yaml", "data.train=no.csv"], NO_DATA),
         (["train", "small.yaml", "data.train=no.csv", "--dry-run"], NO_DATA),
         (["fetch", "smollm2"], "error: the following arguments are required: DIR (see depo fetch --help)"),

@@ -148,7 +148,7 @@ def test_sampled_pass_rates_are_near_the_true_ones_and_compose_what_the_recipe_a
         {"mastered": 5, "learnable": 5, "impossible": 10},
         {"mastered": 2, "learnable": 2, "impossible": 6},
     ]
-    assert any(line.startswith("pool candidates, ") for line in lines)
+    assert any(line.startswith("training pool candidates, ") for line in lines)
 
 
 @pytest.mark.parametrize(
