@@ -51,7 +51,7 @@ class Guards(Block):
     """Pass rate of uniformly drawn prompts, as a share of its best level so far. Prompts that a rule chose
     do not count. The upper end of its 95 % interval is compared with the lower end of the best one."""
     no_signal: Guard | None = Guard(limit=1.0, warn=3, end=20)
-    """Share of groups that are all right or all wrong: nothing can be learned from them."""
+    """Share of groups without an advantage to train on: all right, all wrong, or just as expected."""
     entropy_collapse: RelativeGuard | None = RelativeGuard(limit=0.05, warn=5, end=50, window=10)
     """Entropy of the trained tokens, as a share of its level at the start."""
     entropy_explosion: RelativeGuard | None = RelativeGuard(limit=8.0, warn=3, end=20, window=10)
