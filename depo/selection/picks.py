@@ -52,7 +52,7 @@ class SelectionSettings:
     """What the estimator's predictions are held against: whether a group was informative, or its pass rate,
     where the belief is the baseline."""
     evict_mastered: bool = False
-    """Never pick a prompt again whose group was all right, as long as there are others for two batches."""
+    """Never pick a prompt again whose group was all right, as long as there are enough others."""
     candidates: int | Literal["auto"] = "auto"
     """Prompts that a rule considers in a round; auto: 8 · B."""
     cooldown: int = 0

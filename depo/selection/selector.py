@@ -131,8 +131,10 @@ class Selector:
             return []
         origin = Origin.REFILL if step.rounds else Origin.SELECTED
         if step.rule == UNIFORM:
-            gone = self.evicted if len(pool) - len(self.evicted) >= 2 * self.settings.batch else set()
-            prompts = next_unused(pool, n, step.used | gone)
+            closed = step.used | self.evicted
+            if len(pool) - len(closed) < n:
+                closed = step.used
+            prompts = next_unused(pool, n, closed)
             picks = self._described(step, prompts, estimator, origin, UNIFORM, 1 / len(pool))
         else:
             offer = self._offer(pool, n, step.context.step, step.used, reserve=not step.rounds)

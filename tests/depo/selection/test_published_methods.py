@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from synthetic_pool import G, first_round, group, keys, pass_rate, pool_of
+from synthetic_pool import G, first_round, group, keys, pass_rate, pool_of, selector_of
 
 import estimators
 from depo.recipe.keys import expand
@@ -111,3 +111,26 @@ def test_base_probability_outside_its_own_bounds_is_an_error() -> None:
         Recipe.model_validate(
             MINIMAL | {"estimator": {"type": "greso", "p_easy": 0.99}, "selection": {"type": "skip"}}
         )
+
+
+@pytest.mark.parametrize("kind", ["uniform", "thompson"])
+def test_mastered_prompts_are_evicted_until_the_others_run_out(kind: str) -> None:
+    """A pool of 24 and rounds of 4, all of whose groups are all right. After four steps 16 are evicted. A
+    step of three refilled rounds then takes the 8 others first, and returns to the evicted for the rest."""
+    options = {"type": kind, "evict_mastered": True, "refill": True, "max_rounds": 3, "min_window": 0}
+    options |= {"audit": 0.0} if kind == "thompson" else {}
+    selector, pool, seen = selector_of(prompts=4, **options), pool_of(24), set()
+    for step in range(1, 5):
+        open_step, picks = first_round(selector, pool, MoppsEstimator(), step)
+        assert not seen & set(keys(picks)), "picked again"
+        seen |= set(keys(picks))
+        selector.observe(open_step, [group(pick, [True, True]) for pick in picks])
+        selector.assign(open_step, [])
+    resumed = selector_of(prompts=4, **options)
+    resumed.load_state_dict(selector.state_dict(), pool)
+    open_step, done = resumed.begin(Context(2, 5)), []
+    while picks := resumed.pick(open_step, pool, MoppsEstimator(), done):
+        assert len(done) == 8 or not seen & set(keys(picks)), "the others come first"
+        done += [group(pick, [True, True]) for pick in picks]
+    assert len(done) == 12
+    assert len({one.pick.prompt.key for one in done}) == 12
