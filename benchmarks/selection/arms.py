@@ -262,7 +262,7 @@ CHAINS = {
     "written": True,
     "problems": 32_000,
     "batch_size": 32,
-    "forgotten_carries": 0.75,
+    "forgotten_carries": 0.1,
     "lr": 3e-3,
     "max_steps": 1_200,
     "check_every": 50,
@@ -270,8 +270,12 @@ CHAINS = {
 }
 
 FAMILIES = {
-    "four-digit chains": Family(4, 6_000, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}}),
-    "three-digit chains": Family(3, 5_000, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}}),
+    "four-digit chains": Family(
+        4, 6_000, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}, "unsure_facts": 0.3}
+    ),
+    "three-digit chains": Family(
+        3, 6_000, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}, "unsure_facts": 0.4}
+    ),
     REPORTED: Family(
         digits=3,
         candidates=40_000,

@@ -7,7 +7,7 @@
 2. Every few steps the policy is measured: exact pass rates of the held-out candidates, and from them the
    accuracy on the solvable part of the held-out set that would be composed now (``depo.toy.grading``). That
    is the very number an evaluation before RL shows. Of a policy that writes its work out
-   (``depo.toy.written``), samples of some held-out sums without a carry: what its teacher always has right.
+   (``depo.toy.written``), samples of some held-out sums that its teacher always gets right.
 3. Training stops at the first measurement inside the band. When one check lies below and the next above
    it, the way back is halved: along the straight line between the weights at the two checks, accuracy
    changes little by little, so that a point inside the band can be found by bisection.
@@ -55,7 +55,7 @@ from depo.toy.grading import (
     solvable_accuracy,
 )
 from depo.toy.tiny_moe import build
-from depo.toy.written import written
+from depo.toy.written import surely_right, unsure, written
 
 BISECTIONS = 6
 
@@ -79,7 +79,7 @@ class WarmStartResult:
 
 def yardstick(settings: WarmStart) -> str:
     """The problems whose accuracy the band is for."""
-    return "held-out sums without a carry" if settings.written else "solvable held-out problems"
+    return "held-out sums that the teacher gets right" if settings.written else "solvable held-out problems"
 
 
 def warm_start(recipe: Recipe, directory: Path, report: Callable[[str], None]) -> WarmStartResult:
@@ -127,7 +127,8 @@ def train(
     if settings.written:
         use_sorted_experts(model)  # chains are long enough for it to pay
     both = candidates(recipe)
-    taught = [problem for problem in both.heldout if problem.family.operation == "+" and not problem.carries]
+    slips_AB = unsure(settings.unsure_facts, recipe.seed)
+    taught = [problem for problem in both.heldout if surely_right(problem, slips_AB)]
 
     lengths_N = np.array([len(problem.answer) + 1 for problem in both.heldout])  # with the end token
 
@@ -198,7 +199,8 @@ def worked_examples(recipe: Recipe) -> list[tuple[Problem, str]]:
                 drawn.append(problem)
     careless = rng.random(len(drawn)) < settings.forgotten_carries
     if settings.written:
-        answers = [written(problem, settings.forgotten_carries, rng) for problem in drawn]
+        slips_AB = unsure(settings.unsure_facts, recipe.seed)
+        answers = [written(problem, settings.forgotten_carries, rng, slips_AB) for problem in drawn]
     else:
         answers = [
             problem.careless_answer if slip else problem.answer

@@ -65,6 +65,9 @@ class WarmStart(Block):
     forgotten_carries: Fraction = 0.85
     """Share of the worked examples whose teacher never carries (``written``: share of the carries that it
     forgets, each by itself): what RL then has to put right."""
+    unsure_facts: Fraction = 0.0
+    """``written``: share of the sums of two digits (7 + 8) that the teacher gets wrong now and then, some of
+    them nearly always."""
     batch_size: Many = 64
     """Worked examples of an optimizer step."""
     lr: Positive = 8e-4
@@ -81,7 +84,7 @@ class WarmStart(Block):
     """Steps between two measurements of solvable held-out accuracy."""
     band: tuple[Fraction, Fraction] = (0.40, 0.50)
     """Training stops inside this band of solvable held-out accuracy (``written``: of sampled accuracy on
-    held-out sums without a carry); ending outside is an error."""
+    held-out sums that the teacher always gets right); ending outside is an error."""
 
     @field_validator("families")
     @classmethod

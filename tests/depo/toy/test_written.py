@@ -11,7 +11,7 @@ import pytest
 
 from depo.rng import generator
 from depo.toy.arithmetic import Family, Problem
-from depo.toy.written import free_choices, written
+from depo.toy.written import free_choices, surely_right, unsure, written
 
 STEP = re.compile(r"([.,;:/|!&?])([a-c])(\d)([+*])(\d)([^0-9a-c])(\d+)")
 RESULT = re.compile(r"[.,;:/|!&]([a-c])(\d)([v^])")
@@ -71,6 +71,25 @@ def test_a_sum_is_right_when_each_of_its_carries_is_remembered(left, right, carr
         for chain in chains(Problem(Family("+", 3), left, right), 2000, 0.6)
     ]
     assert np.mean(told) == pytest.approx(0.4**carries, abs=0.05)
+
+
+def test_a_sum_is_right_when_each_of_its_facts_is():
+    slips_AB = np.zeros((10, 10))
+    slips_AB[3, 6], slips_AB[2, 5] = 0.5, 0.7  # of 123+456: the units, the tens; 6+3 is sure
+    for left, right, chance in ((123, 456, 0.5 * 0.3), (456, 123, 1.0), (103, 406, 0.5)):
+        problem, rng = Problem(Family("+", 3), left, right), generator(0, "facts")
+        told = [answer(written(problem, 0.0, rng, slips_AB)) == problem.answer for _ in range(2000)]
+        assert np.mean(told) == pytest.approx(chance, abs=0.05)
+        assert surely_right(problem, slips_AB) == (chance == 1)
+    assert not surely_right(Problem(Family("+", 3), 105, 105), slips_AB)  # a carry may be forgotten
+
+
+def test_a_share_of_the_facts_is_unsure_and_the_same_for_a_seed():
+    slips_AB = unsure(0.4, seed=3)
+    assert np.count_nonzero(slips_AB) == 40
+    assert slips_AB[slips_AB > 0].min() >= 0.2 and slips_AB.max() < 1
+    assert np.array_equal(slips_AB, unsure(0.4, seed=3))
+    assert not np.array_equal(slips_AB, unsure(0.4, seed=4))
 
 
 def test_products_are_guessed_and_never_right():
