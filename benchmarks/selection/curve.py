@@ -10,7 +10,7 @@ Shapes: K evaluations, in order; the first is before training, at cost 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from depo.trackers.tracker import read_metrics
 
 COSTS = ("rollouts", "tokens", "updates", "cost")
 PREFILLED, TRAINED = 1 / 20, 1 / 3
-"""Of the cost of a generated token."""
+"""Of the cost of a generated token: a prefilled one, and one that an update goes through."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def spent(row: Mapping[str, Any], updates: int) -> tuple[float, ...]:
 SHARES = (0.5, 0.75, 0.9)
 HEADLINE = 0.75
 YARDSTICK = "dapo"
-SUBJECT = "hybrid"
+SUBJECTS = ("belief", "hybrid")
+"""What is compared with all others: the first of these that was run."""
 
 Curves = Mapping[int, Mapping[str, Curve]]
 """Seed → arm → curve."""
@@ -181,10 +182,15 @@ def compare(curves: Curves, arms: Sequence[str], horizon: int) -> dict[str, Any]
     return found
 
 
+def subject(arms: Collection[str]) -> str:
+    """The arm that is compared with all others."""
+    return next((name for name in SUBJECTS if name in arms), SUBJECTS[0])
+
+
 def rivals(name: str, arms: Sequence[str]) -> list[str]:
     """What an arm is compared with: the subject with all, the others with GRPO and DAPO."""
     usual = [other for other in ("grpo", YARDSTICK) if other in arms]
-    return [other for other in (arms if name == SUBJECT else usual) if other != name]
+    return [other for other in (arms if name == subject(arms) else usual) if other != name]
 
 
 def difference(curves: Curves, one: str, other: str, horizon: int) -> list[float | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.report import coded
-from benchmarks.selection.curve import HEADLINE, SHARES, SUBJECT, YARDSTICK, Curves, curves_of, missing
+from benchmarks.selection.curve import HEADLINE, SHARES, YARDSTICK, Curves, curves_of, missing, subject
 from depo.report.document import (
     UNKNOWN,
     Block,
@@ -31,8 +31,11 @@ from depo.report.statistics import t_interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-GOALS = {YARDSTICK: 0.35, "grpo": 0.40, "depo": 0.70}
-"""Rollouts to A, as a share of what a rival needs."""
+GOALS = {
+    "answers": ("rollouts", {YARDSTICK: 0.25, "grpo": 0.40, "dapo_pairs": 0.40}),
+    "chains": ("cost", {YARDSTICK: 0.35, "grpo": 0.45, "pilot_commit": 0.80, "spo": 0.85}),
+}
+"""World → unit, and what to reach A may take of it as a share of what a rival needs."""
 
 LEAST_GAIN, MOST_HARM = 0.02, 0.01
 FORMER_NAMES = {"no_view": "no_probe", "no_recall": "no_rescoring"}
@@ -135,7 +138,7 @@ def pool_blocks(name: str, pool: Mapping[str, Any], result: Mapping[str, Any]) -
         rows: list[Row] = [
             [pair.replace("/", " ÷ "), shown(ratio), str(ratio["seeds"]), censored(ratio)]
             for pair, ratio in ratios.items()
-            if has_pairs(ratio) and (main or pair.startswith(f"{SUBJECT}/"))
+            if has_pairs(ratio) and (main or pair.startswith(f"{subject(arms)}/"))
         ]
         if rows:
             what = f"{unit.capitalize()} to DAPO's accuracy at {float(share):.0%} of the horizon, as a ratio:"
@@ -204,7 +207,8 @@ def draw_pool(curves: Curves, arms: Iterable[str], horizon: int, title: str) -> 
 def targets(result: Mapping[str, Any], complete: bool) -> list[Block]:
     """What was set out for, what was reached; pools and arms that were not run are left out. Unless the runs
     are ``complete`` nothing counts as met: a run may be missing for what happened in it."""
-    rows = [*headline(result["pools"].get("mixed")), *harmless(result["pools"])]
+    world = result.get("world", "answers")  # results of earlier versions know of no other
+    rows = [*headline(result["pools"].get("mixed"), world), *harmless(result["pools"])]
     if not rows:
         return []
     others = ", ".join(f"{share:.0%}" for share in SHARES if share != HEADLINE)
@@ -220,39 +224,44 @@ def targets(result: Mapping[str, Any], complete: bool) -> list[Block]:
     ]
 
 
-def headline(mixed: Mapping[str, Any] | None) -> Iterator[Row]:
-    """On the mixed pool: rollouts to A against each rival, and accuracy at equal rollouts."""
+def headline(mixed: Mapping[str, Any] | None, world: str) -> Iterator[Row]:
+    """On the mixed pool: what A costs against each rival, and accuracy at equal rollouts."""
     if mixed is None:
         return
-    ratios = mixed["comparison"]["ratios"].get(f"rollouts@{HEADLINE:g}", {})
-    for other, goal in GOALS.items():
-        ratio = ratios.get(f"{SUBJECT}/{other}")
+    unit, goals = GOALS[world]
+    ours = subject(mixed["comparison"]["final"])
+    ratios = mixed["comparison"]["ratios"].get(f"{unit}@{HEADLINE:g}", {})
+    for other, goal in goals.items():
+        ratio = ratios.get(f"{ours}/{other}")
         if ratio and has_pairs(ratio):
             note = [f"; censored {censored(ratio)}"] if any(ratio["censored"]) else []
-            what = f"rollouts to A, {SUBJECT} ÷ {other}, mixed"
+            what = f"{unit} to A, {ours} ÷ {other}, mixed"
             yield [what, f"≤ {goal:.2f}", [*shown(ratio), *note], verdict(ratio, goal)]
-    gain = mixed["comparison"]["final"].get(SUBJECT, {}).get(f"minus_{YARDSTICK}")
+    gain = mixed["comparison"]["final"].get(ours, {}).get(f"minus_{YARDSTICK}")
     if gain:
         reached = None if gain[1] is None else gain[0] > LEAST_GAIN and gain[1] > 0
-        what = f"final accuracy, {SUBJECT} − {YARDSTICK}, mixed"
+        what = f"final accuracy, {ours} − {YARDSTICK}, mixed"
         yield [what, f"> {LEAST_GAIN}, interval above 0", both(gain, mixed, YARDSTICK), met(reached)]
 
 
 def harmless(pools: Mapping[str, Any]) -> Iterator[Row]:
     """Where selection has nothing to win it must not lose either."""
-    for name in ("medium", "hidden"):
-        gain = pools.get(name, {}).get("comparison", {}).get("final", {}).get(SUBJECT, {}).get("minus_grpo")
+    for name in ("medium", "hidden", "single_pass"):
+        final = pools.get(name, {}).get("comparison", {}).get("final", {})
+        ours = subject(final)
+        gain = final.get(ours, {}).get("minus_grpo")
         if gain:
             reached = None if gain[1] is None else gain[1] > -MOST_HARM
-            what = f"final accuracy, {SUBJECT} − grpo, {name}"
+            what = f"final accuracy, {ours} − grpo, {name}"
             yield [what, f"lower bound > −{MOST_HARM}", both(gain, pools[name], "grpo"), met(reached)]
 
 
 def both(gain: Sequence[float | None], pool: Mapping[str, Any], other: str) -> Text:
-    """The subject's lead over another arm, smoothed; and by the last evaluation alone, which a fall late in
+    """Our arm's lead over another arm, smoothed; and by the last evaluation alone, which a fall late in
     the run lowers and smoothing does not show."""
-    pairs = [by_arm for by_arm in curves_of(pool).values() if {SUBJECT, other} <= by_arm.keys()]
-    leads = [by_arm[SUBJECT].last - by_arm[other].last for by_arm in pairs]
+    ours = subject(pool["comparison"]["final"])
+    pairs = [by_arm for by_arm in curves_of(pool).values() if {ours, other} <= by_arm.keys()]
+    leads = [by_arm[ours].last - by_arm[other].last for by_arm in pairs]
     return [Number.of(gain, ".4f"), "; as measured ", Number.of(t_interval(leads).to_json(), ".4f")]
 
 

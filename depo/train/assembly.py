@@ -113,7 +113,8 @@ def assemble(
     trackers = open_trackers(recipe.tracking, run_dir)
     for tracker in trackers:
         stack.callback(tracker.close)
-    ledger = Ledger(recipe.batch.group_size, by_signal=recipe.graded_on == "pass_rate")
+    by_signal = recipe.graded_on == "pass_rate"
+    ledger = Ledger(recipe.batch.group_size, by_signal, recipe.learner.epochs)
     return Run(
         recipe=recipe,
         directory=run_dir,

@@ -38,11 +38,13 @@ class Saved:
 
 class Ledger:
     """``group_size`` is G, the rollouts that one group would cost under uniform sampling. ``by_signal``: a
-    group is worth its Σ A², as where single rollouts teach more or less; else it is effective or not."""
+    group is worth its Σ A², as where single rollouts teach more or less; else it is effective or not.
+    ``epochs``: how often an update goes through what it trains on."""
 
-    def __init__(self, group_size: int, by_signal: bool = False) -> None:
+    def __init__(self, group_size: int, by_signal: bool = False, epochs: int = 1) -> None:
         self.group_size = group_size
         self.by_signal = by_signal
+        self.epochs = epochs
         self.signal = {"trained": 0.0, "uniform": 0.0, "uniform_squares": 0.0}  # of uniform groups: sums
         self.rollouts: Counter[tuple[Origin, Outcome]] = Counter()
         self.tokens: Counter[tuple[Origin, Outcome]] = Counter()
@@ -137,7 +139,9 @@ class Ledger:
 
     @property
     def trained_tokens(self) -> int:
-        return sum(n for (_, outcome), n in self.tokens.items() if outcome == Outcome.TRAINED)
+        """Once for each epoch."""
+        trained = (n for (_, outcome), n in self.tokens.items() if outcome == Outcome.TRAINED)
+        return sum(trained) * self.epochs
 
     @property
     def prefilled_tokens(self) -> int:

@@ -80,6 +80,14 @@ def test_counts_equal_those_made_by_hand() -> None:
     assert summary["prompts"] == {"seen": 6}
 
 
+def test_tokens_are_trained_on_once_in_each_epoch() -> None:
+    once, thrice = Ledger(group_size=3), Ledger(group_size=3, epochs=3)
+    for ledger in (once, thrice):
+        ledger.record(mixed_bag())
+    assert 0 < 3 * once.trained_tokens == thrice.trained_tokens
+    assert once.generated_tokens == thrice.generated_tokens
+
+
 def test_cost_of_an_effective_group_is_unknown_before_the_first() -> None:
     ledger = Ledger(group_size=3)
     ledger.record([group("b", [False, False, False], Outcome.ZERO_VARIANCE)])
