@@ -50,7 +50,7 @@ EVERY_RULE = {
 EVERY_CHOICE = {"candidates": 8192, "cooldown": 0, "revisit_after": "auto", "revisit_share": 0.05}
 """The same of the rules that go by an estimator."""
 OF_RULE: dict[str, dict[str, Any]] = {
-    "thompson": {"draws": 1, "per_token": False},
+    "thompson": {"draws": 1, "per_token": False, "headroom": 0.0},
     "window": {"low": 0.15, "high": 0.85},
     "prioritized": {"floor": 0.05},
 }

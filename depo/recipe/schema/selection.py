@@ -14,6 +14,7 @@ from depo.recipe.schema.block import (
     Few,
     FewOrZero,
     Fraction,
+    NonNegative,
     Plugin,
     Positive,
     Seed,
@@ -261,6 +262,9 @@ class ThompsonSelection(RuleSelection):
     per_token: bool = False
     """Divide the score by the tokens that a rollout of the prompt is expected to take. Prompts with short
     answers come first."""
+    headroom: NonNegative = 0.0
+    """Weigh the chance of an informative group by (1 − p)^headroom: the larger, the more hard prompts come
+    before easy ones that are as informative."""
 
 
 class OptimisticSelection(RuleSelection):

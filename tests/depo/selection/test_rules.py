@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -186,3 +187,12 @@ def test_optimistic_takes_the_best_draw_for_prompts_hardly_known_and_the_belief_
     new_N = scores_N[::2]
     assert set(np.round(new_N, 6)) == {0.0, round(127 / 128, 6)}
     assert abs((new_N > 0).mean() - 7 / 8) < 0.04
+
+
+def test_headroom_prefers_the_harder_of_two_that_are_as_informative() -> None:
+    """2p (1 − p)^(1 + h): with h = 1 highest at 1/3, with h = 0 the same for p and 1 − p."""
+    rates = [0.9, 0.1, 0.5, 1 / 3]
+    pairs = replace(view([0.5] * 4, mean=rates), group_size=2)
+    assert chosen(Thompson(draws=1, headroom=1.0), pairs, 4, 0) == [3, 2, 1, 0]
+    assert chosen(Thompson(draws=1), pairs, 2, 0) == [2, 3]
+    assert shares(Thompson(draws=1), pairs, 3)[:2] == pytest.approx([0.5, 0.5], abs=0.05)
