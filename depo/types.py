@@ -32,7 +32,7 @@ class Outcome(StrEnum):
     TRAINED = "trained"
     ZERO_VARIANCE = "zero_variance"  # its group was all right or all wrong
     SURPLUS = "surplus"  # its group was informative, but the batch was already full
-    NEGLIGIBLE = "negligible"  # its advantage was below learner.min_advantage
+    NEGLIGIBLE = "negligible"  # its advantage was below learner.min_advantage, and it was not drawn
     UNSCORABLE = "unscorable"  # verification timed out or crashed
     CANCELLED = "cancelled"
     STALE = "stale"
@@ -121,7 +121,8 @@ class Group:
     """The G rollouts of one pick, in sample order, with their scores.
 
     ``advantages`` (G,) are filled once it is verified; ``left_out`` are the indices of rollouts whose
-    advantage is too small to train on. ``learner_logprobs`` (G arrays of (T,)) are of trained groups only.
+    advantage is small and that are not trained on. ``learner_logprobs`` (G arrays of (T,)) are of trained
+    groups only.
     """
 
     pick: Pick

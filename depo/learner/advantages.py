@@ -23,6 +23,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from depo import plugins
+from depo.rng import seed64
 from depo.types import Group
 
 
@@ -63,15 +64,27 @@ def build_advantages(spec: dict[str, Any]) -> Advantages:
 
 
 def advantages_into(groups: Sequence[Group], advantages: Advantages, least: float = 0.0) -> None:
-    """Fill ``advantages`` (G,) float32 of all groups of a round, and ``left_out``: the rollouts whose
-    advantage is smaller than ``least`` on either side. Raises ValueError for advantages that do not fit."""
+    """Fill ``advantages`` (G,) float32 of all groups of a round, and ``left_out``: the rollouts that are too
+    small to train on (``thinned``). Raises ValueError for advantages that do not fit."""
     judged_P = [Judged.of(group) for group in groups]
     for group, judged, found_G in zip(groups, judged_P, advantages(judged_P), strict=True):
         advantages_G = np.where(np.isnan(judged.correct), 0.0, found_G).astype(np.float32)
         if advantages_G.shape != judged.rewards.shape:
             raise ValueError(f"advantages {advantages_G.shape} for {len(judged.rewards)} rollouts of a group")
-        group.advantages = advantages_G
-        group.left_out = frozenset(np.flatnonzero(np.abs(advantages_G) < least).tolist())
+        kept_G = np.array([seed64(rollout.seed, "thin") / 2**63 for rollout in group.rollouts])
+        group.advantages, left_out_G = thinned(advantages_G, least, kept_G)
+        group.left_out = frozenset(np.flatnonzero(left_out_G).tolist())
+
+
+def thinned(advantages_G: np.ndarray, least: float, draw_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Advantages (G,), and which are left out (G,) bool: of those smaller than ``least`` on either side, a
+    share |A| / least is kept and counts as ± least. So the update stays what it is in the mean. Without them
+    it would not: of a prompt that is right 9 times in 10, only failures would remain, and the policy would
+    only be told what not to do. ``draw_G``: uniform in [0, 1)."""
+    small_G = np.abs(advantages_G) < least
+    left_out_G = small_G & (np.abs(advantages_G) <= least * draw_G)
+    kept_G = small_G & ~left_out_G
+    return np.where(kept_G, np.copysign(np.float32(least), advantages_G), advantages_G), left_out_G
 
 
 # ---------------------------------------------------------------- the group's mean

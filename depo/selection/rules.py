@@ -195,9 +195,7 @@ class Prioritized:
         return np.log(np.sqrt(mean_N * (1 - mean_N)) + self.floor) + rng.gumbel(size=len(mean_N))
 
 
-def drawn(
-    considered: Considered, draws: int, rng: np.random.Generator, headroom: float = 0.0
-) -> np.ndarray:
+def drawn(considered: Considered, draws: int, rng: np.random.Generator, headroom: float = 0.0) -> np.ndarray:
     """Chances of an informative group (draws, N), each under another draw p from the beliefs and weighed by
     (1 − p)^headroom."""
     rates = np.array([considered.estimates.sample(rng) for _ in range(draws)])

@@ -189,8 +189,9 @@ class Learner(Block):
     baseline: Baseline = GroupBaseline()
     """What a rollout's reward is compared with."""
     min_advantage: NonNegative = 0.0
-    """Rollouts with an advantage smaller than this, on either side, are not trained on. A group with none
-    above it is not informative."""
+    """Of rollouts with an advantage A smaller than this, on either side, only a share |A| / min_advantage is
+    trained on, with an advantage of this size: less work for the same update in the mean. A group of which
+    nothing is trained on is not informative."""
     zero_variance: Literal["exclude", "include"] = "exclude"
     """Whether zero-variance groups count in the loss's denominator ("include" is TRL's behaviour)."""
     lr: Annotated[Positive, AtMost(1000, "no training survives it")] = 1e-6

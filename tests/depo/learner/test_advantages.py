@@ -21,6 +21,7 @@ from depo.learner.advantages import (
     build_advantages,
     group,
     group_advantages,
+    thinned,
     worth,
 )
 from depo.learner.samples import train_samples
@@ -208,10 +209,10 @@ def assigned(groups: list[Group], graded_on: str) -> list[Group]:
 
 
 def test_what_a_rollout_was_worth_follows_from_its_advantage():
-    """As expected: too little to train on. A surprise, alone or among others: trained on, and only it."""
+    """As expected: too little to train on, but for a few. A surprise, alone or among others: always."""
     groups = [
-        made("expected", [True, True], 0.97),
-        made("surprise", [True, False], 0.97),
+        made("expected", [True, True], 0.99),
+        made("surprise", [False, True], 0.97),
         made("alone", [True], 0.1),
         made("nothing", [None, None], 0.5),
     ]
@@ -220,12 +221,30 @@ def test_what_a_rollout_was_worth_follows_from_its_advantage():
     assert [group.pick.prompt.key for group in trained] == ["surprise", "alone"]
     assert [[str(group.outcome_of(i)) for i in range(len(group.rollouts))] for group in groups] == [
         ["negligible", "negligible"],
-        ["negligible", "trained"],
+        ["trained", "negligible"],
         ["trained"],
         ["unscorable", "unscorable"],
     ]
     samples = train_samples(groups)
-    assert [(sample.key, sample.index) for sample in samples] == [("surprise", 1), ("alone", 0)]
+    assert [(sample.key, sample.index) for sample in samples] == [("surprise", 0), ("alone", 0)]
+
+
+@pytest.mark.parametrize("advantage", [0.06, -0.2, 0.3, -2.0, 0.0])
+def test_thinning_keeps_a_share_so_that_the_update_stays_the_same_in_the_mean(advantage):
+    draws = np.random.default_rng(0).random(40_000)
+    kept, left_out = thinned(np.full(len(draws), advantage, np.float32), 0.3, draws)
+    told = np.where(left_out, 0.0, kept)
+    assert told.mean() == pytest.approx(advantage, abs=0.005)
+    assert 1 - left_out.mean() == pytest.approx(min(abs(advantage) / 0.3, 1), abs=0.01)
+    sizes = np.unique(np.abs(told[told != 0]))
+    np.testing.assert_allclose(sizes, [max(0.3, abs(advantage))] if advantage else [], rtol=1e-6)
+
+
+def test_which_rollouts_are_kept_depends_on_nothing_but_the_rollout():
+    alone, among = (made("one", [True], 0.9), made("one", [True], 0.9)), made("other", [False], 0.9)
+    for groups in ([alone[0]], [among, alone[1]]):
+        advantages_into(groups, belief(16.0), least=0.5)
+    assert alone[0].left_out == alone[1].left_out
 
 
 def test_by_the_group_s_mean_a_group_all_right_teaches_nothing_whatever_a_shaped_reward_adds():

@@ -87,7 +87,8 @@ def test_a_sum_is_right_when_each_of_its_facts_is():
 def test_a_share_of_the_facts_is_unsure_and_the_same_for_a_seed():
     slips_AB = unsure(0.4, seed=3)
     assert np.count_nonzero(slips_AB) == 40
-    assert slips_AB[slips_AB > 0].min() >= 0.2 and slips_AB.max() < 1
+    assert slips_AB[slips_AB > 0].min() >= 0.2
+    assert slips_AB.max() < 1
     assert np.array_equal(slips_AB, unsure(0.4, seed=3))
     assert not np.array_equal(slips_AB, unsure(0.4, seed=4))
 

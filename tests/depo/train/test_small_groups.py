@@ -36,10 +36,15 @@ def test_single_rollouts_are_trained_on_by_how_much_they_surprise(workdir: Path)
     assert (rows.groupby(["step", "prompt_key"]).size() == 1).all()
     mean, spread = rows.predicted_mean, np.sqrt(rows.predicted_mean * (1 - rows.predicted_mean))
     expected = (rows.value - mean) / np.maximum(spread, 0.2)
-    np.testing.assert_allclose(rows.advantage, expected, rtol=1e-5)
-    surprising = expected.abs() >= 0.8
-    assert 0 < surprising.sum() < len(rows)
-    assert (rows.outcome == np.where(surprising, "trained", "negligible")).all()
+    left_out = rows.outcome == "negligible"
+    small = expected.abs() < 0.8
+    assert 0 < small.sum() < len(rows)
+    thinned = np.where(small & ~left_out, np.sign(expected) * 0.8, expected)
+    np.testing.assert_allclose(rows.advantage, thinned, rtol=1e-5)
+    assert (rows.outcome == np.where(left_out, "negligible", "trained")).all()
+    assert not (left_out & ~small).any()
+    kept = (small & ~left_out).sum()
+    assert kept == pytest.approx((expected[small].abs() / 0.8).sum(), abs=4 * np.sqrt(small.sum()) / 2)
     assert rows[rows.outcome == "negligible"].learner_logprobs.isna().all()
 
     metrics = [json.loads(line) for line in (workdir / "run" / "metrics.jsonl").read_text().splitlines()]
