@@ -18,7 +18,11 @@ from typing import Any
 from benchmarks.selection.arms import ARMS as METHODS
 from benchmarks.selection.arms import ROUND, estimator_block, selection_block
 
-ARMS = tuple(name for name, method in METHODS.items() if not (method.batch or method.estimator.get("live")))
+ARMS = tuple(
+    name
+    for name, method in METHODS.items()
+    if (method.group_size, method.batches) == (8, 1) and not method.estimator.get("live")
+)
 """Without arms that change the batch (all arms train on the same recipe otherwise), and without the live
 oracle, which needs one exact answer."""
 

@@ -13,7 +13,7 @@ pool is for: settings are tuned on two-digit problems and reported on three-digi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 PUBLISHED = {"audit": 0.0, "min_window": 0, "revisit_after": None, "candidates": 8192}
@@ -23,13 +23,14 @@ PUBLISHED = {"audit": 0.0, "min_window": 0, "revisit_after": None, "candidates":
 @dataclass(frozen=True)
 class Arm:
     """``estimator`` and ``selection`` say what makes the arm; `estimator_block` and `selection_block` say the
-    rest. ``lr``: as tuned."""
+    rest. ``lr``: as tuned. ``batches``: rollouts of a step, as a multiple of its world's."""
 
     title: str
     estimator: Mapping[str, Any]
     selection: Mapping[str, Any]
     lr: float
-    batch: Mapping[str, Any] = field(default_factory=dict)
+    group_size: int = 8
+    batches: int = 1
     learner: Mapping[str, Any] = field(default_factory=dict)
     needs_encoder: bool = False
 
@@ -94,7 +95,6 @@ ROUND = {"refill": False, "candidates": 256}
 ASKED = {"prefill_probe": True}
 CHOICE = {"type": "thompson", "draws": 16, **ROUND, **ASKED}
 
-PAIRS = {"prompts": 128, "group_size": 2}
 BELIEF = {"baseline": {"type": "belief"}}
 CHOICE_OF_PAIRS = {
     "type": "thompson",
@@ -142,61 +142,63 @@ ARMS: dict[str, Arm] = {
         UNIFORM,
         {"type": "uniform", "refill": False},
         LR,
-        {"prompts": 128},
+        batches=4,
     ),
-    "pairs": Arm("GRPO in pairs", UNIFORM, {"type": "uniform", "refill": False}, 2e-4, PAIRS),
-    "dapo_pairs": Arm("DAPO in pairs", UNIFORM, {"type": "uniform", "refill": True}, 2e-4, PAIRS),
+    "pairs": Arm("GRPO in pairs", UNIFORM, {"type": "uniform", "refill": False}, 2e-4, 2),
+    "dapo_pairs": Arm("DAPO in pairs", UNIFORM, {"type": "uniform", "refill": True}, 2e-4, 2),
     "pilot_commit": Arm(
         "Pilot-Commit",
         UNIFORM,
         {"type": "uniform", "refill": True, "pilot": 4, "evict_mastered": True},
         2e-4,
-        {"prompts": 16, "group_size": 16},
+        16,
     ),
     "spo": Arm(
         "SPO",
         {"type": "spo"},
         {"type": "prioritized", "refill": False, **PUBLISHED},
         2e-4,
-        {"prompts": 256, "group_size": 1},
-        {"baseline": {"type": "belief", "scale": "batch"}},
+        1,
+        learner={"baseline": {"type": "belief", "scale": "batch"}},
     ),
-    "belief": Arm("hybrid as baseline, in pairs", HYBRID, CHOICE_OF_PAIRS, HYBRID_LR, PAIRS, BELIEF),
+    "belief": Arm("hybrid as baseline, in pairs", HYBRID, CHOICE_OF_PAIRS, HYBRID_LR, 2, learner=BELIEF),
     "belief_uniform": Arm(
         "hybrid as baseline only, in pairs",
         HYBRID,
         {"type": "uniform", "refill": False, "prefill_probe": True},
         HYBRID_LR,
-        PAIRS,
-        BELIEF,
+        2,
+        learner=BELIEF,
     ),
     "belief_alone": Arm(
         "hybrid as baseline, in pairs, without any look at the policy",
         HYBRID,
         CHOICE_OF_PAIRS | {"prefill_probe": False},
         HYBRID_LR,
-        PAIRS,
-        BELIEF,
+        2,
+        learner=BELIEF,
     ),
     "belief_mopps": Arm(
         "MoPPS as baseline, in pairs",
         {"type": "mopps"},
         CHOICE_OF_PAIRS | {"prefill_probe": False},
         HYBRID_LR,
-        PAIRS,
-        BELIEF,
+        2,
+        learner=BELIEF,
     ),
 }
 
-PRIMARY = ("grpo", "dapo", "depo", "hybrid")
+PRIMARY = ("grpo", "pairs", "dapo", "pilot_commit", "spo", "belief")
 
 
 @dataclass(frozen=True)
 class World:
     """A policy and how it answers. ``families``: the reported one and the one for tuning; ``scale``: of the
     pools' prompts; ``passes`` over the usual pool, in rollouts; ``heldout``: prompts; ``checks``: evaluations
-    over the horizon, which measure by ``evaluation``; ``limits``: tokens of a prompt and of an answer. The
-    rest is what the recipe's blocks say beside `plan.base`."""
+    over the horizon, which measure by ``evaluation``; ``limits``: tokens of a prompt and of an answer;
+    ``rollouts`` of a step; ``lr`` of all arms, where they have not been
+    tuned one by one. The rest is what the
+    recipe's blocks say beside `plan.base`."""
 
     about: str
     families: tuple[str, str]
@@ -207,6 +209,8 @@ class World:
     checks: int
     evaluation: Mapping[str, Any]
     limits: tuple[int, int]
+    rollouts: int = 256
+    lr: float | None = None
     policy: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     grading: Mapping[str, Any] = field(default_factory=dict)
@@ -231,18 +235,25 @@ WORLDS = {
         "chooses; accuracy by 8 samples of each held-out prompt",
         families=("four-digit chains", "three-digit chains"),
         scale=0.25,
-        passes=3.2,
-        passes_quick=0.64,
+        passes=1.6,
+        passes_quick=0.32,
         heldout=120,
-        checks=25,
+        checks=16,
         evaluation={"method": "sample", "n": 8, "temperature": 1.0},
         limits=(24, 96),
+        rollouts=128,
+        lr=1e-3,
         policy={"hidden_size": 64, "layers": 2, "experts": 4, "expert_size": 64, "init_std": 0.08},
         source={"phrasing": "columns", "carries": "even"},
         grading={"samples": 8, "mastered_above": 0.85},
         reward={"after": "#"},
     ),
 }
+
+
+def arms_of(world: World) -> dict[str, Arm]:
+    """With the learning rates that they have in this world."""
+    return {name: replace(arm, lr=world.lr or arm.lr) for name, arm in ARMS.items()}
 
 
 @dataclass(frozen=True)

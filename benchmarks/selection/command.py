@@ -1,8 +1,8 @@
 """How many rollouts does each way of choosing prompts need? Live RL on a small policy, without a GPU.
 
-What is finished in OUT is not run again: stop it at any time and start it again. By default 20 runs of
-320,000 rollouts, 4 to 16 minutes each on one core, after 5 warm starts of 3 to 8 minutes: less than two hours
-on 2 cores.
+What is finished in OUT is not run again: stop it at any time and start it again. By default 30 runs of
+320,000 rollouts, 4 to 16 minutes each on one core, after 5 warm starts of 3 to 8 minutes: less than three
+hours on 2 cores. With ``--world chains`` as many of 12,800.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 from benchmarks.jobs import resumable, run_jobs
 from benchmarks.report import made_by, write_result
 from benchmarks.selection import tune
-from benchmarks.selection.arms import ARMS, POOLS, PRIMARY, WORLDS, World
+from benchmarks.selection.arms import ARMS, POOLS, PRIMARY, WORLDS, World, arms_of
 from benchmarks.selection.curve import compare, curves_of, read_run
-from benchmarks.selection.plan import BATCH_PROMPTS, GROUP_SIZE, USUAL_PROMPTS, Cell, horizon_of, plan
+from benchmarks.selection.plan import USUAL_PROMPTS, Cell, horizon_of, plan
 from benchmarks.selection.tune import tuning_cells, tuning_document
 from benchmarks.selection.work import COMPOSITION, SUMMARY, clear
 from depo.errors import DONE, FAILED, UserError, say
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--world", choices=sorted(WORLDS), default="answers", help="how the policy answers (%(default)s)"
     )
-    parser.add_argument("--arms", type=listed, metavar="A,B", help="default: grpo,dapo,depo,hybrid")
+    parser.add_argument("--arms", type=listed, metavar="A,B", help=f"default: {','.join(PRIMARY)}")
     parser.add_argument("--pools", type=listed, metavar="A,B", help="default: mixed")
     parser.add_argument("--seeds", type=numbers, metavar="0,1", help="default: 0,1,2,3,4")
     parser.add_argument(
@@ -76,11 +76,11 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     reported, tuning = world.families
     horizon = horizon_of(world, options.passes)
     if options.tune:
-        family, cells = tuning, tuning_cells(arms, seeds, horizon)
+        family, cells = tuning, tuning_cells(arms, seeds, horizon, world)
     else:
         family = reported
         cells = [
-            Cell(pool, seed, name, ARMS[name], round(horizon * POOLS[pool].horizon))
+            Cell(pool, seed, name, arms_of(world)[name], round(horizon * POOLS[pool].horizon))
             for pool in pools
             for seed in seeds
             for name in arms
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     document = {"kind": "selection_tuning" if options.tune else "selection", "world": options.world}
     document["provenance"] = made_by(arguments, seeds)
     if options.tune:
-        document |= tuning_document(cells, where, arms, horizon)
+        document |= tuning_document(cells, where, arms, horizon, world)
     else:
         document |= result(cells, where, arms, world, options.passes, horizon)
     for path in write_result(document, options.out / f"{options.name or document['kind']}.json"):
@@ -131,7 +131,7 @@ def result(
             world=world.about,
         ),
         "horizon": horizon,
-        "arms": {name: asdict(ARMS[name]) for name in arms},
+        "arms": {name: asdict(arms_of(world)[name]) for name in arms},
         "pools": {pool: pool_document(pool, runs, arms) for pool, runs in finished.items()},
     }
 
@@ -179,7 +179,7 @@ def wanted(options: argparse.Namespace) -> tuple[list[str], list[str], list[int]
         if not (math.isfinite(value) and value > 0):
             raise UserError(f"{flag} {value:g}: expected a positive number")
     shortest = 1.0 if options.tune else min(POOLS[pool].horizon for pool in pools)
-    step = BATCH_PROMPTS * GROUP_SIZE
+    step = world.rollouts
     if horizon_of(world, options.passes) * shortest < step:
         least = step / shortest / horizon_of(world, 1)
         raise UserError(

@@ -113,7 +113,6 @@ def stored(recipe: Recipe, path: Path) -> str:
     return str(path)
 
 
-BATCH_PROMPTS = 32
 GROUP_SIZE = 8
 USUAL_PROMPTS = 4_000
 
@@ -145,8 +144,9 @@ def arm_recipe(
     selection = selection_block(arm.selection)
     if pool.once and selection["type"] not in ("uniform", "skip"):
         selection["cooldown"] = horizon
-    settings = base(pool, family, seed)
-    settings["batch"] |= arm.batch
+    settings, world = base(pool, family, seed), world_of(family)
+    prompts = world.rollouts * arm.batches // arm.group_size
+    settings["batch"] = {"prompts": prompts, "group_size": arm.group_size}
     settings["learner"] |= {"lr": arm.lr} | arm.learner
     return Recipe.model_validate(
         settings
@@ -156,7 +156,7 @@ def arm_recipe(
             "max_rollouts": horizon,
             "estimator": estimator,
             "selection": selection,
-            "evaluation": {**settings["evaluation"], "every_rollouts": horizon // world_of(family).checks},
+            "evaluation": {**settings["evaluation"], "every_rollouts": horizon // world.checks},
         }
     )
 
@@ -187,7 +187,7 @@ def base(pool: Pool, family: str, seed: int) -> dict[str, Any]:
             "raw": True,
             "max_prompt_tokens": world.limits[0],
         },
-        "batch": {"prompts": BATCH_PROMPTS, "group_size": GROUP_SIZE},
+        "batch": {"prompts": world.rollouts // GROUP_SIZE, "group_size": GROUP_SIZE},
         "rollout": {"max_new_tokens": world.limits[1], "transformers": {"batch_size": 1024}},
         "reward": {"type": "exact", **world.reward},
         "learner": {"loss": {"type": "dapo"}, "warmup_steps": WARMUP_STEPS},

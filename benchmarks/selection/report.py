@@ -103,12 +103,14 @@ def under_todays_names(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings(arm: Mapping[str, Any]) -> str:
-    """Blocks of the recipe that make an arm."""
-    return "; ".join(
+    """Blocks of the recipe that make an arm. Results of earlier versions have ``batch`` for the group's size,
+    and no ``learner``."""
+    blocks = [
         f"{block}: {{{', '.join(f'{key}: {value}' for key, value in arm[block].items())}}}"
-        for block in ("estimator", "selection", "batch")
-        if arm[block]
-    )
+        for block in ("estimator", "selection", "batch", "learner")
+        if arm.get(block)
+    ]
+    return "; ".join([*blocks, *([f"group_size: {arm['group_size']}"] if "group_size" in arm else [])])
 
 
 # ---------------------------------------------------------------- one pool

@@ -14,34 +14,40 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import coded
-from benchmarks.selection.arms import ARMS
+from benchmarks.selection.arms import ARMS, World
 from benchmarks.selection.curve import Curve, read_curve
 from benchmarks.selection.plan import Cell
 from depo.report.document import UNKNOWN, Code, Document, Number, Paragraph, Table
 from depo.report.provenance import provenance_blocks
 
-RATES = (5e-5, 1e-4, 2e-4)
+RATES = (0.5, 1.0, 2.0)
+"""As multiples of the world's learning rate, 1e-4 where it has none."""
 SEEDS = (100, 101)
 PASSES_SHARE = 0.25
 """Of what is reported."""
 POOL = "mixed"
 
 
-def tuning_cells(arms: Sequence[str], seeds: Sequence[int], horizon: int) -> list[Cell]:
+def rates_of(world: World) -> list[float]:
+    return [rate * (world.lr or 1e-4) for rate in RATES]
+
+
+def tuning_cells(arms: Sequence[str], seeds: Sequence[int], horizon: int, world: World) -> list[Cell]:
     return [
         Cell(POOL, seed, f"{name}-lr-{lr:g}", replace(ARMS[name], lr=lr), horizon)
         for seed in seeds
         for name in arms
-        for lr in RATES
+        for lr in rates_of(world)
     ]
 
 
 def tuning_document(
-    cells: Sequence[Cell], where: Sequence[Path], arms: Sequence[str], horizon: int
+    cells: Sequence[Cell], where: Sequence[Path], arms: Sequence[str], horizon: int, world: World
 ) -> dict[str, Any]:
     """{"arms": {NAME: {"settings": …, "rates": {LR: {SEED: curve}}}}} of what is finished."""
     found: dict[str, Any] = {
-        name: {"settings": asdict(ARMS[name]), "rates": {f"{lr:g}": {} for lr in RATES}} for name in arms
+        name: {"settings": asdict(ARMS[name]), "rates": {f"{lr:g}": {} for lr in rates_of(world)}}
+        for name in arms
     }
     for cell, path in zip(cells, where, strict=True):
         if (path / "summary.json").exists():
@@ -58,7 +64,7 @@ def area(curve: Curve, horizon: int) -> float:
 
 def report(result: Mapping[str, Any]) -> Document:
     horizon = result["horizon"]
-    rates = [f"{lr:g}" for lr in RATES]
+    rates = list(next(iter(result["arms"].values()))["rates"])
     rows = []
     for name, arm in result["arms"].items():
         areas = {
@@ -69,7 +75,7 @@ def report(result: Mapping[str, Any]) -> Document:
         best = max(areas, key=areas.__getitem__, default=UNKNOWN)
         rows.append([Code(name), *(Number(areas.get(rate), ".4f") for rate in rates), best])
     about = (
-        f"Pool `{result['pool']}` of two-digit problems, {horizon:,} rollouts; mean smoothed held-out "
+        f"Pool `{result['pool']}` of the family for tuning, {horizon:,} rollouts; mean smoothed held-out "
         "accuracy over the horizon, mean over seeds. Nothing of this family is reported."
     )
     table = Table(["arm", *(f"lr {rate}" for rate in rates), "best"], rows)

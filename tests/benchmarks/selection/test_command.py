@@ -17,7 +17,7 @@ def test_help_tells_how_long_the_default_takes(capsys):
     rollouts = horizon_of(WORLDS["answers"], WORLDS["answers"].passes)
     assert f"{len(PRIMARY) * len(SEEDS)} runs of {rollouts:,} rollouts" in text
     assert f"{len(SEEDS)} warm starts" in text
-    assert "less than two hours on 2 cores" in text
+    assert "less than three hours on 2 cores" in text
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_help_tells_how_long_the_default_takes(capsys):
         (["--seeds", "x"], "expected numbers like 0,1,2, found 'x'"),
         (["--seeds", ""], "expected one at least, found nothing"),
         (["--seeds=0,-1"], "--seeds 0,-1: expected numbers from 0 on"),
-        (["--encoder", "missing"], "--encoder missing: no model directory"),
+        (["--arms", "depo", "--encoder", "missing"], "--encoder missing: no model directory"),
         (["--threads", "0"], "--threads 0: expected a positive number"),
     ],
 )
