@@ -1,4 +1,4 @@
-"""A GRPOTrainer small enough to train in seconds on a CPU, and a script of it for several processes.
+"""A GRPOTrainer small enough to train in seconds on a CPU.
 
 A third of the prompts is always right and a third never, whatever the policy says; of the others a completion
 is right if its text has an odd number of characters.
@@ -7,12 +7,12 @@ is right if its text has an odd number of characters.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
@@ -107,10 +107,10 @@ class Told(Picker):
         super().report(key, correct, total, tokens, unscorable)
 
 
-def main() -> None:
-    """``trl_world.py DIRECTORY``, under a launcher: each process writes what it saw. Batches of three groups,
-    one of them on both processes."""
-    directory = Path(sys.argv[1])
+def one_of_several(directory: Path) -> None:
+    """What each process of a launcher does: train, and write what it saw. Batches of three groups, one of them
+    on both processes."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the process that was forked
     seen = Seen()
     one = Told(rows()["prompt"], group_size=G, min_window=0)
     here = trainer(directory, seen, config={"max_steps": 3, "per_device_train_batch_size": 6}, picker=one)
@@ -121,7 +121,3 @@ def main() -> None:
     log = here.state.log_history
     written = {"rows": seen.rows, "rewards": seen.rewards, "told": getattr(one, "told", []), "log": log}
     (directory / f"seen_{process}.json").write_text(json.dumps(written))
-
-
-if __name__ == "__main__":
-    main()

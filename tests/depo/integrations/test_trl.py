@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from accelerate import debug_launcher
 from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
-from trl_world import G, Seen, Told, Trainer, picker, rows, trainer
+from trl_world import G, Seen, Told, Trainer, one_of_several, picker, rows, trainer
 
 from depo.files import load_state
 from depo.integrations.trl import DifficultySampling, above, prompt_text
@@ -36,9 +35,9 @@ def groups(one: list[int]) -> list[int]:
 
 def test_zero_variance_groups_become_fewer_and_the_log_says_so(tmp_path: Path):
     def share(log: list[dict[str, Any]]) -> float:
-        return float(np.mean([row["frac_reward_zero_std"] for row in log[10:-1]]))
+        return float(np.mean([row["frac_reward_zero_std"] for row in log[6:-1]]))
 
-    config = {"max_steps": 25}
+    config = {"max_steps": 16}
     plain = trainer(tmp_path, Seen(), kind=GRPOTrainer, config=config)
     plain.train()
     picked = trainer(tmp_path, Seen(), config=config, picker=picker())
@@ -50,7 +49,7 @@ def test_zero_variance_groups_become_fewer_and_the_log_says_so(tmp_path: Path):
     assert [row["zero_variance_share"] for row in log[:-1]] == [
         row["frac_reward_zero_std"] for row in log[:-1]
     ]
-    assert log[-1]["generated/rollouts"] == 25 * 8 * G
+    assert log[-1]["generated/rollouts"] == 16 * 8 * G
     assert log[-1]["saved"] > 0
     assert picked.train_dataset.num_rows == 90
     assert [row["epoch"] for row in log[:-1]] == [row["epoch"] for row in plain.state.log_history[:-1]]
@@ -112,12 +111,7 @@ def test_a_checkpoint_without_a_picker_is_told(tmp_path: Path, caplog: pytest.Lo
 
 def test_process_0_decides_for_all_and_hears_of_all(tmp_path: Path):
     """Two processes; of three groups, one is generated on both. Process 1 has no picker at all."""
-    script = Path(__file__).parents[1] / "trl_world.py"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launcher, str(script), str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    debug_launcher(one_of_several, args=(tmp_path,), num_processes=2)
     first, second = (json.loads((tmp_path / f"seen_{process}.json").read_text()) for process in (0, 1))
     rewarded = []
     for batch, values in zip(
@@ -154,7 +148,9 @@ def test_rloo_has_the_same_hooks(tmp_path: Path):
         pass
 
     seen, one = Seen(), Told(rows()["prompt"], group_size=G)
-    trainer(tmp_path, seen, kind=Rloo, args=RLOOConfig, config={"max_steps": 2}, picker=one).train()
+    trainer(
+        tmp_path, seen, kind=Rloo, args=RLOOConfig, config={"max_steps": 2, "beta": 0.0}, picker=one
+    ).train()
     assert [told[:2] for told in one.told] == [
         [row, sum(rewards)]
         for batch, values in zip(seen.rows, seen.rewards, strict=True)
