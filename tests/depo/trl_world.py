@@ -108,8 +108,8 @@ class Told(Picker):
 
 
 def one_of_several(directory: Path) -> None:
-    """What each process of a launcher does: train, and write what it saw. Batches of three groups, one of them
-    on both processes."""
+    """What each process of a launcher does: train, and write what it saw. Batches of three groups, one of
+    them on both processes."""
     AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the process that was forked
     seen = Seen()
     one = Told(rows()["prompt"], group_size=G, min_window=0)

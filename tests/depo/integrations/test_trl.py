@@ -221,3 +221,15 @@ def test_what_does_not_fit_the_trainer_is_told(tmp_path: Path, options: dict[str
     with pytest.raises(ValueError, match=complaint):
         trainer(tmp_path, Seen(), **options)
     assert issubclass(Trainer, GRPOTrainer)
+
+
+def test_the_lines_of_the_docs_train(tmp_path: Path):
+    """With names as the page has them; the model is read from a directory, with its tokenizer."""
+    page = (Path(__file__).parents[3] / "docs" / "trl.md").read_text()
+    lines = page.split("```python\n")[1].split("```")[0]
+    made = trainer(tmp_path / "made", Seen(), config={"max_steps": 2})
+    made.save_model(str(tmp_path / "model"))
+    names = {"model": str(tmp_path / "model"), "dataset": rows(), "reward": Seen(), "args": made.args}
+    exec(lines, names)
+    assert names["trainer"].state.global_step == 2
+    assert names["picker"].step == 2
