@@ -1,9 +1,9 @@
 """TRL's GRPOTrainer as it comes against the same trainer with a Picker, at equal rollouts, paired seeds.
 
 The quickstart's policy and prompts: a small mixture of experts, warm-started on sums; a quarter of the pool
-is mastered, a quarter learnable, half out of reach. Both arms have the same policy, prompts, seed and settings,
-TRL's defaults unless SETTINGS says otherwise. Held-out accuracy is exact: the mean probability of the right
-answer, at temperature 1.
+is mastered, a quarter learnable, half out of reach. Both arms have the same policy, prompts, seed and
+settings, TRL's defaults unless SETTINGS says otherwise. Held-out accuracy is exact: the mean probability of
+the right answer, at temperature 1.
 
 What is finished in OUT is not run again: stop it at any time and start it again. A seed is a warm start of
 minutes and two runs.

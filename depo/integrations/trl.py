@@ -40,6 +40,11 @@ Verdicts = Callable[[np.ndarray], np.ndarray]
 FOLDER = "picker"
 """Of a checkpoint: the picker's state."""
 
+HOOKS = (
+    *("_get_train_sampler", "_generate_and_score_completions", "_calculate_rewards"),
+    *("_save_optimizer_and_scheduler", "_load_optimizer_and_scheduler"),
+)
+
 LOGGED = {
     *("accuracy", "zero_variance_share", "saved", "generated/rollouts", "cost/rollouts_per_effective_group"),
     *("selection/active", "selection/expected_yield", "selection/resting"),
@@ -67,6 +72,13 @@ class DifficultySampling(Trainer):
         correct_above: float = 0.5,
         **options: Any,
     ) -> None:
+        behind = super()
+        missing = [name for name in HOOKS if not hasattr(behind, name)]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__}: no {', '.join(missing)} in the trainer behind DifficultySampling, "
+                "which knows TRL 1.16's GRPOTrainer and RLOOTrainer"
+            )
         super().__init__(*args, **options)
         if not hasattr(self.train_dataset, "__len__"):
             raise ValueError("train_dataset: a picker chooses among rows, and a streamed data set has none")
@@ -122,6 +134,12 @@ class DifficultySampling(Trainer):
             lengths = torch.tensor([len(ids) for ids in completion_ids_list], device=rewards_NF.device)
             tokens_N = gather(lengths).cpu().numpy()
             verdicts_N = np.asarray(self.verdicts(rewards_NF.double().cpu().numpy()), dtype=np.float64)
+            told = verdicts_N[~np.isnan(verdicts_N)]
+            if verdicts_N.shape != tokens_N.shape or not np.isin(told, (0, 1)).all():
+                raise ValueError(
+                    f"correct: expected {len(tokens_N)} verdicts 1, 0 or NaN, found shape {verdicts_N.shape} "
+                    f"with {', '.join(map(str, np.unique(told)[:5]))}"
+                )
             for i, key in enumerate(self._picked):
                 group = slice(i * self.num_generations, (i + 1) * self.num_generations)
                 judged = verdicts_N[group][~np.isnan(verdicts_N[group])]

@@ -64,6 +64,7 @@ def trainer(
     config: dict[str, Any] | None = None,
     args: type = GRPOConfig,
     n: int = 90,
+    data: Any = None,
     **options: Any,
 ) -> Any:
     logging.set_verbosity_error()
@@ -91,7 +92,7 @@ def trainer(
         model=model,
         reward_funcs=reward,
         args=args(**settings | (config or {})),
-        train_dataset=rows(n),
+        train_dataset=rows(n) if data is None else data,
         processing_class=tokenizer,
         **options,
     )

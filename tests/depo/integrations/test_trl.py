@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from accelerate import debug_launcher
-from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl import GRPOTrainer, RLOOConfig, RLOOTrainer, SFTTrainer
 from trl_world import G, Seen, Told, Trainer, one_of_several, picker, rows, trainer
 
 from depo.files import load_state
@@ -207,6 +207,16 @@ def test_conversations_are_read_as_their_texts():
     assert prompt_text("1+1=") == "1+1="
 
 
+class Wrong(DifficultySampling, SFTTrainer):
+    pass
+
+
+def test_rewards_are_no_verdicts(tmp_path: Path):
+    one = trainer(tmp_path, Seen(), picker=picker(), correct=lambda rewards_NF: rewards_NF[:, 0] / 2)
+    with pytest.raises(ValueError, match=r"correct: expected 32 verdicts 1, 0 or NaN.*0\.5"):
+        one.train()
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -215,6 +225,8 @@ def test_conversations_are_read_as_their_texts():
         ({"correct": "jugde"}, "no reward function is called 'jugde'; there are odd"),
         ({"correct": 1}, "no reward function has place 1; there are 1"),
         ({"n": 7}, "7 rows, but a generation batch has 8 prompts"),
+        ({"data": rows().to_iterable_dataset()}, "a streamed data set has none"),
+        ({"kind": Wrong}, "Wrong: no _generate_and_score_completions, _calculate_rewards in the trainer"),
     ],
 )
 def test_what_does_not_fit_the_trainer_is_told(tmp_path: Path, options: dict[str, Any], complaint: str):
