@@ -285,3 +285,13 @@ def test_bad_input_is_told_in_one_line(call, complaint):
     with pytest.raises(ValueError, match=complaint) as caught:
         call(Picker(prompts(6), group_size=G))
     assert "\n" not in str(caught.value)
+
+
+def test_the_loop_of_the_docs_runs():
+    page = (Path(__file__).parents[3] / "docs" / "trl.md").read_text()
+    (loop,) = [block.split("```")[0] for block in page.split("```python\n") if "roll_out(" in block]
+    logged: list[dict[str, float]] = []
+    names = {"texts": [one["text"] for one in prompts(40)], "steps": 2, "log": logged.append}
+    names["roll_out"] = lambda text: (3, 8) if text.endswith("0") else (0, 8)
+    exec(loop, names)
+    assert [row["generated/rollouts"] for row in logged] == [256, 512]
