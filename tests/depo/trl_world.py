@@ -7,12 +7,13 @@ is right if its text has an odd number of characters.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
+from accelerate import debug_launcher
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
@@ -111,7 +112,6 @@ class Told(Picker):
 def one_of_several(directory: Path) -> None:
     """What each process of a launcher does: train, and write what it saw. Batches of three groups, one of
     them on both processes."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the process that was forked
     seen = Seen()
     one = Told(rows()["prompt"], group_size=G, min_window=0)
     here = trainer(directory, seen, config={"max_steps": 3, "per_device_train_batch_size": 6}, picker=one)
@@ -122,3 +122,7 @@ def one_of_several(directory: Path) -> None:
     log = here.state.log_history
     written = {"rows": seen.rows, "rewards": seen.rewards, "told": getattr(one, "told", []), "log": log}
     (directory / f"seen_{process}.json").write_text(json.dumps(written))
+
+
+if __name__ == "__main__":  # a process of its own: one that Ray's threads run in had better not be forked
+    debug_launcher(one_of_several, args=(Path(sys.argv[1]),), num_processes=2)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from accelerate import debug_launcher
 from trl import GRPOTrainer, RLOOConfig, RLOOTrainer, SFTTrainer
-from trl_world import G, Seen, Told, Trainer, one_of_several, picker, rows, trainer
+from trl_world import G, Seen, Told, Trainer, picker, rows, trainer
 
 from depo.files import load_state
 from depo.integrations.trl import DifficultySampling, above, prompt_text
@@ -111,7 +112,11 @@ def test_a_checkpoint_without_a_picker_is_told(tmp_path: Path, caplog: pytest.Lo
 
 def test_process_0_decides_for_all_and_hears_of_all(tmp_path: Path):
     """Two processes; of three groups, one is generated on both. Process 1 has no picker at all."""
-    debug_launcher(one_of_several, args=(tmp_path,), num_processes=2)
+    script = Path(__file__).parents[1] / "trl_world.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
     first, second = (json.loads((tmp_path / f"seen_{process}.json").read_text()) for process in (0, 1))
     rewarded = []
     for batch, values in zip(
