@@ -62,7 +62,12 @@ def test_zero_variance_groups_become_fewer_and_the_log_says_so(tmp_path: Path):
 def test_each_generation_is_one_pick_however_often_it_is_used(tmp_path: Path):
     """Two iterations over completions that last two steps: what the picker is told is what was rewarded."""
     seen, one = Seen(), Told(rows()["prompt"], group_size=G, min_window=0)
-    config = {"max_steps": 8, "num_iterations": 2, "steps_per_generation": 2}
+    config = {
+        "max_steps": 4,
+        "gradient_accumulation_steps": 2,
+        "num_iterations": 2,
+        "steps_per_generation": 2,
+    }
     trainer(tmp_path, seen, config=config, picker=one).train()
     assert len(seen.rows) == one.step == 2
     assert [len(groups(batch)) for batch in seen.rows] == [16, 16]
