@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import Job, resumable, run_jobs
+from benchmarks.jobs import Job, beside, resumable, run_jobs
 from benchmarks.report import made_by, write_result
 from benchmarks.selection.command import numbers
 from benchmarks.selection.work import COMPOSITION
@@ -35,12 +35,12 @@ from depo.report.statistics import t_interval
 
 ARMS = ("uniform", "picker")
 PROMPTS, GROUP_SIZE, STEPS, CHECKS = 32, 8, 150, 10
+LR = 1e-4  # what was tuned for GRPO in `selection`, on other problems
 
 SETTINGS = {
     "num_generations": GROUP_SIZE,
     "per_device_train_batch_size": PROMPTS * GROUP_SIZE,
     "max_completion_length": 8,
-    "learning_rate": 1e-4,  # what was tuned for GRPO in `selection`, on other problems
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 10,  # Adam's first steps are as long as its longest
     "logging_steps": 1,
@@ -59,13 +59,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="for the runs and the result")
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2, 3, 4], metavar="0,1", help="0,1,2,3,4")
     parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="of each run (%(default)s)")
+    parser.add_argument("--lr", type=float, default=LR, help="learning rate of both arms (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (%(default)s)")
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run what is missing, then store and render what is there. Exit status 1 when a run failed."""
     check_place(options.out, "--out")
-    jobs, runs = plan(options.out, options.seeds, options.steps)
+    jobs, runs = plan(options.out, options.seeds, options.steps, options.lr)
     with resumable():
         failed = run_jobs(jobs, options.jobs, 1, say)
     whole = {seed: files for seed, files in runs.items() if all(file.exists() for file in files.values())}
@@ -76,13 +77,15 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         seed: {arm: read_json(file) for arm, file in files.items()} for seed, files in sorted(whole.items())
     }
     result = {"kind": "trl_picker", "provenance": made_by(arguments, [*found]), "seeds": found}
-    result |= {"settings": SETTINGS, "steps": options.steps}
-    for path in write_result(result, options.out / "trl_picker.json"):
+    result |= {"settings": SETTINGS, "steps": options.steps, "lr": options.lr}
+    for path in write_result(result, options.out / f"trl_picker_{options.lr:g}.json"):
         print(path)
     return FAILED if failed else DONE
 
 
-def plan(out: Path, seeds: Sequence[int], steps: int) -> tuple[list[Job], dict[int, dict[str, Path]]]:
+def plan(
+    out: Path, seeds: Sequence[int], steps: int, lr: float
+) -> tuple[list[Job], dict[int, dict[str, Path]]]:
     """The jobs, and the result of every run by seed and arm."""
     jobs: list[Job] = []
     runs: dict[int, dict[str, Path]] = {}
@@ -92,7 +95,7 @@ def plan(out: Path, seeds: Sequence[int], steps: int) -> tuple[list[Job], dict[i
         recipe = here / "warm.yaml"
         here.mkdir(parents=True, exist_ok=True)
         write_resolved(load_recipe("quickstart", [f"seed={seed}", f"data.train.seed={seed}"]), recipe)
-        runs[seed] = {arm: here / f"{arm}_{steps}.json" for arm in ARMS}
+        runs[seed] = {arm: here / f"{arm}_{steps}_{lr:g}.json" for arm in ARMS}
         warm = (str(recipe), str(policy))
         composed = (str(recipe), str(recipe), str(policy), str(prompts))
         config = policy / "config.json"
@@ -102,7 +105,7 @@ def plan(out: Path, seeds: Sequence[int], steps: int) -> tuple[list[Job], dict[i
             Job(f"seed {seed}: pool", work, ("compose", *composed), prompts / COMPOSITION, (config,)),
         ]
         for arm, result in runs[seed].items():
-            told = (arm, str(policy), str(prompts), str(seed), str(steps), str(result))
+            told = (arm, str(policy), str(prompts), str(seed), str(steps), str(lr), str(result))
             needs = (prompts / COMPOSITION,)
             jobs.append(Job(f"seed {seed}, {arm}", "benchmarks.trl_picker", told, result, needs))
     return jobs, runs
@@ -111,7 +114,7 @@ def plan(out: Path, seeds: Sequence[int], steps: int) -> tuple[list[Job], dict[i
 # ---------------------------------------------------------------- one run
 
 
-def train(arm: str, policy: Path, prompts: Path, seed: int, steps: int, result: Path) -> None:
+def train(arm: str, policy: Path, prompts: Path, seed: int, steps: int, lr: float, result: Path) -> None:
     """Train, and write accuracies, zero-variance shares and seconds."""
     import torch
     from datasets import Dataset
@@ -163,7 +166,13 @@ def train(arm: str, policy: Path, prompts: Path, seed: int, steps: int, result: 
     trainer = (GRPOTrainer if arm == "uniform" else Picking)(
         model=model,
         reward_funcs=exact,
-        args=GRPOConfig(output_dir=str(result.with_suffix("")), max_steps=steps, seed=seed, **SETTINGS),
+        args=GRPOConfig(
+            output_dir=str(beside(result, "_trainer")),
+            max_steps=steps,
+            seed=seed,
+            learning_rate=lr,
+            **SETTINGS,
+        ),
         train_dataset=Dataset.from_dict({"prompt": questions, "answer": answers}),
         processing_class=tokenizer,
         callbacks=[Check()],
@@ -211,11 +220,11 @@ def report(result: Mapping[str, Any]) -> Document:
             ]
         )
     rollouts = result["steps"] * PROMPTS * GROUP_SIZE
-    first = [float(np.mean([runs[arm]["checks"][0]["solvable"] for runs in seeds.values()])) for arm in ARMS]
+    first = float(np.mean([runs[ARMS[0]]["checks"][0]["solvable"] for runs in seeds.values()]))
     about = (
-        f"{rollouts:,} rollouts a run, {PROMPTS} prompts × {GROUP_SIZE} a step. Means over {len(seeds)} "
-        f"seeds; differences are paired by seed, 95 % by Student's t. Before training: accuracy "
-        f"{first[0]:.3f} on the solvable part."
+        f"{rollouts:,} rollouts a run, {PROMPTS} prompts × {GROUP_SIZE} a step, learning rate "
+        f"{result['lr']:g}. Means over seeds ({len(seeds)}); differences are paired, 95 % by Student's t. "
+        f"Before training: accuracy {first:.3f} on the solvable part."
     )
     head = ["measure", "GRPOTrainer", "with a Picker", "difference"]
     return Document(
@@ -225,5 +234,5 @@ def report(result: Mapping[str, Any]) -> Document:
 
 
 if __name__ == "__main__":
-    arm, policy, prompts, seed, steps, result = sys.argv[1:]
-    train(arm, Path(policy), Path(prompts), int(seed), int(steps), Path(result))
+    arm, policy, prompts, seed, steps, lr, result = sys.argv[1:]
+    train(arm, Path(policy), Path(prompts), int(seed), int(steps), float(lr), Path(result))

@@ -27,7 +27,7 @@ def test_both_arms_train_from_the_same_start(tmp_path: Path, tiny_policy: Path, 
     found = {}
     for arm in trl_picker.ARMS:
         result = tmp_path / f"{arm}.json"
-        trl_picker.train(arm, tiny_policy, tmp_path, seed=0, steps=2, result=result)
+        trl_picker.train(arm, tiny_policy, tmp_path, seed=0, steps=2, lr=1e-4, result=result)
         found[arm] = read_json(result)
     uniform, picker = found["uniform"], found["picker"]
     assert uniform["checks"][0] == picker["checks"][0]
@@ -48,7 +48,9 @@ def test_differences_are_paired_by_seed(table_of) -> None:
     }
     machine = {"processor": "none", "cores": 1, "gpus": []}
     made = {"command": "", "seeds": [0, 1, 2], "machine": machine, "versions": {}, "commit": "", "date": ""}
-    document = trl_picker.report({"kind": "trl_picker", "provenance": made, "steps": 4, "seeds": seeds})
+    document = trl_picker.report(
+        {"kind": "trl_picker", "provenance": made, "steps": 4, "lr": 1e-4, "seeds": seeds}
+    )
     rows = table_of(document, "difference")
     assert plain(rows["accuracy, solvable"][-1]).startswith(
         "+0.200 [-0.048, +0.448]"
@@ -57,9 +59,9 @@ def test_differences_are_paired_by_seed(table_of) -> None:
 
 
 def test_what_is_there_is_not_planned_anew(tmp_path: Path) -> None:
-    jobs, runs = trl_picker.plan(tmp_path, [0, 1], 10)
+    jobs, runs = trl_picker.plan(tmp_path, [0, 1], 10, 1e-4)
     assert len(jobs) == 8
     assert [job.needs for job in jobs[2:4]] == [(tmp_path / "seed_0" / "prompts" / COMPOSITION,)] * 2
     write_json(runs[0]["uniform"], {})
-    again, _ = trl_picker.plan(tmp_path, [0, 1], 10)
+    again, _ = trl_picker.plan(tmp_path, [0, 1], 10, 1e-4)
     assert [job.done for job in again] == [False, False, True] + [False] * 5
