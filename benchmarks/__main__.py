@@ -24,6 +24,7 @@ BENCHMARKS = {
         "throughput.command",
         "samples/s, tokens/s, memory, start-up, beside TRL's GRPOTrainer",
     ),
+    "trl": ("trl_picker", "TRL's GRPOTrainer with and without a Picker, at equal rollouts"),
     "replay_training_trace": ("replay_training_trace", "every estimator and selector on a recorded GRPO run"),
     "first_visit": ("first_visit", "what a prompt's text alone says before its first visit"),
     "policy_features": ("policy_features", "what the prefill probe of a prompt adds to its text"),

@@ -20,6 +20,7 @@ REPORTS = {
     "selection": "benchmarks.selection.report:report",
     "selection_tuning": "benchmarks.selection.tune:report",
     "model": "benchmarks.model.report:report",
+    "trl_picker": "benchmarks.trl_picker:report",
     "throughput": "benchmarks.throughput.report:report",
     "replay_training_trace": "benchmarks.replay_training_trace:report",
     "first_visit": "benchmarks.first_visit:report",

@@ -1,18 +1,16 @@
-"""Prompts: where they come from, how they are put to the policy, in which order they are served.
+"""Prompts: where they come from, and how they are put to the policy.
 
 `sources` reads problems from files, hub data sets and generators; `text` converts their values; `prompts`
-makes token ids of them, drops what cannot be used and counts it; `pool` serves them, and keeps them in the
-run directory.
+makes token ids of them, drops what cannot be used and counts it; `stored` keeps them in the run directory.
 """
 
-from depo.data.pool import PromptPool, RunPrompts, load_saved, save_prompts
 from depo.data.prompts import DataReport, LoadedData, load_data, load_prompts
+from depo.data.stored import RunPrompts, load_saved, save_prompts
 from depo.data.text import prompt_key
 
 __all__ = [
     "DataReport",
     "LoadedData",
-    "PromptPool",
     "RunPrompts",
     "load_data",
     "load_prompts",

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from depo.data.pool import PromptPool
 from depo.recipe import schema
 from depo.replay.full import Factory, Timed
 from depo.replay.trace import Told, Trace
 from depo.report.calibration import auroc, brier, brier_skill, expected_calibration_error
 from depo.selection import build_selector
 from depo.selection.picks import observations
+from depo.selection.pool import PromptPool
 from depo.selection.visits import FEW_VISITS, since_visit
 from depo.types import Group, Pick, Rollout
 from estimators.base import Context

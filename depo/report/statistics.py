@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy import stats
 
 from depo.rng import generator
 
@@ -73,6 +72,8 @@ def wilson_interval(successes: int, trials: int, confidence: float = LEVEL) -> t
 
 def t_interval(values: Sequence[float]) -> Interval:
     """Student's t interval of the mean of independent values, e.g. one difference a seed."""
+    from scipy import stats  # a second to import, which selection would have to wait for
+
     values_S = np.asarray(values, dtype=float)
     mean = float(values_S.mean())
     if len(values_S) < 2:

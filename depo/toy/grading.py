@@ -21,7 +21,7 @@ import numpy as np
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from depo.data.pool import RunPrompts
+from depo.data.stored import RunPrompts
 from depo.data.text import prompt_key
 from depo.errors import UserError
 from depo.evaluation.evaluator import Evaluator, Row, Task, Verdicts, requests_of

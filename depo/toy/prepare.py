@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from depo.data.pool import RunPrompts
+from depo.data.stored import RunPrompts
 from depo.errors import UserError
 from depo.recipe.schema import Recipe, TinyMoePolicy
 from depo.report.provenance import usable_cores

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import estimators
-from depo.data import LoadedData, PromptPool, RunPrompts, load_data, load_prompts
+from depo.data import LoadedData, RunPrompts, load_data, load_prompts
 from depo.errors import UserError
 from depo.evaluation.answers import MATH, vote_rule
 from depo.evaluation.evaluator import Task, exact_pass_rates
@@ -31,13 +31,12 @@ from depo.rollout.weights import (
     choose_sequences,
     default_tolerance,
 )
-from depo.selection import Selector, build_selector
+from depo.selection import Ledger, PromptPool, Selector, build_selector
 from depo.selection.selector import PrefillProbe
 from depo.trackers.console import Console
 from depo.trackers.tracker import open_trackers
 from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy, check_measure
-from depo.train.ledger import Ledger
 from depo.train.state import Run
 from depo.types import Prompt
 from depo.workers.cluster import gpus_in_cluster, learner_gpus

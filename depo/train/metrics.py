@@ -8,8 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from depo.selection import Selector
-from depo.train.ledger import Ledger
+from depo.selection import Ledger, Selector
 from depo.types import Group, Outcome
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from depo.data import PromptPool
 from depo.errors import UserError
 from depo.evaluation.in_training import EvalResult, TrainingEvaluation
 from depo.files import latest_checkpoint, load_state, read_json, save_state, write_json
@@ -19,13 +18,12 @@ from depo.learner.advantages import Advantages
 from depo.recipe.schema import Recipe
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.weights import WeightSync
-from depo.selection import Selector
+from depo.selection import Ledger, PromptPool, Selector
 from depo.trackers.console import Console
 from depo.trackers.tracker import StepRecord, Tracker
 from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy
 from depo.train.checkpoint import CHECKPOINT_SCHEMA, STATE, prune, rewrite_state, write_checkpoint
-from depo.train.ledger import Ledger
 from depo.train.metrics import Clock
 from depo.types import Group, Request, Rollout
 from depo.workers.learner import RemoteLearner

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from depo.data import PromptPool
 from depo.rng import generator
 from depo.selection import OpenStep, Selector, build_selector
+from depo.selection.pool import PromptPool
 from depo.types import Group, Pick, Prompt, Rollout
 from estimators.base import Candidate, Context, Estimates, Estimator, Observation
 from estimators.moments import beta_estimates

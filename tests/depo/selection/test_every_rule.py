@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from synthetic_pool import G, Oracle, first_round, group, keys, pool_of, rolled_out, run_step, selector_of
 
-from depo.data import PromptPool
 from depo.selection import SelectionSettings, Selector
 from depo.selection.picks import observations
+from depo.selection.pool import PromptPool
 from depo.selection.rules import BUILT_IN, Greedy
 from depo.types import Group, Origin, Pick, Prompt
 from estimators.base import Candidate, Context, Estimates, Estimator

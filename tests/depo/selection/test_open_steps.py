@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from synthetic_pool import G, Oracle, first_round, group, keys, pool_of, rolled_out, run_step, selector_of
 
-from depo.data import PromptPool
 from depo.selection import OpenStep, SelectionSettings, Selector
+from depo.selection.pool import PromptPool
 from depo.selection.rules import Thompson
 from depo.types import Group, Outcome, Pick, Prompt
 from estimators.base import Context, Observation

@@ -7,9 +7,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from synthetic_pool import Oracle, first_round, group, keys, pool_of, selector_of
 
-from depo.data import PromptPool
 from depo.recipe.schema import Selection
 from depo.selection import SelectionSettings, Selector
+from depo.selection.pool import PromptPool
 from depo.selection.rules import BUILT_IN
 from depo.types import Origin, Pick
 

@@ -24,8 +24,8 @@ from synthetic_pool import (
     selector_of,
 )
 
-from depo.data import PromptPool
 from depo.selection import Selector
+from depo.selection.pool import PromptPool
 from depo.selection.rules import top
 from depo.types import Group, Origin, Outcome, Pick
 from estimators.base import Candidate, Context, Estimates, Observation

@@ -16,11 +16,11 @@ from depo.errors import FAILED, RunFailed, report_failure
 from depo.files import step_name
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema import Guards
+from depo.selection.ledger import Ledger
 from depo.trackers.tracker import read_metrics
 from depo.train.alarms import Alarms
 from depo.train.checkpoint import prune
 from depo.train.guards import WATCHES
-from depo.train.ledger import Ledger
 from depo.train.metrics import Clock, step_metrics
 from depo.types import Group, Origin, Pick, Prompt, Rollout
 from reward.base import Score, unscorable

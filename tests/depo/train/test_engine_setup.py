@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from depo.data.pool import PromptPool
 from depo.errors import UserError
 from depo.recipe.schema import Recipe
 from depo.rollout.calls import Calls
+from depo.selection.pool import PromptPool
 from depo.train.assembly import check_gpus_suffice, make_engine
 from depo.types import Prompt
 from depo.workers.cluster import learner_gpus

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depo.data import PromptPool, prompt_key
+from depo.data import prompt_key
 from depo.errors import UserError
+from depo.selection.pool import PromptPool
 from depo.types import Prompt
 
 

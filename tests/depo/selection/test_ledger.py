@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from depo.report.statistics import wilson_interval
-from depo.train.ledger import Ledger
+from depo.selection.ledger import Ledger
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from reward.base import Score, unscorable
 
