@@ -208,13 +208,31 @@ class ParityProbe:
 SHARED_MEMORY = Path("/dev/shm")
 
 
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A policy that the learner has handed over, and its own scores of the probe's sequences."""
+
+    update: WeightUpdate
+    scores: Scores = ()
+
+
 class WeightSync(Protocol):
+    """A sync has two halves, so that the learner can go on while the engines are still generating."""
+
     def start(self, version: int) -> None:
         """Prove with a perturbed policy that weights arrive; then serve the real one as ``version``."""
         ...
 
-    def __call__(self, version: int) -> dict[str, float]:
-        """Serve the learner's present weights as ``version``. Raises WeightSyncError if that fails."""
+    def publish(self, version: int) -> Handover:
+        """The learner's half: its present weights, to be served as ``version``."""
+        ...
+
+    def serve(self, handover: Handover) -> dict[str, float]:
+        """The engines' half, while they generate nothing. Raises WeightSyncError if that fails."""
+        ...
+
+    def discard(self, handover: Handover) -> None:
+        """A newer one came before it was served."""
         ...
 
     def close(self) -> None: ...
@@ -227,16 +245,26 @@ class SharedWeights:
         self.engine = engine
 
     def start(self, version: int) -> None:
-        self(version)
+        self.serve(self.publish(version))
 
-    def __call__(self, version: int) -> dict[str, float]:
-        served = self.engine.load_weights(WeightUpdate(version))
-        if served != version:
-            raise WeightSyncError(f"the engine serves policy version {served}, expected {version}")
+    def publish(self, version: int) -> Handover:
+        return Handover(WeightUpdate(version))
+
+    def serve(self, handover: Handover) -> dict[str, float]:
+        load(self.engine, handover.update)
         return {}
+
+    def discard(self, handover: Handover) -> None:
+        """Nothing was made."""
 
     def close(self) -> None:
         """Nothing was made."""
+
+
+def load(engine: RolloutEngine, update: WeightUpdate) -> None:
+    served = engine.load_weights(update)
+    if served != update.version:
+        raise WeightSyncError(f"the engine serves policy version {served}, expected {update.version}")
 
 
 class DirectorySync:
@@ -267,6 +295,7 @@ class DirectorySync:
             base.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):  # where the file system knows no locks, nothing is swept either
             self.lock.enter_context(locked(self.lock_file))
+        shutil.rmtree(self.directory, ignore_errors=True)  # of an earlier process of this run
         self.learner = learner
         self.engine = engine
         self.probe = probe
@@ -286,27 +315,38 @@ class DirectorySync:
             f"{result.mean_abs:.1g} nats a token apart, {self.probe.tolerance:g} allowed"
         )
 
-    def __call__(self, version: int) -> dict[str, float]:
-        self._send(version)
-        result = self.probe.verify(self.learner, self.engine, f"after the sync of policy version {version}")
+    def publish(self, version: int) -> Handover:
+        update = self._export(version)
+        return Handover(update, self.learner.score(self.probe.sequences))
+
+    def serve(self, handover: Handover) -> dict[str, float]:
+        load(self.engine, handover.update)
+        self.discard(handover)
+        what = f"after the sync of policy version {handover.update.version}"
+        result = self.probe.check_each(handover.scores, self.engine, what)
         return {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
+
+    def discard(self, handover: Handover) -> None:
+        shutil.rmtree(str(handover.update.directory), ignore_errors=True)
 
     def close(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.lock.close()
         self.lock_file.unlink(missing_ok=True)
 
+    def _export(self, version: int) -> WeightUpdate:
+        directory = self.directory / str(version)
+        with writing(directory):
+            directory.mkdir(parents=True)
+            self.learner.export(directory, trained_only=True)
+        return WeightUpdate(version, str(directory))
+
     def _send(self, version: int) -> None:
         started = time.perf_counter()
-        shutil.rmtree(self.directory, ignore_errors=True)
-        with writing(self.directory):
-            self.directory.mkdir(parents=True)
-            self.learner.export(self.directory, trained_only=True)
-        served = self.engine.load_weights(WeightUpdate(version, str(self.directory)))
-        if served != version:
-            raise WeightSyncError(f"the engine serves policy version {served}, expected {version}")
+        update = self._export(version)
+        load(self.engine, update)
         self.seconds = time.perf_counter() - started
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self.discard(Handover(update))
 
 
 def sweep(base: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,17 @@ from depo.learner.advantages import Advantages
 from depo.recipe.schema import Recipe
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.weights import WeightSync
-from depo.selection import Selector
+from depo.selection import OpenStep, Selector
 from depo.trackers.console import Console
 from depo.trackers.tracker import StepRecord, Tracker
 from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy
 from depo.train.checkpoint import CHECKPOINT_SCHEMA, STATE, prune, rewrite_state, write_checkpoint
 from depo.train.ledger import Ledger
-from depo.train.metrics import Clock
+from depo.train.metrics import Around, Clock
 from depo.types import Group, Request, Rollout
 from depo.workers.learner import RemoteLearner
-from estimators.base import Estimator
+from estimators.base import Context, Estimator
 from reward.base import Reward
 
 
@@ -67,17 +68,21 @@ class Run:
         routes = self.recipe.learner.routing_replay == "r3"
         return Sampling(rollout.temperature, rollout.max_new_tokens, routes)
 
-    def clock(self, step: int) -> Clock:
+    def clock(self, step: int, around: Around = lambda phase: nullcontext()) -> Clock:
         """A new one, of whose phases the console tells."""
-        return Clock(lambda phase: self.console.doing(f"step {step}: {phase}"))
+        return Clock(lambda phase: self.console.doing(f"step {step}: {phase}"), around)
+
+    def open_step(self, step: int) -> OpenStep:
+        """The step that begins now, or that was in flight when the checkpoint was written."""
+        for one in self.selector.open_steps:
+            if one.context.step == step:
+                return one
+        return self.selector.begin(Context(self.recipe.contrast, step, self.kl_travelled))
 
     def generate(self, requests: Sequence[Request], step: int) -> Iterator[Rollout]:
         """Rollouts as they finish; the console counts them."""
         rollouts = self.engine.generate(requests, self.sampling)
         return self.console.counted(f"step {step}: generate", rollouts, sum(one.n for one in requests))
-
-    def sync(self, version: int) -> dict[str, float]:
-        return self.weight_sync(version)
 
     # -------------------------------------------------------- after each step
 

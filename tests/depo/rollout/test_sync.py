@@ -44,11 +44,12 @@ def test_with_lora_only_adapted_blocks_are_handed_over_and_without_it_everything
     engine = Notes(learner)
     probe = ParityProbe([((2, 3), (4, 5))], 1e-3)
     shared, run_dir = tmp_path / "shared", tmp_path / "run"
-    sync = DirectorySync(learner, engine, probe, shared, run_dir, seed=0, say=print)
     # What an earlier process of this run left when it was killed within a sync.
     left = DirectorySync(learner, engine, probe, shared, run_dir, seed=0, say=print).directory
-    (left / "deeper").mkdir(parents=True)
-    assert sync(1)["parity/mean_abs"] == 0
+    (left / "1" / "deeper").mkdir(parents=True)
+    sync = DirectorySync(learner, engine, probe, shared, run_dir, seed=0, say=print)
+    assert sync.serve(sync.publish(1))["parity/mean_abs"] == 0
+    assert list(left.iterdir()) == []
     sync.close()
     with safe_open(tiny_policy / "model.safetensors", "pt") as file:
         everything = set(file.keys())
