@@ -112,6 +112,7 @@ def judged(run: Run, clock: Clock, step: int, picks_P: Sequence[Pick], indices: 
     with clock.phase("generate"):
         requests_P = requests_for(picks_P, indices, run.recipe.seed, step)
         rollouts_PG = collate(requests_P, run.generate(requests_P, step))
+    run.count_lost(picks_P)
     with clock.phase("verify"):
         samples_PG = samples_of(requests_P, rollouts_PG, run.tokenizer, run.recipe.rollout.max_new_tokens)
         scores_PG = run.reward.score([sample for samples_G in samples_PG for sample in samples_G])

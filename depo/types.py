@@ -36,7 +36,7 @@ class Outcome(StrEnum):
     UNSCORABLE = "unscorable"  # verification timed out or crashed
     CANCELLED = "cancelled"  # it was made ahead, and the run ended before its step
     STALE = "stale"  # its group has a rollout of a policy older than rollout.max_off_policy_steps allows
-    LOST = "lost"
+    LOST = "lost"  # it was under way in an engine that died
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ Shapes: S sequences, T completion tokens of one sequence. Differences are in nat
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import time
@@ -76,8 +77,11 @@ class Engines(RolloutEngine, Protocol):
         """Wait until all are up."""
         ...
 
-    def score_each(self, sequences: Sequences) -> Mapping[str, Scores]:
-        """By engine name, because each engine has to pass the probe on its own."""
+    replaced: Callable[[str], None]
+    """Called with the name of an engine that takes a dead one's place, and serves what was loaded last."""
+
+    def score_each(self, sequences: Sequences, of: Sequence[str] | None = None) -> Mapping[str, Scores]:
+        """By engine name, because each engine has to pass the probe on its own; of all or those named."""
         ...
 
 
@@ -270,7 +274,8 @@ def load(engine: RolloutEngine, update: WeightUpdate) -> None:
 class DirectorySync:
     """Weights go through a directory on a memory file system; every sync ends with the parity probe.
 
-    The engines were started from the learner's checkpoint: they are sent the blocks that are trained.
+    The engines were started from the learner's checkpoint: they are sent the blocks that are trained. What
+    they serve stays in the directory until they serve something newer, for an engine that has to be replaced.
     """
 
     def __init__(
@@ -302,6 +307,9 @@ class DirectorySync:
         self.seed = seed
         self.say = say
         self.seconds = 0.0  # that the last policy took to arrive
+        self.numbers = itertools.count()
+        self.served: Handover | None = None
+        engine.replaced = self.prove
 
     def start(self, version: int) -> None:
         many = len(self.engine.workers)
@@ -310,6 +318,8 @@ class DirectorySync:
         self.engine.ready()
         self.say(f"vLLM: up after {time.perf_counter() - started:.0f} s; now proving that weights arrive")
         result = self.probe.verify_startup(self.learner, self.engine, lambda: self._send(version), self.seed)
+        assert self.served is not None
+        self.served = Handover(self.served.update, self.learner.score(self.probe.sequences))
         self.say(
             f"vLLM: weights arrive, the last in {self.seconds:.2g} s; learner and engines are "
             f"{result.mean_abs:.1g} nats a token apart, {self.probe.tolerance:g} allowed"
@@ -320,8 +330,7 @@ class DirectorySync:
         return Handover(update, self.learner.score(self.probe.sequences))
 
     def serve(self, handover: Handover) -> dict[str, float]:
-        load(self.engine, handover.update)
-        self.discard(handover)
+        self._load(handover)
         what = f"after the sync of policy version {handover.update.version}"
         result = self.probe.check_each(handover.scores, self.engine, what)
         return {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
@@ -335,7 +344,7 @@ class DirectorySync:
         self.lock_file.unlink(missing_ok=True)
 
     def _export(self, version: int) -> WeightUpdate:
-        directory = self.directory / str(version)
+        directory = self.directory / f"{version}-{next(self.numbers)}"
         with writing(directory):
             directory.mkdir(parents=True)
             self.learner.export(directory, trained_only=True)
@@ -343,10 +352,20 @@ class DirectorySync:
 
     def _send(self, version: int) -> None:
         started = time.perf_counter()
-        update = self._export(version)
-        load(self.engine, update)
+        self._load(Handover(self._export(version)))
         self.seconds = time.perf_counter() - started
-        self.discard(Handover(update))
+
+    def _load(self, handover: Handover) -> None:
+        load(self.engine, handover.update)
+        before, self.served = self.served, handover
+        if before is not None:
+            self.discard(before)
+
+    def prove(self, name: str) -> None:
+        """That an engine which was just started serves what the others do."""
+        if self.served is not None and self.served.scores:
+            scores = self.engine.score_each(self.probe.sequences, [name])[name]
+            self.probe.check(self.served.scores, scores, f"{name} (started again)")
 
 
 def sweep(base: Path) -> None:

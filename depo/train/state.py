@@ -6,6 +6,7 @@ The order of events inside a step is in ``depo/loop.py``; here is what happens a
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from depo.train.best import BestPolicy
 from depo.train.checkpoint import CHECKPOINT_SCHEMA, STATE, prune, rewrite_state, write_checkpoint
 from depo.train.ledger import Ledger
 from depo.train.metrics import Around, Clock
-from depo.types import Group, Request, Rollout
+from depo.types import Group, Outcome, Pick, Request, Rollout
 from depo.workers.learner import RemoteLearner
 from estimators.base import Context, Estimator
 from reward.base import Reward
@@ -55,6 +56,8 @@ class Run:
     console: Console
     alarms: Alarms
     trackers: list[Tracker]
+    lost: deque[tuple[Sequence[str], int]] = field(default_factory=deque)
+    """Of engines that died: keys of the rollouts under way, and the tokens decoded for them."""
     step: int = 0
     kl_travelled: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -83,6 +86,16 @@ class Run:
         """Rollouts as they finish; the console counts them."""
         rollouts = self.engine.generate(requests, self.sampling)
         return self.console.counted(f"step {step}: generate", rollouts, sum(one.n for one in requests))
+
+    def count_lost(self, picks: Sequence[Pick]) -> None:
+        """Account for what died with an engine while these picks were rolled out."""
+        origins = {pick.prompt.key: pick.origin for pick in picks}
+        while self.lost:
+            keys, tokens = self.lost.popleft()
+            each, rest = divmod(tokens, max(len(keys), 1))
+            for i, key in enumerate(keys):
+                if key in origins:  # else an evaluation's
+                    self.ledger.record_ungrouped(origins[key], Outcome.LOST, 1, each + (i < rest))
 
     # -------------------------------------------------------- after each step
 

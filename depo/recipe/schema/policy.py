@@ -190,7 +190,7 @@ class VllmEngine(Block):
     gives back."""
     sync_dir: Path | None = None
     """Where weights are handed over; a memory file system (/dev/shm) when null. Several nodes need a
-    directory they all see."""
+    directory they all see. It holds the policy that is served, and the next one while it is loaded."""
     parity_tolerance: Positive | None = None
     """Largest mean |difference| of log-probabilities (nats) that the parity probe accepts; by dtype when
     null."""

@@ -44,7 +44,7 @@ def checked_accounts(run: Run) -> dict[str, int]:
     assert sum(told["by_outcome"].values()) == sum(told["by_origin"].values()) == told["generated"]
     written = rows_of(run)["outcome"].value_counts().to_dict()
     outcomes = {name: count for name, count in told["by_outcome"].items() if count}
-    assert written == {name: count for name, count in outcomes.items() if name != "cancelled"}
+    assert written == {name: count for name, count in outcomes.items() if name not in ("cancelled", "lost")}
     return outcomes
 
 
@@ -185,6 +185,24 @@ def test_a_stale_group_is_counted_observed_and_tried_again_first(tmp_path: Path)
     assert (counts.drop(keys) == 4).all()
     assert all(run.selector.visits.count(key) == 2 for key in keys)
     assert [(one.key, one.trials) for one in observed[step - 1]] == [(key, 4) for key in keys]
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_what_died_with_an_engine_is_counted_beside_what_was_made_in_its_place(
+    tmp_path: Path, ahead: int
+) -> None:
+    class Dies(Engine):
+        def generate(self, requests, sampling):
+            if self.version == 2:
+                run.lost.append(([requests[0].prompt.key, requests[1].prompt.key], 7))
+            return super().generate(requests, sampling)
+
+    blocks = {"selection": UNIFORM, "guards": FIRM, "checkpoint": {"every": 0}, "steps": 5}
+    run = simulated_run(simulated_recipe(ahead, **blocks), tmp_path, engine_class=Dies)
+    train(run)
+    assert checked_accounts(run)["lost"] == 2
+    assert run.ledger.generated == 5 * 16 + 2
+    assert run.ledger.summary()["tokens"]["by_outcome"]["lost"] == 7
 
 
 # ---------------------------------------------------------------- ends and checkpoints
