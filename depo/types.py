@@ -34,9 +34,9 @@ class Outcome(StrEnum):
     SURPLUS = "surplus"  # its group was informative, but the batch was already full
     NEGLIGIBLE = "negligible"  # its advantage was below learner.min_advantage, and it was not drawn
     UNSCORABLE = "unscorable"  # verification timed out or crashed
-    CANCELLED = "cancelled"
-    STALE = "stale"
-    LOST = "lost"
+    CANCELLED = "cancelled"  # it was made ahead, and the run ended before its step
+    STALE = "stale"  # its group has a rollout of a policy older than rollout.max_off_policy_steps allows
+    LOST = "lost"  # it was under way in an engine that died
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,11 @@ class Group:
         self.rollouts += more.rollouts
         self.scores += more.scores
         self.completions += more.completions
+
+    @property
+    def policy_version(self) -> int:
+        """The oldest that made one of its rollouts."""
+        return min(rollout.policy_version for rollout in self.rollouts)
 
     @property
     def correct(self) -> list[bool]:

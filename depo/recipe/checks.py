@@ -288,10 +288,27 @@ def notes(recipe: Recipe) -> list[str]:
         )
     if isinstance(learner.loss, GspoLoss):
         found += of_gspo(learner.loss, one_step(recipe))
+    if recipe.rollout.max_off_policy_steps:
+        found += of_overlap(recipe)
     if learner.load_balancing_coef > 0 and router == "frozen":
         found.append(
             "learner.load_balancing_coef: the routers cannot follow it, policy.router is frozen; what it "
             "moves are the layers before them"
+        )
+    return found
+
+
+def of_overlap(recipe: Recipe) -> list[str]:
+    found = []
+    if recipe.learner.correction.type == "none":
+        found.append(
+            "learner.correction: none takes what an older policy wrote for the present one's; with "
+            "rollout.max_off_policy_steps take tis, mis or icepop"
+        )
+    if recipe.prefill_probe and recipe.selection.refill:
+        found.append(
+            "selection.prefill_probe: refill rounds ask the learner about their candidates, and wait for its "
+            "update; to overlap with them as well, set it to false, or selection.refill to false"
         )
     return found
 

@@ -21,6 +21,10 @@ AT_LEAST, TIMES = 600.0, 20.0
 """A later call may take so many seconds, or so many times the longest of its kind in this run."""
 
 
+class Died(RunStopped):
+    """A process has died: killed, or out of memory."""
+
+
 class Calls:
     """The remote calls of a run. ``timeout``: seconds that any of them may take; None: learned from the run's
     own times, see above. ``say`` hears what is waited for once a call takes longer than a minute and than
@@ -38,15 +42,15 @@ class Calls:
         return FIRST if longest is None else max(AT_LEAST, TIMES * longest)
 
     def get(self, reference: Any, who: str, what: str) -> Any:
-        """The answer of ``who`` to a call. Raises RunStopped where none comes or the process has died, and
-        what the call itself raised."""
+        """The answer of ``who`` to a call. Raises RunStopped where none comes, Died where the process is
+        gone, and what the call itself raised."""
         self.wait([reference], who, what)
         try:
             return ray.get(reference)
         except RayActorError as error:
             if error.actor_init_failed:  # the error says why
                 raise
-            raise RunStopped(f"{who} died during {what!r}: killed, or out of memory") from error
+            raise Died(f"{who} died during {what!r}: killed, or out of memory") from error
 
     def items(self, stream: Any, who: str, what: str) -> Iterator[Any]:
         """The items of a remote generator, each waited for as a call."""

@@ -12,6 +12,7 @@ Shapes: S sequences, T completion tokens of one sequence. Differences are in nat
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import time
@@ -76,8 +77,11 @@ class Engines(RolloutEngine, Protocol):
         """Wait until all are up."""
         ...
 
-    def score_each(self, sequences: Sequences) -> Mapping[str, Scores]:
-        """By engine name, because each engine has to pass the probe on its own."""
+    replaced: Callable[[str], None]
+    """Called with the name of an engine that takes a dead one's place, and serves what was loaded last."""
+
+    def score_each(self, sequences: Sequences, of: Sequence[str] | None = None) -> Mapping[str, Scores]:
+        """By engine name, because each engine has to pass the probe on its own; of all or those named."""
         ...
 
 
@@ -208,13 +212,31 @@ class ParityProbe:
 SHARED_MEMORY = Path("/dev/shm")
 
 
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A policy that the learner has handed over, and its own scores of the probe's sequences."""
+
+    update: WeightUpdate
+    scores: Scores = ()
+
+
 class WeightSync(Protocol):
+    """A sync has two halves, so that the learner can go on while the engines are still generating."""
+
     def start(self, version: int) -> None:
         """Prove with a perturbed policy that weights arrive; then serve the real one as ``version``."""
         ...
 
-    def __call__(self, version: int) -> dict[str, float]:
-        """Serve the learner's present weights as ``version``. Raises WeightSyncError if that fails."""
+    def publish(self, version: int) -> Handover:
+        """The learner's half: its present weights, to be served as ``version``."""
+        ...
+
+    def serve(self, handover: Handover) -> dict[str, float]:
+        """The engines' half, while they generate nothing. Raises WeightSyncError if that fails."""
+        ...
+
+    def discard(self, handover: Handover) -> None:
+        """A newer one came before it was served."""
         ...
 
     def close(self) -> None: ...
@@ -227,22 +249,33 @@ class SharedWeights:
         self.engine = engine
 
     def start(self, version: int) -> None:
-        self(version)
+        self.serve(self.publish(version))
 
-    def __call__(self, version: int) -> dict[str, float]:
-        served = self.engine.load_weights(WeightUpdate(version))
-        if served != version:
-            raise WeightSyncError(f"the engine serves policy version {served}, expected {version}")
+    def publish(self, version: int) -> Handover:
+        return Handover(WeightUpdate(version))
+
+    def serve(self, handover: Handover) -> dict[str, float]:
+        load(self.engine, handover.update)
         return {}
+
+    def discard(self, handover: Handover) -> None:
+        """Nothing was made."""
 
     def close(self) -> None:
         """Nothing was made."""
 
 
+def load(engine: RolloutEngine, update: WeightUpdate) -> None:
+    served = engine.load_weights(update)
+    if served != update.version:
+        raise WeightSyncError(f"the engine serves policy version {served}, expected {update.version}")
+
+
 class DirectorySync:
     """Weights go through a directory on a memory file system; every sync ends with the parity probe.
 
-    The engines were started from the learner's checkpoint: they are sent the blocks that are trained.
+    The engines were started from the learner's checkpoint: they are sent the blocks that are trained. What
+    they serve stays in the directory until they serve something newer, for an engine that has to be replaced.
     """
 
     def __init__(
@@ -267,12 +300,16 @@ class DirectorySync:
             base.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):  # where the file system knows no locks, nothing is swept either
             self.lock.enter_context(locked(self.lock_file))
+        shutil.rmtree(self.directory, ignore_errors=True)  # of an earlier process of this run
         self.learner = learner
         self.engine = engine
         self.probe = probe
         self.seed = seed
         self.say = say
         self.seconds = 0.0  # that the last policy took to arrive
+        self.numbers = itertools.count()
+        self.served: Handover | None = None
+        engine.replaced = self.prove
 
     def start(self, version: int) -> None:
         many = len(self.engine.workers)
@@ -281,32 +318,54 @@ class DirectorySync:
         self.engine.ready()
         self.say(f"vLLM: up after {time.perf_counter() - started:.0f} s; now proving that weights arrive")
         result = self.probe.verify_startup(self.learner, self.engine, lambda: self._send(version), self.seed)
+        assert self.served is not None
+        self.served = Handover(self.served.update, self.learner.score(self.probe.sequences))
         self.say(
             f"vLLM: weights arrive, the last in {self.seconds:.2g} s; learner and engines are "
             f"{result.mean_abs:.1g} nats a token apart, {self.probe.tolerance:g} allowed"
         )
 
-    def __call__(self, version: int) -> dict[str, float]:
-        self._send(version)
-        result = self.probe.verify(self.learner, self.engine, f"after the sync of policy version {version}")
+    def publish(self, version: int) -> Handover:
+        update = self._export(version)
+        return Handover(update, self.learner.score(self.probe.sequences))
+
+    def serve(self, handover: Handover) -> dict[str, float]:
+        self._load(handover)
+        what = f"after the sync of policy version {handover.update.version}"
+        result = self.probe.check_each(handover.scores, self.engine, what)
         return {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
+
+    def discard(self, handover: Handover) -> None:
+        shutil.rmtree(str(handover.update.directory), ignore_errors=True)
 
     def close(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.lock.close()
         self.lock_file.unlink(missing_ok=True)
 
+    def _export(self, version: int) -> WeightUpdate:
+        directory = self.directory / f"{version}-{next(self.numbers)}"
+        with writing(directory):
+            directory.mkdir(parents=True)
+            self.learner.export(directory, trained_only=True)
+        return WeightUpdate(version, str(directory))
+
     def _send(self, version: int) -> None:
         started = time.perf_counter()
-        shutil.rmtree(self.directory, ignore_errors=True)
-        with writing(self.directory):
-            self.directory.mkdir(parents=True)
-            self.learner.export(self.directory, trained_only=True)
-        served = self.engine.load_weights(WeightUpdate(version, str(self.directory)))
-        if served != version:
-            raise WeightSyncError(f"the engine serves policy version {served}, expected {version}")
+        self._load(Handover(self._export(version)))
         self.seconds = time.perf_counter() - started
-        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _load(self, handover: Handover) -> None:
+        load(self.engine, handover.update)
+        before, self.served = self.served, handover
+        if before is not None:
+            self.discard(before)
+
+    def prove(self, name: str) -> None:
+        """That an engine which was just started serves what the others do."""
+        if self.served is not None and self.served.scores:
+            scores = self.engine.score_each(self.probe.sequences, [name])[name]
+            self.probe.check(self.served.scores, scores, f"{name} (started again)")
 
 
 def sweep(base: Path) -> None:

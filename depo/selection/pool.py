@@ -64,6 +64,10 @@ class PromptPool:
         self._pass, self._position, self._order, self._deferred = here
         return prompts
 
+    def put_back(self, prompts: Sequence[Prompt]) -> None:
+        """These are the next ones, in this order."""
+        self._deferred[:0] = prompts
+
     def candidates(self, n: int, rng: np.random.Generator) -> list[Prompt]:
         """``min(n, len)`` distinct prompts, uniformly; the position does not move."""
         chosen = rng.choice(len(self), size=min(n, len(self)), replace=False)

@@ -279,15 +279,18 @@ class Selector:
         self._step = max(self._step, step.context.step)
         self._close(step)
 
-    def assign(self, step: OpenStep, groups: Sequence[Group]) -> list[Group]:
+    def assign(self, step: OpenStep, groups: Sequence[Group], oldest: int = 0) -> list[Group]:
         """Set each group's outcome; returns, in request order, the groups to train on: the first B that are
-        informative, whatever order they finished in. Call it once all of the step's groups are there. Raises
-        ValueError for a group of another step."""
+        informative, whatever order they finished in. Groups with a rollout of a policy version before
+        ``oldest`` are stale. Call it once all of the step's groups are there. Raises ValueError for a group
+        of another step."""
         groups = step.in_request_order(groups)
         trained: list[Group] = []
         for group in groups:
             if group.trials < self.settings.fewest_trials:
                 group.outcome = Outcome.UNSCORABLE
+            elif group.policy_version < oldest:
+                group.outcome = Outcome.STALE
             elif not group.informative:
                 by_variance = self.settings.graded_on == "informative" and not group.mixed
                 group.outcome = Outcome.ZERO_VARIANCE if by_variance else Outcome.NEGLIGIBLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -82,7 +83,8 @@ def assemble(
     if vote_rule(recipe.reward) == MATH:
         gold_line([prompt.reference for prompt in train], reward, console.say)
     pool = PromptPool(train, recipe.seed)
-    engine, weight_sync = make_engine(recipe, run_dir, policy, facts, pool, learner, console, calls)
+    lost: deque[tuple[Sequence[str], int]] = deque()
+    engine, weight_sync = make_engine(recipe, run_dir, policy, facts, pool, learner, console, calls, lost)
     stack.callback(engine.close)
     stack.callback(weight_sync.close)
 
@@ -132,6 +134,7 @@ def assemble(
         console=console,
         alarms=Alarms(partial(console.say, always=True), recipe, run_dir),
         trackers=trackers,
+        lost=lost,
     )
 
 
@@ -169,6 +172,7 @@ def make_engine(
     learner: RemoteLearner,
     console: Console,
     calls: Calls,
+    lost: deque[tuple[Sequence[str], int]],
 ) -> tuple[RolloutEngine, WeightSync]:
     """The recipe's rollout engine and the way weights get there."""
     if recipe.rollout.engine == "transformers":
@@ -191,6 +195,7 @@ def make_engine(
         seed=recipe.seed,
         routed_layers=facts.routed_layers if recipe.learner.routing_replay == "r3" else (),
         calls=calls,
+        lost=lambda keys, tokens: lost.append((keys, tokens)),
     )
     probe = ParityProbe(
         choose_sequences(pool.prompts, facts.vocab_size, recipe.seed, longest=context - 1),

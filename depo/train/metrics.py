@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
 from depo.selection import Ledger, Selector
 from depo.types import Group, Outcome
 
+Around = Callable[[str], AbstractContextManager[None]]
+
 
 class Clock:
-    """Adds up seconds by phase name, which ``begun`` hears. Phases do not nest."""
+    """Adds up seconds by phase name, which ``begun`` hears. Phases do not nest; each is entered within
+    ``around(name)``, and what that takes counts."""
 
-    def __init__(self, begun: Callable[[str], None] = lambda phase: None) -> None:
+    def __init__(
+        self,
+        begun: Callable[[str], None] = lambda phase: None,
+        around: Around = lambda phase: nullcontext(),
+    ) -> None:
         self.seconds: dict[str, float] = {}
         self.begun = begun
+        self.around = around
         self._start = time.perf_counter()
 
     @contextmanager
@@ -25,7 +33,8 @@ class Clock:
         self.begun(name)
         start = time.perf_counter()
         try:
-            yield
+            with self.around(name):
+                yield
         finally:
             self.add(name, time.perf_counter() - start)
 

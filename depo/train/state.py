@@ -6,7 +6,9 @@ The order of events inside a step is in ``depo/loop.py``; here is what happens a
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,16 @@ from depo.learner.advantages import Advantages
 from depo.recipe.schema import Recipe
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.weights import WeightSync
-from depo.selection import Ledger, PromptPool, Selector
+from depo.selection import Ledger, OpenStep, PromptPool, Selector
 from depo.trackers.console import Console
 from depo.trackers.tracker import StepRecord, Tracker
 from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy
 from depo.train.checkpoint import CHECKPOINT_SCHEMA, STATE, prune, rewrite_state, write_checkpoint
-from depo.train.metrics import Clock
-from depo.types import Group, Request, Rollout
+from depo.train.metrics import Around, Clock
+from depo.types import Group, Outcome, Pick, Request, Rollout
 from depo.workers.learner import RemoteLearner
-from estimators.base import Estimator
+from estimators.base import Context, Estimator
 from reward.base import Reward
 
 
@@ -52,6 +54,8 @@ class Run:
     console: Console
     alarms: Alarms
     trackers: list[Tracker]
+    lost: deque[tuple[Sequence[str], int]] = field(default_factory=deque)
+    """Of engines that died: keys of the rollouts under way, and the tokens decoded for them."""
     step: int = 0
     kl_travelled: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -65,17 +69,31 @@ class Run:
         routes = self.recipe.learner.routing_replay == "r3"
         return Sampling(rollout.temperature, rollout.max_new_tokens, routes)
 
-    def clock(self, step: int) -> Clock:
+    def clock(self, step: int, around: Around = lambda phase: nullcontext()) -> Clock:
         """A new one, of whose phases the console tells."""
-        return Clock(lambda phase: self.console.doing(f"step {step}: {phase}"))
+        return Clock(lambda phase: self.console.doing(f"step {step}: {phase}"), around)
+
+    def open_step(self, step: int) -> OpenStep:
+        """The step that begins now, or that was in flight when the checkpoint was written."""
+        for one in self.selector.open_steps:
+            if one.context.step == step:
+                return one
+        return self.selector.begin(Context(self.recipe.contrast, step, self.kl_travelled))
 
     def generate(self, requests: Sequence[Request], step: int) -> Iterator[Rollout]:
         """Rollouts as they finish; the console counts them."""
         rollouts = self.engine.generate(requests, self.sampling)
         return self.console.counted(f"step {step}: generate", rollouts, sum(one.n for one in requests))
 
-    def sync(self, version: int) -> dict[str, float]:
-        return self.weight_sync(version)
+    def count_lost(self, picks: Sequence[Pick]) -> None:
+        """Account for what died with an engine while these picks were rolled out."""
+        origins = {pick.prompt.key: pick.origin for pick in picks}
+        while self.lost:
+            keys, tokens = self.lost.popleft()
+            each, rest = divmod(tokens, max(len(keys), 1))
+            for i, key in enumerate(keys):
+                if key in origins:  # else an evaluation's
+                    self.ledger.record_ungrouped(origins[key], Outcome.LOST, 1, each + (i < rest))
 
     # -------------------------------------------------------- after each step
 

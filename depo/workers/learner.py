@@ -143,6 +143,7 @@ class RemoteLearner:
         self.calls = calls
         self.checkpoint_bytes = 0
         """Of a checkpoint, at least; known once the policy is loaded."""
+        self.updating: Any = None
 
     def start(self, policy: PretrainedPolicy) -> PolicyFacts:
         facts: PolicyFacts = self.answer(self.actor.start.remote(policy), "start")
@@ -159,7 +160,8 @@ class RemoteLearner:
 
     def begin_update(self, batch: Sequence[TrainSample]) -> Callable[[], UpdateResult]:
         """Start an update; call what comes back to wait for its result."""
-        return partial(self.answer, self.actor.call.remote("update", batch), "update")
+        self.updating = self.actor.call.remote("update", batch)
+        return partial(self.answer, self.updating, "update")
 
     def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
         """Log-probabilities of each (prompt ids, completion ids): (T,) each, in nats."""
@@ -188,7 +190,10 @@ class RemoteLearner:
 
     def call(self, method: str, *arguments: Any) -> Any:
         """A method of the `PolicyLearner`."""
-        return self.answer(self.actor.call.remote(method, *arguments), method)
+        reference = self.actor.call.remote(method, *arguments)
+        if self.updating is not None:  # its time is not this call's own
+            self.calls.wait([self.updating], LEARNER, "update")
+        return self.answer(reference, method)
 
     def answer(self, reference: Any, what: str) -> Any:
         return self.calls.get(reference, LEARNER, what)

@@ -15,6 +15,7 @@ from depo.recipe.schema.block import (
     Count,
     CountOrZero,
     Few,
+    FewOrZero,
     Fraction,
     Many,
     Positive,
@@ -192,7 +193,7 @@ class VllmEngine(Block):
     gives back."""
     sync_dir: Path | None = None
     """Where weights are handed over; a memory file system (/dev/shm) when null. Several nodes need a
-    directory they all see."""
+    directory they all see. It holds the policy that is served, and the next one while it is loaded."""
     parity_tolerance: Positive | None = None
     """Largest mean |difference| of log-probabilities (nats) that the parity probe accepts; by dtype when
     null."""
@@ -219,6 +220,10 @@ class Rollouts(Block):
     """Longest completion, in tokens."""
     temperature: Temperature = 1.0
     """Of sampling, in rollouts for training; top_p is 1 and there is no top-k."""
+    max_off_policy_steps: FewOrZero = 0
+    """Steps whose rollouts may be made ahead, while the learner updates (docs/overlap.md): no token is
+    trained on that comes from a policy more updates old. 0: generation and update in turn. Needs engine vllm
+    and a learner with a device of its own."""
     transformers: TransformersEngine = TransformersEngine()
     """Settings of the transformers engine."""
     vllm: VllmEngine = VllmEngine()

@@ -162,6 +162,24 @@ class Recipe(Block):
         return self
 
     @model_validator(mode="after")
+    def engine_and_learner_can_overlap(self) -> Self:
+        ahead, learner_gpus = self.rollout.max_off_policy_steps, self.resources.learner_gpus
+        if not ahead:
+            return self
+        needs = f"rollout.max_off_policy_steps {ahead} needs engines that work while the learner does"
+        if self.rollout.engine == "transformers":
+            raise ValueError(
+                f"{needs}: rollout.engine transformers is the learner's own process; set rollout.engine "
+                "vllm, or max_off_policy_steps 0"
+            )
+        if learner_gpus == 0 and self.learner.device != "cpu":
+            raise ValueError(
+                f"{needs}: with resources.learner_gpus 0 they share a GPU; set it to 1, or "
+                "max_off_policy_steps 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def context_fits(self) -> Self:
         limits: dict[str, int | None] = {}
         if self.rollout.engine == "vllm":

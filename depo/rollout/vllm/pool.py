@@ -2,11 +2,15 @@
 
 The constructor returns while the engines start, so that the caller can load the learner meanwhile;
 ``ready`` waits for them. Engine i is called "vLLM worker i" in every error.
+
+An engine that dies is replaced by another, which serves the weights that were loaded last and generates what
+the dead one still owed.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,12 +19,19 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from depo.recipe import schema
-from depo.rollout.calls import Calls
+from depo.rollout.calls import Calls, Died
 from depo.rollout.engine import LOOK_SECONDS, Sampling, WeightSyncError, WeightUpdate
 from depo.rollout.vllm.worker import Dtype, VllmOptions, actor_class, worker_environment
 from depo.types import Request, Rollout
 
 GENERATING = "generating"
+
+LIVES = 3
+"""Deaths of an engine, without a rollout in between, that end the run: it is no accident any more."""
+
+Lost = Callable[[Sequence[str], int], None]
+"""Hears of rollouts that were under way when their engine died: their prompts' keys, at most as many as it
+decodes together, and the tokens that it had told of."""
 
 
 class VllmPool:
@@ -33,7 +44,7 @@ class VllmPool:
     ``rollout.vllm.tensor_parallel``. ``routed_layers`` are the decoder layers whose experts rollouts bring
     along (none: they bring none). ``heartbeat`` is told every few seconds how many tokens an engine has
     decoded since it was told last, whether or not a sample has ended. ``calls`` says how long to wait for an
-    engine. Ray must be initialised.
+    engine. ``lost`` hears what died with an engine. Ray must be initialised.
     """
 
     def __init__(
@@ -52,7 +63,15 @@ class VllmPool:
         routed_layers: Sequence[int] = (),
         heartbeat: Callable[[int], None] | None = None,
         calls: Calls | None = None,
+        lost: Lost = lambda keys, tokens: None,
     ) -> None:
+        self.lost = lost
+        self.under_way = rollout.vllm.max_num_seqs
+        self.update: WeightUpdate | None = None  # loaded last
+        self.deaths: Counter[str] = Counter()
+        self.closed = False
+        self.replaced: Callable[[str], None] = lambda name: None
+        """Called with the name of an engine that has just taken a dead one's place."""
         self.heartbeat = heartbeat or (lambda tokens: None)
         self.calls = calls or Calls()
         vllm = rollout.vllm
@@ -78,7 +97,8 @@ class VllmPool:
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": worker_environment(threads)},
         )
-        self.workers = {f"vLLM worker {index}": remote.remote(options) for index in range(vllm.workers)}
+        self.start_worker = lambda: remote.remote(options)
+        self.workers = {f"vLLM worker {index}": self.start_worker() for index in range(vllm.workers)}
         self.num_gpus = num_gpus_per_worker * vllm.workers
 
     def ready(self, timeout: float = 1800.0) -> None:
@@ -105,12 +125,17 @@ class VllmPool:
         they answer the next call.
         """
         streams: dict[Any, str] = {}  # Ray's generator of one engine's looks, by which engine it is
-        for (name, worker), share in zip(
-            self.workers.items(), dealt(requests, len(self.workers)), strict=True
-        ):
+        owed: dict[str, dict[tuple[str, int], Request]] = {}  # by engine, then by prompt and sample index
+        unfinished: Counter[str] = Counter()  # tokens decoded for these
+
+        def begin(name: str) -> None:
+            generate = self.workers[name].generate.options(num_returns="streaming")
+            streams[generate.remote(list(owed[name].values()), sampling, LOOK_SECONDS)] = name
+
+        for name, share in zip(list(self.workers), dealt(requests, len(self.workers)), strict=True):
+            owed[name] = {(one.prompt.key, one.first_index): one for one in share}
             if share:
-                generate = worker.generate.options(num_returns="streaming")
-                streams[generate.remote(share, sampling, LOOK_SECONDS)] = name
+                begin(name)
         while streams:
             stream = self.calls.wait(list(streams), " and ".join(streams.values()), GENERATING)
             try:
@@ -118,9 +143,36 @@ class VllmPool:
             except StopIteration:
                 del streams[stream]
                 continue
-            look = self.get(streams[stream], reference, GENERATING)
-            yield from look.finished
+            name = streams[stream]
+            try:
+                look = self.get(name, reference, GENERATING)
+            except Died as error:
+                del streams[stream]
+                self.lost([key for key, _ in owed[name]][: self.under_way], max(unfinished[name], 0))
+                unfinished[name] = 0
+                self.replace(name, error)
+                if owed[name]:
+                    begin(name)
+                continue
+            unfinished[name] += look.tokens
+            for rollout in look.finished:
+                self.deaths[name] = 0
+                unfinished[name] -= len(rollout.token_ids)
+                del owed[name][rollout.key, rollout.index]
+                yield rollout
             self.heartbeat(look.tokens)
+
+    def replace(self, name: str, error: Died) -> None:
+        """Another engine in place of one that has died. Raises ``error`` where that keeps happening."""
+        self.deaths[name] += 1
+        if self.closed or self.deaths[name] == LIVES:
+            raise error
+        self.calls.say(f"warning: {error}; another engine takes its place")
+        self.workers[name] = self.start_worker()
+        self.get(name, self.workers[name].ready.remote(), "starting")
+        if self.update is not None:
+            self.get(name, self.workers[name].load_weights.remote(self.update), "load_weights")
+        self.replaced(name)
 
     def load_weights(self, update: WeightUpdate) -> int:
         """Load ``update`` into all engines; returns its version. Raises WeightSyncError."""
@@ -128,25 +180,37 @@ class VllmPool:
         wrong = {name: version for name, version in versions.items() if version != update.version}
         if wrong:
             raise WeightSyncError(f"asked for policy version {update.version}, served: {wrong}")
+        self.update = update
         return update.version
 
     def score_each(
-        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], of: Sequence[str] | None = None
     ) -> dict[str, list[np.ndarray]]:
         """Log-probabilities (temperature 1) of each (prompt ids, completion ids), arrays of (T,), by every
-        engine, by its name: what the parity probe compares."""
-        return self.on_all("score", sequences)
+        engine (or those named), by its name: what the parity probe compares."""
+        return self.on_all("score", sequences, of=of)
 
     def close(self) -> None:
         """Stop the engines."""
+        self.closed = True
         for worker in self.workers.values():
             ray.kill(worker)
         self.workers = {}
 
-    def on_all(self, method: str, *arguments: Any) -> dict[str, Any]:
-        """Call a method on all workers at once; results by worker name."""
-        pending = {name: getattr(worker, method).remote(*arguments) for name, worker in self.workers.items()}
-        return {name: self.get(name, reference, method) for name, reference in pending.items()}
+    def on_all(self, method: str, *arguments: Any, of: Sequence[str] | None = None) -> dict[str, Any]:
+        """Call a method on all workers (or those named) at once; results by worker name."""
+        pending = {name: self.ask(name, method, *arguments) for name in of or list(self.workers)}
+        results = {}
+        for name, reference in pending.items():
+            try:
+                results[name] = self.get(name, reference, method)
+            except Died as error:  # it may have died long before, while there was nothing to do
+                self.replace(name, error)
+                results[name] = self.get(name, self.ask(name, method, *arguments), method)
+        return results
+
+    def ask(self, name: str, method: str, *arguments: Any) -> Any:
+        return getattr(self.workers[name], method).remote(*arguments)
 
     def get(self, name: str, reference: Any, what: str) -> Any:
         """A worker's answer; its failures are re-raised under its name."""

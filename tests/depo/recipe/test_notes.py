@@ -15,6 +15,8 @@ policy: {type: pretrained, model: organisation/model}
 data: {train: organisation/problems}
 """
 
+AHEAD = ["rollout.engine=vllm", "rollout.max_off_policy_steps=1"]
+
 NOTED = [
     (["learner.routing_replay=r2"], ["learner.routing_replay: r2 does nothing"]),
     (["learner.loss=gspo"], ["learner.loss: gspo is grpo with one optimizer step"]),
@@ -30,6 +32,16 @@ NOTED = [
         ["learner.routing_replay=r2", "learner.loss=gspo"],
         ["learner.routing_replay: r2 does nothing", "learner.loss: gspo is grpo"],
     ),
+    (
+        [*AHEAD, "learner.correction=none", "selection.prefill_probe=false"],
+        ["learner.correction: none takes what an older policy wrote"],
+    ),
+    (
+        [*AHEAD, "selection.refill=true", "selection.prefill_probe=true"],
+        ["selection.prefill_probe: refill rounds ask the learner"],
+    ),
+    ([*AHEAD, "selection.refill=false"], []),
+    (["learner.correction=none"], []),
     ([], []),
     (["learner.routing_replay=r2", "learner.minibatches=2"], []),
     (["learner.routing_replay=r2", "learner.epochs=2"], []),

@@ -217,3 +217,27 @@ def test_an_answer_behind_written_work_has_no_probability_to_go_by(override: str
     with pytest.raises(UserError) as caught:
         load_recipe(ROOT / "recipes" / "chains.yaml", overrides)
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ([], "rollout.engine transformers is the learner's own process; set rollout.engine vllm"),
+        (
+            ["rollout.engine=vllm", "resources.learner_gpus=0"],
+            "with resources.learner_gpus 0 they share a GPU",
+        ),
+        (["rollout.engine=vllm", "resources.learner_gpus=0", "learner.device=cpu"], None),
+        (["rollout.engine=vllm"], None),
+    ],
+)
+def test_rollouts_ahead_need_engines_apart_from_the_learner(
+    tmp_path: Path, settings: list[str], says: str | None
+) -> None:
+    settings = ["rollout.max_off_policy_steps=1", *settings]
+    if says is None:
+        assert load_recipe(written(tmp_path), settings).rollout.max_off_policy_steps == 1
+    else:
+        (line,) = problems(tmp_path, MINIMAL, *settings)
+        assert "rollout.max_off_policy_steps 1 needs engines that work while the learner does" in line
+        assert says in line

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from depo.learner.learner import PolicyLearner
 from depo.recipe.schema import PretrainedPolicy, Recipe
-from depo.rollout.engine import WeightUpdate
+from depo.rollout.engine import WeightSyncError, WeightUpdate
 from depo.rollout.weights import DirectorySync, ParityProbe
 from depo.workers.learner import LearnerActor
 
@@ -20,6 +20,7 @@ class Notes:
     def __init__(self, learner: PolicyLearner) -> None:
         self.learner = learner
         self.names: set[str] = set()
+        self.off = 0.0
 
     def load_weights(self, update: WeightUpdate) -> int:
         assert update.directory is not None
@@ -28,8 +29,8 @@ class Notes:
                 self.names |= set(file.keys())
         return update.version
 
-    def score_each(self, sequences):
-        return {"engine": self.learner.score(sequences)}
+    def score_each(self, sequences, of=("engine",)):
+        return {name: [row + self.off for row in self.learner.score(sequences)] for name in of}
 
 
 @pytest.mark.parametrize("lora", [{"rank": 2, "targets": ["q_proj"]}, None])
@@ -44,11 +45,19 @@ def test_with_lora_only_adapted_blocks_are_handed_over_and_without_it_everything
     engine = Notes(learner)
     probe = ParityProbe([((2, 3), (4, 5))], 1e-3)
     shared, run_dir = tmp_path / "shared", tmp_path / "run"
-    sync = DirectorySync(learner, engine, probe, shared, run_dir, seed=0, say=print)
     # What an earlier process of this run left when it was killed within a sync.
     left = DirectorySync(learner, engine, probe, shared, run_dir, seed=0, say=print).directory
-    (left / "deeper").mkdir(parents=True)
-    assert sync(1)["parity/mean_abs"] == 0
+    (left / "1" / "deeper").mkdir(parents=True)
+    sync = DirectorySync(learner, engine, probe, shared, run_dir, seed=0, say=print)
+    assert sync.serve(sync.publish(1))["parity/mean_abs"] == 0
+    (kept,) = left.iterdir()  # what is served, for an engine that has to be replaced
+    sync.serve(sync.publish(2))
+    assert list(left.iterdir()) != [kept]
+    assert len(list(left.iterdir())) == 1
+    engine.replaced("a new engine")
+    engine.off = 1.0
+    with pytest.raises(WeightSyncError, match=r"a new engine \(started again\) does not serve"):
+        engine.replaced("a new engine")
     sync.close()
     with safe_open(tiny_policy / "model.safetensors", "pt") as file:
         everything = set(file.keys())

@@ -169,6 +169,24 @@ def test_groups_of_another_step_and_groups_seen_before_are_refused() -> None:
     assert selector.visits.counts(pool.prompts).tolist() == [1] * 4
 
 
+def test_a_group_with_one_rollout_of_too_old_a_policy_is_stale_and_leaves_its_place_to_another() -> None:
+    selector, pool = selector_of(prompts=4, type="uniform"), pool_of(40)
+    open_step, picks = first_round(selector, pool, MoppsEstimator(), 9)
+    groups = [group(pick, [True, False]) for pick in picks[:3]] + [group(picks[3], [None, None])]
+    for one in groups:
+        for rollout in one.rollouts:
+            rollout.policy_version = 7
+    groups[1].rollouts[1].policy_version = groups[3].rollouts[0].policy_version = 6
+    trained = selector.assign(open_step, groups, oldest=7)
+    assert trained == [groups[0], groups[2]]
+    assert [one.outcome for one in groups] == [
+        Outcome.TRAINED,
+        Outcome.STALE,
+        Outcome.TRAINED,
+        Outcome.UNSCORABLE,
+    ]
+
+
 # ---------------------------------------------------------------- checkpoints
 
 

@@ -122,3 +122,16 @@ def test_peek_tells_what_next_will_serve_and_moves_nothing():
         assert pool.state_dict() == before
         served = [prompt.key for prompt in pool.next(n)]
         assert served == ahead[:n] == [prompt.key for prompt in reference.next(n)]
+
+
+def test_what_is_put_back_comes_next_in_its_order_and_survives_a_checkpoint() -> None:
+    pool = PromptPool(make_prompts(12), seed=0)
+    first = pool.next(5)
+    pool.put_back(first[1:3])
+    restored = PromptPool(make_prompts(12), seed=0)
+    restored.load_state_dict(pool.state_dict())
+    for one in (pool, restored):
+        following = one.next(9)
+        assert following[:2] == first[1:3]
+        assert len({prompt.key for prompt in following}) == 9
+        assert not {prompt.key for prompt in following[2:]} & {prompt.key for prompt in first}

@@ -1,0 +1,290 @@
+"""Whether rollouts wait for updates: in turn, or up to ``rollout.max_off_policy_steps`` steps ahead.
+
+Ahead, a second thread rolls out the coming steps, one after the other, while the loop's thread trains on
+those that are done, in the same order:
+
+    rolls out    pick 1, generate 1 │ pick 2, generate 2 │ pick 3, generate 3 │ …
+    trains                          │ update 1           │ update 2           │ …
+
+Who *decides* (selector, pool, estimator, ledger, a checkpoint) holds the turn; who only waits for other
+processes passes it on. The phases of a step are the seams: see ``around_rollouts`` and ``around_training``.
+Whoever generates holds the engine, and first gives it the newest weights: a rollout has one policy version.
+
+With n steps ahead, step s is begun once the update of step s − n has begun, hence with the policy after at
+least s − n − 1 updates. It is trained on by the policy after s − 1: n versions later at most.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from depo.rollout.weights import Handover
+from depo.selection import OpenStep
+from depo.train.metrics import Clock
+from depo.train.state import Run
+from depo.types import Group, Outcome
+
+RollOut = Callable[[Run, OpenStep, Clock], list[Group]]
+"""Rolls out a step, round after round; all its groups."""
+
+PATIENCE = 30.0
+"""Seconds that a run which fails waits for its rollouts' thread, once the engines are closed."""
+
+
+class Rollouts(Protocol):
+    """Where the loop takes its groups from."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def clock(self, step: int) -> Clock:
+        """For the phases of the loop."""
+        ...
+
+    def take(self, step: int, clock: Clock) -> tuple[OpenStep, list[Group]]:
+        """The step, with all its groups; ``clock`` is told what they took."""
+        ...
+
+    def sync(self, version: int) -> dict[str, float]:
+        """Bring the learner's weights to the engines, now or before they generate next."""
+        ...
+
+    def metrics(self, step: int, groups: Sequence[Group], clock: Clock, updated: float) -> dict[str, float]:
+        """Of a step that the learner has worked on for ``updated`` seconds."""
+        ...
+
+    def stop(self) -> None:
+        """The run has what it needs."""
+        ...
+
+
+def rollouts_of(run: Run, roll_out: RollOut) -> Rollouts:
+    return Ahead(run, roll_out) if run.recipe.rollout.max_off_policy_steps else InTurn(run, roll_out)
+
+
+class InTurn:
+    """Generation waits for the update, and the update for generation."""
+
+    def __init__(self, run: Run, roll_out: RollOut) -> None:
+        self.run, self.roll_out = run, roll_out
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def clock(self, step: int) -> Clock:
+        return self.run.clock(step)
+
+    def take(self, step: int, clock: Clock) -> tuple[OpenStep, list[Group]]:
+        open_step = self.run.open_step(step)
+        return open_step, self.roll_out(self.run, open_step, clock)
+
+    def sync(self, version: int) -> dict[str, float]:
+        return self.run.weight_sync.serve(self.run.weight_sync.publish(version))
+
+    def metrics(self, step: int, groups: Sequence[Group], clock: Clock, updated: float) -> dict[str, float]:
+        return {}
+
+    def stop(self) -> None: ...
+
+
+class Ahead:
+    """Generation goes on while the learner updates, up to n steps ahead.
+
+    A step in flight is an open step of the selector, and so part of every checkpoint: its picks and not its
+    rollouts. A resumed run rolls the same picks out again, with the same seeds and today's policy.
+    """
+
+    def __init__(self, run: Run, roll_out: RollOut) -> None:
+        self.run, self.roll_out = run, roll_out
+        self.limit = run.recipe.rollout.max_off_policy_steps
+        self.turn = threading.Condition(threading.Lock())
+        self.done: deque[tuple[OpenStep, list[Group], Clock]] = deque()
+        self.taken = run.step
+        self.waiting_to_begin: int | None = None  # the step that the other thread may not begin yet
+        self.rolled_out = run.ledger.generated  # rollouts of all steps done so far
+        self.stopping = False
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._roll_out_all, name="rollouts", daemon=True)
+
+        self.engine = threading.Lock()
+        self.handing_over = threading.Lock()
+        self.handover: Handover | None = None  # published, not served yet
+        self.parity: dict[str, float] = {}  # of what was served last
+        self.busy, self.busy_since, self.busy_before = 0.0, 0.0, 0.0  # seconds of generation
+
+    def __enter__(self) -> Self:
+        self.turn.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stopping = True
+        self.turn.notify_all()
+        self.turn.release()
+        if self.thread.is_alive():
+            self.run.engine.close()  # ends the generation that the thread waits for
+            self.thread.join(PATIENCE)
+
+    # ---------------------------------------------------------------- the loop's thread
+
+    def clock(self, step: int) -> Clock:
+        return self.run.clock(step, self.around_training)
+
+    @contextmanager
+    def around_training(self, phase: str) -> Iterator[None]:
+        if phase in ("update", "sync"):  # the learner is waited for
+            self.turn.release()
+            try:
+                yield
+            finally:
+                self.turn.acquire()
+        elif phase == "evaluate":
+            with self.engine, self.generating():
+                yield
+        else:
+            yield
+
+    def take(self, step: int, clock: Clock) -> tuple[OpenStep, list[Group]]:
+        """Waits until the step is rolled out. The other thread then makes the picks that have become
+        possible, before the learner begins an update: a prefill probe asks the learner about candidates."""
+        self.busy_before = self.busy_seconds()
+        if self.thread.ident is None:
+            self.thread.start()
+        with clock.phase("wait"):
+            self.turn.wait_for(lambda: self.done or self.error)
+            if self.error is not None:
+                raise self.error
+            open_step, groups, rollouts_clock = self.done.popleft()
+            self.taken = step
+            self.turn.notify_all()
+            self.turn.wait_for(
+                lambda: self.waiting_to_begin is None or not self.may_begin(self.waiting_to_begin)
+            )
+        for phase, seconds in rollouts_clock.seconds.items():
+            clock.add(phase, seconds)
+        return open_step, groups
+
+    def sync(self, version: int) -> dict[str, float]:
+        """Publishes the weights; the metrics are those of the newest that were served."""
+        new = self.run.weight_sync.publish(version)
+        with self.handing_over:
+            missed, self.handover = self.handover, new
+        if missed is not None:
+            self.run.weight_sync.discard(missed)
+        return self.parity
+
+    def metrics(self, step: int, groups: Sequence[Group], clock: Clock, updated: float) -> dict[str, float]:
+        lags = [step - 1 - rollout.policy_version for group in groups for rollout in group.rollouts]
+        learner = updated + clock.seconds["sync"]
+        engine = self.busy_seconds() - self.busy_before
+        return {
+            "overlap/lag_mean": float(np.mean(lags)),
+            "overlap/lag_max": float(max(lags)),
+            "overlap/stale_share": sum(group.outcome == Outcome.STALE for group in groups) / len(groups),
+            "overlap/learner_idle": max(1 - learner / clock.total, 0.0),
+            "overlap/engine_idle": max(1 - engine / clock.total, 0.0),
+        }
+
+    def stop(self) -> None:
+        """Begins no further step, and counts what was made for steps that will not come as cancelled. Their
+        picks stay open, for a run that is extended."""
+        self.stopping = True
+        self.turn.notify_all()
+        self.turn.release()
+        if self.thread.ident is not None:
+            self.thread.join()
+        self.turn.acquire()
+        self.serve_newest()  # for whoever evaluates after training
+        for _, groups, _ in self.done:
+            for group in groups:
+                tokens = sum(len(rollout.token_ids) for rollout in group.rollouts)
+                self.run.ledger.record_ungrouped(
+                    group.pick.origin, Outcome.CANCELLED, len(group.rollouts), tokens
+                )
+        self.done.clear()
+
+    # ---------------------------------------------------------------- the thread that rolls out
+
+    def _roll_out_all(self) -> None:
+        with self.turn:
+            try:
+                step = self.taken + 1
+                while self._wait_to_begin(step):
+                    clock = self.run.clock(step, self.around_rollouts)
+                    open_step = self.run.open_step(step)
+                    groups = self.roll_out(self.run, open_step, clock)
+                    self.done.append((open_step, groups, clock))
+                    self.rolled_out += sum(len(group.rollouts) for group in groups)
+                    self.turn.notify_all()
+                    step += 1
+            except BaseException as error:  # noqa: BLE001 - handed to the loop's thread and raised there
+                self.error = error
+            finally:
+                self.turn.notify_all()
+
+    def _wait_to_begin(self, step: int) -> bool:
+        """False when no further step is needed."""
+        recipe = self.run.recipe
+        limit = recipe.max_rollouts
+        if step > recipe.steps or (limit is not None and self.rolled_out >= limit):
+            return False
+        self.waiting_to_begin = step
+        self.turn.wait_for(lambda: self.stopping or self.may_begin(step))
+        self.waiting_to_begin = None
+        return not self.stopping
+
+    def may_begin(self, step: int) -> bool:
+        return step <= self.taken + self.limit
+
+    @contextmanager
+    def around_rollouts(self, phase: str) -> Iterator[None]:
+        if phase not in ("generate", "verify"):
+            yield
+            return
+        self.turn.notify_all()
+        self.turn.release()
+        try:
+            with self.engine:  # for verification too: an evaluation verifies, and decodes with the tokenizer
+                if phase == "generate":
+                    with self.generating():
+                        yield
+                else:
+                    yield
+        finally:
+            self.turn.acquire()
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        """Around a use of the engine: it gets the newest weights, and its time is counted."""
+        self.serve_newest()
+        self.busy_since = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.busy += time.perf_counter() - self.busy_since
+            self.busy_since = 0.0
+
+    def serve_newest(self) -> None:
+        with self.handing_over:
+            newest, self.handover = self.handover, None
+        if newest is not None:
+            self.parity = self.run.weight_sync.serve(newest)
+
+    def busy_seconds(self) -> float:
+        """Of the engines so far, with the generation under way."""
+        since = self.busy_since
+        return self.busy + (time.perf_counter() - since if since else 0.0)
