@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from depo.data import PromptPool
 from depo.evaluation.evaluator import Task
 from depo.evaluation.in_training import TrainingEvaluation
 from depo.files import latest_checkpoint
@@ -25,13 +24,12 @@ from depo.recipe.schema import Recipe
 from depo.rng import generator
 from depo.rollout.engine import Sampling, WeightUpdate
 from depo.rollout.weights import SharedWeights
-from depo.selection import OpenStep
+from depo.selection import Ledger, OpenStep, PromptPool
 from depo.trackers.console import Console
 from depo.trackers.tracker import open_trackers
 from depo.train.alarms import Alarms
 from depo.train.assembly import build_estimator, make_advantages, make_selector
 from depo.train.best import BestPolicy
-from depo.train.ledger import Ledger
 from depo.train.state import Run
 from depo.types import Prompt, Request, Rollout, TrainSample, UpdateResult
 from estimators.base import Context
