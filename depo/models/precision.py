@@ -57,7 +57,7 @@ def autocast(model: nn.Module) -> torch.autocast:
         device,
         dtype=torch.bfloat16,
         enabled=dtype == torch.bfloat16,
-        cache_enabled=not is_sharded(model),  # it would hold a copy of what other ranks are to hold
+        cache_enabled=not is_sharded(model),  # it would keep whole what is in shards
     )
 
 

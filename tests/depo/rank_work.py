@@ -14,6 +14,7 @@ from tiny_models import build_learner, build_model
 
 from depo.learner.learner import PolicyLearner
 from depo.learner.ranks import Ranks
+from depo.models.precision import route_in_float32, set_compute_dtype
 from depo.models.sharding import gathered, whole
 from depo.types import TrainSample
 
@@ -24,6 +25,9 @@ def build(ranks: Ranks, case: dict[str, Any]) -> PolicyLearner:
     model: torch.nn.Module = build_model(case.get("model", "llama_tied"))
     if case.get("checkpointing"):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if case.get("bfloat16"):
+        set_compute_dtype(model, torch.bfloat16)
+        route_in_float32(model)
     if lora := case.get("lora"):
         torch.manual_seed(7)
         settings = LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", init_lora_weights=False, **lora)

@@ -82,6 +82,14 @@ def test_ranks_train_as_one_does(name: str, count: int, groups: dict[int, RankGr
         same_weights(found, alone)
 
 
+def test_in_bfloat16_they_differ_by_its_rounding(groups: dict[int, RankGroup]) -> None:
+    case = {"learner": {"minibatches": 2}, "model": "qwen3_moe", "bfloat16": True}
+    alone = train(ALONE, case)["metrics"][0]
+    for found in groups[2].call(train, case):
+        for metric in ("loss", "grad_norm", "entropy"):
+            assert found["metrics"][0][metric] == pytest.approx(alone[metric], rel=0.03, abs=0.01), metric
+
+
 CUT = {"seconds", "padding_share", "weights_changed"}
 """Metrics of how the work was cut, and of a sample of this rank's weights."""
 
