@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from rank_group import RankGroup
-from rank_work import export, go_on, look, train
+from rank_work import exchange_without_the_others, export, go_on, look, train
 from safetensors.torch import load_file
 
 from depo.learner.packing import split_by_tokens
@@ -166,6 +166,13 @@ def test_what_ranks_export_is_what_one_exports(
         torch.testing.assert_close(ours[weight], theirs[weight], atol=1e-6, rtol=0)
     config = [(tmp_path / who / "config.json").read_text() for who in ("two", "alone")]
     assert config[0] == config[1]
+
+
+def test_an_exchange_that_another_rank_does_not_join_ends_with_an_error() -> None:
+    group = RankGroup(2, timeout=2.0)
+    told, _ = group.call(exchange_without_the_others)
+    group.close()
+    assert "timed out" in told.lower(), told
 
 
 # ---------------------------------------------------------------- who computes what
