@@ -31,6 +31,7 @@ from depo.learner.optimizer import (
     silence_dropout,
 )
 from depo.learner.packing import MicroBatch, Packing, Rows, pad_values, pass_cost, split_groups, unpad_values
+from depo.learner.ranks import ALONE, Ranks
 from depo.learner.routing import LoadBalancing, Pass, Routing, UpdateRouting
 from depo.learner.samples import check_samples
 from depo.learner.scoring import (
@@ -43,6 +44,7 @@ from depo.learner.scoring import (
 from depo.learner.shared_prompts import why_not_shared
 from depo.models.export import export_policy
 from depo.models.precision import autocast, base_model
+from depo.models.sharding import inside, local, whole
 from depo.recipe import schema
 from depo.recipe.schema.learner import SHARED_TOKENS
 from depo.rng import seed64
@@ -62,8 +64,9 @@ class PolicyLearner:
     ``model`` is a `PreTrainedModel` or a `PeftModel`. A learner that penalises KL to the *initial* policy
     has to be built on it: with full fine-tuning it keeps a frozen copy (with LoRA, the adapter is switched
     off), and ``load`` does not replace that. ``not_shared`` says why prompts are computed once for each of
-    their completions, None where they are not. Raises UserError for a routing replay that the model cannot
-    do, and for a loss or correction that is not registered.
+    their completions, None where they are not. With several ``ranks`` the model is sharded in place; all of
+    them have to call the same methods with the same arguments, and get the same results. Raises UserError for
+    a routing replay that the model cannot do, and for a loss or correction that is not registered.
     """
 
     def __init__(
@@ -76,8 +79,10 @@ class PolicyLearner:
         total_steps: int,
         pad_token_id: int,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model.eval()
+        self.ranks = ranks
         self.settings = settings
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
@@ -94,6 +99,12 @@ class PolicyLearner:
         coef = settings.load_balancing_coef
         self.balance = LoadBalancing(model, coef) if coef > 0 else None
         with self.inference():
+            self.routing = Routing(model, settings)
+        self.is_lora = hasattr(model, "disable_adapter")
+        needs_copy = settings.kl_coef > 0 and not self.is_lora
+        self.frozen = copy.deepcopy(model).requires_grad_(False) if needs_copy else None
+        ranks.shard(model, self.frozen)
+        with self.inference():
             check_head(model)
         self.has_dropout = silence_dropout(model)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -101,13 +112,8 @@ class PolicyLearner:
         self.not_shared = self.why_prompts_are_not_shared()
         budget = settings.tokens_per_microbatch
         share = min(SHARED_TOKENS, budget) if self.not_shared is None else 0
-        self.packing = Packing(budget, share, pad_token_id, self.device)
-        with self.inference():
-            self.routing = Routing(model, settings)
+        self.packing = Packing(budget, share, pad_token_id, self.device, ranks)
         self.optimizer = adamw(self.parameters, settings)
-        self.is_lora = hasattr(model, "disable_adapter")
-        needs_copy = settings.kl_coef > 0 and not self.is_lora
-        self.frozen = copy.deepcopy(model).requires_grad_(False) if needs_copy else None
         self.updates = 0  # position in the learning-rate schedule
         self.perturbed_from: dict[str, Tensor] | None = None
 
@@ -119,7 +125,8 @@ class PolicyLearner:
         longest = min(SHARED_TOKENS, self.settings.tokens_per_microbatch) + pass_cost(self.device)
         with self.inference():
             decoder = base_model(self.model).get_decoder()
-            return why_not_shared(decoder, self.pad_token_id, self.device, longest)
+            asked = partial(why_not_shared, decoder, self.pad_token_id, self.device, longest)
+            return inside(self.model, asked)
 
     def inference(self) -> AbstractContextManager[None]:
         """Context for every forward pass that trains nothing: see ``depo.learner.scoring``."""
@@ -168,20 +175,20 @@ class PolicyLearner:
             with self.dropout_stream():
                 old, trained = self.train_on(batch, routing)
             metrics |= trained
-            metrics["weights_changed"] = float(
-                ((self.watched_weights() - before).abs() > DUST).double().mean()
-            )
+            changed = (self.watched_weights() - before).abs() > DUST
+            counts = self.ranks.total(torch.tensor([changed.sum(), changed.numel()], dtype=torch.double))
+            metrics["weights_changed"] = float(counts[0] / counts[1])
             metrics["policy_kl"] = self.policy_kl(batch, old, kl_rows, routing)
             if routing is not None:
-                watched, layers = routing.results()
+                watched, layers = routing.results(self.ranks)
                 metrics |= watched
         self.updates += 1
         metrics["seconds"] = time.perf_counter() - started
         return UpdateResult(metrics, old, layers)
 
     def watched_weights(self) -> Tensor:
-        """Some of every trained tensor, evenly spaced, float32."""
-        flat = (parameter.detach().reshape(-1) for parameter in self.parameters.values())
+        """Some of every trained tensor (of this rank's part of it), evenly spaced, float32."""
+        flat = (local(parameter.detach()).reshape(-1) for parameter in self.parameters.values())
         return torch.cat([one[:: len(one) // WATCHED_WEIGHTS + 1].float() for one in flat])
 
     def one_step(self, batch: Batch) -> bool:
@@ -199,13 +206,14 @@ class PolicyLearner:
         old = None
         if not one_step:
             old = self.logprobs(self.model, batch, first_pass, routing, "first")
+            self.share_routes(routing, first_pass)
         reference = self.reference_logprobs(batch, first_pass) if self.settings.kl_coef > 0 else None
         tally = Tally()
         current: Values = [np.empty(0, dtype=np.float32)] * len(batch)
         self.model.train()
         for minibatch in (minibatch for epoch in passes for minibatch in epoch):
             weights_N = self.weights(minibatch, batch)
-            for rows in minibatch:
+            for rows in self.ranks.own(minibatch):
                 micro = self.packing.collate(rows, batch)
                 with routed(routing, "first" if one_step else "train", micro):
                     logprobs_BT = self.backward(micro, batch, weights_N, old, reference, tally)
@@ -214,16 +222,23 @@ class PolicyLearner:
                         current[row] = values
             self.optimizer_step(tally)
         self.model.eval()
-        old = current if old is None else old
-        metrics = tally.means() | {
+        if old is None:
+            old = self.ranks.gathered(current, first_pass)
+            self.share_routes(routing, first_pass)
+        metrics = tally.means(self.ranks.total) | {
             "tokens": float(sum(sample.trained for sample in batch)),
             "padding_share": self.packing.padding(first_pass, batch),
         }
         engine = [sample.logprobs[sample.loss_mask] for sample in batch]
         return old, metrics | mismatch(self.correction, old, engine)
 
+    def share_routes(self, routing: UpdateRouting | None, parts: Sequence[Rows]) -> None:
+        """What this rank recorded in its first pass, to all: later passes deal the rows out anew."""
+        if routing is not None:
+            routing.first = self.ranks.gathered(routing.first, parts)
+
     def cut(self, batch: Batch, epoch: int) -> list[list[Rows]]:
-        """Mini-batches of one pass, each a list of micro-batches."""
+        """Mini-batches of one pass, each a list of micro-batches of all ranks."""
         group_N = np.array([sample.group for sample in batch])
         parts = split_groups(group_N, self.settings.minibatches, self.seed, self.updates, epoch)
         return [self.packing.cut(rows, batch) for rows in parts]
@@ -283,7 +298,7 @@ class PolicyLearner:
         return logprobs_BT.detach()
 
     def optimizer_step(self, tally: Tally) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm))
         finite = bool(torch.isfinite(norm))
         if finite:
             self.optimizer.step()
@@ -324,7 +339,7 @@ class PolicyLearner:
         """The prefill probe of N prompts, (N, F) float32: see ``depo.learner.scoring``."""
         budget = self.settings.tokens_per_microbatch
         with self.inference():
-            return prompt_features(self.model, prompts, budget, self.pad_token_id)
+            return prompt_features(self.model, prompts, budget, self.pad_token_id, self.ranks)
 
     @contextmanager
     def dropout_stream(self) -> Iterator[None]:
@@ -333,7 +348,7 @@ class PolicyLearner:
             yield
             return
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed64(self.seed, "dropout", self.updates))
+            torch.manual_seed(seed64(self.seed, "dropout", self.updates, index=self.ranks.rank))
             yield
 
     # ------------------------------------------------------------ weights
@@ -373,4 +388,4 @@ class PolicyLearner:
 
 def routed(routing: UpdateRouting | None, which: Pass, micro: MicroBatch) -> AbstractContextManager[None]:
     """Around a forward pass (and its backward pass): routes forced and watched, if there are any."""
-    return nullcontext() if routing is None else routing.during(which, micro)
+    return nullcontext() if routing is None or not len(micro.rows) else routing.during(which, micro)

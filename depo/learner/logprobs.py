@@ -19,6 +19,7 @@ from depo.errors import UserError
 from depo.learner.packing import MicroBatch
 from depo.learner.shared_prompts import shared_states
 from depo.models.precision import base_model
+from depo.models.sharding import inside
 from depo.recipe.schema.learner import CHUNK_LOGITS
 
 
@@ -27,6 +28,12 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (B, T) of each trained token and entropy (B, T, detached) of the distribution it was
     drawn from, both in nats, float32, at the given temperature; 0 on padding."""
+    return inside(model, lambda: logprobs_inside(model, batch, temperature, chunk_logits))
+
+
+def logprobs_inside(
+    model: nn.Module, batch: MicroBatch, temperature: float, chunk_logits: int
+) -> tuple[Tensor, Tensor]:
     if batch.shared is None:
         hidden_BSH = decoder_states(model, batch.tokens_BS)
     else:  # each prompt computed once
@@ -99,9 +106,13 @@ def check_head(model: nn.Module) -> None:
     (soft-capped or scaled logits), which the shortcut above would get wrong without a word."""
     device = base_model(model).get_input_embeddings().weight.device
     tokens_BS = torch.arange(1, 5, device=device).unsqueeze(0)
-    full_BSV = model(input_ids=tokens_BS, use_cache=False).logits.float()
-    head = base_model(model).get_output_embeddings()
-    short_BSV = head(decoder_states(model, tokens_BS)).float()
+
+    def both_ways() -> tuple[Tensor, Tensor]:
+        full_BSV = model(input_ids=tokens_BS, use_cache=False).logits.float()
+        head = base_model(model).get_output_embeddings()
+        return full_BSV, head(decoder_states(model, tokens_BS)).float()
+
+    full_BSV, short_BSV = inside(model, both_ways)
     if (full_BSV - short_BSV).abs().max() > 1e-3 * full_BSV.abs().max():
         name = base_model(model).config.model_type
         raise UserError(

@@ -216,11 +216,15 @@ class Tally:
         self.norms.append(norm)
         self.skipped += not finite
 
-    def means(self) -> dict[str, float]:
-        tokens = float(torch.stack(self.tokens).sum())
-        means = {name: float(torch.stack(parts).double().sum()) / tokens for name, parts in self.sums.items()}
+    def means(self, total: Callable[[Tensor], Tensor] = lambda value: value) -> dict[str, float]:
+        """``total`` adds up over all processes that have a part of the passes."""
+        tokens = float(total(torch.stack(self.tokens).sum()))
+        means = {
+            name: float(total(torch.stack(parts).double().sum())) / tokens
+            for name, parts in self.sums.items()
+        }
         return means | {
-            "loss": float(torch.stack(self.loss).double().sum()) / len(self.norms),
+            "loss": float(total(torch.stack(self.loss).double().sum())) / len(self.norms),
             "grad_norm": float(np.mean(self.norms)),
             "optimizer_steps": float(len(self.norms) - self.skipped),
             "skipped_steps": float(self.skipped),

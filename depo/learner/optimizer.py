@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from depo.models.sharding import leads, like, local, whole
 from depo.recipe import schema
 from depo.rng import seed64
 
@@ -51,18 +52,26 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def save_state(
     directory: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, counters: Mapping[str, Any]
 ) -> None:
-    """``parameters`` are the trainable ones by name; ``counters`` are JSON, the caller's to interpret."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """``parameters`` are the trainable ones by name; ``counters`` are JSON, the caller's to interpret.
+
+    Sharded ones are written whole, by the first rank, so that any number of ranks can load them.
+    """
     weights: dict[str, Tensor] = {}
     moments: dict[str, Tensor] = {}
     steps: dict[str, int] = {}
     for name, parameter in parameters.items():
-        weights[name] = parameter.detach().cpu().contiguous()
+        found = {name: parameter.detach()}
         state = optimizer.state.get(parameter)
         if state:
             steps[name] = int(state["step"])
-            for moment in MOMENTS:
-                moments[f"{name}.{moment}"] = state[moment].detach().cpu().contiguous()
+            found |= {f"{name}.{moment}": state[moment].detach() for moment in MOMENTS}
+        for key, tensor in found.items():
+            gathered = whole(tensor)
+            if leads():
+                (weights if key == name else moments)[key] = gathered.cpu().contiguous()
+    if not leads():
+        return
+    directory.mkdir(parents=True, exist_ok=True)
     save_file(weights, directory / "weights.safetensors")
     save_file(moments, directory / "moments.safetensors")
     content = {"schema_version": SCHEMA_VERSION, "counters": dict(counters), "optimizer_steps": steps}
@@ -92,7 +101,7 @@ def load_state(
         )
     for name, parameter in parameters.items():
         with torch.no_grad():
-            parameter.copy_(weights[name])
+            local(parameter).copy_(local(like(weights[name], parameter)))
         optimizer.state.pop(parameter, None)
         if name in content["optimizer_steps"]:
             # AdamW counts steps in a float32 tensor: beside the parameter when fused, else on the CPU.
@@ -100,7 +109,7 @@ def load_state(
             step = torch.tensor(float(content["optimizer_steps"][name]), dtype=torch.float32, device=place)
             state: dict[str, Tensor] = {"step": step}
             for moment in MOMENTS:
-                state[moment] = moments[f"{name}.{moment}"].to(parameter.device)
+                state[moment] = like(moments[f"{name}.{moment}"], parameter)
             optimizer.state[parameter] = state
     return content["counters"]
 
@@ -117,22 +126,22 @@ def perturb(parameters: Mapping[str, nn.Parameter], seed: int, scale: float = 1.
     An adapter moves by its B matrices alone: they are zero at first and small later, so that noise
     relative to them would do nothing.
     """
-    saved = {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
+    saved = {name: local(parameter).detach().cpu().clone() for name, parameter in parameters.items()}
     is_lora = any(".lora_B." in name for name in parameters)
     for name, parameter in parameters.items():
         if is_lora and ".lora_B." not in name:
             continue
         stream = torch.Generator().manual_seed(seed64(seed, "perturb", key=name))
-        noise = torch.randn(parameter.shape, generator=stream).to(parameter.device)
-        spread = LORA_B if is_lora else RELATIVE * parameter.float().pow(2).mean().sqrt()
-        parameter.add_((noise * scale * spread).to(parameter.dtype))
+        noise = local(like(torch.randn(parameter.shape, generator=stream), parameter))
+        spread = LORA_B if is_lora else RELATIVE * whole(parameter.float().pow(2).mean()).sqrt()
+        local(parameter).add_((noise * scale * spread).to(parameter.dtype))
     return saved
 
 
 @torch.no_grad()
 def restore(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]) -> None:
     for name, parameter in parameters.items():
-        parameter.copy_(saved[name])
+        local(parameter).copy_(saved[name])
 
 
 # Float attributes that modules read in training mode.

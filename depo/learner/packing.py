@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from depo.learner.ranks import ALONE, Ranks
 from depo.learner.shared_prompts import SharedPrompts, packed_length, packs, share_prompts
 from depo.recipe.schema.learner import CUDA_PASS_TOKENS, PASS_TOKENS
 from depo.rng import generator
@@ -48,21 +49,31 @@ class MicroBatch:
 @dataclass(frozen=True, slots=True)
 class Packing:
     """``budget``: tokens of a pass, padding included. ``share``: a prompt is computed once for as many of its
-    completions as fit into a row of so many tokens; 0: for each of them."""
+    completions as fit into a row of so many tokens; 0: for each of them. ``ranks``: who computes passes."""
 
     budget: int
     share: int
     pad_token_id: int
     device: torch.device
+    ranks: Ranks = ALONE
 
     def cut(self, rows: Rows, batch: Sequence[TrainSample]) -> list[Rows]:
-        """Micro-batches of these rows; rows that share a prompt's computation are not parted."""
+        """Micro-batches of these rows, for all ranks; rows that share a prompt's computation are not
+        parted."""
         together, lengths_K = self.packed(rows, batch)
-        parts = split_by_tokens(np.arange(len(together)), lengths_K, self.budget, pass_cost(self.device))
-        return [np.concatenate([together[k] for k in part]) for part in parts]
+        packs_K, cost = np.arange(len(together)), pass_cost(self.device)
+        parts = self.ranks.dealt(
+            lambda budget: split_by_tokens(packs_K, lengths_K, budget, cost), self.budget, lengths_K
+        )
+        none = np.empty(0, dtype=np.int64)
+        return [np.concatenate([none, *(together[k] for k in part)]) for part in parts]
 
     def collate(self, rows: Rows, batch: Sequence[TrainSample]) -> MicroBatch:
-        """One micro-batch, padded and on the device."""
+        """One micro-batch, padded and on the device. One without rows is a token that is not trained on."""
+        if not len(rows):
+            token_11 = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            nowhere_00 = token_11[:0, :0]
+            return MicroBatch(rows, token_11, token_11[0] + 1, nowhere_00, nowhere_00.bool())
         lengths = [len(batch[row]) for row in rows]
         tokens_BS = np.full((len(rows), max(lengths)), self.pad_token_id, dtype=np.int64)
         places = [np.flatnonzero(batch[row].loss_mask) for row in rows]
@@ -86,7 +97,7 @@ class Packing:
 
     def padding(self, parts: Sequence[Rows], batch: Sequence[TrainSample]) -> float:
         """Share of the tokens computed for these micro-batches that is padding."""
-        lengths = [self.packed(rows, batch)[1] for rows in parts]
+        lengths = [self.packed(rows, batch)[1] for rows in parts if len(rows)]
         return 1.0 - sum(int(k.sum()) for k in lengths) / sum(len(k) * int(k.max()) for k in lengths)
 
     def packed(self, rows: Rows, batch: Sequence[TrainSample]) -> tuple[list[Rows], np.ndarray]:

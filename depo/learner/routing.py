@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from depo.errors import UserError
 from depo.learner.packing import MicroBatch
+from depo.learner.ranks import ALONE, Ranks
 from depo.models.precision import base_model, routers
 from depo.moe.routers import Router, find_routers, require_routers
 from depo.moe.routes import ForcedRoutes, Observe, Recorder, check_routes, force, hooked, unpad
@@ -172,11 +173,13 @@ class UpdateRouting:
         forced = (s.loss_mask[len(s) - len(s.routes) :].sum() for s in self.batch if s.routes is not None)
         return int(sum(forced)) / sum(sample.trained for sample in self.batch)
 
-    def results(self) -> tuple[dict[str, float], dict[str, list[float]]]:
+    def results(self, ranks: Ranks = ALONE) -> tuple[dict[str, float], dict[str, list[float]]]:
         """Metrics of the update under ``routing/``, and values by routed layer for ``routing.jsonl``."""
         metrics = {} if self.routing.replay == "none" else {"routing/replayed": self.replayed}
         if not self.routing.telemetry or self.routing.alarm is None:
             return metrics, {}
+        for counts in (self.load, self.with_engine, self.with_first):
+            counts.add_up(ranks.total)
         layers = self.load.layers()
         for name, tally in (("agreement_engine", self.with_engine), ("agreement_update", self.with_first)):
             shares_L = tally.shares()

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from depo.learner.logprobs import chunked_logprobs, decoder_states, head_logprobs, predicting, token_logprobs
 from depo.learner.packing import MicroBatch, Packing, Rows, unpad_values
+from depo.learner.ranks import ALONE, Ranks
 from depo.models.experts import keep_casts
-from depo.models.precision import autocast, base_model
+from depo.models.precision import autocast, base_model, is_sharded
+from depo.models.sharding import inside
 from depo.types import TrainSample
 
 # Padded tokens of one forward pass: enough to fill a CPU, small beside the activations of a large model.
@@ -33,7 +36,8 @@ def inference(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), autocast(model), keep_casts():
+        casts = nullcontext() if is_sharded(model) else keep_casts()
+        with torch.no_grad(), autocast(model), casts:
             yield
     finally:
         model.train(was_training)
@@ -51,17 +55,19 @@ def sample_logprobs(
 ) -> Values:
     """Log-probabilities of each sample's trained tokens, in nats.
 
-    ``parts`` are the micro-batches, default those of ``packing`` for all of the batch; samples in none of
-    them get an empty array. Each pass runs inside ``around``. The model is used in the mode it is in.
+    ``parts`` are the micro-batches (of all ranks), default those of ``packing`` for all of the batch; samples
+    in none of them get an empty array. Each pass runs inside ``around``. The model is used in the mode it is
+    in.
     """
     values: Values = [np.empty(0, dtype=np.float32)] * len(batch)
-    for rows in packing.cut(np.arange(len(batch)), batch) if parts is None else parts:
+    parts = packing.cut(np.arange(len(batch)), batch) if parts is None else parts
+    for rows in packing.ranks.own(parts):
         micro = packing.collate(rows, batch)
         with around(micro):
             logprobs_BT, _ = token_logprobs(model, micro, temperature)
         for row, row_values in zip(rows, unpad_values(logprobs_BT, micro.mask_BT), strict=True):
             values[row] = row_values
-    return values
+    return packing.ranks.gathered(values, parts)
 
 
 def score_sequences(
@@ -84,7 +90,11 @@ def completions(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> lis
 
 @torch.no_grad()
 def prompt_features(
-    model: nn.Module, prompts: Sequence[Sequence[int]], tokens_per_batch: int, pad_token_id: int
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    tokens_per_batch: int,
+    pad_token_id: int,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
     """The prefill probe of N prompts, one prefill each: (N, F) float32, in the order of ``prompts``,
     none of which may be empty.
@@ -98,23 +108,27 @@ def prompt_features(
         if not len(prompt):
             raise ValueError(f"prompt {n} has no tokens")
     head = base_model(model).get_output_embeddings()
-    device = head.weight.device
+    device, width = head.weight.device, 2 + head.weight.shape[1]
     # Every token after the first is predicted: they are a completion of the first.
     batch = completions([(prompt[:1], prompt[1:]) for prompt in prompts])
-    packing = Packing(tokens_per_batch, 0, pad_token_id, device)
+    packing = Packing(tokens_per_batch, 0, pad_token_id, device, ranks)
     features: Values = [np.empty(0)] * len(batch)
-    for rows in packing.cut(np.arange(len(batch)), batch):
-        micro = packing.collate(rows, batch)
+
+    def features_of(micro: MicroBatch) -> Tensor:
         hidden_BSH = decoder_states(model, micro.tokens_BS)
-        last_BH = hidden_BSH[torch.arange(len(rows)), micro.lengths_B - 1]
-        nowhere_B = torch.zeros(len(rows), dtype=torch.long, device=device)
+        last_BH = hidden_BSH[torch.arange(len(micro.rows)), micro.lengths_B - 1]
+        nowhere_B = torch.zeros(len(micro.rows), dtype=torch.long, device=device)
         _, entropy_B = head_logprobs(head, last_BH, nowhere_B, 1.0)
         logprobs_M, _ = chunked_logprobs(head, *predicting(hidden_BSH, micro), 1.0)
         zeros_BT = torch.zeros(micro.mask_BT.shape, device=device)
         logprobs_BT = zeros_BT.masked_scatter(micro.mask_BT, logprobs_M)
         surprise_B = -logprobs_BT.sum(1) / micro.mask_BT.sum(1).clamp(min=1)
-        found_BF = torch.cat([torch.stack([surprise_B, entropy_B], dim=1), last_BH.float()], dim=1)
+        return torch.cat([torch.stack([surprise_B, entropy_B], dim=1), last_BH.float()], dim=1)
+
+    parts = packing.cut(np.arange(len(batch)), batch)
+    for rows in ranks.own(parts):
+        found_BF = inside(model, partial(features_of, packing.collate(rows, batch)))
         for row, found_F in zip(rows, found_BF.cpu().numpy(), strict=True):
             features[row] = found_F
-    width = 2 + head.weight.shape[1]
+    features = ranks.gathered(features, parts)
     return np.array(features, dtype=np.float32).reshape(len(batch), width)

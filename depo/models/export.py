@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from depo.files import follow_umask
 from depo.models.precision import base_model, compute_dtype
+from depo.models.sharding import leads, whole
 
 BASE_LAYER = ".base_layer"
 
@@ -37,7 +38,10 @@ def export_policy(model: nn.Module, directory: Path, trained_only: bool = False)
     wanted = None
     if trained_only:
         wanted = {block_of(name) for name, weight in inner.named_parameters() if weight.requires_grad}
-    inner.save_pretrained(directory, state_dict=merged_state(inner, dtype, wanted))
+    state = merged_state(inner, dtype, wanted)
+    if not leads():
+        return
+    inner.save_pretrained(directory, state_dict=state)
     # save_pretrained records the type of the weights in memory, which may be float32 master weights
     inner.config.dtype = config.dtype
     config.architectures = inner.config.architectures
@@ -63,32 +67,30 @@ def merged_state(
     inner: nn.Module, dtype: torch.dtype, blocks: Container[str] | None = None
 ) -> dict[str, Tensor]:
     """State dictionary of the transformers model as if it never had an adapter; of ``blocks`` only, if given.
-    Tied weights stay tied, and what the architecture keeps in float32 stays that."""
+    Tied weights stay tied, and what the architecture keeps in float32 stays that. Of a sharded model one
+    weight at a time is put together, in the host's memory; all ranks have to ask, the first one gets it."""
     adapted: dict[str, LoraLayer] = {}
     for name, module in inner.named_modules():
         if isinstance(module, LoraLayer) and module.active_adapters:
             parameter = module.parameter_name if isinstance(module, ParamWrapper) else "weight"
             adapted[f"{name.replace(BASE_LAYER, '')}.{parameter}"] = module
     kept = set(getattr(inner, "_keep_in_fp32_modules_strict", None) or ())
-    cast: dict[tuple[int, torch.Size], Tensor] = {}
+    found: dict[int, Tensor] = {}
     state: dict[str, Tensor] = {}
-    for name, tensor in inner.state_dict().items():
+    for name, parameter in inner.state_dict(keep_vars=True).items():
         if ".lora_" in name or (blocks is not None and block_of(name) not in blocks):
             continue
         name = name.replace(BASE_LAYER, "")
-        if kept.intersection(name.split(".")):
-            # Biases that choose experts: loaded, and computed with, as float32.
-            state[name] = tensor
-            continue
-        if name in adapted:
-            layer = adapted[name]
-            merged = tensor.float() + sum(delta(layer, adapter) for adapter in layer.active_adapters)
-            state[name] = rounded(merged, dtype)
-            continue
-        key = (tensor.data_ptr(), tensor.shape)
-        if key not in cast:
-            cast[key] = rounded(tensor, dtype)
-        state[name] = cast[key]
+        if id(parameter) not in found:
+            tensor = whole(parameter.detach())
+            if name in adapted:
+                layer = adapted[name]
+                tensor = tensor.float() + sum(delta(layer, adapter) for adapter in layer.active_adapters)
+            # Biases that choose experts are kept: loaded, and computed with, as float32.
+            if not kept.intersection(name.split(".")):
+                tensor = rounded(tensor, dtype)
+            found[id(parameter)] = tensor if leads() else tensor.new_empty(0)
+        state[name] = found[id(parameter)]
     return state
 
 
@@ -107,8 +109,8 @@ def delta(layer: LoraLayer, adapter: str) -> Tensor:
     (E experts, R rank, I inputs, O outputs).
     """
     if not isinstance(layer, ParamWrapper) or layer.num_experts == 1:
-        return layer.get_delta_weight(adapter).float()
-    a_XI, b_OX = layer.lora_A[adapter].weight.float(), layer.lora_B[adapter].weight.float()
+        return whole(layer.get_delta_weight(adapter)).float()
+    a_XI, b_OX = (whole(part[adapter].weight).float() for part in (layer.lora_A, layer.lora_B))
     a_ERI = a_XI.reshape(layer.num_experts, -1, a_XI.shape[-1])
     b_ORE = b_OX.reshape(b_OX.shape[0], -1, layer.num_experts)
     delta_EOI = torch.einsum("ore,eri->eoi", b_ORE, a_ERI) * layer.scaling[adapter]

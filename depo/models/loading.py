@@ -33,14 +33,18 @@ LAYER = re.compile(r"\.layers\.\d+\.")
 
 
 def load_model(
-    policy: PretrainedPolicy, device: torch.device | str, seed: int = 0, key: str = KEY
+    policy: PretrainedPolicy,
+    device: torch.device | str,
+    seed: int = 0,
+    key: str = KEY,
+    at: torch.device | str | None = None,
 ) -> nn.Module:
     """The policy on ``device``: a `PreTrainedModel`, or a `PeftModel` around it when the recipe has LoRA.
 
     Weights are float32 when they are trained (they are the optimizer's master weights) and ``policy.dtype``
     when LoRA freezes them; see ``depo.models.precision``. ``policy.dtype`` counts, not what the checkpoint's
     config says. Routers compute in float32. The MoE load-balancing loss is off. The run's ``seed`` keys what
-    LoRA begins with.
+    LoRA begins with. ``at``: where the weights are put, for now, in place of the device that will compute.
     Raises UserError, beginning with ``key``, for a model that does not load completely, and for LoRA targets
     that it does not have.
     """
@@ -56,7 +60,7 @@ def load_model(
         (use_sorted_experts if device.type == "cpu" else use_grouped_experts)(model)
     if policy.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.to(device)
+    model.to(at or device)
     set_compute_dtype(model, compute)
     if compute != torch.float32:
         route_in_float32(model)

@@ -35,6 +35,8 @@ def pick_device(wanted: str, key: str = "learner.device") -> torch.device:
 
 ATTRIBUTE = "compute_dtype"
 
+ROOT = "sharded_root"
+
 
 def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """Record the compute type on the transformers model (inside a `peft` wrapper)."""
@@ -51,7 +53,17 @@ def autocast(model: nn.Module) -> torch.autocast:
     """Context in which every forward pass of this policy runs; does nothing for a float32 policy."""
     dtype = compute_dtype(model)
     device = next(model.parameters()).device.type
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+    return torch.autocast(
+        device,
+        dtype=torch.bfloat16,
+        enabled=dtype == torch.bfloat16,
+        cache_enabled=not is_sharded(model),  # it would keep whole what is in shards
+    )
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether this process has only a part of each weight: see ``depo.models.sharding``."""
+    return ROOT in base_model(model).__dict__
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:

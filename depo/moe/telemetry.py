@@ -9,7 +9,7 @@ Shapes: M counted positions of a micro-batch, L routed layers, E experts, K chos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -78,6 +78,11 @@ class LoadTally:
         if index == 0:
             self.tokens += len(counted_M)
 
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """``total``: the sum over all processes that count."""
+        self.load_LE, self.entropy_L = total(self.load_LE), total(self.entropy_L)
+        self.tokens = int(total(torch.tensor(self.tokens)))
+
     def layers(self) -> dict[str, np.ndarray]:
         """By layer, arrays (L,): see ``layer_statistics``; and ``entropy``, nats, a mean over tokens."""
         load_LE = self.load_LE.double().cpu().numpy()
@@ -98,6 +103,10 @@ class AgreementTally:
         mask_N = other.mask_N1.squeeze(-1)
         self.common_L[index] += (same_N * mask_N).sum()
         self.pairs_L[index] += mask_N.sum() * native_NK.shape[-1]
+
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """``total``: the sum over all processes that count."""
+        self.common_L, self.pairs_L = total(self.common_L), total(self.pairs_L)
 
     def shares(self) -> np.ndarray | None:
         """(L,) in [0, 1]; None when nothing was compared."""

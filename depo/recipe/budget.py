@@ -165,6 +165,10 @@ def memory_sections(recipe: Recipe, shape: ModelShape | None) -> list[tuple[str,
     if recipe.rollout.engine == "transformers":
         sequences = recipe.rollout.transformers.batch_size
         rows = [*learner_rows(recipe, shape), cache_row(recipe, shape, sequences, devices=1)]
+        if recipe.learner.ranks > 1:
+            whole = None if shape is None else shape.parameters * MASTER
+            rows.append(memory("the whole policy", whole, "on each rank while it generates"))
+            return [("memory of each rank's device, learner and engine together", [*rows, total(rows)])]
         return [("memory of the device, learner and engine together", [*rows, total(rows)])]
     vllm = recipe.rollout.vllm
     learner = learner_rows(recipe, shape)
@@ -176,14 +180,18 @@ def memory_sections(recipe: Recipe, shape: ModelShape | None) -> list[tuple[str,
         cache_row(recipe, shape, vllm.max_num_seqs, devices),
     ]
     return [
-        ("memory of the learner's device", [*learner, total(learner)]),
+        (
+            "memory of the learner's device" if recipe.learner.ranks == 1 else "memory of each rank's device",
+            [*learner, total(learner)],
+        ),
         (f"memory of each device of {plural(vllm.workers, 'engine')}", [*engine, total(engine)]),
     ]
 
 
 def learner_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
-    """Weights, optimizer state and logits that the learner holds."""
-    lora, settings = lora_of(recipe), recipe.learner
+    """Weights, optimizer state and logits that the learner holds, a rank of it where there are several."""
+    lora, settings, ranks = lora_of(recipe), recipe.learner, recipe.learner.ranks
+    shared = f", over {ranks} ranks" if ranks > 1 else ""
     parameters = None if shape is None else shape.parameters
     trained = None if shape is None else trained_parameters(recipe, shape)
     if lora is None:
@@ -195,15 +203,22 @@ def learner_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
         None if shape is None else 4 * min(CHUNK_LOGITS, settings.tokens_per_microbatch * shape.vocabulary)
     )
     rows = [
-        memory("weights", weights, kind),
-        memory("gradients and AdamW", times(trained, 3 * MASTER), "float32, of what is trained"),
+        memory("weights", part(weights, ranks), kind + shared),
+        memory(
+            "gradients and AdamW",
+            part(times(trained, 3 * MASTER), ranks),
+            f"float32, of what is trained{shared}",
+        ),
         memory("logits, one chunk", logits, "float32"),
     ]
-    if lora is None and recipe.policy.dtype == "bfloat16":
+    by_layer = (
+        ranks > 1 and isinstance(recipe.policy, PretrainedPolicy) and recipe.policy.gradient_checkpointing
+    )
+    if lora is None and recipe.policy.dtype == "bfloat16" and not by_layer:
         copies = times(parameters, BYTES["bfloat16"])
         rows.append(memory("copies for a pass, at most", copies, "bfloat16, of the weights, by autocast"))
     if settings.kl_coef > 0 and lora is None:
-        rows.append(memory("reference policy", times(parameters, MASTER), "float32"))
+        rows.append(memory("reference policy", part(times(parameters, MASTER), ranks), f"float32{shared}"))
     return rows
 
 
@@ -236,6 +251,11 @@ def count(number: int | None) -> str:
 
 def times(number: int | None, factor: int) -> int | None:
     return None if number is None else number * factor
+
+
+def part(size: int | None, ranks: int) -> int | None:
+    """What a rank holds of it."""
+    return None if size is None else size // ranks
 
 
 def plus(first: int | None, second: int | None) -> int | None:

@@ -45,6 +45,7 @@ RESUME_MAY_CHANGE = {
     "verification",
     "learner.tokens_per_microbatch",
     "learner.share_prompts",
+    "learner.ranks",
     "policy.gradient_checkpointing",
     "rollout.transformers.batch_size",
     "rollout.vllm",

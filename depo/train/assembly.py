@@ -40,7 +40,7 @@ from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy, check_measure
 from depo.train.state import Run
 from depo.types import Prompt
-from depo.workers.cluster import gpus_in_cluster, learner_gpus
+from depo.workers.cluster import cpus_in_cluster, gpus_in_cluster, learner_gpus
 from depo.workers.learner import ColocatedEngine, PolicyFacts, RemoteLearner
 from estimators.base import Estimator
 from reward import VerifierPool
@@ -70,6 +70,7 @@ def assemble(
     """
     calls = Calls(recipe.resources.call_timeout, partial(console.say, always=True))
     learner = RemoteLearner(recipe, calls)
+    stack.callback(learner.close)
     tokenizer = load_tokenizer(policy)
     prompts = prompts or loaded_prompts(recipe, run_dir, tokenizer, console)
     train, heldout = prompts.train, prompts.heldout
@@ -207,6 +208,7 @@ def make_engine(
 def check_cluster(recipe: Recipe) -> None:
     """Raise UserError where the Ray cluster cannot do what the recipe asks for."""
     check_routes_are_returned(recipe)
+    check_ranks_have_places(recipe)
     check_gpus_suffice(recipe)
 
 
@@ -220,17 +222,40 @@ def check_routes_are_returned(recipe: Recipe) -> None:
         )
 
 
+def check_ranks_have_places(recipe: Recipe) -> None:
+    """Raise UserError for more ranks than the Ray cluster has GPUs, or CPUs where it has none."""
+    ranks, gpus = recipe.learner.ranks, gpus_in_cluster()
+    if ranks == 1:
+        return
+    kind, places = "GPU", gpus
+    if not gpus or recipe.learner.device == "cpu":
+        kind, places = "CPU", cpus_in_cluster()
+    elif recipe.resources.learner_gpus == 0:
+        raise UserError(
+            "resources.learner_gpus: 0 lets the learner share one GPU with an engine, but learner.ranks "
+            f"{ranks} needs one for each rank; leave it out, or set learner.ranks=1"
+        )
+    if ranks > places:
+        raise UserError(
+            f"learner.ranks: {ranks} ranks need a {kind} each, but the Ray cluster has {places}; set "
+            f"learner.ranks={max(places, 1)} or less"
+        )
+
+
 def check_gpus_suffice(recipe: Recipe) -> None:
     """Raise UserError where learner and engines reserve more GPUs than the Ray cluster has: Ray would let
     those wait that find no place, and say nothing."""
     vllm, gpus = recipe.rollout.vllm, gpus_in_cluster()
     if recipe.rollout.engine != "vllm" or not gpus:
         return
-    learner, engines = learner_gpus(recipe, gpus), vllm.workers * vllm.tensor_parallel
+    learner = recipe.learner.ranks * learner_gpus(recipe, gpus)
+    engines = vllm.workers * vllm.tensor_parallel
     if learner + engines <= gpus:
         return
     remedy = "use fewer or smaller engines"
-    if engines <= gpus:
+    if recipe.learner.ranks > 1:
+        remedy += " or fewer learner.ranks"
+    elif engines <= gpus:
         remedy = (
             "let the learner share a GPU with an engine: resources.learner_gpus=0 and a smaller "
             f"rollout.vllm.gpu_memory_utilization (now {vllm.gpu_memory_utilization:g}), such as 0.3"

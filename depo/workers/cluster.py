@@ -102,8 +102,12 @@ def gpus_in_cluster() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def cpus_in_cluster() -> int:
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
 def learner_gpus(recipe: Recipe, gpus: int) -> int:
-    """Devices that the learner reserves where the cluster has ``gpus``."""
+    """Devices that each rank of the learner reserves where the cluster has ``gpus``."""
     if recipe.learner.device == "cpu":
         return 0
     wanted = recipe.resources.learner_gpus

@@ -6,9 +6,9 @@ the rollout engine in that process.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ import ray
 from depo.models.loading import end_tokens
 from depo.recipe.schema import PretrainedPolicy, Recipe
 from depo.report.provenance import usable_cores
-from depo.rollout.calls import Calls
+from depo.rollout.calls import FIRST, Calls
 from depo.rollout.engine import Sampling, WeightUpdate
 from depo.types import Prompt, Request, Rollout, TrainSample, UpdateResult
 from depo.workers.cluster import gpus_in_cluster, learner_gpus
+from depo.workers.group import LEARNER, ActorGroup, Asked
 
 HANDFUL = 256
 """Rollouts that travel together: a Ray object each would cost more than a small policy."""
 
-LEARNER = "the learner"
+LOCALHOST = "127.0.0.1"
 
 WEIGHTS_AND_MOMENTS, EXPORTED = 12, 2
 """Bytes in a checkpoint of a trained parameter (its float32 value and AdamW's two moments), and of any
@@ -55,18 +56,25 @@ class LearnerActor:
     """Owns the policy, which ``start`` loads. What can fail does so there: an error raised while Ray makes an
     actor would arrive as text."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, rank: int = 0) -> None:
         import torch
         from transformers.utils import logging
 
-        self.recipe = recipe
-        torch.set_num_threads(recipe.resources.threads or usable_cores())
+        self.recipe, self.rank = recipe, rank
+        torch.set_num_threads(recipe.resources.threads or max(1, usable_cores() // recipe.learner.ranks))
         logging.set_verbosity_error()
         logging.disable_progress_bar()
 
-    def start(self, policy: PretrainedPolicy) -> PolicyFacts:
-        """Load the policy and make the learner and its colocated engine."""
+    def place(self) -> tuple[str, int]:
+        """This machine's address, and a port that is free there."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return ray.util.get_node_ip_address(), free.getsockname()[1]
+
+    def start(self, policy: PretrainedPolicy, address: str | None = None) -> PolicyFacts:
+        """Load the policy and make the learner and its colocated engine. ``address``: where ranks meet."""
         from depo.learner.learner import PolicyLearner
+        from depo.learner.ranks import ALONE, Ranks
         from depo.models.loading import load_model
         from depo.models.precision import pick_device
         from depo.models.tokenizer import load_tokenizer
@@ -74,8 +82,14 @@ class LearnerActor:
 
         recipe = self.recipe
         device = pick_device(recipe.learner.device)
+        ranks = ALONE
+        if address is not None:
+            # Longer than the driver waits: it knows better what went wrong.
+            timeout = 2 * (recipe.resources.call_timeout or FIRST)
+            ranks = Ranks.join(address, self.rank, recipe.learner.ranks, device.type, timeout)
         self.tokenizer = tokenizer = load_tokenizer(policy)
-        model = load_model(policy, device, recipe.seed)
+        # What is to be sharded is loaded where there is room for all of it.
+        model = load_model(policy, device, recipe.seed, at=device if ranks is ALONE else "cpu")
         eos_token_ids = end_tokens(model.generation_config, tokenizer)
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_token_ids[0]
         self.learner = PolicyLearner(
@@ -86,6 +100,7 @@ class LearnerActor:
             total_steps=recipe.steps,
             pad_token_id=pad_token_id,
             seed=recipe.seed,
+            ranks=ranks,
         )
         self.engine = TransformersEngine(
             model,
@@ -108,13 +123,16 @@ class LearnerActor:
 
     def generate(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Rollout]]:
         """Rollouts as they finish, by the handful."""
+        from depo.models.sharding import gathered
+
         handful: list[Rollout] = []
         # No `yield from`: Ray sends values into the generator it runs, which a list's iterator cannot take.
-        for rollout in self.engine.generate(requests, sampling):
-            handful.append(rollout)
-            if len(handful) == HANDFUL:
-                yield handful
-                handful = []
+        with gathered(self.learner.model):
+            for rollout in self.engine.generate(requests, sampling):
+                handful.append(rollout)
+                if len(handful) == HANDFUL:
+                    yield handful
+                    handful = []
         if handful:
             yield handful
 
@@ -127,41 +145,46 @@ class LearnerActor:
 
     def export(self, directory: Path, trained_only: bool) -> None:
         self.learner.export(directory, trained_only)
-        if not trained_only:
+        if not trained_only and self.rank == 0:
             self.tokenizer.save_pretrained(directory)
 
 
 class RemoteLearner:
-    """The driver's side of a LearnerActor: the same methods, waiting for their results.
+    """The driver's side of the learner's actors, one a rank: the same methods, waiting for their results.
 
     Directories go there as absolute paths: the actor's working directory is its cluster's, not the driver's.
     """
 
     def __init__(self, recipe: Recipe, calls: Calls) -> None:
-        gpus = learner_gpus(recipe, gpus_in_cluster())
-        self.actor = ray.remote(LearnerActor).options(num_cpus=1, num_gpus=gpus).remote(recipe)
-        self.calls = calls
+        self.group = ActorGroup(LearnerActor, recipe, learner_gpus(recipe, gpus_in_cluster()), calls)
+        self.calls, self.ranks = calls, recipe.learner.ranks
         self.checkpoint_bytes = 0
         """Of a checkpoint, at least; known once the policy is loaded."""
-        self.updating: Any = None
+        self.updating: Asked | None = None
 
     def start(self, policy: PretrainedPolicy) -> PolicyFacts:
-        facts: PolicyFacts = self.answer(self.actor.start.remote(policy), "start")
+        address = None
+        if self.ranks > 1:
+            places: list[tuple[str, int]] = self.group.ask("place")()
+            hosts = {host for host, _ in places}
+            address = f"{places[0][0] if len(hosts) > 1 else LOCALHOST}:{places[0][1]}"
+        facts: PolicyFacts = self.group.ask("start", policy, address)()[0]
         self.checkpoint_bytes = WEIGHTS_AND_MOMENTS * facts.trainable + EXPORTED * facts.parameters
         return facts
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Rollout]:
-        generate = self.actor.generate.options(num_returns="streaming")
-        for handful in self.calls.items(generate.remote(list(requests), sampling), LEARNER, "generate"):
+        shares = [list(requests[rank :: self.ranks]) for rank in range(self.ranks)]
+        for handful in self.group.items("generate", shares, sampling):
             yield from handful
 
     def serve(self, version: int) -> int:
-        return self.answer(self.actor.serve.remote(version), "serve")
+        return self.group.ask("serve", version)()[0]
 
     def begin_update(self, batch: Sequence[TrainSample]) -> Callable[[], UpdateResult]:
         """Start an update; call what comes back to wait for its result."""
-        self.updating = self.actor.call.remote("update", batch)
-        return partial(self.answer, self.updating, "update")
+        self.updating = self.group.ask("call", "update", batch, what="update")
+        answers = self.updating
+        return lambda: answers()[0]
 
     def score(self, sequences: Sequences, temperature: float = 1.0) -> list[np.ndarray]:
         """Log-probabilities of each (prompt ids, completion ids): (T,) each, in nats."""
@@ -174,7 +197,7 @@ class RemoteLearner:
     def export(self, directory: Path, trained_only: bool = False) -> None:
         """The policy in Hugging Face format with its tokenizer, LoRA merged; with ``trained_only`` what an
         engine lacks that was started from the same checkpoint."""
-        self.answer(self.actor.export.remote(directory.absolute(), trained_only), "export")
+        self.group.ask("export", directory.absolute(), trained_only)()
 
     def perturb(self, seed: int, scale: float) -> None:
         self.call("perturb", seed, scale)
@@ -190,13 +213,13 @@ class RemoteLearner:
 
     def call(self, method: str, *arguments: Any) -> Any:
         """A method of the `PolicyLearner`."""
-        reference = self.actor.call.remote(method, *arguments)
-        if self.updating is not None:  # its time is not this call's own
-            self.calls.wait([self.updating], LEARNER, "update")
-        return self.answer(reference, method)
+        answers = self.group.ask("call", method, *arguments, what=method)
+        for reference in self.updating.pending if self.updating is not None else ():
+            self.calls.wait([reference], LEARNER, "update")  # its time is not this call's own
+        return answers()[0]
 
-    def answer(self, reference: Any, what: str) -> Any:
-        return self.calls.get(reference, LEARNER, what)
+    def close(self) -> None:
+        self.group.close()
 
 
 class ColocatedEngine:

@@ -225,6 +225,9 @@ class Learner(Block):
     """Weight of a mixture's load-balancing loss; 0: none, whatever the model's own config says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the learner works; auto: cuda where there is one."""
+    ranks: Few = 1
+    """Processes that share the work, and each of which keeps a part of weights and optimizer state (FSDP2); a
+    GPU each, or a CPU core each where there is none. They compute what one does, up to rounding."""
 
     @property
     def advantages(self) -> dict[str, Any]:

@@ -70,12 +70,12 @@ class Tracking(Block):
 
 class Resources(Block):
     threads: Processes | None = None
-    """CPU threads of the learner; all cores that the process may use when null."""
-    learner_gpus: Annotated[CountOrZero, AtMost(1, "the learner works on one GPU")] | None = None
-    """GPUs that Ray sets aside for the learner, 0 or 1; null: 1 when the cluster has one. With 0 it has none
-    to itself and works on the first one that its process sees, beside the vLLM engine there: that is how they
-    share one GPU, with a rollout.vllm.gpu_memory_utilization that leaves the learner its memory (0.3, for
-    instance). A cluster of one's own with an older Ray must then have been started with
+    """CPU threads of each rank of the learner; null: the cores that the process may use, shared out."""
+    learner_gpus: Annotated[CountOrZero, AtMost(1, "a rank of the learner works on one GPU")] | None = None
+    """GPUs that Ray sets aside for each rank of the learner, 0 or 1; null: 1 when the cluster has one. With 0
+    it has none to itself and works on the first one that its process sees, beside the vLLM engine there: that
+    is how they share one GPU, with a rollout.vllm.gpu_memory_utilization that leaves the learner its memory
+    (0.3, for instance). A cluster of one's own with an older Ray must then have been started with
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 in its environment, or Ray hides the GPUs from the learner."""
     call_timeout: Seconds | None = None
     """Seconds to wait for an answer of the learner or of an engine before the run is ended, to be resumed;

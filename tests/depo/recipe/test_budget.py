@@ -212,6 +212,20 @@ def test_a_reference_policy_is_counted_when_there_is_a_kl_penalty(tmp_path: Path
     assert "reference policy" in names[1]
 
 
+def test_ranks_share_weights_and_optimizer_but_not_what_generates(tmp_path: Path) -> None:
+    parameters = sum(p.numel() for p in save_llama(tmp_path).parameters())
+    recipe = pretrained(str(tmp_path))
+    four = recipe.model_copy(
+        update={"learner": recipe.learner.model_copy(update={"ranks": 4, "kl_coef": 0.1})}
+    )
+    ((title, rows),) = memory_sections(four, policy_shape(four))
+    assert title.startswith("memory of each rank's device")
+    sizes = {row.name: row.size for row in rows}
+    assert sizes["weights"] == sizes["reference policy"] == 4 * parameters // 4
+    assert sizes["gradients and AdamW"] == 12 * parameters // 4
+    assert sizes["the whole policy"] == 4 * parameters
+
+
 def test_an_engine_of_its_own_has_a_section_of_its_own_and_shares_it_among_its_devices(
     tmp_path: Path,
 ) -> None:

@@ -167,7 +167,7 @@ def test_the_policy_is_probed_where_the_estimator_makes_use_of_it(
             "resources.threads=100000000",
             "resources.threads: must be at most 4,096, found 100,000,000: no machine ",
         ),
-        ("resources.learner_gpus=8", "must be at most 1, found 8: the learner works on one GPU"),
+        ("resources.learner_gpus=8", "must be at most 1, found 8: a rank of the learner works on one GPU"),
         (f"name={'x' * 300}", "… (300 characters)"),
     ],
 )

@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("cluster")]
 
 
-def test_vllm_generates_with_the_weights_of_each_step(workdir):
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_vllm_generates_with_the_weights_of_each_step(ranks, workdir):
     done = run_depo(
         *("train", "tiny.yaml", "rollout.engine=vllm", "rollout.vllm.max_num_seqs=32", "steps=3"),
-        *("learner.lr=1e-2", "--run-dir", "run"),
+        *("learner.lr=1e-2", f"learner.ranks={ranks}", "--run-dir", "run"),
         cwd=workdir,
     )
     assert done.returncode == 0, done.stdout + done.stderr

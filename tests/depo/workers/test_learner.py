@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import ray
 
 from depo.rollout import calls as module
 from depo.rollout.calls import Calls
+from depo.workers.group import ActorGroup
 from depo.workers.learner import RemoteLearner
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -27,11 +29,14 @@ def test_a_question_in_the_middle_of_an_update_may_take_as_long_as_that(
 ) -> None:
     """A probe is quick by itself; behind an update it must not look like a process that hangs."""
     learner = RemoteLearner.__new__(RemoteLearner)
-    learner.actor, learner.calls, learner.updating = Sleeper.remote(), Calls(), None
+    learner.calls, learner.updating = Calls(), None
+    learner.group = group = ActorGroup.__new__(ActorGroup)
+    group.calls, group.asking, group.placed = learner.calls, Lock(), None
+    group.actors = {"the learner": Sleeper.remote()}
     assert learner.call("score") == "score"
     monkeypatch.setattr(module, "AT_LEAST", 0.5)
     learner.calls.longest["score"] = 0.01
     finish = learner.begin_update([])
     assert learner.call("score") == "score"
     assert finish() == "update"
-    ray.kill(learner.actor)
+    group.close()
