@@ -14,9 +14,9 @@ import pytest
 from simulated_run import Engine, rows_of, simulated_recipe, simulated_run
 from tiny_run import metrics_of
 
-from depo.data import PromptPool
 from depo.files import latest_checkpoint, read_json
 from depo.loop import train
+from depo.selection import PromptPool
 from depo.train.state import Run
 
 pytestmark = pytest.mark.timeout(120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,7 @@ def test_mixtures_get_their_own_tolerance_and_the_probe_fits_the_context(
     )
     facts = PolicyFacts(1, 1, 100, 0, (1,), "cpu", routed_layers)
     pool = PromptPool([Prompt(str(n), "", tuple(range(2, 14)), "") for n in range(5)], seed=0)
-    _, sync = make_engine(
-        recipe, Path("run"), recipe.policy, facts, pool, learner=None, console=Said(), calls=Calls()
-    )
+    _, sync = make_engine(recipe, Path("run"), recipe.policy, facts, pool, None, Said(), Calls(), deque())
     assert sync.probe.tolerance == tolerance
     lengths = [len(prompt) + len(completion) for prompt, completion in sync.probe.sequences]
     assert lengths

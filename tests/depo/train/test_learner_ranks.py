@@ -39,6 +39,7 @@ def test_two_ranks_train_as_one_and_one_goes_on_from_their_checkpoint(finished: 
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_rank_that_dies_ends_the_run_with_one_line_and_what_was_saved(workdir: Path) -> None:
     killed: list[int] = []
