@@ -95,12 +95,13 @@ ROUND = {"refill": False, "candidates": 256}
 ASKED = {"prefill_probe": True}
 CHOICE = {"type": "thompson", "draws": 16, **ROUND, **ASKED}
 
-BELIEF = {"baseline": {"type": "belief"}}
+BELIEF = {"baseline": {"type": "belief"}, "min_advantage": 0.5}
 CHOICE_OF_PAIRS = {
     "type": "thompson",
     "draws": 16,
+    "headroom": 1.0,
     "refill": False,
-    "candidates": 1024,
+    "candidates": 512,
     "prefill_probe": True,
 }
 

@@ -26,7 +26,7 @@ def test_arms_differ_only_in_estimator_selection_batch_baseline_and_learning_rat
     for arm in ARMS:
         this = recipe_of(arm, pool).model_dump()
         assert {key for key in this if this[key] != grpo[key]} <= CHANGED, arm
-        for key in ("lr", "baseline"):
+        for key in ("lr", "baseline", "min_advantage"):
             this["learner"][key] = grpo["learner"][key]
         assert this["learner"] == grpo["learner"], arm
         rollouts = this["batch"]["prompts"] * this["batch"]["group_size"]
