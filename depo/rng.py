@@ -22,3 +22,11 @@ def generator(
 ) -> np.random.Generator:
     """A numpy generator (Philox) keyed like ``seed64``."""
     return np.random.Generator(np.random.Philox(seed64(run_seed, purpose, step, key, index)))
+
+
+def one_thread_for_numpy() -> None:
+    """Let NumPy compute on one thread in this process. The last digits of a matrix product depend on how many
+    share it, and a run must not depend on the machine's cores. torch has threads of its own."""
+    from threadpoolctl import ThreadpoolController
+
+    ThreadpoolController().select(internal_api="openblas").limit(limits=1)

@@ -123,6 +123,7 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
     """
     from depo.loop import train as run_loop
     from depo.models.loading import pretrained_view
+    from depo.rng import one_thread_for_numpy
     from depo.toy.prepare import prepare
     from depo.trackers.console import Console, columns_for
     from depo.trackers.tracker import sound_rows
@@ -133,6 +134,7 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
     from depo.workers.cluster import ray_cluster
 
     started = time.perf_counter()
+    one_thread_for_numpy()
     changes = changes_on_resume(recipe, run_dir) if resume else []
     if resume:
         check_continuable(run_dir)
