@@ -79,7 +79,7 @@ def written(
     sum_C = [one_of(range(19)) if guessed else left_C[c] + right_C[c] for c in range(digits)]
     worth = "guessed" if guessed else "right"
     if slips_AB is not None and not guessed:
-        for c in np.flatnonzero(slips_AB[left_C, right_C]):
+        for c in np.flatnonzero(slips_AB[left_C, right_C]).tolist():
             if next(chances) < slips_AB[left_C[c], right_C[c]]:
                 sum_C[c] = abs(sum_C[c] + one_of((-1, 1)))
                 worth = "wrong"
