@@ -1,8 +1,9 @@
 """What is compared: the project's own loop with only estimator, selection and refill changed.
 
 The published methods stand as in docs/selection.md, but for DEPO's encoder, which is frozen here. Learning
-rates were tuned for each arm alike on a family of problems of their own (``python -m benchmarks selection
---tune``), never on what is reported.
+rates of the arms with groups of 8 were tuned alike on a family of problems of their own (``python -m
+benchmarks selection --tune``), never on what is reported. Those of the other arms, and all in the world of
+chains, are not tuned yet.
 
 The pools of prompts are composed by the measured pass rates of their own warm-started policy. Half of the
 candidates are products, which the policy was never taught, half are sums. The operands' length tells what a
@@ -197,9 +198,8 @@ class World:
     """A policy and how it answers. ``families``: the reported one and the one for tuning; ``scale``: of the
     pools' prompts; ``passes`` over the usual pool, in rollouts; ``heldout``: prompts; ``checks``: evaluations
     over the horizon, which measure by ``evaluation``; ``limits``: tokens of a prompt and of an answer;
-    ``rollouts`` of a step; ``lr`` of all arms, where they have not been
-    tuned one by one. The rest is what the
-    recipe's blocks say beside `plan.base`."""
+    ``rollouts`` of a step; ``lr`` of all arms, where they have not been tuned one by one. The rest is what
+    the recipe's blocks say beside `plan.base`."""
 
     about: str
     families: tuple[str, str]
