@@ -81,7 +81,5 @@ def test_all_ranks_hear_the_calls_of_two_threads_in_the_same_order() -> None:
     first, second = group.ask("order")()
     assert len(first) == 400
     assert first == second
-    assert sorted(first) != first != sorted(first, reverse=True), (
-        "the threads took turns"
-    )
+    assert sorted(first) != first != sorted(first, reverse=True), "the threads took turns"
     group.close()
