@@ -20,7 +20,7 @@ from benchmarks.selection import tune
 from benchmarks.selection.arms import ARMS, POOLS, PRIMARY, WORLDS, World, arms_of
 from benchmarks.selection.curve import compare, curves_of, read_run
 from benchmarks.selection.plan import USUAL_PROMPTS, Cell, horizon_of, plan
-from benchmarks.selection.tune import tuning_cells, tuning_document
+from benchmarks.selection.tune import trials, tuning_cells, tuning_document
 from benchmarks.selection.work import COMPOSITION, SUMMARY, clear
 from depo.errors import DONE, FAILED, UserError, say
 from depo.files import check_place, read_json
@@ -37,10 +37,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     size.add_argument("--full", action="store_true", help="every arm on every pool: two days on 2 cores")
     size.add_argument(
-        "--tune", action="store_true", help="learning rates of the arms, on a family of its own"
+        "--tune",
+        action="store_true",
+        help="learning rates and group sizes of the arms, on a family of its own",
     )
     parser.add_argument(
         "--world", choices=sorted(WORLDS), default="answers", help="how the policy answers (%(default)s)"
+    )
+    parser.add_argument(
+        "--groups", type=numbers, metavar="2,8", help="with --tune: sizes; default: the arm's"
+    )
+    parser.add_argument(
+        "--rates", type=factors, metavar="0.5,1", help="with --tune: times the world's rate; default: 0.5,1,2"
     )
     parser.add_argument("--arms", type=listed, metavar="A,B", help=f"default: {','.join(PRIMARY)}")
     parser.add_argument("--pools", type=listed, metavar="A,B", help="default: mixed")
@@ -69,14 +77,25 @@ def numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"expected numbers like 0,1,2, found {text!r}") from None
 
 
+def factors(text: str) -> list[float]:
+    try:
+        found = [float(part) for part in listed(text)]
+    except ValueError:
+        found = [math.nan]
+    if not all(math.isfinite(factor) and factor > 0 for factor in found):
+        raise argparse.ArgumentTypeError(f"expected positive numbers like 0.5,1, found {text!r}")
+    return found
+
+
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run what is missing, then store and render what is there. Exit status 1 when a run failed."""
     arms, pools, seeds = wanted(options)
     world = WORLDS[options.world]
     reported, tuning = world.families
     horizon = horizon_of(world, options.passes)
+    tried = trials(arms, world, options.groups, options.rates)
     if options.tune:
-        family, cells = tuning, tuning_cells(arms, seeds, horizon, world)
+        family, cells = tuning, tuning_cells(tried, seeds, horizon)
     else:
         family = reported
         cells = [
@@ -99,7 +118,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     document = {"kind": "selection_tuning" if options.tune else "selection", "world": options.world}
     document["provenance"] = made_by(arguments, seeds)
     if options.tune:
-        document |= tuning_document(cells, where, arms, horizon, world)
+        document |= tuning_document(tried, cells, where, horizon)
     else:
         document |= result(cells, where, arms, world, options.passes, horizon)
     for path in write_result(document, options.out / f"{options.name or document['kind']}.json"):
@@ -178,6 +197,11 @@ def wanted(options: argparse.Namespace) -> tuple[list[str], list[str], list[int]
     ):
         if not (math.isfinite(value) and value > 0):
             raise UserError(f"{flag} {value:g}: expected a positive number")
+    for flag, given in (("--groups", options.groups), ("--rates", options.rates)):
+        if given and not options.tune:
+            raise UserError(f"{flag}: arms have theirs; only --tune tries others")
+    if min(options.groups or [1]) < 1:
+        raise UserError(f"--groups {','.join(map(str, options.groups))}: expected positive numbers")
     shortest = 1.0 if options.tune else min(POOLS[pool].horizon for pool in pools)
     step = world.rollouts
     if horizon_of(world, options.passes) * shortest < step:

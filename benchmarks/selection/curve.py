@@ -23,9 +23,14 @@ from depo.files import read_json
 from depo.report.statistics import ratio_interval, t_interval
 from depo.trackers.tracker import read_metrics
 
-COSTS = ("rollouts", "tokens", "updates", "cost")
-PREFILLED, TRAINED = 1 / 20, 1 / 3
-"""Of the cost of a generated token: a prefilled one, and one that an update goes through."""
+PRICES = {
+    "cost": (1 / 20, 1 / 3),
+    "cost, prefilled 1/5": (1 / 5, 1 / 3),
+    "cost, trained 1/10": (1 / 20, 1 / 10),
+    "cost, trained 1": (1 / 20, 1.0),
+}
+"""Of a prefilled token, and of one that an update goes through, as shares of what a generated one costs."""
+COSTS = ("rollouts", "tokens", "updates", *PRICES)
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,9 @@ class Curve:
 
 def read_curve(run: Path) -> Curve:
     """From a finished run directory. ``updates`` are optimizer steps; ``cost`` is of generated, prefilled and
-    trained tokens, in generated ones."""
+    trained tokens, in generated ones, at several prices."""
     summary, rows = read_json(run / "summary.json"), read_metrics(run / "metrics.jsonl")
-    points = [(summary["eval"]["before"]["all"], 0, 0, 0, 0)]
+    points = [(summary["eval"]["before"]["all"], *[0.0] * len(COSTS))]
     updates = 0
     for row in rows:
         updates += int(row.get("optimizer_steps") or 0)
@@ -89,8 +94,11 @@ def read_curve(run: Path) -> Curve:
 def spent(row: Mapping[str, Any], updates: int) -> tuple[float, ...]:
     """By unit of ``COSTS``, up to a row of metrics.jsonl."""
     generated = row["generated/tokens"]
-    cost = generated + row["prefilled/tokens"] * PREFILLED + row["trained/tokens"] * TRAINED
-    return row["generated/rollouts"], generated, updates, cost
+    costs = [
+        generated + row["prefilled/tokens"] * prefilled + row["trained/tokens"] * trained
+        for prefilled, trained in PRICES.values()
+    ]
+    return row["generated/rollouts"], generated, updates, *costs
 
 
 SHARES = (0.5, 0.75, 0.9)

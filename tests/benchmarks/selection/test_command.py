@@ -35,6 +35,9 @@ def test_help_tells_how_long_the_default_takes(capsys):
         (["--seeds", ""], "expected one at least, found nothing"),
         (["--seeds=0,-1"], "--seeds 0,-1: expected numbers from 0 on"),
         (["--arms", "depo", "--encoder", "missing"], "--encoder missing: no model directory"),
+        (["--groups", "2"], "--groups: arms have theirs; only --tune tries others"),
+        (["--tune", "--groups", "0,2"], "--groups 0,2: expected positive numbers"),
+        (["--tune", "--rates", "1,x"], "expected positive numbers like 0.5,1, found '1,x'"),
         (["--threads", "0"], "--threads 0: expected a positive number"),
     ],
 )

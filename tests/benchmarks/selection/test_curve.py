@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.selection.curve import Curve, compare, spent
+from benchmarks.selection.curve import COSTS, Curve, compare, spent
 from depo.report.statistics import ratio_interval, t_interval
 
 
@@ -15,7 +15,7 @@ def curve(accuracy, rollouts):
     rollouts = np.array(rollouts, dtype=float)
     return Curve(
         np.array(accuracy, dtype=float),
-        {"rollouts": rollouts, "tokens": 5 * rollouts, "updates": rollouts / 10, "cost": 7 * rollouts},
+        {unit: factor * rollouts for unit, factor in zip(COSTS, (1, 5, 0.1, 7, 8, 9, 10), strict=True)},
     )
 
 
@@ -101,6 +101,15 @@ def test_seeds_that_lack_a_side_of_a_comparison_do_not_count_in_it():
     assert found["final"]["hybrid"]["accuracy"][1] is None
 
 
-def test_cost_adds_prefilled_and_trained_tokens_at_their_price():
+def test_cost_adds_prefilled_and_trained_tokens_at_each_price():
     row = {"generated/rollouts": 8, "generated/tokens": 300, "prefilled/tokens": 400, "trained/tokens": 150}
-    assert spent(row, 5) == (8, 300, 5, 300 + 400 / 20 + 150 / 3)
+    found = dict(zip(COSTS, spent(row, 5), strict=True))
+    assert found == {
+        "rollouts": 8,
+        "tokens": 300,
+        "updates": 5,
+        "cost": 300 + 400 / 20 + 150 / 3,
+        "cost, prefilled 1/5": 300 + 400 / 5 + 150 / 3,
+        "cost, trained 1/10": 300 + 400 / 20 + 150 / 10,
+        "cost, trained 1": 300 + 400 / 20 + 150,
+    }

@@ -13,6 +13,8 @@ from benchmarks.selection.command import result
 from benchmarks.selection.curve import read_run
 from benchmarks.selection.plan import Cell
 from benchmarks.selection.report import report
+from benchmarks.selection.tune import report as tuning_report
+from benchmarks.selection.tune import trials, tuning_cells, tuning_document
 from depo.errors import UserError
 from depo.report.document import Paragraph, plain
 
@@ -229,3 +231,31 @@ def test_reports_of_a_directory_are_rendered_again(document, tmp_path):
 def test_a_directory_without_results_is_refused(content, says, tmp_path, refused):
     (tmp_path / "a.json").write_text(content)
     assert says in refused(["report", str(tmp_path)])
+
+
+# ---------------------------------------------------------------- tuning
+
+
+def test_every_arm_is_tried_alike_with_its_own_group_size_unless_others_are_asked_for():
+    world = WORLDS["chains"]
+    usual = trials(["grpo", "spo"], world)
+    assert {trial.lr for trial in usual} == {0.0005, 0.001, 0.002}
+    assert {(trial.row, trial.arm.group_size) for trial in usual} == {("grpo", 8), ("spo", 1)}
+    asked = trials(["grpo"], world, [4, 8], [1.0])
+    assert [(trial.run, trial.arm.group_size) for trial in asked] == [
+        ("grpo-groups-4-lr-0.001", 4),
+        ("grpo-lr-0.001", 8),
+    ]
+
+
+def test_the_best_rate_is_that_of_the_largest_area(tmp_path, table_of):
+    tried = trials(["grpo"], WORLDS["chains"], [4], [0.5, 1.0])
+    cells = tuning_cells(tried, [100], HORIZON)
+    where = [tmp_path / cell.name for cell in cells]
+    for directory, speed in zip(where, (0.1, 0.2), strict=True):
+        write_run(directory, speed)
+    document = tuning_document(tried, cells, where, HORIZON)
+    assert document["arms"]["grpo-groups-4"]["settings"]["group_size"] == 4
+    rows = table_of(tuning_report({"kind": "selection_tuning", "provenance": MADE} | document), "best")
+    # from 0.2 in a straight line, so the mean is that of its middle; 1,000 rollouts of 1,000
+    assert [plain(cell) for cell in rows["grpo-groups-4"]] == ["grpo-groups-4", "0.2500", "0.3000", "0.001"]
