@@ -45,7 +45,8 @@ ROUNDING = 1e-12  # differences of squared errors below this are float noise
 class Graded:
     """One uniformly drawn group: what was predicted, and what came of it (``successes`` of ``trials``).
 
-    ``visits`` is how many groups of the prompt had been observed before this one; −1 where unknown.
+    ``visits`` is how many groups of the prompt had been observed before this one; −1 where unknown. ``blind``:
+    all prompts of the step were predicted alike, as before anything was learned.
     """
 
     predicted_informative: float
@@ -53,6 +54,7 @@ class Graded:
     successes: int
     trials: int
     visits: int = -1
+    blind: bool = False
 
     @property
     def informative(self) -> bool:
@@ -63,8 +65,9 @@ class Calibration:
     """Rolling window of graded groups, and the gate that lets predictions choose.
 
     The gate *opens* when ``min_window`` groups have been graded and the estimator beats the base rate over
-    the whole window, by a one-sided z test on the paired differences of squared errors. Looking again and
-    again would open it for a useless estimator sooner or later; so it looks once for every
+    the whole window, by a one-sided z test on the paired differences of squared errors. Blind groups count
+    for nothing: how far off a constant was says nothing of the predictions that would choose. Looking again
+    and again would open it for a useless estimator sooner or later; so it looks once for every
     ``min_window / 2`` new groups, and look j is taken at the level α/(j(j+1)) with α = 1 − ``confidence``.
     These add up to α: the chance that a useless estimator is let in at any time of a run is at most α.
 
@@ -99,8 +102,10 @@ class Calibration:
             if not 0 <= getattr(graded, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], found {getattr(graded, name)}")
         self.graded.append(graded)
+        if graded.blind:
+            return
         self._new += 1
-        if self.min_window == 0 or len(self.graded) < self.min_window:
+        if self.min_window == 0 or self.seeing < self.min_window:
             return
         if self.open:
             if self.worst_case(self.min_window) < -NormalDist().inv_cdf(self.confidence):
@@ -110,6 +115,11 @@ class Calibration:
             self._looks += 1
             level = (1 - self.confidence) / (self._looks * (self._looks + 1))
             self.open = self.advantage() > NormalDist().inv_cdf(1 - level)
+
+    @property
+    def seeing(self) -> int:
+        """Groups of the window that the gate goes by: those that are not blind."""
+        return sum(not one.blind for one in self.graded)
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """(predicted p_informative, informative), each (W,) float64, oldest first."""
@@ -127,7 +137,7 @@ class Calibration:
 
     def worst_case(self, newest: int) -> float:
         """The advantage over that plausible base rate which is the easiest to beat."""
-        recent = list(self.graded)[-newest:]
+        recent = [one for one in self.graded if not one.blind][-newest:]
         if self.graded_on == "informative":
             hits, trials = sum(one.informative for one in recent), len(recent)
         else:
@@ -143,7 +153,8 @@ class Calibration:
         informative).
         """
         both = self.arrays() if self.graded_on == "informative" else self.rates()
-        predicted_W, realised_W = (values[-newest if newest else None :] for values in both)
+        seeing_W = np.array([not one.blind for one in self.graded], dtype=bool)
+        predicted_W, realised_W = (values[seeing_W][-newest if newest else None :] for values in both)
         constant = realised_W.mean() if base_rate is None else base_rate
         difference_W = (constant - realised_W) ** 2 - (predicted_W - realised_W) ** 2
         mean = float(difference_W.mean())

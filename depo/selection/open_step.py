@@ -16,6 +16,9 @@ import numpy as np
 from depo.types import Group, Origin, Pick, Prompt
 from estimators.base import Candidate, Context
 
+ROUNDING = 1e-9
+"""Of beliefs about prompts that nothing tells apart."""
+
 
 @dataclass(eq=False)
 class OpenStep:
@@ -37,6 +40,12 @@ class OpenStep:
     def used(self) -> set[str]:
         """Keys of the prompts picked so far."""
         return {pick.prompt.key for pick in self.picks}
+
+    @property
+    def blind(self) -> bool:
+        """Whether several prompts were picked and all are predicted alike: nothing tells them apart."""
+        predicted_N2 = [(pick.predicted_mean, pick.predicted_informative) for pick in self.picks]
+        return len(predicted_N2) > 1 and float(np.ptp(predicted_N2, axis=0).max()) < ROUNDING
 
     @property
     def over(self) -> bool:

@@ -269,6 +269,7 @@ class Selector:
                         group.successes,
                         group.trials,
                         self.visits.count(group.pick.prompt.key),
+                        step.blind,
                     )
                 )
         self._recent.extend(yields(groups))

@@ -138,14 +138,16 @@ def why_uniform(run: Run) -> str:
         return "selection.type says so"
     if run.step <= run.selector.settings.warmup_steps:
         return f"the run was over within selection.warmup_steps {run.selector.settings.warmup_steps}"
-    if len(gate.graded) < gate.min_window:
+    if gate.seeing < gate.min_window:
+        blind = len(gate.graded) - gate.seeing
+        alike = f"; for {blind} others the estimator predicted all prompts of the step alike" if blind else ""
         return (
-            f"only {len(gate.graded)} of the {gate.min_window} uniformly drawn groups that the gate asks for "
-            "(selection.min_window) could be graded"
+            f"only {gate.seeing} of the {gate.min_window} uniformly drawn groups that the gate asks for "
+            f"(selection.min_window) could be graded{alike}"
         )
     skill = gate.metrics().get("skill", float("nan"))
     return (
-        f"the estimator was not reliably better than the base rate on {len(gate.graded)} uniformly drawn "
+        f"the estimator was not reliably better than the base rate on {gate.seeing} uniformly drawn "
         f"groups (skill {skill:+.2f})"
     )
 

@@ -101,6 +101,21 @@ def test_informative_estimator_opens_the_gate_and_keeps_it_open() -> None:
         assert all(states[states.index(True) :])
 
 
+def test_groups_predicted_before_anything_was_learned_neither_count_nor_hold_the_gate_shut() -> None:
+    """100 of them at 0.9 where 4 in 10 are informative: the gate opens when it would without them."""
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.7, 1.0, size=400)
+    informative = outcomes(p, rng)
+    without, with_blind, if_graded = gate(), gate(), gate()
+    for y in rng.random(100) < 0.4:
+        with_blind.add(Graded(0.9, 0.5, 4 if y else 0, 8, blind=True))
+        if_graded.add(Graded(0.9, 0.5, 4 if y else 0, 8))
+    opens = feed(without, p, informative).index(True)
+    assert feed(with_blind, p, informative).index(True) == opens
+    assert feed(if_graded, p, informative).index(True) > opens
+    assert with_blind.metrics()["groups"] == 400
+
+
 @given(
     constant=st.floats(0, 1),
     informative=st.lists(st.booleans(), min_size=20, max_size=80),

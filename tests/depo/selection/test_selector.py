@@ -200,6 +200,18 @@ def test_selection_opens_once_the_estimator_is_proved_and_fails_open_when_it_goe
     assert not any(active[50:])
 
 
+def test_a_step_is_blind_as_long_as_the_estimator_tells_no_prompts_apart() -> None:
+    """mopps knows nothing before its first visit; one prompt alone cannot show whether it does."""
+    pool, estimator = pool_of(40), MoppsEstimator()
+    selector = selector_of(prompts=30, refill=False, min_window=40, window=100, revisit_after=None)
+    for step in (1, 2, 3):
+        run_step(selector, pool, estimator, step)
+    assert [one.blind for one in selector.calibration.graded] == [True] * 30 + [False] * 60
+    alone = selector_of(prompts=1, refill=False, min_window=40, window=100)
+    run_step(alone, pool, MoppsEstimator(), 1)
+    assert [one.blind for one in alone.calibration.graded] == [False]
+
+
 def test_only_uniform_draws_with_two_verdicts_are_graded() -> None:
     selector, pool = selector_of(prompts=20, audit=0.25, min_window=0), pool_of(100)
     open_step, picks = first_round(selector, pool, MoppsEstimator(), 1)
