@@ -198,8 +198,8 @@ class World:
     """A policy and how it answers. ``families``: the reported one and the one for tuning; ``scale``: of the
     pools' prompts; ``passes`` over the usual pool, in rollouts; ``heldout``: prompts; ``checks``: evaluations
     over the horizon, which measure by ``evaluation``; ``limits``: tokens of a prompt and of an answer;
-    ``rollouts`` of a step; ``lr`` of all arms, where they have not been tuned one by one. The rest is what
-    the recipe's blocks say beside `plan.base`."""
+    ``rollouts`` of a step; ``lr`` of all arms but those in ``tuned``, both found by ``--tune``; None: the
+    arm's own. The rest is what the recipe's blocks say beside `plan.base`."""
 
     about: str
     families: tuple[str, str]
@@ -212,6 +212,7 @@ class World:
     limits: tuple[int, int]
     rollouts: int = 256
     lr: float | None = None
+    tuned: Mapping[str, float] = field(default_factory=dict)
     policy: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     grading: Mapping[str, Any] = field(default_factory=dict)
@@ -244,6 +245,7 @@ WORLDS = {
         limits=(24, 96),
         rollouts=128,
         lr=1e-3,
+        tuned={"dapo": 2e-3},
         policy={"hidden_size": 64, "layers": 2, "experts": 4, "expert_size": 64, "init_std": 0.08},
         source={"phrasing": "columns", "carries": "even"},
         grading={"samples": 8, "mastered_above": 0.85},
@@ -254,7 +256,7 @@ WORLDS = {
 
 def arms_of(world: World) -> dict[str, Arm]:
     """With the learning rates that they have in this world."""
-    return {name: replace(arm, lr=world.lr or arm.lr) for name, arm in ARMS.items()}
+    return {name: replace(arm, lr=world.tuned.get(name, world.lr or arm.lr)) for name, arm in ARMS.items()}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Bounds are for sequences that all reach the length limit, where nothing else is said; "unknown" where a hub
 model's config is not at hand.
-Memory leaves out activations (they depend on the implementation) and what the frameworks take for themselves.
+Memory leaves out what the frameworks take for themselves; activations are an estimate.
 """
 
 from __future__ import annotations
@@ -211,15 +211,42 @@ def learner_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
         ),
         memory("logits, one chunk", logits, "float32"),
     ]
-    by_layer = (
-        ranks > 1 and isinstance(recipe.policy, PretrainedPolicy) and recipe.policy.gradient_checkpointing
-    )
+    rows.append(activations(recipe, shape))
+    if ranks > 1:
+        width = MASTER if lora is None else BYTES[recipe.policy.dtype]
+        rows.append(memory("whole for a pass", gathered(shape, width), "what is in no layer, and two layers"))
+    by_layer = ranks > 1 and checkpointed(recipe)
     if lora is None and recipe.policy.dtype == "bfloat16" and not by_layer:
         copies = times(parameters, BYTES["bfloat16"])
         rows.append(memory("copies for a pass, at most", copies, "bfloat16, of the weights, by autocast"))
     if settings.kl_coef > 0 and lora is None:
         rows.append(memory("reference policy", part(times(parameters, MASTER), ranks), f"float32{shared}"))
     return rows
+
+
+def activations(recipe: Recipe, shape: ModelShape | None) -> Row:
+    """What a forward pass keeps for the backward pass: of all layers, or of one and the inputs of all."""
+    tokens = max(recipe.learner.tokens_per_microbatch, recipe.context_length)
+    size = None
+    if shape is not None:
+        values = shape.layers * shape.layer_values
+        if checkpointed(recipe):
+            values = shape.layers * shape.hidden_size + shape.layer_values
+        size = tokens * values * BYTES[recipe.policy.dtype]
+    kept = "one layer and all layers' inputs" if checkpointed(recipe) else "all layers"
+    return memory("activations, estimate", size, f"{tokens:,} tokens, {kept}")
+
+
+def gathered(shape: ModelShape | None, width: int) -> int | None:
+    """What a rank gets from the others: the root unit, the layer at work and the one fetched ahead."""
+    if shape is None:
+        return None
+    layer = (shape.parameters - shape.outside) // shape.layers
+    return width * (shape.outside + 2 * layer)
+
+
+def checkpointed(recipe: Recipe) -> bool:
+    return isinstance(recipe.policy, PretrainedPolicy) and recipe.policy.gradient_checkpointing
 
 
 def cache_row(recipe: Recipe, shape: ModelShape | None, sequences: int, devices: int) -> Row:
@@ -234,7 +261,7 @@ def cache_row(recipe: Recipe, shape: ModelShape | None, sequences: int, devices:
 
 def total(rows: list[Row]) -> Row:
     known = [row.size for row in rows if row.size is not None]
-    return memory("sum", sum(known) if len(known) == len(rows) else None, "without activations")
+    return memory("sum", sum(known) if len(known) == len(rows) else None, "without what frameworks take")
 
 
 def memory(name: str, size: int | None, note: str) -> Row:

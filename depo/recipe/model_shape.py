@@ -80,6 +80,7 @@ def hub_cache() -> Path:
 DENSE = ("llama", "mistral", "qwen2", "qwen3")
 MIXTURES = ("qwen3_moe", "mixtral", "olmoe")
 ROUTER = "mlp.gate.weight"
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,22 @@ class ModelShape:
     """(experts, inputs, outputs) of the parameters that layers with experts have, by name in the layer; the
     router counts as one expert."""
     routed_layers: int
+    chosen: int
+    """Experts that work for a token; 0 without experts."""
+    dense: int
+    """Intermediate dimensions of a layer without experts."""
+    outside: int
+    """Parameters of embedding, output head and last norm, which are in no layer."""
+
+    @property
+    def layer_values(self) -> int:
+        """Numbers a layer keeps of a token for the backward pass, roughly: what goes into its linear modules
+        and what comes out. That counts inputs which several share more than once, and makes up for norms,
+        rotary embeddings and products, which it leaves out."""
+        attention = sum(sum(self.linear[name]) for name in ATTENTION)
+        experts = [expert for name, expert in self.routed.items() if name != ROUTER]
+        mlp = self.chosen * sum(inputs + outputs for _, inputs, outputs in experts)
+        return attention + (mlp or 3 * (self.hidden_size + self.dense))
 
     @property
     def routers(self) -> int:
@@ -177,6 +194,9 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape | None:
         linear=linear,
         routed=_routed(experts, hidden, expert // (3 * hidden)) if experts else {},
         routed_layers=routed_layers,
+        chosen=chosen,
+        dense=config["intermediate_size"],
+        outside=embeddings + hidden,
     )
 
 

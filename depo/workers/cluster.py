@@ -31,27 +31,27 @@ def ray_cluster(recipe: Recipe) -> Iterator[None]:
     named cluster does not answer.
     """
     engines = recipe.rollout.vllm.workers if recipe.rollout.engine == "vllm" else 0
-    with ray_for(recipe.resources.address, engines):
+    with ray_for(recipe.resources.address, engines, recipe.learner.ranks):
         yield
 
 
 @contextmanager
-def ray_for(address: str | None, engines: int) -> Iterator[None]:
-    """The same for a number of engines, with or without a recipe."""
+def ray_for(address: str | None, engines: int, ranks: int = 1) -> Iterator[None]:
+    """The same for numbers of engines and of ranks of the learner, with or without a recipe."""
     if ray.is_initialized():
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
     with sigterm_handler_kept():
-        init(address, engines)
+        init(address, engines + ranks)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def init(address: str | None, engines: int) -> None:
-    """Connect to the cluster at ``address``, or start a local one."""
+def init(address: str | None, places: int) -> None:
+    """Connect to the cluster at ``address``, or start a local one with room for so many actors."""
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         try:
@@ -61,8 +61,7 @@ def init(address: str | None, engines: int) -> None:
                 f"resources.address / RAY_ADDRESS: no Ray cluster answers at {address}"
             ) from error
     else:
-        # Ray counts CPUs to place actors; the learner and each engine need a place, whatever the machine has.
-        places = 1 + engines
+        # Ray counts CPUs to place actors; each rank and each engine needs a place, whatever the machine has.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # "local": without it Ray would join whatever cluster was last started on this machine.
         start_local(

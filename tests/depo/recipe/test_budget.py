@@ -213,7 +213,9 @@ def test_a_reference_policy_is_counted_when_there_is_a_kl_penalty(tmp_path: Path
 
 
 def test_ranks_share_weights_and_optimizer_but_not_what_generates(tmp_path: Path) -> None:
-    parameters = sum(p.numel() for p in save_llama(tmp_path).parameters())
+    model = save_llama(tmp_path)
+    parameters = sum(p.numel() for p in model.parameters())
+    layers = sum(p.numel() for p in model.model.layers.parameters())  # two
     recipe = pretrained(str(tmp_path))
     four = recipe.model_copy(
         update={"learner": recipe.learner.model_copy(update={"ranks": 4, "kl_coef": 0.1})}
@@ -224,6 +226,7 @@ def test_ranks_share_weights_and_optimizer_but_not_what_generates(tmp_path: Path
     assert sizes["weights"] == sizes["reference policy"] == 4 * parameters // 4
     assert sizes["gradients and AdamW"] == 12 * parameters // 4
     assert sizes["the whole policy"] == 4 * parameters
+    assert sizes["whole for a pass"] == 4 * (parameters - layers) + 4 * layers
 
 
 def test_an_engine_of_its_own_has_a_section_of_its_own_and_shares_it_among_its_devices(
@@ -241,6 +244,45 @@ def test_an_engine_of_its_own_has_a_section_of_its_own_and_shares_it_among_its_d
     assert "key-value cache, at most" not in {row.name for row in learner[1]}
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3_moe"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_are_about_what_a_forward_pass_keeps(
+    kind: str, checkpointing: bool, tmp_path: Path
+) -> None:
+    """Counted on a real model: all that autograd saves in the forward pass, without the weights. Checkpointed,
+    that is without the layer that the backward pass computes again."""
+    config = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 8}
+    config |= {"num_key_value_heads": 2, "intermediate_size": 384, "attn_implementation": "sdpa"}
+    if kind == "llama":
+        model: LlamaForCausalLM | Qwen3MoeForCausalLM = LlamaForCausalLM(LlamaConfig(**config))
+    else:
+        experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "head_dim": 32}
+        model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**config, **experts))
+    model.config.save_pretrained(tmp_path)
+    recipe = pretrained(str(tmp_path), dtype="float32", gradient_checkpointing=checkpointing)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    tokens = recipe.learner.tokens_per_microbatch
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(torch.zeros(4, tokens // 4, dtype=torch.long)).logits.sum()
+    shape = policy_shape(recipe)
+    ((_, rows),) = memory_sections(recipe, shape)
+    estimate = next(row.size for row in rows if row.name == "activations, estimate")
+    assert shape is not None and estimate is not None
+    again = 4 * tokens * shape.layer_values if checkpointing else 0
+    assert 0.6 < (estimate - again) / sum(kept.values()) < 1.7, loss
+
+
 def test_what_is_not_at_hand_is_unknown_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     text = budget_text(pretrained("organisation/model"))
@@ -250,6 +292,7 @@ def test_what_is_not_at_hand_is_unknown_and_says_so(tmp_path: Path, monkeypatch:
         "weights",
         "gradients and AdamW",
         "logits, one chunk",
+        "activations, estimate",
         "copies for a pass, at most",
         "key-value cache, at most",
         "sum",

@@ -1,4 +1,4 @@
-"""The recipes for mixtures of experts: what they are set to, and that --dry-run says what their comments say.
+"""The recipes for several GPUs: what they are set to, and that --dry-run says what their comments say.
 
 The models' config.json is put into a cache of the hub of our own, from the facts that the recipes state."""
 
@@ -15,6 +15,18 @@ from depo.recipe.loading import load_recipe
 from depo.recipe.schema import GspoLoss, PretrainedPolicy, Recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
+DENSE = {
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": False,
+}
 ARCHITECTURE = {
     "model_type": "qwen3_moe",
     "dtype": "float32",
@@ -29,13 +41,14 @@ ARCHITECTURE = {
     "max_position_embeddings": 32768,
     "tie_word_embeddings": True,
 }
-EXPERTS = {
-    "math": {"num_experts": 232, "moe_intermediate_size": 384},
-    "math_mini": {"num_experts": 256, "moe_intermediate_size": 768},
+CONFIGS = {
+    "math": ARCHITECTURE | {"num_experts": 232, "moe_intermediate_size": 384},
+    "math_mini": ARCHITECTURE | {"num_experts": 256, "moe_intermediate_size": 768},
+    "math_dense": DENSE,
 }
 
 
-@pytest.fixture(params=EXPERTS)
+@pytest.fixture(params=CONFIGS)
 def recipe(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """A recipe whose model's config is in the hub's cache."""
     loaded = load_recipe(RECIPES / f"{request.param}.yaml")
@@ -44,8 +57,7 @@ def recipe(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("abc")
     (repository / "snapshots" / "abc").mkdir(parents=True)
-    config = ARCHITECTURE | EXPERTS[request.param]
-    (repository / "snapshots" / "abc" / "config.json").write_text(json.dumps(config))
+    (repository / "snapshots" / "abc" / "config.json").write_text(json.dumps(CONFIGS[request.param]))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     return loaded
 
@@ -68,6 +80,8 @@ def test_the_memory_arithmetic_of_the_comments_is_that_of_a_dry_run(recipe: Reci
         "weights",
         "gradients and AdamW",
         "logits, one chunk",
+        "activations, estimate",
+        "whole for a pass",
         "sum",
         "weights",
         "key-value cache, at most",
@@ -76,6 +90,7 @@ def test_the_memory_arithmetic_of_the_comments_is_that_of_a_dry_run(recipe: Reci
     assert quoted == rows[policy : policy + len(quoted)]
 
 
+@pytest.mark.parametrize("recipe", ["math", "math_mini"], indirect=True)
 def test_a_mixture_is_trained_by_whole_sequences_with_its_router_frozen(recipe: Recipe) -> None:
     assert recipe.learner.loss == GspoLoss(clip_low=3e-4, clip_high=4e-4)
     assert recipe.learner.minibatches > 1  # with a single step every ratio is 1 and nothing is clipped
@@ -84,8 +99,14 @@ def test_a_mixture_is_trained_by_whole_sequences_with_its_router_frozen(recipe: 
     assert recipe.policy.dtype == "bfloat16"
 
 
-def test_the_mini_recipe_fills_two_nodes_and_names_a_directory_they_share() -> None:
-    recipe = load_recipe(RECIPES / "math_mini.yaml")
+@pytest.mark.parametrize(("name", "gpus"), [("math", 8), ("math_dense", 8), ("math_mini", 16)])
+def test_ranks_and_engines_fill_the_nodes(name: str, gpus: int) -> None:
+    recipe = load_recipe(RECIPES / f"{name}.yaml")
+    engines = recipe.rollout.vllm.workers * recipe.rollout.vllm.tensor_parallel
     assert recipe.resources.learner_gpus == 1
-    assert recipe.rollout.vllm.workers * recipe.rollout.vllm.tensor_parallel + 1 == 16
+    assert recipe.learner.ranks + engines == gpus
+
+
+def test_two_nodes_share_a_directory() -> None:
+    recipe = load_recipe(RECIPES / "math_mini.yaml")
     assert recipe.rollout.vllm.sync_dir is not None
