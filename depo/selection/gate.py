@@ -45,8 +45,8 @@ ROUNDING = 1e-12  # differences of squared errors below this are float noise
 class Graded:
     """One uniformly drawn group: what was predicted, and what came of it (``successes`` of ``trials``).
 
-    ``visits`` is how many groups of the prompt had been observed before this one; −1 where unknown. ``blind``:
-    all prompts of the step were predicted alike, as before anything was learned.
+    ``visits`` is how many groups of the prompt had been observed before this one; −1 where unknown.
+    ``blind``: all prompts of the step were predicted alike, as before anything was learned.
     """
 
     predicted_informative: float

@@ -249,8 +249,8 @@ def test_an_engine_of_its_own_has_a_section_of_its_own_and_shares_it_among_its_d
 def test_activations_are_about_what_a_forward_pass_keeps(
     kind: str, checkpointing: bool, tmp_path: Path
 ) -> None:
-    """Counted on a real model: all that autograd saves in the forward pass, without the weights. Checkpointed,
-    that is without the layer that the backward pass computes again."""
+    """Counted on a real model: all that autograd saves in the forward pass, without the weights.
+    Checkpointed, that is without the layer that the backward pass computes again."""
     config = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 8}
     config |= {"num_key_value_heads": 2, "intermediate_size": 384, "attn_implementation": "sdpa"}
     if kind == "llama":
@@ -278,7 +278,8 @@ def test_activations_are_about_what_a_forward_pass_keeps(
     shape = policy_shape(recipe)
     ((_, rows),) = memory_sections(recipe, shape)
     estimate = next(row.size for row in rows if row.name == "activations, estimate")
-    assert shape is not None and estimate is not None
+    assert shape is not None
+    assert estimate is not None
     again = 4 * tokens * shape.layer_values if checkpointing else 0
     assert 0.6 < (estimate - again) / sum(kept.values()) < 1.7, loss
 
