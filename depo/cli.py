@@ -1,5 +1,6 @@
 """The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo route``,
-``depo replay TRACE``, ``depo verify FILE``, ``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
+``depo replay TRACE``, ``depo verify FILE``, ``depo upcycle DENSE OUT``, ``depo fetch NAME DIR`` and
+``depo doctor``.
 
 Each command is a module with ``add_options(commands)`` and ``run(options, arguments)``, which returns the
 exit status. Importing these modules imports neither torch nor Ray: what needs them is imported by ``run``.
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import depo.doctor
 import depo.evaluation.cascade.command
 import depo.evaluation.command
 import depo.evaluation.verify
@@ -34,6 +36,7 @@ COMMANDS = {
     "verify": depo.evaluation.verify,
     "upcycle": depo.moe.upcycle.command,
     "fetch": depo.models.fetch,
+    "doctor": depo.doctor,
 }
 
 

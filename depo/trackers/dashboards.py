@@ -5,9 +5,9 @@
     mlflow        MLflow, wherever its tracking URI points
     trackio       Trackio, with rollouts of some groups as traces
 
-The last three are services, whose runs lie outside of the run directory. A resumed run goes on in the same run
-of the service, whose id is in RUN/SERVICE.json. Services take nothing back: a step that one has is not logged
-again, even if the resumed run takes it anew. One that it lacks is sent from metrics.jsonl.
+The last three are services, whose runs lie outside of the run directory. A resumed run goes on in the same
+run there; its id is in RUN/SERVICE.json. Services take nothing back: a step that one has is not logged again,
+even if the resumed run takes it anew. One that it lacks is sent from metrics.jsonl.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def test_a_failing_tracker_is_told_once_and_hears_no_more() -> None:
     guarded.close()
     assert flaky.steps == [1]
     reason = "failed at step 2 (ConnectionError: no route to host)"
-    assert said == [f"warning: tracking: wandb {reason}; the run goes on without"]
+    assert said == [f"warning: tracking: wandb {reason}; the run goes on without it"]
 
 
 def test_tensorboard_whose_disk_is_full_does_not_end_the_run(
