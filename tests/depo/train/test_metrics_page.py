@@ -43,7 +43,7 @@ def test_names_of_trl_are_in_its_source() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     rows = re.findall(r"^\| `.*?\|.*?\|.*?\|.*?\| `(.+?)`.*?\|.*?\|$", page, flags=re.MULTILINE)
     code = "\n".join(
-        Path(str(find_spec(package).origin)).with_name(file).read_text()
+        (Path(str(find_spec(package).origin)).parent / file).read_text()
         for package, file in (("trl", "trainer/grpo_trainer.py"), ("transformers", "trainer.py"))
     )
     assert len(rows) > 10
