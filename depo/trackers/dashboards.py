@@ -96,16 +96,16 @@ class Service(ABC):
         self.run_dir = run_dir
         self.title = run_dir.resolve().name
         self.note = run_dir / f"{self.name}.json"
-        self.noted: dict[str, Any] = read_json(self.note) if self.note.exists() else {}
+        self.id: str | None = read_json(self.note)["run"] if self.note.exists() else None
 
     @property
     def recipe(self) -> dict[str, Any]:
         file = self.run_dir / "recipe.yaml"
         return parse_yaml(file.read_text(encoding="utf-8"), str(file)) if file.exists() else {}
 
-    def write_note(self, **facts: str | int) -> None:
-        self.noted |= facts
-        write_json(self.note, self.noted)
+    def note_id(self, run: str) -> None:
+        self.id = run
+        write_json(self.note, {"run": run})
 
     @abstractmethod
     def send(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None:
@@ -140,22 +140,49 @@ class Wandb(Service):
                 "name": self.title,
                 "config": self.recipe,
                 "dir": run_dir,
-                "id": self.noted.get("run", uuid.uuid4().hex[:8]),
+                "id": self.id or uuid.uuid4().hex[:8],
                 "resume": "allow",
                 "settings": wandb.Settings(console="off", silent=True),
             }
             self.run = wandb.init(**asked | options)
-        # Offline, W&B does not know what its run has; online, it knows better than the note.
-        self.last = max(self.noted.get("step", 0), self.run.step - 1)
-        self.write_note(run=self.run.id, step=self.last)
+            self.note_id(self.run.id)
+            self.last = self.offline_step() if self.run.offline else self.run.step - 1
         self.place = str(Path(self.run.dir).parent) if self.run.offline else str(self.run.url)
+
+    def offline_step(self) -> int:
+        """The newest step that earlier starts of this run left on disk: a kill takes what W&B's own process
+        has not written yet, and offline it does not know what its run has."""
+        steps = [0]
+        for file in Path(self.run.dir).parents[1].glob(f"*/run-{self.id}.wandb"):
+            items = (item for record in wandb_records(file) for item in record.history.item)
+            steps += [int(item.value_json) for item in items if "_step" in (item.key, *item.nested_key)]
+        return max(steps)
 
     def send(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None:
         self.run.log(dict(metrics), step=step)
-        self.write_note(step=step)
 
     def close(self) -> None:
         self.run.finish(exit_code=0 if sys.exception() is None else 1)
+
+
+def wandb_records(file: Path) -> Iterator[Any]:
+    """The records of W&B's file, in LevelDB's log format: 7 bytes, then blocks of 32 KiB with parts of records,
+    each behind 4 bytes of checksum, 2 of length and 1 that says if it is the whole (1) or the last (4)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, parts = file.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        end = place + 7 + int.from_bytes(data[place + 4 : place + 6], "little")
+        if end > len(data):  # cut by a kill
+            return
+        parts += data[place + 7 : end]
+        if data[place + 6] in (1, 4):
+            yield Record.FromString(parts)
+            parts = b""
+        place = end
 
 
 class Mlflow(Service):
@@ -170,17 +197,15 @@ class Mlflow(Service):
             from mlflow.entities import Metric, Param
 
             self.client, self.metric = MlflowClient(tracking_uri), Metric
-            if "run" in self.noted:
-                self.id = self.noted["run"]
+            if self.id is not None:
                 self.client.update_run(self.id, status="RUNNING")
             else:
                 known = self.client.get_experiment_by_name(experiment)
                 where = known.experiment_id if known else self.client.create_experiment(experiment)
-                self.id = self.client.create_run(where, run_name=self.title).info.run_id
+                self.note_id(self.client.create_run(where, run_name=self.title).info.run_id)
                 params = [Param(allowed(key), str(value)[:6000]) for key, value in flat(self.recipe)]
                 for start in range(0, len(params), 100):  # MLflow takes 100 at once
                     self.client.log_batch(self.id, params=params[start : start + 100])
-                self.write_note(run=self.id)
             self.last = int(self.client.get_run(self.id).data.metrics.get("step", 0))
             self.place = f"experiment {experiment}, run {self.id}, at {self.client.tracking_uri}"
 
@@ -236,12 +261,12 @@ class Trackio(Service):
             import trackio
 
             # Trackio finds a run by its name, which other runs must not have.
-            title = self.noted.get("run", f"{self.title}-{uuid.uuid4().hex[:8]}")
+            title = self.id or f"{self.title}-{uuid.uuid4().hex[:8]}"
             asked = {"project": "depo", "name": title, "config": self.recipe, "resume": "allow"}
             self.run, self.trace = trackio.init(**asked | options), trackio.Trace
             self.finish = trackio.finish
         self.last = self.run._next_step - 1  # private, but right for a local and for a remote store
-        self.write_note(run=self.run.name)
+        self.note_id(self.run.name)
         self.place = f'run {self.run.name}; trackio show --project "{self.run.project}"'
 
     def send(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from depo.errors import UserError
 from depo.recipe.checks import check_inputs
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema.recipe import Tracking
-from depo.trackers.dashboards import Mlflow, Service, Trackio, Wandb
+from depo.trackers.dashboards import Mlflow, Service, Trackio, Wandb, wandb_records
 from depo.trackers.tracker import Guarded, MetricsLog, StepRecord, open_trackers
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
 from reward.base import Score
@@ -58,36 +58,28 @@ EXPECTED = [(1, 0.5), (2, 0.5), (3, 0.5), (4, 0.5), (5, 0.5), (6, 0.9)]
 def test_wandb_offline_has_each_step_once_in_one_run(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="optional: pip install 'depo[wandb]'")
     (tmp_path / "recipe.yaml").write_text(MINIMAL)
-    run_three_times(tmp_path, lambda: Wandb(tmp_path, mode="offline", project="sums"))
-    points, configs = [], []
+
+    def start() -> Wandb:
+        return Wandb(tmp_path, mode="offline", project="sums")
+
+    run_three_times(tmp_path, start)
     files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
     assert len({file.name for file in files}) == 1, "one run id"
-    for file in files:
-        for one in wandb_records(file):
-            values = {item.key or item.nested_key[0]: item.value_json for item in one.history.item}
-            if values:
-                assert "saved" not in values
-                points.append((int(values["_step"]), float(values["reward"])))
-            configs += [item.value_json for item in one.run.config.update if item.key == "steps"]
+    points, configs = [], []
+    for one in (one for file in files for one in wandb_records(file)):
+        values = {item.key or item.nested_key[0]: item.value_json for item in one.history.item}
+        if values:
+            assert "saved" not in values
+            points.append((int(values["_step"]), float(values["reward"])))
+        configs += [item.value_json for item in one.run.config.update if item.key == "steps"]
     assert points == EXPECTED
     assert configs[0] == "3"
 
-
-def wandb_records(file: Path) -> Iterator[Any]:
-    """Of a file in LevelDB's log format: in blocks of 32 KiB, parts of a record, each behind 4 bytes of
-    checksum, 2 of length and 1 that says whether it is the whole (1) or the last part (4)."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, place, parts = file.read_bytes(), 7, b""
-    while place < len(data):
-        if 32768 - place % 32768 < 7:
-            place += 32768 - place % 32768
-        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        parts += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):
-            yield Record.FromString(parts)
-            parts = b""
+    last = files[-1].read_bytes()
+    files[-1].write_bytes(last[: last.rindex(b"_step") + 3])  # what a kill leaves of the last step
+    again = start()
+    assert again.last == 5
+    again.close()
 
 
 @pytest.mark.slow  # MLflow makes the tables of its store
