@@ -79,7 +79,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     gpus = answered("--gpus", "number of GPUs", "0") if options.gpus is None else options.gpus
     if not str(gpus).isdigit():
         raise UserError(f"--gpus {gpus}: must be a number, 0 or more")
-    write_text(path, recipe_text(path, model, source, reward, int(gpus), table and table.length))
+    rows = None if table is None else table.length
+    write_text(path, recipe_text(path, model, source, reward, int(gpus), rows))
     try:
         load_recipe(path)
     except UserError:

@@ -166,7 +166,7 @@ class Wandb(Service):
 
 
 def wandb_records(file: Path) -> Iterator[Any]:
-    """The records of W&B's file, in LevelDB's log format: 7 bytes, then blocks of 32 KiB with parts of records,
+    """The records of W&B's file, in LevelDB's log format: 7 bytes, then blocks of 32 KiB with parts of them,
     each behind 4 bytes of checksum, 2 of length and 1 that says if it is the whole (1) or the last (4)."""
     from wandb.proto.wandb_internal_pb2 import Record
 
