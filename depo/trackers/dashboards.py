@@ -42,7 +42,7 @@ def opening(package: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f'{package} is missing; pip install "depo[{package}]" ({error})') from error
+        raise UserError(f'{package} cannot be imported ({error}); pip install "depo[{package}]"') from error
     except Exception as error:  # a service raises what its client raises
         reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise UserError(f"{package}: {reason}") from error
