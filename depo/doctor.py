@@ -33,7 +33,6 @@ LEAST_MEMORY, LEAST_DISK, LEAST_SHM = 2 * GIB, 1 * GIB, GIB // 2
 /dev/shm, and with vLLM the policy's weights come on top."""
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-
 OPTIONAL = ("reasoning_gym", "gguf", "tensorboard", "wandb", "mlflow", "trackio")
 
 
@@ -104,9 +103,8 @@ def disk(runs: Path, free: int | None = None) -> Finding:
 
 def shared_memory(size: int | None = None) -> Finding:
     """``size``: bytes of /dev/shm; 0: there is none."""
-    place = Path("/dev/shm")
     if size is None:
-        size = shutil.disk_usage(place).total if place.is_dir() else 0
+        size = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
     text = f"{size / GIB:.2f} GiB"
     if size < LEAST_SHM:
         advice = "Ray uses the disk instead, which is slow; in Docker: docker run --shm-size=8g"

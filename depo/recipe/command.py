@@ -46,7 +46,7 @@ def schema() -> dict[str, Any]:
     block. It knows no types that packages register, nor what several keys demand of each other."""
     found = Recipe.model_json_schema()
     found["required"].remove("name")  # the file's own name stands in
-    found["$defs"]["Tracking"] = {"anyOf": [{"type": "array"}, found["$defs"]["Tracking"]]}
+    found["$defs"]["Tracking"] = {"anyOf": [{"type": ["array", "string"]}, found["$defs"]["Tracking"]]}
     loosen(found)
     return found
 

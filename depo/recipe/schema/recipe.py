@@ -64,7 +64,7 @@ class TrackerSpec(Block):
 
 
 class Tracking(Block):
-    """What keeps metrics and rollouts, beside metrics.jsonl. A list is short for ``trackers``:
+    """What keeps metrics and rollouts, beside metrics.jsonl. A name or a list is short for ``trackers``:
     ``tracking: [wandb, {name: mlflow, options: {experiment: sums}}]``."""
 
     rollouts: bool = True
@@ -74,8 +74,8 @@ class Tracking(Block):
 
     @classmethod
     def written_out(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            return {"trackers": value}
+        if isinstance(value, list | str):
+            return {"trackers": [value] if isinstance(value, str) else value}
         if isinstance(value, dict) and isinstance(value.get("tensorboard"), bool):  # of earlier versions
             rest = {key: one for key, one in value.items() if key != "tensorboard"}
             added = ["tensorboard"] if value["tensorboard"] else []
