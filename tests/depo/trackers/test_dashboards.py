@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from simulated_run import simulated_recipe, simulated_run
 from small_recipe import MINIMAL, problems, written
+from tiny_run import metrics_of
 
 from depo.errors import UserError
+from depo.loop import train
 from depo.recipe.checks import check_inputs
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema.recipe import Tracking
@@ -152,17 +155,21 @@ def test_a_failing_tracker_is_told_once_and_hears_no_more() -> None:
     assert said == [f"warning: tracking: wandb {reason}; the run goes on without it"]
 
 
-def test_tensorboard_whose_disk_is_full_does_not_end_the_run(
+def test_a_run_goes_on_where_tensorboard_cannot_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The real loop, with stand-ins for engine and learner."""
     pytest.importorskip("tensorboard")
+    recipe = simulated_recipe(steps=3, tracking={"trackers": [{"name": "tensorboard"}]})
+    run = simulated_run(recipe, tmp_path / "run")
     said: list[str] = []
-    *_, board = open_trackers(Tracking(trackers=[{"name": "tensorboard"}]), tmp_path, said.append)
-    (tmp_path / "tensorboard").write_text("a file where the directory should be")
-    board.step(record(1))
-    board.step(record(2))
-    assert len(said) == 1
-    assert "tensorboard failed at step 1 (FileExistsError" in said[0]
+    board = run.trackers[-1]
+    monkeypatch.setattr(board, "say", said.append)
+    (tmp_path / "run" / "tensorboard").write_text("a file where the directory should be")
+    train(run)
+    assert [row["step"] for row in metrics_of(run.directory)] == [1, 2, 3]
+    (line,) = said
+    assert "tensorboard failed at step 1 (FileExistsError" in line
 
 
 def names(tracking: Tracking) -> list[tuple[str, Mapping[str, Any]]]:
