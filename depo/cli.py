@@ -1,5 +1,6 @@
 """The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo route``,
-``depo replay TRACE``, ``depo verify FILE``, ``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
+``depo replay TRACE``, ``depo verify FILE``, ``depo upcycle DENSE OUT``, ``depo fetch NAME DIR``,
+``depo init FILE``, ``depo recipes`` and ``depo doctor``.
 
 Each command is a module with ``add_options(commands)`` and ``run(options, arguments)``, which returns the
 exit status. Importing these modules imports neither torch nor Ray: what needs them is imported by ``run``.
@@ -15,11 +16,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import depo.doctor
 import depo.evaluation.cascade.command
 import depo.evaluation.command
 import depo.evaluation.verify
+import depo.init
 import depo.models.fetch
 import depo.moe.upcycle.command
+import depo.recipe.command
 import depo.replay.command
 import depo.run
 from depo.errors import BAD_INPUT, one_ending, report_failure, say
@@ -34,6 +38,9 @@ COMMANDS = {
     "verify": depo.evaluation.verify,
     "upcycle": depo.moe.upcycle.command,
     "fetch": depo.models.fetch,
+    "init": depo.init,
+    "recipes": depo.recipe.command,
+    "doctor": depo.doctor,
 }
 
 

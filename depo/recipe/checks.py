@@ -8,6 +8,7 @@ import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from depo.recipe.schema import (
     HubSource,
     Plugin,
     PluginReward,
-    PluginTracker,
     PretrainedPolicy,
     Recipe,
     RewardSpec,
     Source,
+    TrackerSpec,
 )
 from depo.recipe.schema.evaluation import Suite
 from depo.recipe.schema.reward import plain_rewards
@@ -97,8 +98,11 @@ def reward_problems(key: str, reward: RewardSpec) -> dict[str, str]:
 def plugin_problems(value: Any, key: str = "") -> dict[str, str]:
     """Which plugins in a block (or what is below one) are not there, by key: their packages are imported to
     know. Rewards are told by ``reward_problems``."""
-    if isinstance(value, Plugin | PluginTracker):
-        inside = f"{key}.name"
+    inside = f"{key}.name"
+    if isinstance(value, TrackerSpec) and value.name in value.extras:
+        there = find_spec(value.name) is not None
+        return {} if there else {inside: f'{value.name} is missing; pip install "depo[{value.name}]"'}
+    if isinstance(value, Plugin | TrackerSpec):
         return {} if isinstance(value, PluginReward) else unregistered(inside, value.group, value.name)
     if isinstance(value, Block):
         children: Iterable[tuple[Any, Any]] = value

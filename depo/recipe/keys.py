@@ -106,6 +106,8 @@ def expand(value: Any, shape: Shape = ROOT) -> Any:
         return value
     if shape.is_union and isinstance(value, str):
         value = source_from_shorthand(value) if shape.is_source else {"type": value}
+    if (only := shape.blocks.get("")) is not None:
+        value = only.written_out(value)
     if not isinstance(value, dict) or not shape.blocks:
         return value
     if shape.registers(value.get("type")):

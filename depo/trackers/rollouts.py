@@ -7,7 +7,7 @@ failed, no prediction where nothing was predicted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depo.files import file_aside
-from depo.trackers.tracker import missing_steps
 from depo.types import Group
 
 if TYPE_CHECKING:
@@ -123,3 +122,12 @@ def rollout_rows(step: int, group: Group) -> Iterator[dict[str, Any]]:
 
 def null_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def missing_steps(where: Path, kept: Collection[int], step: int) -> list[str]:
+    """A line that names the steps up to ``step`` that are not in ``kept``; none where all are there."""
+    missing = sorted(set(range(1, step + 1)) - set(kept))
+    if not missing:
+        return []
+    shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+    return [f"{where}: {len(missing)} of {step} steps are missing ({shown}); the run goes on without them"]

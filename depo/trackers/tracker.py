@@ -1,8 +1,8 @@
-"""What keeps the metrics and rollouts of a run: the protocol of a tracker, the registry, and two trackers.
+"""What keeps the metrics and rollouts of a run: the protocol of a tracker, the registry, and one tracker.
 
     jsonl         metrics.jsonl and routing.jsonl: one JSON object a step, durable as soon as it is written
-    tensorboard   the scalars of each step, when the recipe asks for it
     rollouts      see ``depo.trackers.rollouts``
+    tensorboard, wandb, mlflow, trackio   see ``depo.trackers.dashboards``
 
 Trackers are registered in the entry-point group ``depo.trackers``: classes or functions that take ``run_dir``
 and the recipe's options as keywords, and return a Tracker. JSON lines are always written; ``tracking`` in the
@@ -14,26 +14,25 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from depo.errors import UserError
 from depo.files import write_text, writing
 from depo.plugins import build
 from depo.recipe.schema.recipe import Tracking
+from depo.trackers.rollouts import ParquetRollouts, missing_steps
 from depo.types import Group
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 GROUP = "depo.trackers"
 
 BUILT_IN = {
-    "jsonl": "depo.trackers.tracker:JsonLines",
-    "rollouts": "depo.trackers.rollouts:ParquetRollouts",
-    "tensorboard": "depo.trackers.tracker:TensorBoard",
+    "tensorboard": "depo.trackers.dashboards:TensorBoard",
+    "wandb": "depo.trackers.dashboards:Wandb",
+    "mlflow": "depo.trackers.dashboards:Mlflow",
+    "trackio": "depo.trackers.dashboards:Trackio",
 }
 
 
@@ -64,24 +63,51 @@ class Tracker(Protocol):
         ...
 
 
-def open_trackers(tracking: Tracking, run_dir: Path) -> list[Tracker]:
-    """The trackers that a recipe asks for. Raises UserError, naming the key, for one that cannot be had."""
-    # JSON lines after the rollouts: a step in metrics.jsonl has its rollouts on disk.
-    asked: list[tuple[str, str, dict[str, Any]]] = [
-        ("tracking.rollouts", "rollouts", {"write": tracking.rollouts}),
-        ("tracking", "jsonl", {}),
-    ]
-    if tracking.tensorboard:
-        asked.append(("tracking.tensorboard", "tensorboard", {}))
-    for index, plugin in enumerate(tracking.trackers):
-        asked.append((f"tracking.trackers.{index}", plugin.name, plugin.options))
-    trackers: list[Tracker] = []
-    for key, name, options in asked:
-        spec = {"type": "plugin", "name": name, "options": {"run_dir": run_dir, **options}}
+class Guarded:
+    """A tracker whose failure does not end the run: ``say`` hears of it once, and the tracker no more."""
+
+    def __init__(self, name: str, tracker: Tracker, say: Callable[[str], None]) -> None:
+        self.name, self.tracker, self.say = name, tracker, say
+        self.failed = False
+
+    def step(self, record: StepRecord) -> None:
+        self._tell(f"step {record.step}", lambda: self.tracker.step(record))
+
+    def truncate_after(self, step: int) -> Sequence[str] | None:
+        return self._tell("the resume", lambda: self.tracker.truncate_after(step))
+
+    def close(self) -> None:
+        self._tell("the end", self.tracker.close)
+
+    def _tell(self, when: str, what: Callable[[], Sequence[str] | None]) -> Sequence[str] | None:
+        if self.failed:
+            return None
         try:
-            trackers.append(build(GROUP, BUILT_IN, spec))
-        except ValueError as error:  # an unknown name, or options that it does not take
-            raise UserError(f"{key}: {error}") from error
+            return what()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no reason to lose a run
+            self.failed = True
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            self.say(
+                f"warning: tracking: {self.name} failed at {when} ({reason}); the run goes on without it"
+            )
+            return None
+
+
+def open_trackers(tracking: Tracking, run_dir: Path, say: Callable[[str], None]) -> list[Tracker]:
+    """The trackers that a recipe asks for; ``say`` hears where dashboards are, and of failures later on.
+    Raises UserError, naming the key, for one that cannot be had."""
+    # The run's own record is not guarded: where it cannot be written, the run stops, to be resumed. JSON
+    # lines come after the rollouts: a step in metrics.jsonl has its rollouts on disk.
+    trackers: list[Tracker] = [ParquetRollouts(run_dir, tracking.rollouts), JsonLines(run_dir)]
+    for index, one in enumerate(tracking.trackers):
+        spec = {"type": "plugin", "name": one.name, "options": {"run_dir": run_dir, **one.options}}
+        try:
+            tracker = build(GROUP, BUILT_IN, spec)
+        except (ValueError, UserError) as error:  # an unknown name, or options that it does not take
+            raise UserError(f"tracking.trackers.{index}: {error}") from error
+        if place := getattr(tracker, "place", ""):
+            say(f"{one.name}: {place}")
+        trackers.append(Guarded(one.name, tracker, say))
     return trackers
 
 
@@ -140,15 +166,6 @@ class MetricsLog:
         return told + missing_steps(self.path, kept, step)
 
 
-def missing_steps(where: Path, kept: Collection[int], step: int) -> list[str]:
-    """A line that names the steps up to ``step`` that are not in ``kept``; none where all are there."""
-    missing = sorted(set(range(1, step + 1)) - set(kept))
-    if not missing:
-        return []
-    shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-    return [f"{where}: {len(missing)} of {step} steps are missing ({shown}); the run goes on without them"]
-
-
 def finite(value: Scalar) -> Scalar:
     """The value as JSON can hold it; numpy scalars become Python's."""
     if value is None or isinstance(value, bool | str | int):
@@ -180,39 +197,3 @@ def sound_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
         else:
             garbage.append(number)
     return rows, garbage
-
-
-class TensorBoard:
-    """The tracker: event files in ``tensorboard/``. Raises UserError when tensorboard is not installed."""
-
-    def __init__(self, run_dir: Path) -> None:
-        try:
-            import torch.utils.tensorboard  # noqa: F401 - fails here, at start-up, rather than after a step
-        except ImportError as error:
-            raise UserError(
-                'tracking.tensorboard: the package tensorboard is missing; pip install "depo[tensorboard]"'
-            ) from error
-        self.directory = run_dir / "tensorboard"
-        self.writer: SummaryWriter | None = None
-
-    def step(self, record: StepRecord) -> None:
-        self.write(record.step, record.metrics)
-
-    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """One point per finite metric. Points that an interrupted run wrote at or after the first step
-        written here are hidden (``purge_step``)."""
-        if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(self.directory), purge_step=step)
-        for name, value in metrics.items():
-            if name != "step" and value is not None and math.isfinite(value):
-                self.writer.add_scalar(name, value, step)
-        self.writer.flush()
-
-    def truncate_after(self, step: int) -> None:
-        """Nothing yet: the first step written hides what was written at or after it."""
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()

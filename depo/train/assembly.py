@@ -112,7 +112,7 @@ def assemble(
                 "too: its accuracy is partly of what was trained on",
                 always=True,
             )
-    trackers = open_trackers(recipe.tracking, run_dir)
+    trackers = open_trackers(recipe.tracking, run_dir, partial(console.say, always=True))
     for tracker in trackers:
         stack.callback(tracker.close)
     by_signal = recipe.graded_on == "pass_rate"

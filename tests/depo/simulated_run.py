@@ -206,7 +206,7 @@ def simulated_run(
         tokenizer=Digits(),
         console=Console(recipe.steps, quiet=True, name="simulated"),
         alarms=Alarms(lambda line: None, recipe, directory),
-        trackers=open_trackers(recipe.tracking, directory),
+        trackers=open_trackers(recipe.tracking, directory, lambda line: None),
     )
     begin = run.selector.begin
 

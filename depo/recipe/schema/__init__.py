@@ -55,7 +55,7 @@ from depo.recipe.schema.policy import (
     VllmEngine,
     WarmStart,
 )
-from depo.recipe.schema.recipe import Checkpoints, PluginTracker, Recipe, Resources, Tracking
+from depo.recipe.schema.recipe import Checkpoints, Recipe, Resources, TrackerSpec, Tracking
 from depo.recipe.schema.reward import (
     ExactReward,
     FormatReward,

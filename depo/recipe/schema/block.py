@@ -57,6 +57,11 @@ class Block(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    @classmethod
+    def written_out(cls, value: Any) -> Any:
+        """What a recipe's shorthand for this block, if it has one, stands for."""
+        return value
+
 
 class Plugin(Block):
     """What a package registers under the entry-point group ``group``."""

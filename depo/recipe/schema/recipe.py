@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from depo.recipe.schema.block import (
     SCHEMA_VERSION,
@@ -47,25 +47,50 @@ class Checkpoints(Block):
     """Newest checkpoints kept."""
 
 
-class PluginTracker(Block):
-    """A tracker registered by a package under the entry-point group ``depo.trackers``."""
+class TrackerSpec(Block):
+    """A tracker; its name alone is short for this block."""
 
     group: ClassVar[str] = "depo.trackers"
+    extras: ClassVar[tuple[str, ...]] = ("tensorboard", "wandb", "mlflow", "trackio")
     name: str
-    """Name of the entry point."""
+    """``tensorboard``, ``wandb``, ``mlflow``, ``trackio``, or what a package registered under the entry-point
+    group ``depo.trackers``."""
     options: dict[str, Any] = {}
-    """What the tracker takes as keywords, besides the run directory."""
+    """What the tracker takes as keywords, besides the run directory: docs/metrics.md."""
+
+    @classmethod
+    def written_out(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class Tracking(Block):
-    """What keeps metrics and rollouts, beside metrics.jsonl."""
+    """What keeps metrics and rollouts, beside metrics.jsonl. A name or a list is short for ``trackers``:
+    ``tracking: [wandb, {name: mlflow, options: {experiment: sums}}]``."""
 
-    tensorboard: bool = False
-    """Write the scalars of each step to tensorboard/ as well."""
     rollouts: bool = True
     """Write every rollout to rollouts/*.parquet."""
-    trackers: list[PluginTracker] = []
-    """Trackers of other packages."""
+    trackers: list[TrackerSpec] = []
+    """Where the metrics of each step go as well."""
+
+    @classmethod
+    def written_out(cls, value: Any) -> Any:
+        if isinstance(value, list | str):
+            return {"trackers": [value] if isinstance(value, str) else value}
+        if isinstance(value, dict) and isinstance(value.get("tensorboard"), bool):  # of earlier versions
+            rest = {key: one for key, one in value.items() if key != "tensorboard"}
+            added = ["tensorboard"] if value["tensorboard"] else []
+            return {**rest, "trackers": [*rest.get("trackers", []), *added]}
+        return value
+
+    @field_validator("trackers")
+    @classmethod
+    def each_is_there_once(cls, trackers: list[TrackerSpec]) -> list[TrackerSpec]:
+        seen = {"jsonl": "metrics.jsonl is always written", "rollouts": "that is tracking.rollouts"}
+        for one in trackers:
+            if one.name in seen:
+                raise ValueError(f"{one.name} is not for this list: {seen[one.name]}")
+            seen[one.name] = "it is in there already"
+        return trackers
 
 
 class Resources(Block):

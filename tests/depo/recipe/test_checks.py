@@ -178,7 +178,7 @@ def test_a_hub_model_that_is_not_cached_passes(tmp_path: Path, monkeypatch: pyte
         (
             "tracking.trackers=[{name: mine}]",
             "tracking.trackers.0.name",
-            "group depo.trackers; known: .*jsonl",
+            "group depo.trackers; known: .*mlflow",
         ),
         ("learner.loss={type: plugin, name: mine}", "learner.loss.name", "group depo.losses; known: .*grpo"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -35,6 +36,18 @@ def test_every_key_on_the_page_is_made_by_the_code() -> None:
         return leaf.isupper() or bool(re.search(rf'["/]{leaf}["{{]|\b{leaf}=|phase\("{leaf}"\)', code))
 
     assert [key for key in KEYS if not made(key)] == []
+
+
+def test_names_of_trl_are_in_its_source() -> None:
+    """Of the last column but one, in the tables that have six."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `.*?\|.*?\|.*?\|.*?\| `(.+?)`.*?\|.*?\|$", page, flags=re.MULTILINE)
+    code = "\n".join(
+        (Path(str(find_spec(package).origin)).parent / file).read_text()
+        for package, file in (("trl", "trainer/grpo_trainer.py"), ("transformers", "trainer.py"))
+    )
+    assert len(rows) > 10
+    assert [name for name in rows if f'"{name}"' not in code] == []
 
 
 def test_no_key_is_told_twice() -> None:

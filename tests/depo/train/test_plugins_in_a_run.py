@@ -123,14 +123,14 @@ def test_a_run_can_be_measured_and_ended_by_rollouts_instead_of_steps(
 
 def test_an_unknown_tracker_and_options_it_does_not_take_name_the_key(site: Path, tmp_path: Path) -> None:
     for tracker, says in (
-        ({"name": "wandb"}, r"tracking\.trackers\.0: no entry point 'wandb' .*known: jsonl, notes, rollouts"),
+        ({"name": "notices"}, r"tracking\.trackers\.0: no entry point 'notices' .*known: mlflow, notes"),
         (
             {"name": "notes"},
             r"tracking\.trackers\.0: .*does not take these options: missing a required argument: 'name'",
         ),
     ):
         with pytest.raises(UserError, match=says):
-            open_trackers(Tracking.model_validate({"trackers": [tracker]}), tmp_path)
+            open_trackers(Tracking.model_validate({"trackers": [tracker]}), tmp_path, print)
 
 
 def test_an_unknown_source_names_the_key_and_the_known_ones(site: Path) -> None:
