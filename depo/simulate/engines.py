@@ -6,6 +6,7 @@ They run on the real clock as well as on one that skips (`depo.simulate.clock`).
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -121,10 +122,8 @@ class EngineSpeed:
 
     def seconds(self, tokens: Sequence[int]) -> float:
         """That one engine takes for these sequences, in this order; prefill is not counted."""
-        waiting, under_way = iter(tokens), []
-        for n in tokens[: self.slots]:
-            next(waiting)
-            under_way.append(float(n))
+        waiting = iter(tokens[self.slots :])
+        under_way = [float(n) for n in tokens[: self.slots]]
         heapq.heapify(
             under_way
         )  # each by how many tokens all sequences under way will have been given by then
@@ -132,10 +131,9 @@ class EngineSpeed:
         while under_way:
             seconds += (under_way[0] - given) * (1 / self.sequence + len(under_way) / self.engine)
             given = under_way[0]
-            if (n := next(waiting, None)) is None:
-                heapq.heappop(under_way)
-            else:
-                heapq.heapreplace(under_way, given + n)
+            heapq.heappop(under_way)
+            for n in itertools.islice(waiting, 1):
+                heapq.heappush(under_way, given + n)
         return seconds
 
 

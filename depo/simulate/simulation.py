@@ -10,7 +10,6 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,42 +112,21 @@ def simulated(recipe: Recipe, steps: int, engines: int, ahead: int) -> Recipe:
     )
 
 
-@dataclass
-class Mark:
-    """Figures after a step; of all but ``memory`` the differences count. Seconds: on the clock, of the
-    driver's computing, by phase; those in which engines (all together) and learner worked."""
-
-    clock: float
-    driver: float
-    phases: dict[str, float]
-    engines: float
-    learner: float
-    rollouts: int
-    tokens: int
-
-
-@dataclass
 class Marks:
-    """A tracker that notes a mark after every step."""
+    """A tracker that notes, after every step, totals so far: seconds on the clock, of the driver's computing,
+    of each phase, and those in which all engines together and the learner worked; rollouts and tokens."""
 
-    run: Run
-    marks: list[Mark] = field(default_factory=list)
+    def __init__(self, run: Run) -> None:
+        self.run: Any = run
+        self.marks: list[dict[str, float]] = []
 
     def step(self, record: StepRecord) -> None:
-        run, time = self.run, self.run.time
-        assert isinstance(time, SkippingTime)
-        parts: Any = run
-        self.marks.append(
-            Mark(
-                time.perf_counter(),
-                time.computed(),
-                dict(run.seconds),
-                parts.engine.busy,
-                parts.learner.busy,
-                run.ledger.generated,
-                run.ledger.generated_tokens,
-            )
-        )
+        run = self.run
+        mark = {"seconds": run.time.perf_counter(), "driver_seconds": run.time.computed()}
+        mark |= {"engines": run.engine.busy, "learner": run.learner.busy}
+        mark |= {"rollouts": run.ledger.generated, "tokens": run.ledger.generated_tokens}
+        phases = {f"phase {name}": seconds for name, seconds in run.seconds.items() if name != "steps"}
+        self.marks.append(mark | phases)
 
     def truncate_after(self, step: int) -> None: ...
 
@@ -175,10 +153,10 @@ def simulate(
     run.trackers.append(told)
     run.weight_sync.start(version=0)
     train(run)
-    first, last = told.marks[max(len(told.marks) // WARM_UP, 1) - 1], told.marks[-1]
-    steps = len(told.marks) - max(len(told.marks) // WARM_UP, 1)
-    seconds = (last.clock - first.clock) / steps
-    driver = (last.driver - first.driver) / steps
+    left_out = max(len(told.marks) // WARM_UP, 1)
+    first, last, steps = told.marks[left_out - 1], told.marks[-1], len(told.marks) - left_out
+    each = {name: (total - first.get(name, 0.0)) / steps for name, total in last.items()}
+    seconds = each["seconds"]
     return {
         "engines": engines.engines,
         "max_off_policy_steps": recipe.rollout.max_off_policy_steps,
@@ -186,16 +164,14 @@ def simulate(
         "seconds": seconds,
         "steps_per_hour": 3600 / seconds,
         "phases": {
-            name: (total - first.phases.get(name, 0.0)) / steps
-            for name, total in last.phases.items()
-            if name != "steps"
+            name.removeprefix("phase "): value for name, value in each.items() if name.startswith("phase ")
         },
-        "engine_idle": 1 - (last.engines - first.engines) / steps / seconds / engines.engines,
-        "learner_idle": 1 - (last.learner - first.learner) / steps / seconds,
-        "driver_seconds": driver,
-        "driver_share": driver / seconds,
-        "rollouts": (last.rollouts - first.rollouts) / steps,
-        "tokens": (last.tokens - first.tokens) / steps,
+        "engine_idle": 1 - each["engines"] / seconds / engines.engines,
+        "learner_idle": 1 - each["learner"] / seconds,
+        "driver_seconds": each["driver_seconds"],
+        "driver_share": each["driver_seconds"] / seconds,
+        "rollouts": each["rollouts"],
+        "tokens": each["tokens"],
         "peak_memory": peak_memory(),
     }
 
