@@ -1,6 +1,6 @@
 """The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo route``,
-``depo replay TRACE``, ``depo verify FILE``, ``depo upcycle DENSE OUT``, ``depo fetch NAME DIR``,
-``depo init FILE``, ``depo recipes`` and ``depo doctor``.
+``depo replay TRACE``, ``depo simulate RECIPE``, ``depo verify FILE``, ``depo upcycle DENSE OUT``,
+``depo fetch NAME DIR``, ``depo init FILE``, ``depo recipes`` and ``depo doctor``.
 
 Each command is a module with ``add_options(commands)`` and ``run(options, arguments)``, which returns the
 exit status. Importing these modules imports neither torch nor Ray: what needs them is imported by ``run``.
@@ -26,6 +26,7 @@ import depo.moe.upcycle.command
 import depo.recipe.command
 import depo.replay.command
 import depo.run
+import depo.simulate.command
 from depo.errors import BAD_INPUT, one_ending, report_failure, say
 from depo.files import check_run_dir
 from depo.report.provenance import installed_version
@@ -35,6 +36,7 @@ COMMANDS = {
     "eval": depo.evaluation.command,
     "route": depo.evaluation.cascade.command,
     "replay": depo.replay.command,
+    "simulate": depo.simulate.command,
     "verify": depo.evaluation.verify,
     "upcycle": depo.moe.upcycle.command,
     "fetch": depo.models.fetch,

@@ -32,6 +32,7 @@ BITS, TEXT = 18, 2048
 PENALTY = 1.0  # groups that say nothing, beside those seen
 PROMPT_TRIALS = 2.0
 ITERATIONS, PRECISION = 20, 0.01  # of the solution: at most, and the residual that is good enough
+AT_ONCE = 256  # prompts whose n-grams are looked up together: what they need stays in the cache
 CONSTANT = 1e-3  # relative spread below which a column counts as constant: float32 moments leave as much
 
 
@@ -78,17 +79,23 @@ class PromptRegression:
 
         Raises ValueError for a recorded pass rate outside [0, 1], and for another number of features.
         """
-        buckets, counts_N = self._read(prompts)
         dense_ND = np.column_stack([self._told(prompts), self._features(prompts, self.blocks[2])])
         text = self.blocks[0]
         deviation_ND = np.nan_to_num(dense_ND - self.center_C[text:])  # NaN where something is not known
         predicted_N2 = self.mean_2 + (deviation_ND[:, None] * self.weights_2C[:, text:]).sum(axis=2)
         if text and len(prompts):
-            column, sign = folded(buckets)
-            starts_N = np.cumsum(counts_N) - counts_N
-            sums_2N = np.add.reduceat(self.weights_2C[:, column] * sign, starts_N, axis=1)
-            predicted_N2 += (sums_2N / np.sqrt(counts_N)).T - self.weights_2C[:, :text] @ self.center_C[:text]
+            told = [self._by_text(prompts[i : i + AT_ONCE]) for i in range(0, len(prompts), AT_ONCE)]
+            predicted_N2 += np.concatenate(told) - self.weights_2C[:, :text] @ self.center_C[:text]
         return np.clip(predicted_N2, 0.0, 1.0)
+
+    def _by_text(self, prompts: Sequence[Candidate | Observation]) -> np.ndarray:
+        """Weights of the n-grams, summed up, (N, 2)."""
+        buckets, counts_N = self._read(prompts)
+        weights_2C = self.weights_2C[:, :TEXT].astype(np.float64)
+        signed_2B = np.stack([weights_2C, -weights_2C], axis=-1).reshape(2, 2 * TEXT)  # as `folded` has it
+        starts_N = np.cumsum(counts_N) - counts_N
+        sums_2N = np.add.reduceat(signed_2B[:, buckets % (2 * TEXT)], starts_N, axis=1)
+        return (sums_2N / np.sqrt(counts_N)).T
 
     def fit(self, groups: Sequence[Observation], successes_N: np.ndarray, trials_N: np.ndarray) -> None:
         """Learn from N finished groups. Once there are features, groups without are left out.

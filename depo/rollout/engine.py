@@ -105,23 +105,23 @@ def samples_of(
     max_tokens: int,
 ) -> list[list[Sample]]:
     """What the verifier judges; special tokens are left out of the text."""
-    texts = iter(
-        tokenizer.batch_decode(
-            [rollout.token_ids.tolist() for rollouts_G in rollouts_PG for rollout in rollouts_G],
-            skip_special_tokens=True,
-        )
-    )
+
+    def texts(rollouts_G: Sequence[Rollout]) -> list[str]:
+        """Group by group: a list of all tokens of a step would be gigabytes."""
+        ids_GT = [rollout.token_ids.tolist() for rollout in rollouts_G]
+        return tokenizer.batch_decode(ids_GT, skip_special_tokens=True)
+
     return [
         [
             Sample(
-                completion=next(texts),
+                completion=text,
                 reference=request.prompt.reference,
                 tokens=len(rollout.token_ids),
                 finish_reason=rollout.finish_reason,
                 max_tokens=max_tokens,
                 prompt=request.prompt.text,
             )
-            for rollout in rollouts_G
+            for rollout, text in zip(rollouts_G, texts(rollouts_G), strict=True)
         ]
         for request, rollouts_G in zip(requests_P, rollouts_PG, strict=True)
     ]

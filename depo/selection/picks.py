@@ -132,9 +132,10 @@ def overdue(
     rng = generator(seed, "revisit", step)
     n = whole(settings.revisit_share * round_size, rng)
     waited_P = visits.waited(pool.by_key, step)
-    order_P = np.lexsort((rng.random(len(waited_P)), -waited_P))
+    drawn_P, late_N = rng.random(len(waited_P)), np.flatnonzero(waited_P > limit)
+    order_N = np.lexsort((drawn_P[late_N], -waited_P[late_N]))
     closed = {prompt.key for prompt in taken} | visits.resting(step)
-    late = [pool.by_key[row] for row in order_P[: n + len(closed)] if waited_P[row] > limit]
+    late = [pool.by_key[row] for row in late_N[order_N[: n + len(closed)]]]
     return [prompt for prompt in late if prompt.key not in closed][:n]
 
 

@@ -10,6 +10,7 @@ few prompts again and again makes it high, while prompts that have become learna
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -56,6 +57,10 @@ class Visits:
     def __init__(self, fewest_trials: int = 2) -> None:
         self.fewest_trials = fewest_trials
         self._visited: dict[str, Visited] = {}
+        # Counted as they change: a step must not cost more the more prompts there are.
+        self._last: Counter[int] = Counter()  # prompts by their last step
+        self._informative, self._starved = 0, 0
+        self._unscorable: set[str] = set()  # whose latest group had too few verdicts
 
     def record(self, groups: Sequence[Group], step: int) -> None:
         """Note that these groups were rolled out in ``step``. A group with too few verdicts is a
@@ -66,6 +71,7 @@ class Visits:
             key = group.pick.prompt.key
             tokens = sum(len(rollout.token_ids) for rollout in group.rollouts) / len(group.rollouts)
             visited = self._visited.setdefault(key, Visited(step, tokens, 0))
+            self._count(key, visited, -1)
             visited.step = max(visited.step, step)  # steps may be observed out of order
             visited.tokens = NEWEST * tokens + (1 - NEWEST) * visited.tokens
             visited.count += 1
@@ -74,6 +80,21 @@ class Visits:
                 visited.unscorable = 0
             else:
                 visited.unscorable += 1
+            self._count(key, visited, 1)
+
+    def _count(self, key: str, visited: Visited, by: int) -> None:
+        """Take what is known of this prompt into the counts, or out of them."""
+        if not visited.count:
+            return
+        self._last[visited.step] += by
+        if not self._last[visited.step]:
+            del self._last[visited.step]
+        self._informative += by * bool(visited.informative)
+        self._starved += by * (bool(visited.informative) and visited.count < FEW_VISITS)
+        if visited.unscorable and by > 0:
+            self._unscorable.add(key)
+        else:
+            self._unscorable.discard(key)
 
     def count(self, key: str) -> int:
         """Visits of this prompt so far."""
@@ -101,7 +122,7 @@ class Visits:
 
     def resting(self, step: int) -> set[str]:
         """Keys of the prompts that rest at ``step`` because nothing could be verified of them."""
-        return {key for key, one in self._visited.items() if one.rests_at(step)}
+        return {key for key in self._unscorable if self._visited[key].rests_at(step)}
 
     def coverage(self, step: int) -> dict[str, float]:
         """Figures after ``step``; {} before the first visit.
@@ -112,15 +133,13 @@ class Visits:
         """
         if not self._visited:
             return {}
-        informative = [one for one in self._visited.values() if one.informative]
         figures = {
             "prompts_visited": float(len(self._visited)),
-            "prompts_informative": float(len(informative)),
+            "prompts_informative": float(self._informative),
         }
-        if informative:
-            starved = sum(one.count < FEW_VISITS for one in informative)
-            figures["starvation"] = starved / len(informative)
-        return figures | since_visit(step - np.array([one.step for one in self._visited.values()]))
+        if self._informative:
+            figures["starvation"] = self._starved / self._informative
+        return figures | since_visit(step - np.repeat(list(self._last), list(self._last.values())))
 
     def state_dict(self) -> dict[str, Any]:
         """JSON: per key [last step, expected tokens, visits, informative or null, unscorable groups since].
@@ -129,6 +148,9 @@ class Visits:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._visited = {key: Visited(*values) for key, values in state.items()}
+        self._last, self._informative, self._starved, self._unscorable = Counter(), 0, 0, set()
+        for key, visited in self._visited.items():
+            self._count(key, visited, 1)
 
 
 def since_visit(since_V: np.ndarray) -> dict[str, float]:

@@ -16,8 +16,6 @@ least s − n − 1 updates. It is trained on by the policy after s − 1: n ver
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,17 +108,18 @@ class Ahead:
     def __init__(self, run: Run, roll_out: RollOut) -> None:
         self.run, self.roll_out = run, roll_out
         self.limit = run.recipe.rollout.max_off_policy_steps
-        self.turn = threading.Condition(threading.Lock())
+        self.time = run.time
+        self.turn = self.time.condition()
         self.done: deque[tuple[OpenStep, list[Group], Clock]] = deque()
         self.taken = run.step
         self.waiting_to_begin: int | None = None  # the step that the other thread may not begin yet
         self.rolled_out = run.ledger.generated  # rollouts of all steps done so far
         self.stopping = False
         self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._roll_out_all, name="rollouts", daemon=True)
+        self.thread = self.time.thread(self._roll_out_all, "rollouts")
 
-        self.engine = threading.Lock()
-        self.handing_over = threading.Lock()
+        self.engine = self.time.lock()
+        self.handing_over = self.time.lock()
         self.handover: Handover | None = None  # published, not served yet
         self.parity: dict[str, float] = {}  # of what was served last
         self.busy, self.busy_since, self.busy_before = 0.0, 0.0, 0.0  # seconds of generation
@@ -271,11 +270,11 @@ class Ahead:
     def generating(self) -> Iterator[None]:
         """Around a use of the engine: it gets the newest weights, and its time is counted."""
         self.serve_newest()
-        self.busy_since = time.perf_counter()
+        self.busy_since = self.time.perf_counter()
         try:
             yield
         finally:
-            self.busy += time.perf_counter() - self.busy_since
+            self.busy += self.time.perf_counter() - self.busy_since
             self.busy_since = 0.0
 
     def serve_newest(self) -> None:
@@ -287,4 +286,4 @@ class Ahead:
     def busy_seconds(self) -> float:
         """Of the engines so far, with the generation under way."""
         since = self.busy_since
-        return self.busy + (time.perf_counter() - since if since else 0.0)
+        return self.busy + (self.time.perf_counter() - since if since else 0.0)

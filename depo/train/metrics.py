@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,6 +14,40 @@ from depo.selection import Ledger, Selector
 from depo.types import Group, Outcome
 
 Around = Callable[[str], AbstractContextManager[None]]
+
+
+class Time(Protocol):
+    """What a run reads time from, and what its threads wait with."""
+
+    def perf_counter(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+    def lock(self) -> Any:
+        """As ``threading.Lock``."""
+        ...
+
+    def condition(self) -> Any:
+        """As ``threading.Condition``, with a lock that is not reentrant."""
+        ...
+
+    def thread(self, target: Callable[[], None], name: str) -> threading.Thread:
+        """A daemon."""
+        ...
+
+
+class WallTime:
+    """The machine's. ``depo.simulate`` has one in which nothing is waited for."""
+
+    perf_counter = staticmethod(time.perf_counter)
+    sleep = staticmethod(time.sleep)
+    lock = staticmethod(threading.Lock)
+
+    def condition(self) -> threading.Condition:
+        return threading.Condition(threading.Lock())
+
+    def thread(self, target: Callable[[], None], name: str) -> threading.Thread:
+        return threading.Thread(target=target, name=name, daemon=True)
 
 
 class Clock:
@@ -22,21 +58,23 @@ class Clock:
         self,
         begun: Callable[[str], None] = lambda phase: None,
         around: Around = lambda phase: nullcontext(),
+        now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.seconds: dict[str, float] = {}
         self.begun = begun
         self.around = around
-        self._start = time.perf_counter()
+        self._now = now
+        self._start = now()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         self.begun(name)
-        start = time.perf_counter()
+        start = self._now()
         try:
             with self.around(name):
                 yield
         finally:
-            self.add(name, time.perf_counter() - start)
+            self.add(name, self._now() - start)
 
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
@@ -44,7 +82,7 @@ class Clock:
     @property
     def total(self) -> float:
         """Seconds since this clock was made."""
-        return time.perf_counter() - self._start
+        return self._now() - self._start
 
 
 def step_metrics(

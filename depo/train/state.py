@@ -26,7 +26,7 @@ from depo.trackers.tracker import StepRecord, Tracker
 from depo.train.alarms import Alarms
 from depo.train.best import BestPolicy
 from depo.train.checkpoint import CHECKPOINT_SCHEMA, STATE, prune, rewrite_state, write_checkpoint
-from depo.train.metrics import Around, Clock
+from depo.train.metrics import Around, Clock, Time, WallTime
 from depo.types import Group, Outcome, Pick, Request, Rollout
 from depo.workers.learner import RemoteLearner
 from estimators.base import Context, Estimator
@@ -62,6 +62,7 @@ class Run:
     before: EvalResult | None = None
     last_metrics: dict[str, float | None] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
+    time: Time = field(default_factory=WallTime)
 
     @property
     def sampling(self) -> Sampling:
@@ -71,7 +72,8 @@ class Run:
 
     def clock(self, step: int, around: Around = lambda phase: nullcontext()) -> Clock:
         """A new one, of whose phases the console tells."""
-        return Clock(lambda phase: self.console.doing(f"step {step}: {phase}"), around)
+        begun = lambda phase: self.console.doing(f"step {step}: {phase}")  # noqa: E731
+        return Clock(begun, around, self.time.perf_counter)
 
     def open_step(self, step: int) -> OpenStep:
         """The step that begins now, or that was in flight when the checkpoint was written."""
