@@ -1,5 +1,6 @@
 """The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo route``,
-``depo replay TRACE``, ``depo verify FILE``, ``depo upcycle DENSE OUT`` and ``depo fetch NAME DIR``.
+``depo replay TRACE``, ``depo report RUN``, ``depo verify FILE``, ``depo upcycle DENSE OUT`` and
+``depo fetch NAME DIR``.
 
 Each command is a module with ``add_options(commands)`` and ``run(options, arguments)``, which returns the
 exit status. Importing these modules imports neither torch nor Ray: what needs them is imported by ``run``.
@@ -20,6 +21,7 @@ import depo.evaluation.command
 import depo.evaluation.verify
 import depo.models.fetch
 import depo.moe.upcycle.command
+import depo.page.command
 import depo.replay.command
 import depo.run
 from depo.errors import BAD_INPUT, one_ending, report_failure, say
@@ -31,6 +33,7 @@ COMMANDS = {
     "eval": depo.evaluation.command,
     "route": depo.evaluation.cascade.command,
     "replay": depo.replay.command,
+    "report": depo.page.command,
     "verify": depo.evaluation.verify,
     "upcycle": depo.moe.upcycle.command,
     "fetch": depo.models.fetch,
