@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         out = options.out or (first / "report.html" if len(paths) == 1 else Path("report.html"))
     if out.is_dir():
         raise UserError(f"--out {out}: is a directory; name a file in it")
-    check_place(out.parent, "--out")
+    check_place(out, "--out")
     if result is not None:
         from depo.report.html import to_html
 

@@ -79,7 +79,8 @@ def tiles(run: RunData) -> Iterator[tuple[str, str, str, bool]]:
         note = f"newest {NEWEST} steps; {empty[0]:.0%} in the first{teaches}"
         yield "Zero-variance groups", f"{run.newest('zero_variance_share'):.0%}", note, False
     if (saved := run.saved.value) is not None:
-        note = f"{saved / (run.used + saved):.0%} of what uniform sampling would have needed"
+        share = saved / max(run.used + saved, 1)
+        note = f"{share:.0%} of what uniform sampling would have needed"
         yield "Rollouts saved", f"{saved:+,.0f}", f"{note}; used {run.used:,}", saved < 0
     if (seconds := run.newest("seconds/step")) is not None:
         note = f"newest {NEWEST} steps; slowest part of the last: {slowest_part(run.rows[-1])}"
