@@ -19,9 +19,11 @@ def comparison(runs: Sequence[RunData]) -> list[Block]:
     it is the mean over them, with Student's t interval."""
     arms = name_arms(runs)
     rows = []
+    names: dict[str, str] = {}
     by_arm: dict[str, dict[int, Sequence[float | None]]] = {}
     for run, arm in zip(runs, arms, strict=True):
         seed = run.recipe.seed if run.recipe else None
+        names.setdefault(arm, run.name)
         if seed is not None:
             by_arm.setdefault(arm, {})[seed] = run.figures
         about = [run.name, arm, "?" if seed is None else str(seed), Number(run.rows[-1]["step"], ",")]
@@ -35,10 +37,10 @@ def comparison(runs: Sequence[RunData]) -> list[Block]:
             difference([(by_arm[base][seed][i], by_arm[arm][seed][i]) for seed in seeds], f"+{form}")
             for i, form in enumerate(FORMS)
         ]
-        paired += [[arm, Number(len(seeds), ","), *cells]] if seeds else []
+        paired += [[names[arm], Number(len(seeds), ","), *cells]] if seeds else []
     if paired:
-        said = f"Differences to {base}, paired by seed [95 % over seeds]:"
-        blocks.append(Table(["what differs", "seeds", *HEAD], paired, said))
+        said = f"Against {names[base]} and runs that are set like it, paired by seed [95 % over seeds]:"
+        blocks.append(Table(["runs like", "seeds", *HEAD], paired, said))
     return blocks
 
 

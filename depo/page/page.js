@@ -71,8 +71,9 @@ function chart(panel, marks = []) {
     for (const one of series) one.top = below = below.map((sum, i) => sum + (one.y[i] ?? 0));
   }
   const names = [...new Set(series.map((one) => one.name))];
-  const colour = (one) => `var(--c${(SEVERAL && !panel.own ? one.run : names.indexOf(one.name)) % 8})`;
-  const dash = (one) => (SEVERAL && !panel.own ? ["", "6 4", "2 3", "9 3 2 3"][names.indexOf(one.name) % 4] : "");
+  const several = SEVERAL && !panel.own; // then a colour is a run
+  const colour = (one) => `var(--c${(several ? one.run : names.indexOf(one.name)) % 8})`;
+  const dash = (one) => (several ? ["", "6 4", "2 3", "9 3 2 3"][names.indexOf(one.name) % 4] : "");
   const scale = panel.log ? (value) => (known(value) && value > 0 ? Math.log10(value) : null) : (value) => value;
   const [x0, x1] = extent(series.flatMap((one) => one.x), false);
   const [y0, y1] = extent(series.flatMap((one) => one.top.map(scale)), !panel.log && panel.unit !== "");
@@ -106,11 +107,11 @@ function chart(panel, marks = []) {
   });
   const cursor = make("line", { y1: TOP, y2: HEIGHT - BOTTOM, stroke: "var(--soft)", visibility: "hidden" });
   svg.append(cursor);
-  const values = series.map(() => make("b"));
-  const keys = make("div", { class: "keys" }, ...series.map((one, i) => {
-    const style = { "": "", "6 4": "dashed" }[dash(one)] ?? "dotted";
-    const name = SEVERAL && !panel.own && known(DATA.runs[one.run]) ? (names.length > 1 ? `${DATA.runs[one.run]}: ${one.name}` : DATA.runs[one.run]) : one.name;
-    return make("span", {}, make("i", { class: style, style: { borderColor: colour(one) } }), `${name} `, values[i]);
+  const values = series.map((one) => make("b", several ? { title: DATA.runs[one.run], style: { color: colour(one) } } : {}));
+  const keys = make("div", { class: "keys" }, ...names.map((name) => {
+    const mine = series.filter((one) => one.name === name), style = { "": "", "6 4": "dashed" }[dash(mine[0])] ?? "dotted";
+    const shades = mine.flatMap((one) => [values[series.indexOf(one)], " "]);
+    return make("span", {}, make("i", { class: style, style: { borderColor: several ? "var(--soft)" : colour(mine[0]) } }), `${name} `, ...shades);
   }));
   function at(x) { // x null: the newest known values
     series.forEach((one, i) => {
@@ -139,6 +140,9 @@ function chart(panel, marks = []) {
   return make("div", { class: "panel" }, make("h3", {}, `${panel.title} `, when), keys, svg, panel.note ? make("p", {}, panel.note) : null);
 }
 
+if (SEVERAL)
+  document.getElementById("charts").before(make("div", { class: "keys runs" },
+    ...DATA.runs.map((name, i) => make("span", {}, make("i", { style: { borderColor: `var(--c${i % 8})` } }), name))));
 for (const panel of PANELS) {
   const marks = SEVERAL || panel.across ? [] : DATA.warnings[0];
   document.getElementById("charts").append(chart(panel, marks));

@@ -202,7 +202,7 @@ def test_runs_of_one_seed_are_paired(tmp_path: Path) -> None:
     cells = page.inside["td"]
     assert cells[:4] == ["uniform0", "selection=uniform", "0", "3"]
     paired = cells[4 * 9 :]
-    assert paired[:2] == ["selection=thompson", "2"]
+    assert paired[:2] == ["thompson0", "2"]
     assert paired[4].split()[0] == "-4"  # rollouts: 2 against 6, at either seed
     assert [one["run"] for one in page.data["panels"][0]["series"][:4]] == [0, 1, 2, 3]
 
