@@ -68,10 +68,10 @@ def test_a_result_of_no_known_kind_is_refused_with_the_known_ones(refused, tmp_p
 
 
 def test_results_can_be_pages(tmp_path, capsys) -> None:
-    shutil.copy(ROOT / "benchmarks" / "results" / "weight_sync.json", tmp_path)
+    shutil.copy(ROOT / "benchmarks" / "results" / "selection_default.json", tmp_path)
     assert main(["report", str(tmp_path), "--html"]) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / "weight_sync.html")]
-    assert "<table>" in (tmp_path / "weight_sync.html").read_text()
+    assert capsys.readouterr().out.split() == [str(tmp_path / "selection_default.html")]
+    assert "<table>" in (tmp_path / "selection_default.html").read_text()
 
 
 def test_benchmarks_are_not_in_the_wheel() -> None:
