@@ -71,7 +71,7 @@ def test_results_can_be_pages(tmp_path, capsys) -> None:
     shutil.copy(ROOT / "benchmarks" / "results" / "selection_default.json", tmp_path)
     assert main(["report", str(tmp_path), "--html"]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "selection_default.html")]
-    assert "<table>" in (tmp_path / "selection_default.html").read_text()
+    assert '<div class="wide"><table>' in (tmp_path / "selection_default.html").read_text()
 
 
 def test_benchmarks_are_not_in_the_wheel() -> None:
