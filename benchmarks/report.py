@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from depo.errors import DONE, UserError
+from depo.files import write_text
 from depo.report import document
 from depo.report.document import Code, Report, Text
+from depo.report.html import to_html
 from depo.report.provenance import provenance
 
 REPORTS = {
@@ -61,6 +63,7 @@ def coded(text: str) -> Text:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="e.g. benchmarks/results")
+    parser.add_argument("--html", action="store_true", help="one page a result, with its pictures inside")
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -72,7 +75,12 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if not found:
         raise UserError(f"{directory}: no result of a benchmark in it")
     for path, result in found:
-        print(document.write_document(report_of(result["kind"])(result), path.with_suffix("")))
+        read_of = report_of(result["kind"])(result)
+        if options.html:
+            write_text(path.with_suffix(".html"), to_html(read_of))
+            print(path.with_suffix(".html"))
+        else:
+            print(document.write_document(read_of, path.with_suffix("")))
     return DONE
 
 

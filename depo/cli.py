@@ -1,6 +1,6 @@
 """The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo route``,
-``depo replay TRACE``, ``depo simulate RECIPE``, ``depo verify FILE``, ``depo upcycle DENSE OUT``,
-``depo fetch NAME DIR``, ``depo init FILE``, ``depo recipes`` and ``depo doctor``.
+``depo replay TRACE``, ``depo simulate RECIPE``, ``depo report RUN``, ``depo verify FILE``, ``depo upcycle
+DENSE OUT``, ``depo fetch NAME DIR``, ``depo init FILE``, ``depo recipes`` and ``depo doctor``.
 
 Each command is a module with ``add_options(commands)`` and ``run(options, arguments)``, which returns the
 exit status. Importing these modules imports neither torch nor Ray: what needs them is imported by ``run``.
@@ -23,6 +23,7 @@ import depo.evaluation.verify
 import depo.init
 import depo.models.fetch
 import depo.moe.upcycle.command
+import depo.page.command
 import depo.recipe.command
 import depo.replay.command
 import depo.run
@@ -37,6 +38,7 @@ COMMANDS = {
     "route": depo.evaluation.cascade.command,
     "replay": depo.replay.command,
     "simulate": depo.simulate.command,
+    "report": depo.page.command,
     "verify": depo.evaluation.verify,
     "upcycle": depo.moe.upcycle.command,
     "fetch": depo.models.fetch,

@@ -226,7 +226,7 @@ class Console:
             self._print(self._line("step", [*titles, "slowest part"]))
         self.lines += 1
         empty = metrics.get("uninformative_share")
-        shown = dict(metrics) | {ACCURACY: self._accuracy(metrics)}
+        shown = dict(metrics) | {ACCURACY: self.accuracy(metrics)}
         shown["informative_share"] = None if empty is None else 1 - empty
         cells = [column.cell(shown) for column in self.columns]
         self._print(self._line(f"{step}/{self.total_steps}", [*cells, f"{slowest_part(metrics):>12}"]))
@@ -257,7 +257,7 @@ class Console:
             if self.busy and now - self.spoke >= max(HEARTBEAT, (now - self.since) / 4):
                 self._print(f"... {self.busy} {self.done}".rstrip() + f", {now - self.since:.0f} s")
 
-    def _accuracy(self, metrics: Metrics) -> float | None:
+    def accuracy(self, metrics: Metrics) -> float | None:
         """Over the newest uniformly drawn groups, this step's among them; None before the first."""
         groups, accuracy = metrics.get("uniform/groups"), metrics.get("uniform/accuracy")
         if groups and accuracy is not None and math.isfinite(accuracy):
@@ -270,7 +270,7 @@ class Console:
     def remember(self, rows: Iterable[Metrics]) -> None:
         """The steps before a resume: the accuracy shown goes on where it was."""
         for row in rows:
-            self._accuracy(row)
+            self.accuracy(row)
 
     def _legend(self) -> None:
         for column in self.columns:

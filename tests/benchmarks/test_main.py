@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -64,6 +65,13 @@ def test_a_result_of_no_known_kind_is_refused_with_the_known_ones(refused, tmp_p
     said = refused(["report", str(tmp_path)])
     assert "kind 'nonsense'" in said
     assert all(kind in said for kind in REPORTS)
+
+
+def test_results_can_be_pages(tmp_path, capsys) -> None:
+    shutil.copy(ROOT / "benchmarks" / "results" / "selection_default.json", tmp_path)
+    assert main(["report", str(tmp_path), "--html"]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "selection_default.html")]
+    assert '<div class="wide"><table>' in (tmp_path / "selection_default.html").read_text()
 
 
 def test_benchmarks_are_not_in_the_wheel() -> None:
