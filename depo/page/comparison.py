@@ -7,7 +7,7 @@ from typing import Any
 
 from depo.page.run_data import RunData
 from depo.recipe.loading import differences, shown
-from depo.report.document import Block, Number, Table
+from depo.report.document import Block, Number, Table, Text
 from depo.report.statistics import t_interval
 
 HEAD = ("held-out", "uniform prompts", "rollouts used", "saved", "s a step")
@@ -18,7 +18,7 @@ def comparison(runs: Sequence[RunData]) -> list[Block]:
     """A difference is that to the first run's arm, where an arm is what `name_arms` says; with several seeds
     it is the mean over them, with Student's t interval."""
     arms = name_arms(runs)
-    rows = []
+    rows: list[list[Text]] = []
     names: dict[str, str] = {}
     by_arm: dict[str, dict[int, Sequence[float | None]]] = {}
     for run, arm in zip(runs, arms, strict=True):
@@ -26,11 +26,11 @@ def comparison(runs: Sequence[RunData]) -> list[Block]:
         names.setdefault(arm, run.name)
         if seed is not None:
             by_arm.setdefault(arm, {})[seed] = run.figures
-        about = [run.name, arm, "?" if seed is None else str(seed), Number(run.rows[-1]["step"], ",")]
+        about: list[Text] = [run.name, arm, "?" if seed is None else str(seed), Number(run.rows[-1]["step"], ",")]
         rows.append([*about, *map(Number, run.figures, FORMS)])
     blocks: list[Block] = [Table(["run", "what differs", "seed", "steps", *HEAD], rows)]
     base, *others = by_arm or [""]
-    paired = []
+    paired: list[list[Text]] = []
     for arm in others:
         seeds = by_arm[base].keys() & by_arm[arm].keys()
         cells = [

@@ -38,6 +38,10 @@ class RunData:
     ended: str = ""
 
     @property
+    def reliability(self) -> list[Row] | None:
+        return self.summary["reliability"] if self.summary else None
+
+    @property
     def name(self) -> str:
         return self.path.resolve().name
 
@@ -78,7 +82,7 @@ def read_run(path: Path) -> RunData:
         what = "no metrics.jsonl in it" if path.is_dir() else "no such directory"
         raise UserError(f"{path}: {what}; expected the directory of a training run that has made a step")
     try:
-        rows = read_metrics(log)
+        rows: list[Row] = [dict(row) for row in read_metrics(log)]
         summary = read_json(told) if told.is_file() else None
     except ValueError as error:
         raise UserError(str(error) if str(log) in str(error) else f"{told}: not JSON: {error}") from None

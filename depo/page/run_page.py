@@ -28,7 +28,7 @@ def run_page(paths: Sequence[Path]) -> str:
         "runs": [run.name for run in runs],
         "warnings": [[step for step, _ in run.warnings] for run in runs],
         "rollouts": rollouts,
-        **panels([run.rows for run in runs], [run.summary and run.summary["reliability"] for run in runs]),
+        **panels([run.rows for run in runs], [run.reliability for run in runs]),
     }
     if len(runs) == 1:
         title, top = runs[0].name, head(runs[0]) + to_body([Bullets(verdict(runs[0]))])
