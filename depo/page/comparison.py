@@ -26,7 +26,12 @@ def comparison(runs: Sequence[RunData]) -> list[Block]:
         names.setdefault(arm, run.name)
         if seed is not None:
             by_arm.setdefault(arm, {})[seed] = run.figures
-        about: list[Text] = [run.name, arm, "?" if seed is None else str(seed), Number(run.rows[-1]["step"], ",")]
+        about: list[Text] = [
+            run.name,
+            arm,
+            "?" if seed is None else str(seed),
+            Number(run.rows[-1]["step"], ","),
+        ]
         rows.append([*about, *map(Number, run.figures, FORMS)])
     blocks: list[Block] = [Table(["run", "what differs", "seed", "steps", *HEAD], rows)]
     base, *others = by_arm or [""]

@@ -23,9 +23,10 @@ ROLLOUT_BYTES = 3_000_000
 def run_page(paths: Sequence[Path]) -> str:
     """The HTML. Raises UserError for what is no run directory, and for damaged files in one."""
     runs = [read_run(path) for path in paths]
+    names = told_apart(runs)
     rollouts = [rollouts_data(run.path, ROLLOUT_BYTES // len(runs)) for run in runs]
     data = {
-        "runs": [run.name for run in runs],
+        "runs": names,
         "warnings": [[step for step, _ in run.warnings] for run in runs],
         "rollouts": rollouts,
         **panels([run.rows for run in runs], [run.reliability for run in runs]),
@@ -36,11 +37,21 @@ def run_page(paths: Sequence[Path]) -> str:
         title = f"{len(runs)} runs"
         top = f"<header><h1>{title}</h1></header>{to_body(comparison(runs))}"
     below: list[Block] = []
-    for run in runs:
-        below += details(run) if len(runs) == 1 else [Section(run.name, details(run))]
+    for run, name in zip(runs, names, strict=True):
+        below += details(run) if len(runs) == 1 else [Section(name, details(run))]
     body = [top, '<section id="charts"><noscript>Charts and rollouts need JavaScript.</noscript></section>']
     body += [to_body(below), '<h2>Rollouts</h2><section id="rollouts"></section>' if any(rollouts) else ""]
     return page(f"{title} · depo", "\n".join(body), SCRIPT.read_text(encoding="utf-8"), data)
+
+
+def told_apart(runs: Sequence[RunData]) -> list[str]:
+    """Their names; where several have the same, with the seed, and if that does not help with the path."""
+    names = [run.name for run in runs]
+    seeded = [f"{run.name}, seed {run.recipe.seed}" if run.recipe else str(run.path) for run in runs]
+    return [
+        name if names.count(name) == 1 else with_seed if seeded.count(with_seed) == 1 else str(run.path)
+        for name, with_seed, run in zip(names, seeded, runs, strict=True)
+    ]
 
 
 def head(run: RunData) -> str:

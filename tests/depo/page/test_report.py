@@ -207,6 +207,14 @@ def test_runs_of_one_seed_are_paired(tmp_path: Path) -> None:
     assert [one["run"] for one in page.data["panels"][0]["series"][:4]] == [0, 1, 2, 3]
 
 
+def test_runs_of_one_name_are_told_apart_by_seed_or_else_by_path(tmp_path: Path) -> None:
+    runs = [tmp_path / "x" / "grpo", tmp_path / "y" / "grpo", tmp_path / "z" / "grpo", tmp_path / "dapo"]
+    for directory, seed in zip(runs, (0, 1, 1, 1), strict=True):
+        make_run(directory, [[group("aa", 1, [True, False], 0.5)]], seed=seed)
+    page = report(*runs, tmp_path / "page.html")
+    assert page.data["runs"] == ["grpo, seed 0", str(runs[1]), str(runs[2]), "dapo"]
+
+
 # ---------------------------------------------------------------- bad input
 
 
