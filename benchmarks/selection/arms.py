@@ -1,9 +1,9 @@
 """What is compared: the project's own loop with only estimator, selection and refill changed.
 
 The published methods stand as in docs/selection.md, but for DEPO's encoder, which is frozen here. Learning
-rates of the arms with groups of 8 were tuned alike on a family of problems of their own (``python -m
-benchmarks selection --tune``), never on what is reported. Those of the other arms, and all in the world of
-chains, are not tuned yet.
+rates were tuned alike on a family of problems of their own (``python -m benchmarks selection --tune``), never
+on what is reported: of arms with groups of 8, and in the world of chains of the five default ones but GRPO in
+pairs. Group sizes are not tuned yet.
 
 The pools of prompts are composed by the measured pass rates of their own warm-started policy. Half of the
 candidates are products, which the policy was never taught, half are sums. The operands' length tells what a

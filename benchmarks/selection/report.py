@@ -197,7 +197,7 @@ def draw_pool(curves: Curves, arms: Iterable[str], horizon: int, title: str) -> 
         axes.plot(grid, np.mean(measured, axis=0), ":", color=colour, linewidth=0.9)
         style = "-" if number < 10 else "--"
         axes.plot(grid, np.mean(smoothed, axis=0), style, color=colour, label=name)
-    axes.set(xlabel="rollouts", ylabel="held-out accuracy (exact)", title=title)
+    axes.set(xlabel="rollouts", ylabel="held-out accuracy", title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure
