@@ -105,12 +105,13 @@ class Calibration:
         if graded.blind:
             return
         self._new += 1
-        if self.min_window == 0 or self.seeing < self.min_window:
+        if self.min_window == 0:
             return
+        due = self._looks == 0 or self._new >= self.min_window / 2
         if self.open:
             if self.worst_case(self.min_window) < -NormalDist().inv_cdf(self.confidence):
                 self.open = False
-        elif self._looks == 0 or self._new >= self.min_window / 2:
+        elif due and self.seeing >= self.min_window:
             self._new = 0
             self._looks += 1
             level = (1 - self.confidence) / (self._looks * (self._looks + 1))
