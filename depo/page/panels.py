@@ -18,7 +18,7 @@ POINTS = 1000
 """Of a line; of longer runs each point is the mean of several steps. Many runs share four times as many."""
 
 RECENT, INFORMATIVE, UNIFORM = "recent accuracy", "informative share", "uniform rollouts"
-"""Made of the metrics of a row, see `depo.page.run_page.read_run`."""
+"""Made of the metrics of a row, see `depo.page.run_data.read_run`."""
 
 Row = dict[str, Any]
 

@@ -82,6 +82,12 @@ def test_ahead_a_step_takes_the_longer_of_generation_and_update(
     assert told["learner_idle"] == pytest.approx(1 - 40 / seconds, abs=0.02)
 
 
+def test_no_dashboard_hears_of_a_simulated_run() -> None:
+    recipe = simulated_recipe(tracking={"trackers": [{"name": "wandb"}, {"name": "tensorboard"}]})
+    assert len(recipe.tracking.trackers) == 2
+    assert simulated(recipe, 4, engines=1, ahead=0).tracking.trackers == []
+
+
 def test_on_the_real_clock_the_same_loop_makes_the_same_steps(tmp_path: Path) -> None:
     rows = {}
     for name in ("real", "skipping"):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 from tiny_run import run_depo
+
+from depo.selection.gate import Calibration, Graded
+from depo.train.summary import why_uniform
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -87,3 +92,16 @@ def test_updates_that_change_no_weight_are_no_training(workdir: Path) -> None:
     assert done.returncode == 1
     assert "an update changed 0.0% of the weights (guards.frozen_policy, 3 steps in a row" in done.stdout
     assert "optimizer steps changed no weight; see learner.lr" in done.stderr
+
+
+def test_an_estimator_that_told_no_prompts_apart_is_the_reason_for_uniform_selection() -> None:
+    gate = Calibration(window=40, min_window=20, confidence=0.95)
+    for number in range(30):
+        gate.add(Graded(0.5, 0.5, 1, 2, blind=number < 25))
+    selection = SimpleNamespace(type="thompson")
+    selector = SimpleNamespace(settings=SimpleNamespace(warmup_steps=0), calibration=gate)
+    run: Any = SimpleNamespace(recipe=SimpleNamespace(selection=selection), step=9, selector=selector)
+    assert why_uniform(run) == (
+        "only 5 of the 20 uniformly drawn groups that the gate asks for (selection.min_window) could be "
+        "graded; for 25 others the estimator predicted all prompts of the step alike"
+    )
