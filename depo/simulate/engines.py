@@ -123,10 +123,9 @@ class EngineSpeed:
     def seconds(self, tokens: Sequence[int]) -> float:
         """That one engine takes for these sequences, in this order; prefill is not counted."""
         waiting = iter(tokens[self.slots :])
+        # Each sequence by how many tokens all under way will have been given when it ends.
         under_way = [float(n) for n in tokens[: self.slots]]
-        heapq.heapify(
-            under_way
-        )  # each by how many tokens all sequences under way will have been given by then
+        heapq.heapify(under_way)
         seconds = given = 0.0
         while under_way:
             seconds += (under_way[0] - given) * (1 / self.sequence + len(under_way) / self.engine)

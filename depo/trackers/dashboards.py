@@ -211,10 +211,7 @@ class Mlflow(Service):
 
     def send(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None:
         now = int(time() * 1000)
-        named = {
-            **metrics,
-            "step": step,
-        }  # MLflow's own count of steps would have to be asked for metric by metric
+        named = {**metrics, "step": step}  # a resume asks for it: MLflow counts steps metric by metric
         points = [self.metric(allowed(name), value, now, step) for name, value in named.items()]
         self.client.log_batch(self.id, metrics=points)
 
