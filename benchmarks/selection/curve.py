@@ -201,11 +201,12 @@ def rivals(name: str, arms: Sequence[str]) -> list[str]:
     return [other for other in (arms if name == subject(arms) else usual) if other != name]
 
 
-def difference(curves: Curves, one: str, other: str, horizon: int) -> list[float | None]:
+def difference(curves: Curves, one: str, other: str, cost: float) -> list[float | None]:
+    """In accuracy after so many rollouts, with its interval over the seeds that have both."""
     both = [seed for seed in curves if {one, other} <= curves[seed].keys()]
     if not both:
         return [None, None, None]
-    return t_interval([curves[s][one].at(horizon) - curves[s][other].at(horizon) for s in both]).to_json()
+    return t_interval([curves[s][one].at(cost) - curves[s][other].at(cost) for s in both]).to_json()
 
 
 def costs_of(

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.report import coded
-from benchmarks.selection.curve import HEADLINE, SHARES, YARDSTICK, Curves, curves_of, missing, subject
+from benchmarks.selection.curve import (
+    HEADLINE,
+    SHARES,
+    YARDSTICK,
+    Curves,
+    curves_of,
+    difference,
+    missing,
+    subject,
+)
 from depo.report.document import (
     UNKNOWN,
     Block,
@@ -38,6 +47,7 @@ GOALS = {
 """World → unit, and what to reach A may take of it as a share of what a rival needs."""
 
 LEAST_GAIN, MOST_HARM = 0.02, 0.01
+ON_THE_WAY = (0.25, 0.5, 0.75, 1.0)
 FORMER_NAMES = {"no_view": "no_probe", "no_recall": "no_rescoring"}
 """Of arms in stored results → today's."""
 
@@ -133,6 +143,7 @@ def pool_blocks(name: str, pool: Mapping[str, Any], result: Mapping[str, Any]) -
         Bullets([*composed, f"runs made at commit {', '.join(commits)}"]),
         Table(HEAD, final, f"After {horizon:,} rollouts, {len(pool['seeds'])} seeds [95 % t interval]:"),
         Paragraph(coded(DIAGNOSIS_NOTE)),
+        *leads(curves, arms, horizon),
     ]
     for key, ratios in comparison["ratios"].items():
         unit, share = key.split("@")
@@ -146,6 +157,22 @@ def pool_blocks(name: str, pool: Mapping[str, Any], result: Mapping[str, Any]) -
             what = f"{unit.capitalize()} to DAPO's accuracy at {float(share):.0%} of the horizon, as a ratio:"
             blocks.append(Table(["", "ratio [95 %]", "seeds", "censored"], rows, what))
     return blocks
+
+
+def leads(curves: Curves, arms: Sequence[str], horizon: int) -> Iterator[Table]:
+    """By how much our arm is ahead of the others on the way."""
+    ours = subject(arms)
+    rows: list[Row] = [
+        [
+            f"{ours} − {other}",
+            *(Number.of(difference(curves, ours, other, share * horizon), "+.3f") for share in ON_THE_WAY),
+        ]
+        for other in arms
+        if other != ours and ours in arms
+    ]
+    if rows:
+        heads = [f"after {share:.0%} of the rollouts" for share in ON_THE_WAY]
+        yield Table(["", *heads], rows, "Difference in smoothed accuracy [95 % t interval]:")
 
 
 def final_row(

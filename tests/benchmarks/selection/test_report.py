@@ -114,6 +114,16 @@ def test_the_report_says_what_was_reached_and_what_was_missed(document, targets)
     assert shown["hybrid − dapo at end"][0].startswith("0.1000")
 
 
+def test_leads_on_the_way_are_those_of_the_curves(document, table_of):
+    """From 0.2: DAPO climbs 0.2 in 1,000 rollouts, GRPO 0.1, hybrid 0.4 but not beyond 0.5, which it reaches at
+    750, in the middle between evaluations at 0.496 and 0.5."""
+    rows = table_of(report(document), "after 25% of the rollouts")
+    assert {name: [round(cell.value, 3) for cell in row[1:]] for name, row in rows.items()} == {
+        "hybrid − grpo": [0.075, 0.15, 0.223, 0.2],
+        "hybrid − dapo": [0.05, 0.1, 0.148, 0.1],
+    }
+
+
 def test_shares_of_a_step_and_seconds_are_those_of_the_runs(document, table_of):
     rows = table_of(report(document), "choosing, share of a step")
     assert [plain(cell) for cell in rows["hybrid"][-2:]] == ["24 %", "12"]  # 2.4 of 10 s
