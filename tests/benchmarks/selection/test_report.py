@@ -115,8 +115,8 @@ def test_the_report_says_what_was_reached_and_what_was_missed(document, targets)
 
 
 def test_leads_on_the_way_are_those_of_the_curves(document, table_of):
-    """From 0.2: DAPO climbs 0.2 in 1,000 rollouts, GRPO 0.1, hybrid 0.4 but not beyond 0.5, which it reaches at
-    750, in the middle between evaluations at 0.496 and 0.5."""
+    """From 0.2: DAPO climbs 0.2 in 1,000 rollouts, GRPO 0.1, hybrid 0.4 but not beyond 0.5, which it reaches
+    at 750, in the middle between evaluations at 0.496 and 0.5."""
     rows = table_of(report(document), "after 25% of the rollouts")
     assert {name: [round(cell.value, 3) for cell in row[1:]] for name, row in rows.items()} == {
         "hybrid − grpo": [0.075, 0.15, 0.223, 0.2],
