@@ -15,6 +15,7 @@ K packs of a mini-batch: see ``depo.learner.packing``.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -46,12 +47,19 @@ class Ranks:
         if address.startswith("127.") and sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing listens to other machines
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(
-            backend,
-            init_method=f"tcp://{address}",
-            rank=rank,
+        host, _, port = address.rpartition(":")
+        # A socket of our own: torch's would listen on all interfaces.
+        listener = socket.create_server((host, int(port))).detach() if rank == 0 else None
+        store = dist.TCPStore(
+            host,
+            int(port),
             world_size=count,
+            is_master=rank == 0,
             timeout=timedelta(seconds=timeout),
+            master_listen_fd=listener,
+        )
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=count, timeout=timedelta(seconds=timeout)
         )
         return cls(rank, count, device)
 

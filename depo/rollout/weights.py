@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from depo.files import locked, writing
+from depo.files import writing
 from depo.rng import generator
+from depo.rollout.calls import Calls
 from depo.rollout.engine import RolloutEngine, WeightSyncError, WeightUpdate
+from depo.rollout.shelves import Shelves
 from depo.types import Prompt
 
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]  # (prompt ids, completion ids), S of them
@@ -49,8 +48,6 @@ MARGIN = 2.0
 
 SCALES = (1.0, 2.0, 4.0, 8.0)  # of the perturbation, until it shows
 
-PREFIX, LOCKED = "depo-weights-", ".lock"
-
 
 class Learner(Protocol):
     """Whose weights are handed over."""
@@ -61,6 +58,10 @@ class Learner(Protocol):
 
     def restore(self) -> object: ...
 
+    def node(self) -> str:
+        """The node that writes its weights, by Ray's id."""
+        ...
+
     def export(self, directory: Path, trained_only: bool) -> None:
         """Write the policy; with ``trained_only`` what an engine lacks that was started from the same
         checkpoint."""
@@ -68,10 +69,15 @@ class Learner(Protocol):
 
 
 class Engines(RolloutEngine, Protocol):
-    """Where they go: engines in processes of their own, ``workers`` by name."""
+    """Where they go: engines in processes of their own, by name; and the nodes of those that are up."""
+
+    calls: Calls
 
     @property
     def workers(self) -> Mapping[str, object]: ...
+
+    @property
+    def nodes(self) -> Mapping[str, str]: ...
 
     def ready(self) -> None:
         """Wait until all are up."""
@@ -79,6 +85,9 @@ class Engines(RolloutEngine, Protocol):
 
     replaced: Callable[[str], None]
     """Called with the name of an engine that takes a dead one's place, and serves what was loaded last."""
+
+    near: Callable[[WeightUpdate, str], WeightUpdate]
+    """Called before an engine loads an update, with its node: the update with a directory to read there."""
 
     def score_each(self, sequences: Sequences, of: Sequence[str] | None = None) -> Mapping[str, Scores]:
         """By engine name, because each engine has to pass the probe on its own; of all or those named."""
@@ -209,15 +218,14 @@ class ParityProbe:
         return max(results, key=lambda result: result.mean_abs)
 
 
-SHARED_MEMORY = Path("/dev/shm")
-
-
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """A policy that the learner has handed over, and its own scores of the probe's sequences."""
+    """A policy that the learner has handed over, and its own scores of the probe's sequences. ``seconds`` it
+    took to write."""
 
     update: WeightUpdate
     scores: Scores = ()
+    seconds: float = 0.0
 
 
 class WeightSync(Protocol):
@@ -272,7 +280,9 @@ def load(engine: RolloutEngine, update: WeightUpdate) -> None:
 
 
 class DirectorySync:
-    """Weights go through a directory on a memory file system; every sync ends with the parity probe.
+    """Weights go through a directory on a memory file system, and from there to each other node that has
+    engines (``depo.rollout.shelves``), or through ``root``, a directory that all nodes see. Every sync ends
+    with the parity probe.
 
     The engines were started from the learner's checkpoint: they are sent the blocks that are trained. What
     they serve stays in the directory until they serve something newer, for an engine that has to be replaced.
@@ -288,19 +298,8 @@ class DirectorySync:
         seed: int,
         say: Callable[[str], None],
     ) -> None:
-        base = root or (
-            SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp"))
-        )
-        sweep(base)
         run = hashlib.sha256(str(run_dir.absolute()).encode()).hexdigest()[:12]
-        self.directory = base.absolute() / f"{PREFIX}{run}"
-        self.lock_file = self.directory.with_suffix(LOCKED)
-        self.lock = ExitStack()
-        with writing(base):
-            base.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):  # where the file system knows no locks, nothing is swept either
-            self.lock.enter_context(locked(self.lock_file))
-        shutil.rmtree(self.directory, ignore_errors=True)  # of an earlier process of this run
+        self.shelves = Shelves(root, run)
         self.learner = learner
         self.engine = engine
         self.probe = probe
@@ -309,46 +308,62 @@ class DirectorySync:
         self.seconds = 0.0  # that the last policy took to arrive
         self.numbers = itertools.count()
         self.served: Handover | None = None
-        engine.replaced = self.prove
+        engine.replaced, engine.near = self.prove, self.near
 
     def start(self, version: int) -> None:
         many = len(self.engine.workers)
         self.say(f"vLLM: waiting for {many} engine{'s' if many > 1 else ''} to load the policy")
         started = time.perf_counter()
         self.engine.ready()
+        self.shelves.begin(self.learner.node(), self.engine.calls)
         self.say(f"vLLM: up after {time.perf_counter() - started:.0f} s; now proving that weights arrive")
         result = self.probe.verify_startup(self.learner, self.engine, lambda: self._send(version), self.seed)
         assert self.served is not None
         self.served = Handover(self.served.update, self.learner.score(self.probe.sequences))
+        elsewhere = len(self.shelves.others)
+        way = f", through Ray to {elsewhere} other node{'s' if elsewhere > 1 else ''}" if elsewhere else ""
         self.say(
-            f"vLLM: weights arrive, the last in {self.seconds:.2g} s; learner and engines are "
+            f"vLLM: weights arrive, the last in {self.seconds:.2g} s{way}; learner and engines are "
             f"{result.mean_abs:.1g} nats a token apart, {self.probe.tolerance:g} allowed"
         )
 
     def publish(self, version: int) -> Handover:
+        started = time.perf_counter()
         update = self._export(version)
-        return Handover(update, self.learner.score(self.probe.sequences))
+        seconds = time.perf_counter() - started
+        return Handover(update, self.learner.score(self.probe.sequences), seconds)
 
     def serve(self, handover: Handover) -> dict[str, float]:
+        started, name = time.perf_counter(), directory_name(handover.update)
+        self.shelves.bring(name, set(self.engine.nodes.values()))
+        carried = time.perf_counter() - started
         self._load(handover)
+        metrics = {
+            "sync/seconds": handover.seconds + time.perf_counter() - started,
+            "sync/carry_seconds": carried,
+            "sync/bytes": float(sum(self.shelves.files(name).values())),
+            "sync/copies": float(sum(one == name for one, _ in self.shelves.copies)),
+        }
         what = f"after the sync of policy version {handover.update.version}"
         result = self.probe.check_each(handover.scores, self.engine, what)
-        return {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
+        return metrics | {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
 
     def discard(self, handover: Handover) -> None:
-        shutil.rmtree(str(handover.update.directory), ignore_errors=True)
+        self.shelves.remove(directory_name(handover.update))
 
     def close(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.lock.close()
-        self.lock_file.unlink(missing_ok=True)
+        self.shelves.close()
+
+    def near(self, update: WeightUpdate, node: str) -> WeightUpdate:
+        name = directory_name(update)
+        self.shelves.bring(name, [node])
+        return replace(update, directory=self.shelves.copies.get((name, node), update.directory))
 
     def _export(self, version: int) -> WeightUpdate:
-        directory = self.directory / f"{version}-{next(self.numbers)}"
-        with writing(directory):
-            directory.mkdir(parents=True)
-            self.learner.export(directory, trained_only=True)
-        return WeightUpdate(version, str(directory))
+        directory = self.shelves.make(f"{version}-{next(self.numbers)}")
+        with writing(Path(directory)):
+            self.learner.export(Path(directory), trained_only=True)
+        return WeightUpdate(version, directory)
 
     def _send(self, version: int) -> None:
         started = time.perf_counter()
@@ -368,9 +383,7 @@ class DirectorySync:
             self.probe.check(self.served.scores, scores, f"{name} (started again)")
 
 
-def sweep(base: Path) -> None:
-    """Remove the weights that killed runs left: gigabytes of memory. A living run holds its lock."""
-    for lock in base.glob(f"{PREFIX}*{LOCKED}"):
-        with suppress(OSError), locked(lock):  # another's file, or in use
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink()
+def directory_name(update: WeightUpdate) -> str:
+    """Of an update's directory on each node's shelf."""
+    assert update.directory is not None
+    return Path(update.directory).name

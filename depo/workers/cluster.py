@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from depo.errors import UserError
 from depo.recipe.schema import Recipe
@@ -78,13 +79,25 @@ def start_local(**settings: Any) -> None:
     enough, so that a run of hours would be lost before it begins."""
     for starts_left in reversed(range(STARTS)):
         try:
-            ray.init(**settings)
+            with on_loopback():
+                ray.init(**settings)
         except Exception as error:  # Ray raises no narrower type for this one
             if TOO_SLOW not in str(error) or not starts_left:
                 raise
             ray.shutdown()
         else:
             return
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """A Ray that is started meanwhile listens to this machine alone. By default, and whatever address
+    ``ray.init`` is given, it listens on all interfaces; this is what keeps it from that on macOS."""
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

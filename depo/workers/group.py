@@ -12,16 +12,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from depo.errors import UserError
 from depo.rollout.calls import Calls
+from depo.rollout.places import Places
 
 LEARNER = "the learner"
-
-PLACED = 60.0
-"""Seconds within which Ray has to find a place for all ranks."""
 
 NOTICED = 15.0
 """Seconds within which Ray notices that a process has died, at most; usually one or two."""
@@ -41,32 +36,20 @@ class Asked:
 
 
 class ActorGroup:
-    """Actors of one class, ``actor(recipe, rank)`` each. Raises UserError where no place is found for
+    """Actors of one class, ``actor(recipe, rank)`` each. Raises NoPlace where the cluster has no room for
     them."""
 
     def __init__(self, actor: type, recipe: Any, gpus: int, calls: Calls) -> None:
         self.calls = calls
         self.asking = threading.Lock()
-        self.placed = None
         ranks = range(recipe.learner.ranks)
-        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus}
-        if len(ranks) > 1:
-            bundle = {"CPU": 1.0} | ({"GPU": float(gpus)} if gpus else {})
-            self.placed = placement_group([bundle] * len(ranks), strategy="PACK")
-            if not self.placed.wait(PLACED):
-                remove_placement_group(self.placed)
-                has, free = ray.cluster_resources(), ray.available_resources()
-                missing = ", ".join(
-                    f"{free.get(what, 0):g} of {has.get(what, 0):g} {what}s" for what in bundle
-                )
-                raise UserError(
-                    f"learner.ranks: no place for {len(ranks)} processes after {PLACED:g} s; each needs "
-                    f"{' and '.join(f'1 {what}' for what in bundle)}, and the Ray cluster has {missing} free"
-                )
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.placed)
+        bundle = {"CPU": 1.0} | ({"GPU": float(gpus)} if gpus else {})
+        self.places: Places | None = Places([bundle] * len(ranks))
+        remedy = "add nodes" if len(ranks) == 1 else "add nodes, or set learner.ranks lower"
+        self.places.wait(LEARNER, remedy)
         self.actors = {
             f"rank {rank} of {LEARNER}" if len(ranks) > 1 else LEARNER: ray.remote(actor)
-            .options(**options)
+            .options(**self.places.options(rank))
             .remote(recipe, rank)
             for rank in ranks
         }
@@ -120,5 +103,5 @@ class ActorGroup:
         for actor in self.actors.values():
             ray.kill(actor)
         self.actors = {}
-        if self.placed is not None:
-            remove_placement_group(self.placed)
+        if self.places is not None:
+            self.places.give_back()

@@ -71,6 +71,10 @@ class LearnerActor:
             free.bind(("", 0))
             return ray.util.get_node_ip_address(), free.getsockname()[1]
 
+    def node(self) -> str:
+        """This machine, by Ray's id."""
+        return ray.get_runtime_context().get_node_id()
+
     def start(self, policy: PretrainedPolicy, address: str | None = None) -> PolicyFacts:
         """Load the policy and make the learner and its colocated engine. ``address``: where ranks meet."""
         from depo.learner.learner import PolicyLearner
@@ -198,6 +202,10 @@ class RemoteLearner:
         """The policy in Hugging Face format with its tokenizer, LoRA merged; with ``trained_only`` what an
         engine lacks that was started from the same checkpoint."""
         self.group.ask("export", directory.absolute(), trained_only)()
+
+    def node(self) -> str:
+        """The node of the rank that writes, by Ray's id."""
+        return self.group.ask("node")()[0]
 
     def perturb(self, seed: int, scale: float) -> None:
         self.call("perturb", seed, scale)

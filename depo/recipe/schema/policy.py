@@ -192,8 +192,9 @@ class VllmEngine(Block):
     """Run the model without compilation or CUDA graphs; null: on CPUs, where compiling costs more than it
     gives back."""
     sync_dir: Path | None = None
-    """Where weights are handed over; a memory file system (/dev/shm) when null. Several nodes need a
-    directory they all see. It holds the policy that is served, and the next one while it is loaded."""
+    """Where weights are handed over: a directory that all nodes with engines see. It holds the policy that is
+    served, and the next one while it is loaded. Null: a memory file system (/dev/shm) on the learner's node,
+    from which Ray's object store carries copies to other nodes that have engines."""
     parity_tolerance: Positive | None = None
     """Largest mean |difference| of log-probabilities (nats) that the parity probe accepts; by dtype when
     null."""

@@ -3,8 +3,8 @@
 The constructor returns while the engines start, so that the caller can load the learner meanwhile;
 ``ready`` waits for them. Engine i is called "vLLM worker i" in every error.
 
-An engine that dies is replaced by another, which serves the weights that were loaded last and generates what
-the dead one still owed.
+An engine that dies is replaced by another, on whichever node has a place for it. That one serves the weights
+that were loaded last and generates what the dead one still owed. Where no node has a place, the others do it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from depo.errors import RunStopped
 from depo.recipe import schema
 from depo.rollout.calls import Calls, Died
 from depo.rollout.engine import LOOK_SECONDS, Sampling, WeightSyncError, WeightUpdate
+from depo.rollout.places import PLACED, NoPlace, Places
 from depo.rollout.vllm.worker import Dtype, VllmOptions, actor_class, worker_environment
 from depo.types import Request, Rollout
 
@@ -69,9 +71,14 @@ class VllmPool:
         self.under_way = rollout.vllm.max_num_seqs
         self.update: WeightUpdate | None = None  # loaded last
         self.deaths: Counter[str] = Counter()
+        self.full = -PLACED  # when the cluster had no place for an engine, seconds
         self.closed = False
         self.replaced: Callable[[str], None] = lambda name: None
         """Called with the name of an engine that has just taken a dead one's place."""
+        self.near: Callable[[WeightUpdate, str], WeightUpdate] = lambda update, node: update
+        """The update with a directory that a node (Ray's id) can read."""
+        self.nodes: dict[str, str] = {}
+        """By engine that is up, the node that it is on."""
         self.heartbeat = heartbeat or (lambda tokens: None)
         self.calls = calls or Calls()
         vllm = rollout.vllm
@@ -91,32 +98,36 @@ class VllmPool:
             routed_layers=tuple(routed_layers),
         )
         # Learner and engines take turns, so an engine reserves no CPU of Ray's count; GPUs it does.
-        remote = actor_class().options(
+        self.bundle = {"GPU": float(num_gpus_per_worker)} if num_gpus_per_worker else {}
+        self.places: dict[str, Places] = {}
+        self.remote = actor_class().options(
             num_cpus=0,
-            num_gpus=num_gpus_per_worker,
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": worker_environment(threads)},
         )
-        self.start_worker = lambda: remote.remote(options)
-        self.workers = {f"vLLM worker {index}": self.start_worker() for index in range(vllm.workers)}
-        self.num_gpus = num_gpus_per_worker * vllm.workers
+        self.options = options
+        self.workers: dict[str, Any] = {}
+        for index in range(vllm.workers):
+            self.start_worker(f"vLLM worker {index}")
+
+    def start_worker(self, name: str) -> None:
+        remote = self.remote
+        if self.bundle:
+            self.places[name] = Places([self.bundle])
+            remote = remote.options(**self.places[name].options())
+        self.workers[name] = remote.remote(self.options)
 
     def ready(self, timeout: float = 1800.0) -> None:
-        """Wait until every engine is up; RuntimeError names the one that is not after ``timeout`` s."""
+        """Wait until every engine is up; RuntimeError names the one that is not after ``timeout`` s. Raises
+        NoPlace where the Ray cluster has no room for one."""
         pending = {name: worker.ready.remote() for name, worker in self.workers.items()}
+        for name, place in self.places.items():
+            place.wait(name, "set rollout.vllm.workers or tensor_parallel lower, or add nodes")
         deadline = time.monotonic() + timeout
         for name, reference in pending.items():
-            if ray.wait([reference], timeout=max(deadline - time.monotonic(), 0.0))[0]:
-                self.get(name, reference, "starting")
-            else:
-                free, gpus = (
-                    resources.get("GPU", 0)
-                    for resources in (ray.available_resources(), ray.cluster_resources())
-                )
-                raise RuntimeError(
-                    f"{name} is not up after {timeout:g} s: the engines ask for {self.num_gpus} GPUs; of the "
-                    f"Ray cluster's {gpus:g}, {free:g} are not taken by engines that are up or by the learner"
-                )
+            if not ray.wait([reference], timeout=max(deadline - time.monotonic(), 0.0))[0]:
+                raise RuntimeError(f"{name} is not up after {timeout:g} s")
+            self.nodes[name] = self.get(name, reference, "starting")
 
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
         """Yield rollouts as they finish on any engine. Samples go round the engines one by one.
@@ -125,19 +136,22 @@ class VllmPool:
         they answer the next call.
         """
         streams: dict[Any, str] = {}  # Ray's generator of one engine's looks, by which engine it is
-        owed: dict[str, dict[tuple[str, int], Request]] = {}  # by engine, then by prompt and sample index
-        unfinished: Counter[str] = Counter()  # tokens decoded for these
+        owed: dict[str, dict[tuple[str, int], Request]] = {name: {} for name in self.workers}
+        unfinished: Counter[str] = Counter()  # tokens decoded for these, by engine
 
-        def begin(name: str) -> None:
+        def begin(name: str, requests: list[Request]) -> None:
+            owed[name] |= {(one.prompt.key, one.first_index): one for one in requests}
             generate = self.workers[name].generate.options(num_returns="streaming")
-            streams[generate.remote(list(owed[name].values()), sampling, LOOK_SECONDS)] = name
+            streams[generate.remote(requests, sampling, LOOK_SECONDS)] = name
 
-        for name, share in zip(list(self.workers), dealt(requests, len(self.workers)), strict=True):
-            owed[name] = {(one.prompt.key, one.first_index): one for one in share}
-            if share:
-                begin(name)
+        def deal(requests: Iterable[Request]) -> None:
+            for name, share in zip(list(self.workers), dealt(requests, len(self.workers)), strict=True):
+                if share:
+                    begin(name, share)
+
+        deal(requests)
         while streams:
-            stream = self.calls.wait(list(streams), " and ".join(streams.values()), GENERATING)
+            stream = self.calls.wait(list(streams), " and ".join(dict.fromkeys(streams.values())), GENERATING)
             try:
                 reference = next(stream)
             except StopIteration:
@@ -147,12 +161,16 @@ class VllmPool:
             try:
                 look = self.get(name, reference, GENERATING)
             except Died as error:
-                del streams[stream]
+                for one in [one for one, of in streams.items() if of == name]:
+                    del streams[one]
                 self.lost([key for key, _ in owed[name]][: self.under_way], max(unfinished[name], 0))
                 unfinished[name] = 0
-                self.replace(name, error)
-                if owed[name]:
-                    begin(name)
+                left = list(owed[name].values())
+                owed[name] = {}
+                if not self.replace(name, error):
+                    deal(left)
+                elif left:
+                    begin(name, left)
                 continue
             unfinished[name] += look.tokens
             for rollout in look.finished:
@@ -162,55 +180,79 @@ class VllmPool:
                 yield rollout
             self.heartbeat(look.tokens)
 
-    def replace(self, name: str, error: Died) -> None:
-        """Another engine in place of one that has died. Raises ``error`` where that keeps happening."""
+    def replace(self, name: str, error: Died) -> bool:
+        """Another engine in place of one that has died; False where the cluster has no place for it, and the
+        others have to do. Raises ``error`` where that keeps happening, RunStopped where no engine is left."""
         self.deaths[name] += 1
         if self.closed or self.deaths[name] == LIVES:
             raise error
         self.calls.say(f"warning: {error}; another engine takes its place")
-        self.workers[name] = self.start_worker()
-        self.get(name, self.workers[name].ready.remote(), "starting")
-        if self.update is not None:
-            self.get(name, self.workers[name].load_weights.remote(self.update), "load_weights")
+        if name in self.places:
+            self.places.pop(name).give_back()
+        self.start_worker(name)
+        try:
+            if name in self.places:
+                # What was full a moment ago is full now, too: a node takes all its engines with it.
+                seconds = 1.0 if time.monotonic() - self.full < PLACED else PLACED
+                self.places[name].wait(name, "to resume, set rollout.vllm.workers lower", seconds)
+            self.nodes[name] = self.get(name, self.workers[name].ready.remote(), "starting")
+            if self.update is not None:
+                self.get(name, self.load(name, self.update), "load_weights")
+        except Died as again:
+            return self.replace(name, again)
+        except NoPlace as none:
+            self.full = time.monotonic()
+            ray.kill(self.workers.pop(name))
+            del self.places[name], self.nodes[name]
+            if not self.workers:
+                raise RunStopped(f"{error}; no engine is left. {none}") from none
+            many = len(self.workers)
+            self.calls.say(f"warning: {none}. The run goes on with {many} engine{'s' if many > 1 else ''}")
+            return False
         self.replaced(name)
+        return True
 
     def load_weights(self, update: WeightUpdate) -> int:
         """Load ``update`` into all engines; returns its version. Raises WeightSyncError."""
-        versions = self.on_all("load_weights", update)
+        versions = self.on_all("load_weights", lambda name: self.load(name, update))
         wrong = {name: version for name, version in versions.items() if version != update.version}
         if wrong:
             raise WeightSyncError(f"asked for policy version {update.version}, served: {wrong}")
         self.update = update
         return update.version
 
+    def load(self, name: str, update: WeightUpdate) -> Any:
+        return self.workers[name].load_weights.remote(self.near(update, self.nodes.get(name, "")))
+
     def score_each(
         self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], of: Sequence[str] | None = None
     ) -> dict[str, list[np.ndarray]]:
         """Log-probabilities (temperature 1) of each (prompt ids, completion ids), arrays of (T,), by every
         engine (or those named), by its name: what the parity probe compares."""
-        return self.on_all("score", sequences, of=of)
+        return self.on_all("score", lambda name: self.workers[name].score.remote(sequences), of)
 
     def close(self) -> None:
         """Stop the engines."""
         self.closed = True
         for worker in self.workers.values():
             ray.kill(worker)
-        self.workers = {}
+        for place in self.places.values():
+            place.give_back()
+        self.workers, self.places = {}, {}
 
-    def on_all(self, method: str, *arguments: Any, of: Sequence[str] | None = None) -> dict[str, Any]:
-        """Call a method on all workers (or those named) at once; results by worker name."""
-        pending = {name: self.ask(name, method, *arguments) for name in of or list(self.workers)}
+    def on_all(
+        self, method: str, ask: Callable[[str], Any], of: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Ask all workers (or those named) at once; answers by worker name."""
+        pending = {name: ask(name) for name in of or list(self.workers)}
         results = {}
         for name, reference in pending.items():
             try:
                 results[name] = self.get(name, reference, method)
             except Died as error:  # it may have died long before, while there was nothing to do
-                self.replace(name, error)
-                results[name] = self.get(name, self.ask(name, method, *arguments), method)
+                if self.replace(name, error):
+                    results[name] = self.get(name, ask(name), method)
         return results
-
-    def ask(self, name: str, method: str, *arguments: Any) -> Any:
-        return getattr(self.workers[name], method).remote(*arguments)
 
     def get(self, name: str, reference: Any, what: str) -> Any:
         """A worker's answer; its failures are re-raised under its name."""

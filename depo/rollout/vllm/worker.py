@@ -69,6 +69,7 @@ def worker_environment(threads: int | None) -> dict[str, str]:
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
+        "GLOO_SOCKET_IFNAME": "lo",  # all processes of an engine are on one machine
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONWARNINGS": "ignore::FutureWarning",
     }
@@ -115,9 +116,11 @@ class VllmWorker:
         self.version = 0
         self.submitted = 0
 
-    def ready(self) -> bool:
-        """Answered once the engine is up."""
-        return True
+    def ready(self) -> str:
+        """Answered once the engine is up: the node that it is on, by Ray's id."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id()
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, look_seconds: float = LOOK_SECONDS
@@ -288,7 +291,7 @@ def checked_directory(update: WeightUpdate) -> Path:
     if not (directory / "config.json").is_file() or not any(directory.glob("*.safetensors")):
         raise WeightSyncError(
             f"{directory} holds no policy (config.json and *.safetensors) for version {update.version}; "
-            "on several nodes rollout.vllm.sync_dir must be a directory that all of them see"
+            "on several nodes rollout.vllm.sync_dir must be null, or a directory that all of them see"
         )
     return directory
 

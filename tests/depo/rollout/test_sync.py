@@ -20,6 +20,7 @@ class Notes:
     def __init__(self, learner: PolicyLearner) -> None:
         self.learner = learner
         self.names: set[str] = set()
+        self.nodes: dict[str, str] = {}
         self.off = 0.0
 
     def load_weights(self, update: WeightUpdate) -> int:
@@ -46,11 +47,13 @@ def test_with_lora_only_adapted_blocks_are_handed_over_and_without_it_everything
     probe = ParityProbe([((2, 3), (4, 5))], 1e-3)
     shared, run_dir = tmp_path / "shared", tmp_path / "run"
     # What an earlier process of this run left when it was killed within a sync.
-    left = DirectorySync(learner, engine, probe, shared, run_dir, seed=0, say=print).directory
+    left = DirectorySync(learner, engine, probe, shared, run_dir, seed=0, say=print).shelves.home.directory
     (left / "1" / "deeper").mkdir(parents=True)
     sync = DirectorySync(learner, engine, probe, shared, run_dir, seed=0, say=print)
-    assert sync.serve(sync.publish(1))["parity/mean_abs"] == 0
+    metrics = sync.serve(sync.publish(1))
+    assert metrics["parity/mean_abs"] == 0
     (kept,) = left.iterdir()  # what is served, for an engine that has to be replaced
+    assert metrics["sync/bytes"] == sum(file.stat().st_size for file in kept.iterdir())
     sync.serve(sync.publish(2))
     assert list(left.iterdir()) != [kept]
     assert len(list(left.iterdir())) == 1

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 def group_of(*actors: Any) -> ActorGroup:
     """These actors in place of a learner's ranks."""
     group = ActorGroup.__new__(ActorGroup)
-    group.calls, group.asking, group.placed = Calls(), Lock(), None
+    group.calls, group.asking, group.places = Calls(), Lock(), None
     group.actors = {f"rank {rank}": actor for rank, actor in enumerate(actors)}
     return group
 
