@@ -17,6 +17,8 @@ from depo.errors import UserError
 from depo.recipe.schema import Recipe, TinyMoePolicy
 from depo.report.provenance import usable_cores
 
+BUILDER = "the toy's builder"
+
 
 def prepare(recipe: Recipe, policy: Path, run_dir: Path, say: Callable[[str], None]) -> RunPrompts:
     """Prompts of a ``tiny_moe`` recipe and, in the directory ``policy``, the policy they were graded by; or
@@ -33,16 +35,22 @@ def prepare(recipe: Recipe, policy: Path, run_dir: Path, say: Callable[[str], No
     import ray
 
     from depo.rollout.calls import Calls
+    from depo.rollout.places import Places
 
     shutil.rmtree(policy, ignore_errors=True)
-    builder = ray.remote(num_cpus=1)(Builder).remote(recipe)
+    places = Places([{"CPU": 1.0}])
+    places.wait(BUILDER, "add nodes")
+    builder = ray.remote(Builder).options(**places.options()).remote(recipe)
     building = builder.build.options(num_returns="streaming").remote(policy.absolute())
-    for item in Calls(recipe.resources.call_timeout, say).items(building, "the toy's builder", "build"):
-        if isinstance(item, str):
-            say(item)
-        else:
-            item.store(run_dir)
-            return item
+    try:
+        for item in Calls(recipe.resources.call_timeout, say).items(building, BUILDER, "build"):
+            if isinstance(item, str):
+                say(item)
+            else:
+                item.store(run_dir)
+                return item
+    finally:
+        places.give_back()
     raise RuntimeError("the tiny policy's builder ended without graded prompts")
 
 

@@ -105,8 +105,3 @@ def test_ranks_and_engines_fill_the_nodes(name: str, gpus: int) -> None:
     engines = recipe.rollout.vllm.workers * recipe.rollout.vllm.tensor_parallel
     assert recipe.resources.learner_gpus == 1
     assert recipe.learner.ranks + engines == gpus
-
-
-def test_two_nodes_share_a_directory() -> None:
-    recipe = load_recipe(RECIPES / "math_mini.yaml")
-    assert recipe.rollout.vllm.sync_dir is not None
