@@ -58,6 +58,7 @@ def missing(bundles: Sequence[Bundle]) -> str:
     needed = " and ".join(f"{amount:g} {what}" for what, amount in bundles[0].items())
     free = ray.available_resources()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes.sort(key=lambda node: [-node.get(what, 0) for what in bundles[0]])
     has = ", ".join(
         f"{free.get(what, 0):g} of {sum(node.get(what, 0) for node in nodes):g} {what}s free (by node: "
         f"{' + '.join(f'{node.get(what, 0):g}' for node in nodes)})"
