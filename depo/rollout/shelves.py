@@ -68,7 +68,7 @@ class Shelf:
         path = self.directory / name / file
         with writing(path), path.open("r+b" if path.exists() else "wb") as out:
             out.seek(start)
-            out.write(memoryview(chunk))
+            out.write(chunk.data)
 
     def remove(self, name: str) -> None:
         shutil.rmtree(self.directory / name, ignore_errors=True)
