@@ -29,7 +29,7 @@ from depo.workers.group import ActorGroup
 PROBE = ParityProbe([((1,), (2, 3))], 1e-3)
 REQUESTS = [Request(Prompt(f"p{i}", "", (1,), ""), (10 * i, 10 * i + 1)) for i in range(10)]
 WEIGHTS = 150_000
-places.PLACED = module.PLACED = 3.0
+places.PLACED = module.PLACED = 6.0
 shelves.CHUNK = 64_000  # home is this process; the others are sent what it reads
 
 

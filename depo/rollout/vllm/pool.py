@@ -100,22 +100,19 @@ class VllmPool:
         # Learner and engines take turns, so an engine reserves no CPU of Ray's count; GPUs it does.
         self.bundle = {"GPU": float(num_gpus_per_worker)} if num_gpus_per_worker else {}
         self.places: dict[str, Places] = {}
-        self.remote = actor_class().options(
-            num_cpus=0,
-            scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": worker_environment(threads)},
-        )
+        self.environment = {"env_vars": worker_environment(threads)}
         self.options = options
         self.workers: dict[str, Any] = {}
         for index in range(vllm.workers):
             self.start_worker(f"vLLM worker {index}")
 
     def start_worker(self, name: str) -> None:
-        remote = self.remote
+        place: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
         if self.bundle:
             self.places[name] = Places([self.bundle])
-            remote = remote.options(**self.places[name].options())
-        self.workers[name] = remote.remote(self.options)
+            place = self.places[name].options()
+        worker = actor_class().options(runtime_env=self.environment, **place)
+        self.workers[name] = worker.remote(self.options)
 
     def ready(self, timeout: float = 1800.0) -> None:
         """Wait until every engine is up; RuntimeError names the one that is not after ``timeout`` s. Raises

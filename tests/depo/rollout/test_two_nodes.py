@@ -48,7 +48,7 @@ def test_without_a_place_for_another_engine_the_run_goes_on_with_the_one_that_is
     assert story["lost"][0] == 4, "as many as an engine decodes together"
     said = " ".join(story["said"])
     assert "died during 'generating'" in said
-    assert "no place in the Ray cluster after 3 s: needs 1 GPU, and it has 0 of 1 GPUs free" in said
+    assert "no place in the Ray cluster after 6 s: needs 1 GPU, and it has 0 of 1 GPUs free" in said
     assert "The run goes on with 1 engine" in said
     assert story["metrics later"]["sync/copies"] == 0
 
@@ -61,7 +61,7 @@ def test_ranks_that_find_no_place_are_told_what_the_cluster_lacks(story) -> None
     fits, refused = story["refusals"]
     assert fits == ""
     assert refused == (
-        "the learner: no place in the Ray cluster after 3 s: needs 3 places of 1 CPU, and it has 1 of 1 CPUs "
+        "the learner: no place in the Ray cluster after 6 s: needs 3 places of 1 CPU, and it has 1 of 1 CPUs "
         "free (by node: 1 + 0); add nodes, or set learner.ranks lower"
     )
 
