@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnschedulableError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from depo.files import locked, writing
@@ -159,7 +159,7 @@ class Shelves:
         for node, reference in pending.items():
             try:
                 found[node] = self.calls.get(reference, f"node {node[:8]}", "carrying weights")
-            except (Died, RayActorError):
+            except (Died, RayActorError, ActorUnschedulableError):
                 self.others.pop(node, None)
         return found
 
