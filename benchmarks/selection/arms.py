@@ -285,7 +285,7 @@ CHAINS = {
 
 FAMILIES = {
     "four-digit chains": Family(
-        4, 8_000, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}, "unsure_facts": 0.2}
+        4, 12_000, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}, "unsure_facts": 0.3}
     ),
     "three-digit chains": Family(
         3, 6_000, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}, "unsure_facts": 0.4}
