@@ -39,6 +39,7 @@ latest groups.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -138,7 +139,7 @@ class HybridEstimator:
             p_informative=np.clip(informative_N, 0.0, 1.0),
             p_all_wrong=np.clip(wrong_N, 0.0, 1.0),
             p_all_right=np.clip(right_N, 0.0, 1.0),
-            sample=lambda rng: self.draw(belief_NM, rng),
+            sample=partial(self.draw, np.cumsum(belief_NM, axis=1)),
         )
 
     def beliefs(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
@@ -173,12 +174,11 @@ class HybridEstimator:
         log_NM = pseudo_N2 @ self.tilting_2M + counts_N2 @ self.log_2M
         return np.exp(log_NM - log_NM.max(axis=1, keepdims=True))
 
-    def draw(self, belief_NM: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A pass rate from each belief, (N,): a point by its weight, then anywhere in its cell."""
-        cumulated_NM = np.cumsum(belief_NM, axis=1)
-        threshold_N = rng.random(len(belief_NM)) * cumulated_NM[:, -1]
+    def draw(self, cumulated_NM: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A pass rate from each belief, (N,), by its cumulated weights: a point, then anywhere in its cell."""
+        threshold_N = rng.random(len(cumulated_NM)) * cumulated_NM[:, -1]
         point_N = np.minimum((cumulated_NM <= threshold_N[:, None]).sum(axis=1), len(self.rate_M) - 1)
-        logit_N = self.logit_M[point_N] + (rng.random(len(belief_NM)) - 0.5) * SPACING
+        logit_N = self.logit_M[point_N] + (rng.random(len(cumulated_NM)) - 0.5) * SPACING
         return self.observed(1.0 / (1.0 + np.exp(-logit_N)))
 
     # ---------------------------------------------------------------- learning
