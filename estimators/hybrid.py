@@ -175,7 +175,7 @@ class HybridEstimator:
         return np.exp(log_NM - log_NM.max(axis=1, keepdims=True))
 
     def draw(self, cumulated_NM: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A pass rate from each belief, (N,), by its cumulated weights: a point, then anywhere in its cell."""
+        """A pass rate from each belief, (N,), by cumulated weights: a point, then anywhere in its cell."""
         threshold_N = rng.random(len(cumulated_NM)) * cumulated_NM[:, -1]
         point_N = np.minimum((cumulated_NM <= threshold_N[:, None]).sum(axis=1), len(self.rate_M) - 1)
         logit_N = self.logit_M[point_N] + (rng.random(len(cumulated_NM)) - 0.5) * SPACING
