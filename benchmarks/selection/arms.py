@@ -307,7 +307,7 @@ FAMILIES = {
         4, 12_000, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}, "unsure_facts": 0.3}
     ),
     "three-digit chains": Family(
-        3, 6_000, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}, "unsure_facts": 0.4}
+        3, 9_000, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}, "unsure_facts": 0.4}
     ),
     REPORTED: Family(
         digits=3,
