@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from depo.errors import RunStopped
 from depo.recipe import schema
@@ -78,7 +79,7 @@ class VllmPool:
         self.near: Callable[[WeightUpdate, str], WeightUpdate] = lambda update, node: update
         """The update with a directory that a node (Ray's id) can read."""
         self.nodes: dict[str, str] = {}
-        """By engine that is up, the node that it is on."""
+        """By engine, the node that it is on, or is to be on; of those with GPUs only once they are up."""
         self.heartbeat = heartbeat or (lambda tokens: None)
         self.calls = calls or Calls()
         vllm = rollout.vllm
@@ -107,12 +108,24 @@ class VllmPool:
             self.start_worker(f"vLLM worker {index}")
 
     def start_worker(self, name: str) -> None:
-        place: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+        self.nodes.pop(name, None)
         if self.bundle:
             self.places[name] = Places([self.bundle])
             place = self.places[name].options()
+        else:
+            self.nodes[name] = self.emptiest_node()
+            place = {
+                "num_cpus": 0,
+                "scheduling_strategy": NodeAffinitySchedulingStrategy(self.nodes[name], soft=True),
+            }
         worker = actor_class().options(runtime_env=self.environment, **place)
         self.workers[name] = worker.remote(self.options)
+
+    def emptiest_node(self) -> str:
+        """Of those alive, the driver's first: Ray puts actors that reserve nothing anywhere."""
+        engines, own = Counter(self.nodes.values()), ray.get_runtime_context().get_node_id()
+        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        return min(alive, key=lambda node: (engines[node], node != own))
 
     def ready(self, timeout: float = 1800.0) -> None:
         """Wait until every engine is up; RuntimeError names the one that is not after ``timeout`` s. Raises
@@ -200,7 +213,7 @@ class VllmPool:
         except NoPlace as none:
             self.full = time.monotonic()
             ray.kill(self.workers.pop(name))
-            del self.places[name], self.nodes[name]
+            del self.places[name]
             if not self.workers:
                 raise RunStopped(f"{error}; no engine is left. {none}") from none
             many = len(self.workers)
