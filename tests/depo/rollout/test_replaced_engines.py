@@ -90,7 +90,7 @@ def test_what_a_dead_engine_owed_is_generated_again_with_the_same_weights(tmp_pa
     ((keys, tokens),) = told["lost"]
     assert len(keys) == 4
     assert tokens == 4
-    assert told["said"] == [
+    assert [line for line in told["said"] if not line.startswith("waiting")] == [
         f"warning: {name} died during 'generating': killed, or out of memory; another engine takes its place"
     ]
     pool.close()
