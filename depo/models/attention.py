@@ -60,16 +60,14 @@ def packed_attention(
     signature is transformers', which hands ``sequences`` down from the model's forward pass."""
     if sequences is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **settings)
-    places = [rows(one[0].transpose(0, 1), sequences.token_M) for one in (query, key, value)]
+    query, key, value = (rows(one[0].transpose(0, 1), sequences.token_M) for one in (query, key, value))
     if sequences.ends is not None:
-        found_MHD = varlen(*places, sequences, scaling, sliding_window)
+        found_MHD = varlen(query, key, value, sequences, scaling, sliding_window)
     else:
-        found = []
-        counts = [count * length for count, length in sequences.blocks]
-        for block, (count, length) in zip(
-            zip(*(one.split(counts) for one in places), strict=True), sequences.blocks, strict=True
-        ):
-            heads = [one.unflatten(0, (count, length)).transpose(1, 2) for one in block]
+        found, end = [], 0
+        for count, length in sequences.blocks:
+            block = slice(end, end := end + count * length)
+            heads = [one[block].unflatten(0, (count, length)).transpose(1, 2) for one in (query, key, value)]
             mask = window_mask(length, sliding_window, query.device)
             found_BSHD, _ = sdpa_attention_forward(
                 module, *heads, mask, scaling=scaling, is_causal=True, **settings

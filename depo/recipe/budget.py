@@ -200,9 +200,9 @@ def learner_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
     else:
         frozen = times(parameters, BYTES[recipe.policy.dtype])
         weights, kind = plus(frozen, times(trained, MASTER)), f"{recipe.policy.dtype}, adapter float32"
-    logits = (
-        None if shape is None else 4 * min(CHUNK_LOGITS, settings.tokens_per_microbatch * shape.vocabulary)
-    )
+    logits = None
+    if shape is not None:
+        logits = 3 * 4 * min(CHUNK_LOGITS, settings.tokens_per_microbatch * shape.vocabulary)
     rows = [
         memory("weights", part(weights, ranks), kind + shared),
         memory(
@@ -210,7 +210,7 @@ def learner_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
             part(times(trained, 3 * MASTER), ranks),
             f"float32, of what is trained{shared}",
         ),
-        memory("logits, one chunk", logits, "float32"),
+        memory("logits, one chunk", logits, "float32, three times at most"),
     ]
     rows.append(activations(recipe, shape))
     if ranks > 1:
