@@ -37,7 +37,7 @@ COPIES = 8
 prompt costs once more for each further completion."""
 
 BLOCK_PADDING = 8
-"""Attention's blocks may be padded by an eighth of what they hold each."""
+"""A block of attention's may have as much padding as an eighth of what all of them hold."""
 
 TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-3, 0.05  # of the largest state
 
