@@ -284,6 +284,26 @@ def test_the_kernel_for_any_lengths_is_told_what_it_needs(
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", ["mistral", "llama"])
+def test_what_is_not_packed_is_as_before(architecture, make_model, mistral):
+    """A colocated engine generates with the same model: padding on the left, a cache."""
+    model = mistral if architecture == "mistral" else make_model(architecture)
+    tokens = torch.randint(2, 40, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(tokens)
+    mask[1, :4] = 0
+    found = []
+    for packing in (False, True):
+        if packing:
+            assert use_packed_attention(model) is None
+        with torch.no_grad():
+            logits = model(input_ids=tokens, attention_mask=mask).logits
+        generated = model.generate(tokens, attention_mask=mask, max_new_tokens=8, do_sample=False)
+        found.append((logits, generated))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert attention.NAME not in model.config.to_json_string()
+
+
 def test_in_bfloat16_too(make_model):
     model = make_model("llama").to(torch.bfloat16)
     use_packed_attention(model)
