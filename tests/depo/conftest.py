@@ -35,10 +35,14 @@ def workdir(tmp_path: Path, tiny_policy: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """A local Ray for all tests of the session: ``depo`` commands of this process find it running."""
+    """A local Ray for all tests of the session: ``depo`` commands of this process find it running, and a
+    process in which one learner after another is at work."""
+    from shared_learner import SharedGroup
+
     from depo.workers.cluster import ray_for
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("depo.workers.learner.ActorGroup", SharedGroup)
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setattr("depo.workers.cluster.STARTS", 10)  # Ray waits half a minute, whatever else goes on
         with ray_for(None, engines=2):
