@@ -1,4 +1,4 @@
-"""One process for the learners of many runs: importing torch and transformers takes it longer than a tiny run."""
+"""One process for the learners of many runs: its imports take longer than a tiny run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from depo.workers.learner import LearnerActor
 
 
 def shared_actor() -> type:
-    """Made here and not above, so that Ray sends the class itself: its workers do not find the tests' modules."""
+    """Made here, so that Ray sends the class itself: its workers do not find the modules of tests."""
 
     class SharedLearnerActor(LearnerActor):
         begin_anew = LearnerActor.__init__
@@ -24,7 +24,7 @@ def shared_actor() -> type:
 
 
 class SharedGroup(ActorGroup):
-    """Learners of one rank without a GPU follow each other in one process. It is replaced when it has died."""
+    """Learners of one rank without a GPU follow each other in one process, replaced when it has died."""
 
     process: ClassVar[Any] = None
 
@@ -33,7 +33,7 @@ class SharedGroup(ActorGroup):
         if self.own:
             super().__init__(actor, recipe, gpus, calls)
             return
-        self.calls, self.asking, self.placed = calls, threading.Lock(), None
+        self.calls, self.asking = calls, threading.Lock()
         self.actors = {LEARNER: self.ready_for(recipe)}
 
     @classmethod

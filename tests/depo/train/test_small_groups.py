@@ -1,5 +1,5 @@
-"""Groups of one and two, the belief as baseline, and pilots, told from what a run wrote: the loop with simulated
-engines, and slowly with a real policy."""
+"""Groups of one and two, the belief as baseline, and pilots, told from what a run wrote: the loop with
+simulated engines, and slowly with a real policy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from tiny_run import make_workdir, metrics_of, run_depo
 from depo.loop import train
 
 Blocks = dict[str, dict[str, Any]]
-SHORT = ["estimator=mopps", "evaluation.at_end=false", "evaluation.at_start=false", "rollout.max_new_tokens=2"]
+SHORT = [
+    "estimator=mopps",
+    "evaluation.at_end=false",
+    "evaluation.at_start=false",
+    "rollout.max_new_tokens=2",
+]
 REAL = pytest.param("real", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])
 
 
@@ -35,7 +40,9 @@ def rows(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Blocks], p
         request.getfixturevalue("cluster")
         workdir = make_workdir(tmp_path, request.getfixturevalue("tiny_policy"))
         keys = [
-            f"{name}.{key}={json.dumps(value)}" for name, block in blocks.items() for key, value in block.items()
+            f"{name}.{key}={json.dumps(value)}"
+            for name, block in blocks.items()
+            for key, value in block.items()
         ]
         done = run_depo("train", "tiny.yaml", "--run-dir", "run", *SHORT, *keys, cwd=workdir)
         assert done.returncode == 0, done.stdout + done.stderr
