@@ -132,8 +132,10 @@ class OracleEstimator(Block):
 
     type: Literal["oracle"] = "oracle"
     live: bool = False
-    """Ask the policy at each round: the probability of the gold answer by teacher forcing, for data with one
-    exact answer."""
+    """Ask the policy about each candidate, at each round; that is not counted as rollouts."""
+    samples: FewOrZero = 0
+    """Completions that tell the pass rate of a candidate. 0: the probability of the gold answer by teacher
+    forcing, for data with one exact answer."""
 
 
 class DepoPreset(Block):
@@ -264,7 +266,7 @@ class ThompsonSelection(RuleSelection):
     answers come first."""
     headroom: NonNegative = 0.0
     """Weigh the chance of an informative group by (1 − p)^headroom: the larger, the more hard prompts come
-    before easy ones that are as informative."""
+    before easy ones that are as informative. 1 in the recommended method."""
 
 
 class OptimisticSelection(RuleSelection):
