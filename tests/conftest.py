@@ -55,6 +55,10 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries complain in the end that their objects were never freed
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects and pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     without_vllm = find_spec("vllm") is None
