@@ -74,7 +74,7 @@ class Engine:
     held: dict[SampleId, tuple[Call, Request, float]] = field(default_factory=dict)
     tokens: float = 0.0
     away: bool = False
-    home: dict[int, Waiting] = field(default_factory=dict)
+    home: list[Waiting] = field(default_factory=list)
     """Prompts that it has begun: their beginnings are in its prefix cache."""
 
 
@@ -156,10 +156,12 @@ class Schedule:
         lacks = self.outstanding / len(self.engines) - engine.tokens
         if engine.held and lacks <= 0:
             return []
-        waiting = next((one for key, one in engine.home.items() if key in call.begun), None)
+        engine.home = [one for one in engine.home if one.left]
+        waiting = next((one for one in engine.home if id(one) in call.begun), None)
         if waiting is None and call.fresh:
             waiting = call.fresh.popleft()
-            call.begun[id(waiting)] = engine.home[id(waiting)] = waiting
+            call.begun[id(waiting)] = waiting
+            engine.home.append(waiting)
         elif waiting is None:
             waiting = next(iter(call.begun.values()))
         many = min(waiting.left, free, max(math.ceil(lacks / waiting.tokens), 1))
@@ -167,7 +169,6 @@ class Schedule:
         waiting.given += len(given)
         if not waiting.left:
             del call.begun[id(waiting)]
-            engine.home.pop(id(waiting), None)
         for one in given:
             engine.held[one.prompt.key, one.first_index, one.seeds[0]] = call, one, waiting.tokens
             engine.tokens += waiting.tokens
@@ -190,7 +191,7 @@ class Schedule:
         """What it held, in the order in which it was given, waits again, first of its call. The engine is
         away until it has loaded."""
         held, engine.held = list(engine.held.values()), {}
-        engine.away, engine.home = True, {}
+        engine.away, engine.home = True, []
         for call, request, tokens in reversed(held):
             self._let_go(engine, tokens)
             if call in self.calls:
@@ -203,7 +204,7 @@ class Schedule:
         for engine in self.engines.values():
             for _, _, tokens in engine.held.values():
                 self._let_go(engine, tokens)
-            engine.held, engine.tokens, engine.home = {}, 0.0, {}
+            engine.held, engine.tokens, engine.home = {}, 0.0, []
 
     def _let_go(self, engine: Engine, tokens: float) -> None:
         self.outstanding -= tokens

@@ -65,6 +65,7 @@ class SimulatedEngine:
         self.version = 0
         self.under_way: list[tuple[float, int, Rollout]] = []  # by tokens given to each when it ends
         self.waiting: deque[Rollout] = deque()
+        self.ended: list[Rollout] = []  # not told yet
         self.given = self.at = self.busy = 0.0
         self.taken = itertools.count()
         self.loaded_at = math.inf
@@ -75,27 +76,36 @@ class SimulatedEngine:
 
     @property
     def next_at(self) -> float:
-        """When something happens."""
+        """When there is something to tell."""
+        if self.ended:
+            return self.at
         if not self.under_way:
             return self.loaded_at
+        return self._end_at
+
+    @property
+    def _end_at(self) -> float:
         return self.at + (self.under_way[0][0] - self.given) * self.seconds_a_token
 
     def take(self, rollouts: Sequence[Rollout], now: float) -> None:
-        self.until(now)
+        self._until(now)
         self.waiting.extend(rollouts)
         self._fill()
 
-    def until(self, now: float) -> list[Rollout]:
-        """What it ends by then."""
-        ended = []
-        while self.under_way and (at := self.next_at) <= now + ROUNDING:
+    def tell(self, now: float) -> list[Rollout]:
+        """What has ended since it was asked last."""
+        self._until(now)
+        ended, self.ended = self.ended, []
+        return ended
+
+    def _until(self, now: float) -> None:
+        while self.under_way and (at := self._end_at) <= now + ROUNDING:
             self._go_on(at, self.under_way[0][0])
-            ended.append(heapq.heappop(self.under_way)[2])
+            self.ended.append(heapq.heappop(self.under_way)[2])
             self._fill()
         if self.under_way:
             self._go_on(now, self.given + (now - self.at) / self.seconds_a_token)
         self.at = max(self.at, now)
-        return ended
 
     def _go_on(self, at: float, given: float) -> None:
         self.busy += max(at - self.at, 0.0)
@@ -185,7 +195,7 @@ class SimulatedEngines:
             if engine.loaded_at <= now + ROUNDING:
                 engine.loaded_at, engine.version = math.inf, self.version
                 events.append(Loaded(name, self.version))
-            elif ended := engine.until(now):
+            elif ended := engine.tell(now):
                 events.append(Finished(name, ended))
             self._note(name)
         return events

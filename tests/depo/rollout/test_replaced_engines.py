@@ -67,10 +67,10 @@ class Worker:
 
 
 class Impatient(Calls):
-    """Takes an engine for one that hangs when a look of a quarter of a second takes three seconds."""
+    """Takes an engine for one that hangs when a look of a quarter of a second takes five seconds."""
 
     def limit(self, what: str) -> float:
-        return 3.0 if what == module.GENERATING else super().limit(what)
+        return 5.0 if what == module.GENERATING else super().limit(what)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def pool_of(
         dtype="float32",
         context_length=8,
         eos_token_ids=(1,),
-        calls=Impatient(say=told["said"].append),
+        calls=(Impatient if "hangs" in faults else Calls)(say=told["said"].append),
         lost=lambda seed, tokens: told["lost"].append((seed, tokens)),
     )
     pool.proof = Proves(told["proved"])
@@ -128,7 +128,7 @@ def made(rollouts: list[Rollout]) -> Counter:
     ("fault", "said"),
     [
         ("dies", "vLLM worker 0 died during 'generating': killed, or out of memory"),
-        ("hangs", "vLLM worker 0: no answer to 'generating' after 3 s; it hangs"),
+        ("hangs", "vLLM worker 0: no answer to 'generating' after 5 s; it hangs"),
     ],
 )
 def test_what_a_dead_engine_owed_is_generated_again_with_the_same_weights(

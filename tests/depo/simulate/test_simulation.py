@@ -99,7 +99,8 @@ def test_ahead_of_a_long_tail_the_coming_steps_fill_the_engines(tmp_path: Path) 
         learner = LearnerSpeed(trained=1150, prefilled=1e6, sync=0)
         speed = EngineSpeed(4, 32, sequence=60, engine=4000)
         pool = PromptPool(world.prompts, 1)
-        told = simulate(simulated(recipe, 24, 4, ahead), pool, world, speed, learner, tmp_path / str(ahead))
+        (directory := tmp_path / str(ahead)).mkdir()
+        told = simulate(simulated(recipe, 24, 4, ahead), pool, world, speed, learner, directory)
         seconds[ahead] = told["seconds"]
     assert seconds[0] / seconds[4] >= 1.85
 

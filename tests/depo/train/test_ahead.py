@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ def test_several_steps_are_in_the_engines_at_once_and_are_trained_on_in_order(tm
     )
     train(run)
     events = [event for event, *_ in run.engine.events]
-    assert events[: events.index("update")].count("generate") == 3
+    assert events[: events.index("update")].count("generate") >= 3
     assert [event for event in run.engine.events if event[0] == "update"] == [
         ("update", step) for step in range(1, 31)
     ]
@@ -128,30 +127,30 @@ def test_several_steps_are_in_the_engines_at_once_and_are_trained_on_in_order(tm
 
 
 def test_with_equal_times_one_step_ahead_makes_half_as_many_steps_again_and_more(tmp_path: Path) -> None:
-    """By the median time between two steps: other work on the machine stretches some of them."""
     seconds = {}
     for ahead in (0, 1):
         blocks = {"selection": UNIFORM, "tracking": {"rollouts": False}, "checkpoint": {"every": 0}}
-        run = simulated_run(simulated_recipe(ahead, steps=10, **blocks), tmp_path / str(ahead), 0.1, 0.1)
+        recipe, clock = simulated_recipe(ahead, steps=10, **blocks), SkippingTime()
+        run = simulated_run(recipe, tmp_path / str(ahead), 1.0, 1.0, time=clock)
         logged, times = run.log_step, []
-        run.log_step = lambda *args, logged=logged, times=times: (
-            times.append(time.monotonic()) or logged(*args)
+        run.log_step = lambda *args, logged=logged, times=times, clock=clock: (
+            times.append(clock.perf_counter()) or logged(*args)
         )
         train(run)
         seconds[ahead] = np.median(np.diff(times))
-    assert seconds[0] / seconds[1] >= 1.5
+    assert seconds[0] / seconds[1] >= 1.8
 
 
 def test_the_idle_side_is_told(tmp_path: Path) -> None:
-    """One side takes 100 ms a step, the other 5."""
+    """One side takes 10 s a step, the other half a second."""
     idle = {}
-    for name, times in {"engine": (0.005, 0.1), "learner": (0.1, 0.005)}.items():
+    for name, times in {"engine": (0.5, 10.0), "learner": (10.0, 0.5)}.items():
         recipe = simulated_recipe(1, steps=7, selection=UNIFORM, checkpoint={"every": 0})
-        train(simulated_run(recipe, tmp_path / name, *times))
+        train(simulated_run(recipe, tmp_path / name, *times, time=SkippingTime()))
         rows = metrics_of(tmp_path / name)[1:]
         idle[name] = {side: np.median([row[f"overlap/{side}_idle"] for row in rows]) for side in SIDES}
-    assert idle["engine"]["engine"] > 0.6 > 0.4 > idle["engine"]["learner"]
-    assert idle["learner"]["learner"] > 0.6 > 0.4 > idle["learner"]["engine"]
+    assert idle["engine"]["engine"] > 0.8 > 0.2 > idle["engine"]["learner"]
+    assert idle["learner"]["learner"] > 0.8 > 0.2 > idle["learner"]["engine"]
 
 
 def test_picks_that_ask_the_learner_are_made_before_its_update(tmp_path: Path) -> None:
