@@ -240,28 +240,34 @@ class Killed(Exception):
     pass
 
 
-def kill_after(run: Run, step: int) -> None:
-    """The run ends as by a kill once the checkpoint of this step is written."""
-    save = run.save_checkpoint
+def kill_after(run: Run, method: str, step: int) -> None:
+    """The run ends as by a kill once this method of its is done with this step."""
+    do = getattr(run, method)
 
-    def saved(at: int) -> None:
-        save(at)
+    def done(at: int, *arguments: Any) -> None:
+        do(at, *arguments)
         if at == step:
             raise Killed
 
-    run.save_checkpoint = saved
+    setattr(run, method, done)
 
 
 @pytest.mark.parametrize("engine_class", [Engine, LongTail])
-@pytest.mark.parametrize(("ahead", "refill"), [(1, True), (3, False), (3, True)])
+@pytest.mark.parametrize(
+    ("ahead", "refill", "killed_once"), [(1, True, "saved"), (3, False, "logged"), (3, True, "logged")]
+)
 def test_a_checkpoint_with_steps_in_flight_loses_nothing(
-    tmp_path: Path, ahead: int, refill: bool, engine_class: type[Engine]
+    tmp_path: Path, ahead: int, refill: bool, killed_once: str, engine_class: type[Engine]
 ) -> None:
-    """No prompt is skipped and none comes twice: the uniform order, over two kills, is the pool's."""
+    """No prompt is skipped and none comes twice: the uniform order, over two kills, is the pool's. They come
+    when a checkpoint is saved, or when the step after it is logged, which is then done again."""
     recipe = simulated_recipe(ahead, steps=7, selection={"type": "uniform", "refill": refill}, guards=FIRM)
     for killed_after in (2, 4):
         run = simulated_run(recipe, tmp_path, 0.004, 0.004, pool=400, engine_class=engine_class)
-        kill_after(run, killed_after)
+        if killed_once == "saved":
+            kill_after(run, "save_checkpoint", killed_after)
+        else:
+            kill_after(run, "log_step", killed_after + 1)
         with pytest.raises(Killed):
             train(run)
         state = read_json(latest_checkpoint(tmp_path / "checkpoints") / "run.json")
