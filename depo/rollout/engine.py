@@ -41,14 +41,18 @@ class Sampling:
     routes: bool = False
 
 
+LOOK_SECONDS = 5.0
+"""Of decoding between two looks at what has ended and how many tokens there are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What an engine has done since the last look: rollouts that have ended, tokens decoded, and how many
-    completions it still has to end."""
+    """What an engine has done since the last look: rollouts that have ended, tokens decoded, and, where it
+    works a look at a time, how many completions it has not ended."""
 
     finished: list[Rollout]
     tokens: int
-    left: int
+    left: int = 0
 
 
 class RolloutEngine(Protocol):
