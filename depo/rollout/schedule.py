@@ -3,7 +3,8 @@
 - Calls wait in line: whoever asks for the newest policy (an evaluation) first, then the oldest step.
 - A prompt whose completions are expected to be longest goes first, to the engine with the fewest expected
   tokens outstanding. That takes all of them, up to its fair share of what is outstanding and waiting, and up
-  to its slots. Others take the rest of a prompt once there is none left that nobody has begun.
+  to its slots. Others take the rest of a prompt once there is none left that nobody has begun. Without slots
+  they are dealt round the engines.
 - An engine changes its policy while it holds no request: a completion comes from one policy. It goes on with
   an old one for as long as that is new enough for whoever is first in line. Then it is given nothing until it
   has run dry and loaded.
@@ -79,11 +80,14 @@ class Engine:
 
 
 class Schedule:
-    """``slots``: completions that an engine holds at once; None: all it is given, at once."""
+    """``slots``: completions that an engine holds at once. None: all that it is given, at once."""
 
     def __init__(self, names: Iterable[str], slots: int | None = None) -> None:
         self.engines = {name: Engine(name, number) for number, name in enumerate(names)}
         self.slots = math.inf if slots is None else slots
+        self.together = slots is not None
+        """Whether an engine gets a prompt's completions together. They are about equally long: where nothing
+        waits that could make up for it later, an engine with all of the longest would be the last to end."""
         self.calls: list[Call] = []
         self.newest = 0
         self.outstanding = 0.0  # expected tokens that are held or waiting
@@ -156,15 +160,9 @@ class Schedule:
         lacks = self.outstanding / len(self.engines) - engine.tokens
         if engine.held and lacks <= 0:
             return []
-        engine.home = [one for one in engine.home if one.left]
-        waiting = next((one for one in engine.home if id(one) in call.begun), None)
-        if waiting is None and call.fresh:
-            waiting = call.fresh.popleft()
-            call.begun[id(waiting)] = waiting
-            engine.home.append(waiting)
-        elif waiting is None:
-            waiting = next(iter(call.begun.values()))
-        many = min(waiting.left, free, max(math.ceil(lacks / waiting.tokens), 1))
+        waiting = self._whose_turn(call, engine)
+        whole = math.ceil(lacks / waiting.tokens) if self.together else waiting.request.n // len(self.engines)
+        many = min(waiting.left, free, max(whole, 1))
         given = waiting.request.single(waiting.given, waiting.given + int(many))
         waiting.given += len(given)
         if not waiting.left:
@@ -173,6 +171,17 @@ class Schedule:
             engine.held[one.prompt.key, one.first_index, one.seeds[0]] = call, one, waiting.tokens
             engine.tokens += waiting.tokens
         return [(one, call.sampling) for one in given]
+
+    def _whose_turn(self, call: Call, engine: Engine) -> Waiting:
+        """The prompt of which this engine takes completions next."""
+        engine.home = [one for one in engine.home if one.left]
+        begun = engine.home if self.together else call.begun.values()
+        waiting = next((one for one in begun if id(one) in call.begun), None)
+        if waiting is None and call.fresh:
+            waiting = call.fresh.popleft()
+            call.begun[id(waiting)] = waiting
+            engine.home.append(waiting)
+        return waiting or next(iter(call.begun.values()))
 
     # ---------------------------------------------------------------- what comes back
 

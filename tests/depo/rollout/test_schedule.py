@@ -35,7 +35,7 @@ def finish(schedule: Schedule, name: str, key: str, index: int) -> None:
 
 
 def test_the_longest_goes_first_to_the_engine_with_the_fewest_tokens_whole_prompts_together() -> None:
-    schedule = Schedule(["one", "two"])
+    schedule = Schedule(["one", "two"], slots=100)
     asked = [request("a", 1, 15), request("b", 2, 50), request("c", 2, 30), request("d", 2, 20)]
     schedule.add(asked, SAMPLING, 0)
     given = {name: names(samples) for name, samples in schedule.shares().items()}
@@ -44,11 +44,19 @@ def test_the_longest_goes_first_to_the_engine_with_the_fewest_tokens_whole_promp
 
 
 def test_a_prompt_is_split_where_one_engine_would_have_more_than_its_share() -> None:
-    schedule = Schedule([str(number) for number in range(8)])
+    schedule = Schedule([str(number) for number in range(8)], slots=100)
     schedule.add([request("a", 16, 10), request("b", 16, 10)], SAMPLING, 0)
     shares = schedule.shares()
     assert {len(samples) for samples in shares.values()} == {4}
     assert len(shares) == 8
+
+
+def test_without_slots_the_completions_of_a_prompt_are_dealt_round() -> None:
+    """None of them can be moved later: an engine with all of a long prompt's would end last."""
+    schedule = Schedule(["one", "two", "three"])
+    schedule.add([request("a", 4, 10), request("b", 3, 50)], SAMPLING, 0)
+    given = {name: names(samples) for name, samples in schedule.shares().items()}
+    assert given == {"one": ["b0", "a0", "a3"], "two": ["b1", "a1"], "three": ["b2", "a2"]}
 
 
 def test_an_engine_goes_on_with_the_prompts_that_it_has_begun() -> None:
