@@ -1,10 +1,11 @@
 """Which engine gets which completion, and which weights it needs for it.
 
 - Calls wait in line: whoever asks for the newest policy (an evaluation) first, then the oldest step.
-- A prompt whose completions are expected to be longest goes first, to the engine with the fewest expected
-  tokens outstanding. That takes all of them, up to its fair share of what is outstanding and waiting, and up
-  to its slots. Others take the rest of a prompt once there is none left that nobody has begun. Without slots
-  they are dealt round the engines.
+- The completions that are expected to be longest go first, to the engine with the fewest expected tokens
+  outstanding: up to its slots, and up to its fair share of all that is outstanding or waits.
+- The completions of a prompt are about equally long, so an engine that gets all of the longest ends last. They
+  are dealt round the engines, unless the prompt is longer than they are: then they stay together, and one
+  prefix cache serves them all.
 - An engine changes its policy while it holds no request: a completion comes from one policy. It goes on with
   an old one for as long as that is new enough for whoever is first in line. Then it is given nothing until it
   has run dry and loaded.
@@ -42,6 +43,11 @@ class Waiting:
     def left(self) -> int:
         return self.request.n - self.given
 
+    @property
+    def together(self) -> bool:
+        """Whether reading the prompt again costs more than unequal shares."""
+        return len(self.request.prompt.token_ids) > self.tokens
+
 
 @dataclass(eq=False)
 class Call:
@@ -50,15 +56,14 @@ class Call:
 
     sampling: Sampling
     oldest: int | None
-    fresh: deque[Waiting] = field(default_factory=deque)
-    begun: dict[int, Waiting] = field(default_factory=dict)
-    """By identity, oldest first: an engine has some of it."""
+    waiting: deque[Waiting] = field(default_factory=deque)
+    """Longest expected first."""
     owed: int = 0
     finished: list[Rollout] = field(default_factory=list)
 
     @property
     def waits(self) -> bool:
-        return bool(self.fresh or self.begun)
+        return bool(self.waiting)
 
     @property
     def place(self) -> float:
@@ -75,19 +80,16 @@ class Engine:
     held: dict[SampleId, tuple[Call, Request, float]] = field(default_factory=dict)
     tokens: float = 0.0
     away: bool = False
-    home: list[Waiting] = field(default_factory=list)
-    """Prompts that it has begun: their beginnings are in its prefix cache."""
+    home: dict[int, Waiting] = field(default_factory=dict)
+    """Prompts that it has some of, by identity: they are in its prefix cache."""
 
 
 class Schedule:
-    """``slots``: completions that an engine holds at once. None: all that it is given, at once."""
+    """``slots``: completions that an engine holds at once; None: all that it is given, at once."""
 
     def __init__(self, names: Iterable[str], slots: int | None = None) -> None:
         self.engines = {name: Engine(name, number) for number, name in enumerate(names)}
         self.slots = math.inf if slots is None else slots
-        self.together = slots is not None
-        """Whether an engine gets a prompt's completions together. They are about equally long: where nothing
-        waits that could make up for it later, an engine with all of the longest would be the last to end."""
         self.calls: list[Call] = []
         self.newest = 0
         self.outstanding = 0.0  # expected tokens that are held or waiting
@@ -101,7 +103,7 @@ class Schedule:
         unknown = self.ended_tokens / self.ended if self.ended else float(sampling.max_new_tokens)
         waiting = [Waiting(one, max(one.tokens or unknown, 1.0)) for one in requests if one.n]
         waiting.sort(key=lambda one: -one.tokens)
-        call.fresh.extend(waiting)
+        call.waiting.extend(waiting)
         call.owed = sum(one.left for one in waiting)
         self.outstanding += sum(one.left * one.tokens for one in waiting)
         self.calls.append(call)
@@ -111,7 +113,7 @@ class Schedule:
     def end(self, call: Call) -> None:
         """Nothing more is wanted of it. What engines hold of it they finish, for nobody."""
         self.calls.remove(call)
-        for waiting in [*call.fresh, *call.begun.values()]:
+        for waiting in call.waiting:
             self.outstanding -= waiting.left * waiting.tokens
             waiting.given = waiting.request.n
 
@@ -160,28 +162,25 @@ class Schedule:
         lacks = self.outstanding / len(self.engines) - engine.tokens
         if engine.held and lacks <= 0:
             return []
-        waiting = self._whose_turn(call, engine)
-        whole = math.ceil(lacks / waiting.tokens) if self.together else waiting.request.n // len(self.engines)
-        many = min(waiting.left, free, max(whole, 1))
+        engine.home = {key: one for key, one in engine.home.items() if one.left}
+        own = next((one for one in engine.home.values() if one.together and one in call.waiting), None)
+        new = next(
+            (one for one in call.waiting if id(one) not in engine.home and not (one.together and one.given)),
+            None,
+        )
+        waiting = own or new or call.waiting[0]
+        engine.home[id(waiting)] = waiting
+        n = waiting.request.n
+        part = math.ceil(lacks / waiting.tokens) if waiting.together else n // len(self.engines)
+        many = min(waiting.left, free, max(part, 1))
         given = waiting.request.single(waiting.given, waiting.given + int(many))
         waiting.given += len(given)
         if not waiting.left:
-            del call.begun[id(waiting)]
+            call.waiting.remove(waiting)
         for one in given:
             engine.held[one.prompt.key, one.first_index, one.seeds[0]] = call, one, waiting.tokens
             engine.tokens += waiting.tokens
         return [(one, call.sampling) for one in given]
-
-    def _whose_turn(self, call: Call, engine: Engine) -> Waiting:
-        """The prompt of which this engine takes completions next."""
-        engine.home = [one for one in engine.home if one.left]
-        begun = engine.home if self.together else call.begun.values()
-        waiting = next((one for one in begun if id(one) in call.begun), None)
-        if waiting is None and call.fresh:
-            waiting = call.fresh.popleft()
-            call.begun[id(waiting)] = waiting
-            engine.home.append(waiting)
-        return waiting or next(iter(call.begun.values()))
 
     # ---------------------------------------------------------------- what comes back
 
@@ -200,11 +199,11 @@ class Schedule:
         """What it held, in the order in which it was given, waits again, first of its call. The engine is
         away until it has loaded."""
         held, engine.held = list(engine.held.values()), {}
-        engine.away, engine.home = True, []
+        engine.away, engine.home = True, {}
         for call, request, tokens in reversed(held):
             self._let_go(engine, tokens)
             if call in self.calls:
-                call.fresh.appendleft(Waiting(request, tokens))
+                call.waiting.appendleft(Waiting(request, tokens))
                 self.outstanding += tokens
         return [request for _, request, _ in held]
 
@@ -213,7 +212,7 @@ class Schedule:
         for engine in self.engines.values():
             for _, _, tokens in engine.held.values():
                 self._let_go(engine, tokens)
-            engine.held, engine.tokens, engine.home = {}, 0.0, []
+            engine.held, engine.tokens, engine.home = {}, 0.0, {}
 
     def _let_go(self, engine: Engine, tokens: float) -> None:
         self.outstanding -= tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from depo.rollout.engine import Sampling
 from depo.rollout.schedule import Call, Engine, Schedule
@@ -11,8 +12,10 @@ from depo.types import Prompt, Request, Rollout
 SAMPLING = Sampling(1.0, 100)
 
 
-def request(name: str, n: int, tokens: float | None = None, step: int = 0) -> Request:
-    return Request(Prompt(name, "", (1,), ""), tuple(1000 * step + i for i in range(n)), tokens=tokens)
+def request(name: str, n: int, tokens: float | None = None, step: int = 0, prompt: int = 1) -> Request:
+    return Request(
+        Prompt(name, "", (1,) * prompt, ""), tuple(1000 * step + i for i in range(n)), tokens=tokens
+    )
 
 
 def rollout(one: Request, tokens: int = 1, version: int = 0) -> Rollout:
@@ -34,43 +37,46 @@ def finish(schedule: Schedule, name: str, key: str, index: int) -> None:
     schedule.finish(engine, rollout(one))
 
 
-def test_the_longest_goes_first_to_the_engine_with_the_fewest_tokens_whole_prompts_together() -> None:
-    schedule = Schedule(["one", "two"], slots=100)
-    asked = [request("a", 1, 15), request("b", 2, 50), request("c", 2, 30), request("d", 2, 20)]
-    schedule.add(asked, SAMPLING, 0)
+def test_the_longest_goes_first_to_the_engine_with_the_fewest_tokens() -> None:
+    schedule = Schedule(["one", "two"])
+    schedule.add(
+        [request(*one) for one in (("a", 1, 15), ("b", 1, 90), ("c", 1, 60), ("d", 1, 40))], SAMPLING, 0
+    )
     given = {name: names(samples) for name, samples in schedule.shares().items()}
-    assert given == {"one": ["b0", "b1", "a0"], "two": ["c0", "c1", "d0", "d1"]}
-    assert [engine.tokens for engine in schedule.engines.values()] == [115, 100]
+    assert given == {"one": ["b0", "a0"], "two": ["c0", "d0"]}
+    assert [engine.tokens for engine in schedule.engines.values()] == [105, 100]
 
 
-def test_a_prompt_is_split_where_one_engine_would_have_more_than_its_share() -> None:
-    schedule = Schedule([str(number) for number in range(8)], slots=100)
-    schedule.add([request("a", 16, 10), request("b", 16, 10)], SAMPLING, 0)
-    shares = schedule.shares()
-    assert {len(samples) for samples in shares.values()} == {4}
-    assert len(shares) == 8
-
-
-def test_without_slots_the_completions_of_a_prompt_are_dealt_round() -> None:
-    """None of them can be moved later: an engine with all of a long prompt's would end last."""
-    schedule = Schedule(["one", "two", "three"])
+@pytest.mark.parametrize("slots", [None, 4])
+def test_the_completions_of_a_prompt_are_dealt_round(slots: int | None) -> None:
+    schedule = Schedule(["one", "two", "three"], slots)
     schedule.add([request("a", 4, 10), request("b", 3, 50)], SAMPLING, 0)
     given = {name: names(samples) for name, samples in schedule.shares().items()}
     assert given == {"one": ["b0", "a0", "a3"], "two": ["b1", "a1"], "three": ["b2", "a2"]}
 
 
-def test_an_engine_goes_on_with_the_prompts_that_it_has_begun() -> None:
-    schedule = Schedule(["one", "two"], slots=2)
+def test_an_engine_that_comes_first_leaves_its_part_of_each_prompt_to_the_others() -> None:
+    schedule = Schedule(["one", "two"], slots=9)
+    schedule.engines["two"].away = True
     schedule.add([request("a", 4, 10), request("b", 4, 10)], SAMPLING, 0)
+    assert names(schedule.shares()["one"]) == ["a0", "a1", "b0", "b1"]
+    schedule.loaded(schedule.engines["two"], 0)
+    assert names(schedule.share(schedule.engines["two"])) == ["a2", "a3", "b2", "b3"]
+
+
+def test_the_completions_of_a_long_prompt_stay_together_up_to_a_fair_share() -> None:
+    schedule = Schedule(["one", "two"], slots=3)
+    long = [request("a", 4, 10, prompt=20), request("b", 4, 10, prompt=20)]
+    schedule.add(long, SAMPLING, 0)
     given = {name: names(samples) for name, samples in schedule.shares().items()}
-    assert given == {"one": ["a0", "a1"], "two": ["b0", "b1"]}
+    assert given == {"one": ["a0", "a1", "a2"], "two": ["b0", "b1", "b2"]}
     finish(schedule, "two", "b", 0)
-    assert names(schedule.share(schedule.engines["two"])) == ["b2"]
-    finish(schedule, "one", "a", 1)
-    finish(schedule, "one", "a", 0)
-    assert names(schedule.share(schedule.engines["one"])) == ["a2", "a3"]
-    finish(schedule, "one", "a", 2)
-    assert names(schedule.share(schedule.engines["one"])) == ["b3"], "nothing else is left"
+    assert names(schedule.share(schedule.engines["two"])) == ["b3"]
+    finish(schedule, "two", "b", 1)
+    assert names(schedule.share(schedule.engines["two"])) == ["a3"], "nothing else is left"
+    wide = Schedule([str(number) for number in range(8)], slots=100)
+    wide.add([request("a", 16, 10, prompt=20), request("b", 16, 10, prompt=20)], SAMPLING, 0)
+    assert [len(samples) for samples in wide.shares().values()] == [4] * 8
 
 
 def test_what_is_not_known_of_a_prompt_is_taken_from_what_has_ended() -> None:
@@ -140,13 +146,17 @@ def test_what_a_dead_engine_held_goes_to_others_first_and_it_gets_nothing_until_
     call = schedule.add([request("a", 2, 10), request("b", 2, 10), request("c", 1, 5)], SAMPLING, 0)
     schedule.shares()
     lost = schedule.died(schedule.engines["one"])
-    assert [(one.prompt.key, one.first_index) for one in lost] == [("a", 0), ("a", 1)]
+    assert [(one.prompt.key, one.first_index) for one in lost] == [("a", 0), ("b", 0)]
     assert held(schedule) == {"one": 0, "two": 2}
-    finish(schedule, "two", "b", 0)
-    assert names(schedule.share(schedule.engines["two"])) == ["a0"]
+    finish(schedule, "two", "b", 1)
+    (again,) = schedule.share(schedule.engines["two"])
+    assert again[0] == lost[0]
     assert schedule.share(schedule.engines["one"]) == []
     schedule.loaded(schedule.engines["one"], 0)
-    assert names(schedule.share(schedule.engines["one"])) == ["a1", "c0"]
+    assert names(schedule.share(schedule.engines["one"])) == [
+        f"{lost[1].prompt.key}{lost[1].first_index}",
+        "c0",
+    ]
     assert call.owed == 5
 
 
