@@ -3,9 +3,9 @@
 - Calls wait in line: whoever asks for the newest policy (an evaluation) first, then the oldest step.
 - The completions that are expected to be longest go first, to the engine with the fewest expected tokens
   outstanding: up to its slots, and up to its fair share of all that is outstanding or waits.
-- The completions of a prompt are about equally long, so an engine that gets all of the longest ends last. They
-  are dealt round the engines, unless the prompt is longer than they are: then they stay together, and one
-  prefix cache serves them all.
+- The completions of a prompt are about equally long, so an engine that gets all of the longest ends last.
+  They are dealt round the engines, unless the prompt is longer than they are: then they stay together, and
+  one prefix cache serves them all.
 - An engine changes its policy while it holds no request: a completion comes from one policy. It goes on with
   an old one for as long as that is new enough for whoever is first in line. Then it is given nothing until it
   has run dry and loaded.
