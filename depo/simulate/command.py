@@ -15,7 +15,7 @@ from depo.files import check_place, write_json
 from depo.recipe.loading import read_recipe
 
 if TYPE_CHECKING:
-    from depo.simulate.engines import Lengths, PassRates
+    from depo.simulate.world import Lengths, PassRates
 
 EPILOG = """\
 overrides: key=value on top of the recipe, as for depo train. What counts here: batch, selection, estimator,
@@ -71,9 +71,10 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     from depo.report.provenance import package_versions, source_commit
     from depo.rng import one_thread_for_numpy
     from depo.selection import PromptPool
-    from depo.simulate.engines import EngineSpeed, LearnerSpeed, Lengths, PassRates, World
+    from depo.simulate.engines import EngineSpeed, LearnerSpeed
     from depo.simulate.simulation import simulate, simulated
     from depo.simulate.tables import by_ahead, by_engines, heading
+    from depo.simulate.world import Lengths, PassRates, World
 
     one_thread_for_numpy()
     lengths = Lengths(options.median_tokens, options.p99_tokens)
@@ -157,7 +158,7 @@ def fitted(run_dir: Path, learned: float) -> tuple[Lengths, PassRates]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from depo.simulate.engines import Lengths, PassRates
+    from depo.simulate.world import Lengths, PassRates
 
     files = sorted((run_dir / "rollouts").glob("step_*.parquet"))
     if not files:

@@ -19,7 +19,6 @@ from depo.loop import train
 from depo.recipe.schema import Recipe
 from depo.recipe.schema.guards import Guards
 from depo.recipe.schema.reward import ExactReward
-from depo.rollout.vllm.pool import dealt
 from depo.selection import Ledger, PromptPool
 from depo.simulate.clock import SkippingTime
 from depo.simulate.engines import (
@@ -28,9 +27,8 @@ from depo.simulate.engines import (
     SimulatedEngines,
     SimulatedLearner,
     SimulatedSync,
-    Verdicts,
-    World,
 )
+from depo.simulate.world import Verdicts, World
 from depo.trackers.console import Console
 from depo.trackers.tracker import StepRecord, open_trackers
 from depo.train.alarms import Alarms
@@ -146,9 +144,8 @@ def simulate(
     the warm-up. Memory in bytes: the process's largest so far."""
     time = SkippingTime()
     simulated_learner = SimulatedLearner(time, learner)
-    simulated_engines = SimulatedEngines(
-        time, world.answer, engines.seconds, lambda requests: dealt(requests, engines.engines)
-    )
+    slots = engines.slots if recipe.rollout.max_off_policy_steps else None  # as `VllmPool`
+    simulated_engines = SimulatedEngines(time, world.answer, engines, slots, learner.sync)
     run = assembled(recipe, directory, pool, simulated_engines, simulated_learner, time)
     told = Marks(run)
     run.trackers.append(told)

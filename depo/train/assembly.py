@@ -85,7 +85,7 @@ def assemble(
     if vote_rule(recipe.reward) == MATH:
         gold_line([prompt.reference for prompt in train], reward, console.say)
     pool = PromptPool(train, recipe.seed)
-    lost: deque[tuple[Sequence[str], int]] = deque()
+    lost: deque[tuple[int, int]] = deque()
     engine, weight_sync = make_engine(recipe, run_dir, policy, facts, pool, learner, console, calls, lost)
     stack.callback(engine.close)
     stack.callback(weight_sync.close)
@@ -174,7 +174,7 @@ def make_engine(
     learner: RemoteLearner,
     console: Console,
     calls: Calls,
-    lost: deque[tuple[Sequence[str], int]],
+    lost: deque[tuple[int, int]],
 ) -> tuple[RolloutEngine, WeightSync]:
     """The recipe's rollout engine and the way weights get there."""
     if recipe.rollout.engine == "transformers":
@@ -197,7 +197,7 @@ def make_engine(
         seed=recipe.seed,
         routed_layers=facts.routed_layers if recipe.learner.routing_replay == "r3" else (),
         calls=calls,
-        lost=lambda keys, tokens: lost.append((keys, tokens)),
+        lost=lambda seed, tokens: lost.append((seed, tokens)),
     )
     probe = ParityProbe(
         choose_sequences(pool.prompts, facts.vocab_size, recipe.seed, longest=context - 1),
