@@ -30,7 +30,7 @@ import depo.run
 import depo.simulate.command
 from depo.errors import BAD_INPUT, one_ending, report_failure, say
 from depo.files import check_run_dir
-from depo.report.provenance import installed_version
+from depo.report.provenance import DISTRIBUTION, installed_version
 
 COMMANDS = {
     "train": depo.run,
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parsed options. ``overrides``, where a command has them, may stand before, between and after the
     flags."""
-    version = installed_version("depo") or "(not installed)"
+    version = installed_version(DISTRIBUTION) or "(not installed)"
     parser = Parser(
         prog="depo", description="RL post-training that asks which prompts are worth rolling out."
     )

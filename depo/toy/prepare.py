@@ -29,7 +29,9 @@ def prepare(recipe: Recipe, policy: Path, run_dir: Path, say: Callable[[str], No
     if stored is not None:
         return stored
     if importlib.util.find_spec("trl") is None:
-        raise UserError('policy.type tiny_moe: its warm start needs the package trl; pip install "depo[trl]"')
+        raise UserError(
+            'policy.type tiny_moe: its warm start needs the package trl; pip install "depo-rl[trl]"'
+        )
     import ray
 
     from depo.rollout.calls import Calls

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import reward
-from reward.answers import TAIL, tail
-from reward.base import Sample, score_one
-from reward.math import MathReward
+from depo import reward
+from depo.reward.answers import TAIL, tail
+from depo.reward.base import Sample, score_one
+from depo.reward.math import MathReward
 
 THOUGHT = "<think>\nThere are 3 boxes of 4, 2 are gone, so 12 - 2 = 10. Once more: 4 apples.\n</think>\n"
 
@@ -316,7 +316,7 @@ def test_a_comparison_without_memory_gives_no_verdict(monkeypatch: pytest.Monkey
     def exhausted(*arguments: object) -> bool:
         raise MemoryError
 
-    monkeypatch.setattr("reward.formulas._same_at_points", exhausted)
+    monkeypatch.setattr("depo.reward.formulas._same_at_points", exhausted)
     score = score_one(MathReward(), Sample(r"\boxed{x + 1 - 1}", "x^2 - x^2 + x", 5, "stop", 9))
     assert score.correct is None
     assert "out of memory" in score.detail

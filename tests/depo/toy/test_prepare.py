@@ -17,7 +17,7 @@ RECIPE = load_recipe(Path(__file__).parents[3] / "recipes" / "quickstart.yaml")
 
 def test_without_trl_one_line_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r'needs the package trl; pip install "depo\[trl\]"$'):
+    with pytest.raises(UserError, match=r'needs the package trl; pip install "depo-rl\[trl\]"$'):
         prepare(RECIPE, tmp_path / "policy", tmp_path, print)
 
 
