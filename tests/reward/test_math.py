@@ -106,6 +106,8 @@ def verdict(math_reward: reward.Reward, completion: str, reference: str) -> str:
         ("####\n42", "42"),
         ("#### $42", "42"),
         ("#### x = 5", "5"),
+        ("**73**", "73"),  # Math-Verify issue 76
+        ("-1 + exp(16)", "e^{16} - 1"),  # Math-Verify issue 69
         (r"#### -\frac{1}{2}", "-0.5"),
     ],
 )
@@ -126,6 +128,7 @@ def test_right_answers_in_their_many_forms(math_reward, completion: str, referen
         (r"\boxed{\frac{}{}}", "42"),
         (r"\boxed{1, 2, 3}", "1, 2, 3, ..."),
         (r"\boxed{3.4}", "34."),
+        (r"\boxed{1 - \frac{1}{e}}", r"1 + \frac{1}{e}"),  # Math-Verify issue 82
     ],
 )
 def test_wrong_answers_are_wrong(math_reward, completion: str, reference: str) -> None:
