@@ -1,8 +1,7 @@
 """A hook of MkDocs: the site has the repository's layout.
 
-MkDocs alone would take this directory as the root, and links to what lies outside of it would lead nowhere. With
-the layout kept, ``../depo/loop.py`` is right both in the repository and on the site, where the file itself is
-served.
+MkDocs alone would take this directory as the root, and links to what lies outside of it would lead nowhere.
+With the layout kept, ``../depo/loop.py`` is right in the repository and on the site, which serves the file.
 """
 
 from __future__ import annotations
