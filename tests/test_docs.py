@@ -27,7 +27,21 @@ PAGES = [
 ]
 RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
 TEXTS = {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in [*PAGES, *RECIPES]}
-OTHERS = {"cd", "export", "git", "lm_eval", "mkdocs", "pip", "pytest", "python", "ray", "source", "vllm"}
+OTHERS = {
+    "cd",
+    "eval",
+    "export",
+    "git",
+    "lm_eval",
+    "mkdocs",
+    "pip",
+    "pytest",
+    "python",
+    "ray",
+    "source",
+    "twine",
+    "vllm",
+}
 """Programs that a shell block may use besides depo. Their lines are not run here: they install, need a
 network, or start what goes on running."""
 
