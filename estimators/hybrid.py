@@ -53,12 +53,9 @@ LOGITS, SPACING = 8.0, 0.4
 TILT_LOGITS = 4.0  # beyond, a regression says no more than "very easy" or "very hard"
 SPANS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1024.0, np.inf)  # policy steps
 WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
-WINDOW, LATEST, STEPS = (
-    1024,
-    256,
-    4,
-)  # the population is fitted to the groups of the last policy steps, but to
-EM_ROUNDS = 5  # no more than WINDOW and no fewer than LATEST, with so many steps towards the fit at each call
+STEPS = 4  # policy steps whose groups the population is fitted to; but to
+LATEST, WINDOW = 256, 1024  # so many groups at least, and at most
+EM_ROUNDS = 5  # steps towards the fit at each call
 START = 4.0  # groups that the population before any visit counts for
 NEVER = 0.05  # what that gives to prompts out of reach, as odds
 NEGLIGIBLE = 0.01  # posterior weight below which a pair is left out of an average

@@ -266,7 +266,7 @@ class ThompsonSelection(RuleSelection):
     answers come first."""
     headroom: NonNegative = 0.0
     """Weigh the chance of an informative group by (1 − p)^headroom: the larger, the more hard prompts come
-    before easy ones that are as informative."""
+    before easy ones that are as informative. 1 in the recommended method."""
 
 
 class OptimisticSelection(RuleSelection):

@@ -65,9 +65,9 @@ LINES = [
         "FILE: selection: min_window 200 exceeds window 100",
     ),
     (
-        "selection: {candidates: 63}",
+        "selection: {candidates: 255}",
         [],
-        "FILE: selection.candidates 63 must be at least batch.prompts 64: a round is chosen among them",
+        "FILE: selection.candidates 255 must be at least batch.prompts 256: a round is chosen among them",
     ),
     (
         "estimator: mopps\nselection: {prefill_probe: true}",
