@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
+import yaml
 from small_recipe import MINIMAL, problems, weighted, written
 
 from depo.errors import UserError
@@ -239,3 +240,41 @@ def test_rollouts_ahead_need_engines_apart_from_the_learner(
         (line,) = problems(tmp_path, MINIMAL, *settings)
         assert "rollout.max_off_policy_steps 1 needs engines that work while the learner does" in line
         assert says in line
+
+
+def method(recipe: Recipe) -> tuple[Any, ...]:
+    headroom = getattr(recipe.selection, "headroom", None)
+    baseline, learner = recipe.learner.baseline.type, recipe.learner
+    return recipe.batch.prompts, recipe.batch.group_size, baseline, learner.min_advantage, headroom
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (256, 2, "belief", 0.5, 1.0)),
+        (["estimator=hybrid", "selection={draws: 1}"], (256, 2, "belief", 0.5, 1.0)),
+        (["learner.baseline=belief"], (256, 2, "belief", 0.5, 1.0)),
+        (["batch.group_size=4"], (64, 4, "belief", 0.5, 1.0)),
+        (["batch.prompts=32"], (32, 2, "belief", 0.5, 1.0)),
+        (["learner.min_advantage=0.0", "selection.headroom=0.5"], (256, 2, "belief", 0.0, 0.5)),
+        (["learner.baseline=group"], (64, 8, "group", 0.0, 0.0)),
+        (["learner.baseline={type: plugin, name: mine}"], (64, 8, "plugin", 0.0, 0.0)),
+        (["estimator=mopps"], (64, 8, "group", 0.0, 0.0)),
+        (["estimator=mopps", "learner.baseline=belief"], (64, 8, "belief", 0.0, 0.0)),
+        (["selection=uniform"], (64, 8, "group", 0.0, None)),
+        (["selection=greedy"], (64, 8, "group", 0.0, None)),
+    ],
+)
+def test_hybrid_by_thompson_sampling_is_a_whole_method_and_gives_way_to_what_is_said(
+    tmp_path: Path, overrides: list[str], expected: tuple[Any, ...]
+) -> None:
+    assert method(load_recipe(written(tmp_path), overrides)) == expected
+
+
+def test_the_method_in_docs_is_the_one_that_goes_unsaid(tmp_path: Path) -> None:
+    """docs/baseline.md writes it out."""
+    page = (ROOT / "docs/baseline.md").read_text(encoding="utf-8")
+    said = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    silent = yaml.safe_load(MINIMAL)
+    assert not said.keys() & silent.keys()
+    assert Recipe.model_validate(silent | said) == Recipe.model_validate(silent)
