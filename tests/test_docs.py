@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import BENCHMARKS
 from depo.cli import parse
 from depo.recipe.loading import load_recipe
 from depo.recipe.suites import load_suite
@@ -78,7 +77,7 @@ def test_a_command_is_one_that_its_program_takes(
         except SystemExit:
             pytest.fail(capsys.readouterr().err)
     elif [program, *words[:2]] == ["python", "-m", "benchmarks"]:
-        assert words[2] in BENCHMARKS
+        assert f'"{words[2]}": (' in (ROOT / "benchmarks" / "__main__.py").read_text()
     elif [program, *words[:1]] == ["python", "-m"]:
         assert find_spec(words[1])
     else:
