@@ -55,7 +55,7 @@ def add_options(commands: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     about = "YAML file or shipped recipe; with --resume, the run's own when left out"
     recipe = add("recipe", nargs="?", help=about)
-    recipe.completer = completed_recipe  # type: ignore[attr-defined]
+    recipe.completer = completed_recipe
     add("overrides", nargs="*", metavar="key=value", help="see below")
     add("--run-dir", type=Path, metavar="DIR", help="default: runs/NAME-TIMESTAMP")
     add("--resume", action="store_true", help="continue the run in --run-dir")

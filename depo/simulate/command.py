@@ -36,7 +36,7 @@ def add_options(commands: argparse._SubParsersAction) -> None:
     )
     add = parser.add_argument
     recipe = add("recipe", help="YAML file or shipped recipe")
-    recipe.completer = completed_recipe  # type: ignore[attr-defined]
+    recipe.completer = completed_recipe
     add("overrides", nargs="*", metavar="key=value", help="see below")
     add("--engines", default="1,8,64,512", metavar="E,...", help="numbers of engines (%(default)s)")
     add("--ahead", default="0,1,2,4", metavar="N,...", help="max_off_policy_steps to compare (%(default)s)")
