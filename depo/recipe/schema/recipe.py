@@ -164,12 +164,6 @@ class Recipe(Block):
     """Threads, GPUs and the Ray cluster."""
 
     @property
-    def prefill_probe(self) -> bool:
-        """Whether the estimator is shown what a prefill tells of each candidate."""
-        chosen = self.selection.prefill_probe
-        return self.estimator.type == "hybrid" if chosen == "auto" else chosen
-
-    @property
     def graded_on(self) -> Literal["informative", "pass_rate"]:
         """What predictions are held against (see ``depo.selection.gate``)."""
         alone = isinstance(self.learner.baseline, BeliefBaseline) or self.batch.group_size == 1
@@ -277,10 +271,10 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def estimator_uses_what_the_policy_shows(self) -> Self:
-        if self.selection.prefill_probe is True and self.estimator.type not in ("hybrid", "plugin"):
+        if self.selection.prefill_probe and self.estimator.type not in ("hybrid", "plugin"):
             raise ValueError(
                 "selection.prefill_probe true needs estimator.type hybrid, which makes use of what the "
-                f"policy shows; estimator.type is {self.estimator.type}: set selection.prefill_probe to auto"
+                f"policy shows; estimator.type is {self.estimator.type}"
             )
         return self
 

@@ -73,7 +73,7 @@ LINES = [
         "estimator: mopps\nselection: {prefill_probe: true}",
         [],
         "FILE: selection.prefill_probe true needs estimator.type hybrid, which makes use of what the policy "
-        "shows; estimator.type is mopps: set selection.prefill_probe to auto",
+        "shows; estimator.type is mopps",
     ),
     (
         "estimator: greso",

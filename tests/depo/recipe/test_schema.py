@@ -112,34 +112,9 @@ def test_shorter_completions_than_the_shipped_buffer_are_refused() -> None:
 
 
 @pytest.mark.parametrize("prompts", [4, 32, 2000])
-def test_hybrid_with_no_other_key_is_the_recommended_method(tmp_path: Path, prompts: int) -> None:
-    """The quickstart writes out what is recommended, apart from what suits pairs: candidates, headroom."""
-    recipe = load_recipe(written(tmp_path, f"{MINIMAL}estimator: hybrid\nbatch: {{prompts: {prompts}}}\n"))
-    recommended = load_recipe(ROOT / "recipes/quickstart.yaml")
-    assert recipe.prefill_probe
-    assert recommended.prefill_probe
-    changed = {"prefill_probe", "candidates", "headroom"}
-    assert recipe.selection.model_dump(exclude=changed) == recommended.selection.model_dump(exclude=changed)
-    settings = build_selector(recipe.selection.spec, prompts, 0).settings
-    assert settings.considered == 8 * prompts
-
-
-@pytest.mark.parametrize(
-    ("blocks", "asked"),
-    [
-        ("estimator: hybrid", True),
-        ("estimator: hybrid\nselection: uniform", True),
-        ("estimator: hybrid\nselection: {prefill_probe: false}", False),
-        ("estimator: mopps", False),
-        ("estimator: uniform\nselection: uniform", False),
-        ("estimator: {type: plugin, name: mine}", False),
-        ("estimator: {type: plugin, name: mine}\nselection: {prefill_probe: true}", True),
-    ],
-)
-def test_the_policy_is_probed_where_the_estimator_makes_use_of_it(
-    tmp_path: Path, blocks: str, asked: bool
-) -> None:
-    assert load_recipe(written(tmp_path, f"{MINIMAL}{blocks}\n")).prefill_probe is asked
+def test_eight_candidates_for_each_prompt_are_considered(tmp_path: Path, prompts: int) -> None:
+    recipe = load_recipe(written(tmp_path), [f"batch.prompts={prompts}"])
+    assert build_selector(recipe.selection.spec, prompts, 0).settings.considered == 8 * prompts
 
 
 @pytest.mark.parametrize(
