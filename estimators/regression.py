@@ -30,7 +30,7 @@ from depo.estimators.ngrams import NgramCache
 
 SCHEMA_VERSION = 2
 BITS, TEXT = 18, 2048
-PENALTY = 1.0  # groups that say nothing, beside those seen
+PENALTY = 2.0  # groups that say nothing, beside those seen
 PROMPT_TRIALS = 2.0
 ITERATIONS, PRECISION = 20, 0.01  # of the solution: at most, and the residual that is good enough
 FRESH = 0.1  # share of new groups that is worth a new solution
