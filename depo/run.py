@@ -17,7 +17,13 @@ from depo.models.first_prompt import first_prompt
 from depo.recipe.budget import budget_text
 from depo.recipe.checks import check_inputs, demands, missing_model, notes, uncached, unchecked
 from depo.recipe.errors import Sources
-from depo.recipe.loading import changes_on_resume, dump_recipe, read_recipe, write_resolved
+from depo.recipe.loading import (
+    changes_on_resume,
+    completed_recipe,
+    dump_recipe,
+    read_recipe,
+    write_resolved,
+)
 from depo.recipe.schema import HubSource, Recipe, TinyMoePolicy
 from depo.recipe.schema.evaluation import Suite
 from depo.recipe.suites import recipe_suite
@@ -48,11 +54,9 @@ def add_options(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "recipe",
-        nargs="?",
-        help="YAML file or shipped recipe; with --resume, the run's own when left out",
-    )
+    about = "YAML file or shipped recipe; with --resume, the run's own when left out"
+    recipe = add("recipe", nargs="?", help=about)
+    recipe.completer = completed_recipe
     add("overrides", nargs="*", metavar="key=value", help="see below")
     add("--run-dir", type=Path, metavar="DIR", help="default: runs/NAME-TIMESTAMP")
     add("--resume", action="store_true", help="continue the run in --run-dir")

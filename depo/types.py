@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reward.base import Sample, Score
+from depo.reward.base import Sample, Score
 
 
 class Origin(StrEnum):

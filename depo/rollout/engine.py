@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from depo.reward.base import Sample
 from depo.rng import seed64
 from depo.types import Pick, Request, Rollout
-from reward.base import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from depo.errors import DONE, UserError, say
 from depo.files import check_place, write_json
-from depo.recipe.loading import read_recipe
+from depo.recipe.loading import completed_recipe, read_recipe
 
 if TYPE_CHECKING:
     from depo.simulate.world import Lengths, PassRates
@@ -35,7 +35,8 @@ def add_options(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("recipe", help="YAML file or shipped recipe")
+    recipe = add("recipe", help="YAML file or shipped recipe")
+    recipe.completer = completed_recipe
     add("overrides", nargs="*", metavar="key=value", help="see below")
     add("--engines", default="1,8,64,512", metavar="E,...", help="numbers of engines (%(default)s)")
     add("--ahead", default="0,1,2,4", metavar="N,...", help="max_off_policy_steps to compare (%(default)s)")

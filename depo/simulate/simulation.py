@@ -19,6 +19,7 @@ from depo.loop import train
 from depo.recipe.schema import Recipe
 from depo.recipe.schema.guards import Guards
 from depo.recipe.schema.reward import ExactReward
+from depo.reward import VerifierPool
 from depo.selection import Ledger, PromptPool
 from depo.simulate.clock import SkippingTime
 from depo.simulate.engines import (
@@ -36,7 +37,6 @@ from depo.train.assembly import build_estimator, make_advantages, make_selector
 from depo.train.best import BestPolicy
 from depo.train.state import Run
 from depo.types import Prompt
-from reward import VerifierPool
 
 if TYPE_CHECKING:
     from depo.train.metrics import Time

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from depo.errors import UserError
+from depo.estimators.base import Context, Estimator
 from depo.evaluation.in_training import EvalResult, TrainingEvaluation
 from depo.files import latest_checkpoint, load_state, read_json, save_state, write_json
 from depo.learner.advantages import Advantages
 from depo.recipe.schema import Recipe
+from depo.reward.base import Reward
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.weights import WeightSync
 from depo.selection import Ledger, OpenStep, PromptPool, Selector
@@ -29,8 +31,6 @@ from depo.train.checkpoint import CHECKPOINT_SCHEMA, STATE, prune, rewrite_state
 from depo.train.metrics import Around, Clock, Time, WallTime
 from depo.types import Group, Outcome, Pick, Request, Rollout
 from depo.workers.learner import RemoteLearner
-from estimators.base import Context, Estimator
-from reward.base import Reward
 
 
 @dataclass

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from depo.estimators.base import Context
 from depo.files import latest_checkpoint
 from depo.recipe.schema import Recipe
 from depo.rng import generator
@@ -32,7 +33,6 @@ from depo.simulate.simulation import assembled
 from depo.train.metrics import Time, WallTime
 from depo.train.state import Run
 from depo.types import Prompt, Request, Rollout, TrainSample, UpdateResult
-from estimators.base import Context
 
 Events = list[tuple[Any, ...]]
 
