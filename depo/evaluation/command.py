@@ -134,7 +134,7 @@ def evaluated(
         return documents, [Path(side) for side in sides], options.run_dir
     suite = chosen_suite(options, [Path(side) / "suite.yaml" for side in stored], labels)
     if suite.engine == "vllm" and find_spec("vllm") is None:
-        raise UserError('engine: vllm is not installed; pip install "depo[gpu]", or --engine transformers')
+        raise UserError('engine: vllm is not installed; pip install "depo-rl[gpu]", or --engine transformers')
     directory: Path = options.run_dir or new_directory(f"eval-{suite.name}")
     alone = len(sides) == 1
     places = [

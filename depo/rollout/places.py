@@ -3,6 +3,7 @@ Ray itself would let them wait for ever."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from depo.errors import UserError
 
-PLACED = 60.0
-"""Seconds within which Ray has to find a place."""
+PLACED, ANSWER = 60.0, 1.0
+"""Seconds within which Ray has to find a place; in which it can say whether it has."""
 
 Bundle = Mapping[str, float]
 """What one actor needs: CPU, GPU."""
@@ -28,6 +29,7 @@ class Places:
 
     def __init__(self, bundles: Sequence[Bundle]) -> None:
         self.bundles = [dict(bundle) for bundle in bundles]
+        self.since, self.found = time.monotonic(), False
         self.group: PlacementGroup = placement_group(self.bundles, strategy="PACK")
 
     def options(self, index: int = 0) -> dict[str, Any]:
@@ -40,13 +42,19 @@ class Places:
             "scheduling_strategy": strategy,
         }
 
-    def wait(self, who: str, remedy: str, seconds: float | None = None) -> None:
-        """Raises NoPlace after so many seconds, ``PLACED`` by default; the places are given back then."""
-        seconds = PLACED if seconds is None else seconds
-        if not self.group.wait(seconds):
+    @property
+    def due(self) -> bool:
+        """Whether ``wait`` has an answer at once."""
+        return self.found or time.monotonic() - self.since >= PLACED
+
+    def wait(self, who: str, remedy: str) -> None:
+        """Raises NoPlace when Ray has had ``PLACED`` seconds; the places are given back then."""
+        left = self.since + PLACED - time.monotonic()
+        self.found = self.found or self.group.wait(max(left, ANSWER))
+        if not self.found:
             line = missing(self.bundles)
             self.give_back()
-            raise NoPlace(f"{who}: no place in the Ray cluster after {seconds:g} s: {line}; {remedy}")
+            raise NoPlace(f"{who}: no place in the Ray cluster after {PLACED:g} s: {line}; {remedy}")
 
     def give_back(self) -> None:
         remove_placement_group(self.group)

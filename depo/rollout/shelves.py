@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -98,6 +99,7 @@ class Shelves:
         self.others: dict[str, Any] = {}  # actors, by Ray's id of their node
         self.copies: dict[tuple[str, str], str] = {}  # directories, by name and node
         self.calls = Calls()
+        self.lock = threading.Lock()  # a new policy may go out while a new engine is brought an older one
 
     def begin(self, learner_node: str, calls: Calls) -> None:
         self.home_node, self.calls = learner_node, calls
@@ -112,15 +114,21 @@ class Shelves:
         """Names and bytes of what the learner wrote."""
         return self.at_home("files", name)
 
-    def bring(self, name: str, nodes: Collection[str]) -> None:
-        """To those of these nodes that lack it. One that dies meanwhile takes its engines with it: whoever
-        asks them will notice."""
-        if self.shared is not None or self.home_node is None:
-            return
-        for _ in range(2):  # again where a shelf died and its node did not
-            lacking = [one for one in nodes if one != self.home_node and (name, one) not in self.copies]
-            if lacking:
-                self.carry(name, lacking)
+    def bring(self, name: str, nodes: Collection[str]) -> int:
+        """To those of these nodes that lack it; returns how many have a copy. One that dies meanwhile takes
+        its engines with it: whoever asks them will notice."""
+        elsewhere = [node for node in nodes if self.elsewhere(node)]
+        if all((name, node) in self.copies for node in elsewhere):
+            return len(elsewhere)
+        with self.lock:
+            for _ in range(2):  # again where a shelf died and its node did not
+                if lacking := [node for node in elsewhere if (name, node) not in self.copies]:
+                    self.carry(name, lacking)
+            return sum((name, node) in self.copies for node in elsewhere)
+
+    def elsewhere(self, node: str) -> bool:
+        """Whether a node cannot read what the learner wrote."""
+        return self.shared is None and self.home_node is not None and node != self.home_node
 
     def carry(self, name: str, nodes: Sequence[str]) -> None:
         for node in nodes:
@@ -165,9 +173,10 @@ class Shelves:
 
     def remove(self, name: str) -> None:
         self.at_home("remove", name)
-        for node, shelf in self.others.items():
-            if self.copies.pop((name, node), None) is not None:
-                shelf.remove.remote(name)
+        with self.lock:
+            for node, shelf in self.others.items():
+                if self.copies.pop((name, node), None) is not None:
+                    shelf.remove.remote(name)
 
     def close(self) -> None:
         actors = list(self.others.values())

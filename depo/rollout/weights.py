@@ -14,10 +14,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -83,14 +83,20 @@ class Engines(RolloutEngine, Protocol):
         """Wait until all are up."""
         ...
 
-    replaced: Callable[[str], None]
-    """Called with the name of an engine that takes a dead one's place, and serves what was loaded last."""
+    proof: Any
+    """The `DirectorySync`, which hears of engines that have loaded a policy by themselves: when they ran dry,
+    or in place of one that has died."""
 
     near: Callable[[WeightUpdate, str], WeightUpdate]
     """Called before an engine loads an update, with its node: the update with a directory to read there."""
 
-    def score_each(self, sequences: Sequences, of: Sequence[str] | None = None) -> Mapping[str, Scores]:
-        """By engine name, because each engine has to pass the probe on its own; of all or those named."""
+    def offer(self, update: WeightUpdate) -> Set[int]:
+        """Have each engine load this when it has run dry; returns the versions whose directories are needed
+        yet."""
+        ...
+
+    def score_each(self, sequences: Sequences) -> Mapping[str, Scores]:
+        """By engine name, because each engine has to pass the probe on its own."""
         ...
 
 
@@ -243,8 +249,9 @@ class WeightSync(Protocol):
         """The engines' half, while they generate nothing. Raises WeightSyncError if that fails."""
         ...
 
-    def discard(self, handover: Handover) -> None:
-        """A newer one came before it was served."""
+    def offer(self, handover: Handover) -> dict[str, float]:
+        """The same while they generate: each engine loads it once it has run dry. The metrics are those of
+        the newest policy that one of them has loaded."""
         ...
 
     def close(self) -> None: ...
@@ -266,8 +273,8 @@ class SharedWeights:
         load(self.engine, handover.update)
         return {}
 
-    def discard(self, handover: Handover) -> None:
-        """Nothing was made."""
+    def offer(self, handover: Handover) -> dict[str, float]:
+        return self.serve(handover)
 
     def close(self) -> None:
         """Nothing was made."""
@@ -284,8 +291,8 @@ class DirectorySync:
     engines (``depo.rollout.shelves``), or through ``root``, a directory that all nodes see. Every sync ends
     with the parity probe.
 
-    The engines were started from the learner's checkpoint: they are sent the blocks that are trained. What
-    they serve stays in the directory until they serve something newer, for an engine that has to be replaced.
+    The engines were started from the learner's checkpoint: they are sent the blocks that are trained. The
+    newest policy stays in the directory, for an engine that has to be replaced.
     """
 
     def __init__(
@@ -307,8 +314,14 @@ class DirectorySync:
         self.say = say
         self.seconds = 0.0  # that the last policy took to arrive
         self.numbers = itertools.count()
-        self.served: Handover | None = None
-        engine.replaced, engine.near = self.prove, self.near
+        self.known: dict[int, Handover] = {}  # by version, what is on the shelves
+        self.proved = -1  # newest version that an engine has proved to serve
+        self.parity: dict[str, float] = {}  # of that
+        engine.proof, engine.near = self, self.near
+
+    @property
+    def sequences(self) -> Sequences:
+        return self.probe.sequences
 
     def start(self, version: int) -> None:
         many = len(self.engine.workers)
@@ -318,8 +331,7 @@ class DirectorySync:
         self.shelves.begin(self.learner.node(), self.engine.calls)
         self.say(f"vLLM: up after {time.perf_counter() - started:.0f} s; now proving that weights arrive")
         result = self.probe.verify_startup(self.learner, self.engine, lambda: self._send(version), self.seed)
-        assert self.served is not None
-        self.served = Handover(self.served.update, self.learner.score(self.probe.sequences))
+        self.known[version] = Handover(self.known[version].update, self.learner.score(self.sequences))
         elsewhere = len(self.shelves.others)
         way = f", through Ray to {elsewhere} other node{'s' if elsewhere > 1 else ''}" if elsewhere else ""
         self.say(
@@ -331,39 +343,66 @@ class DirectorySync:
         started = time.perf_counter()
         update = self._export(version)
         seconds = time.perf_counter() - started
-        return Handover(update, self.learner.score(self.probe.sequences), seconds)
+        return Handover(update, self.learner.score(self.sequences), seconds)
 
     def serve(self, handover: Handover) -> dict[str, float]:
-        started, name = time.perf_counter(), directory_name(handover.update)
-        self.shelves.bring(name, set(self.engine.nodes.values()))
-        carried = time.perf_counter() - started
+        started = time.perf_counter()
+        metrics = self._carry(handover)
         self._load(handover)
-        metrics = {
-            "sync/seconds": handover.seconds + time.perf_counter() - started,
-            "sync/carry_seconds": carried,
-            "sync/bytes": float(sum(self.shelves.files(name).values())),
-            "sync/copies": float(sum(one == name for one, _ in self.shelves.copies)),
-        }
+        metrics["sync/seconds"] = handover.seconds + time.perf_counter() - started
         what = f"after the sync of policy version {handover.update.version}"
         result = self.probe.check_each(handover.scores, self.engine, what)
-        return metrics | {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
+        return metrics | self._metrics(result)
 
-    def discard(self, handover: Handover) -> None:
-        self.shelves.remove(directory_name(handover.update))
-
-    def close(self) -> None:
-        self.shelves.close()
+    def offer(self, handover: Handover) -> dict[str, float]:
+        metrics = self._carry(handover)
+        self.known[handover.update.version] = handover
+        needed = self.engine.offer(handover.update)
+        for version in self.known.keys() - needed:
+            self._discard(self.known.pop(version))
+        return metrics | self.parity
 
     def near(self, update: WeightUpdate, node: str) -> WeightUpdate:
         name = directory_name(update)
         self.shelves.bring(name, [node])
         return replace(update, directory=self.shelves.copies.get((name, node), update.directory))
 
+    def prove(self, name: str, version: int, scores: Scores) -> None:
+        """That an engine which has loaded a policy by itself serves it. Raises WeightSyncError."""
+        expected = self.known[version].scores
+        if not expected:  # at start-up, before the real policy
+            return
+        result = self.probe.check(expected, scores, f"{name} (given policy version {version})")
+        if version > self.proved or (
+            version == self.proved and result.mean_abs > self.parity["parity/mean_abs"]
+        ):
+            self.proved, self.parity = version, self._metrics(result)
+
+    @staticmethod
+    def _metrics(result: ProbeResult) -> dict[str, float]:
+        return {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
+
+    def _discard(self, handover: Handover) -> None:
+        self.shelves.remove(directory_name(handover.update))
+
+    def close(self) -> None:
+        self.shelves.close()
+
     def _export(self, version: int) -> WeightUpdate:
         directory = self.shelves.make(f"{version}-{next(self.numbers)}")
         with writing(Path(directory)):
             self.learner.export(Path(directory), trained_only=True)
         return WeightUpdate(version, directory)
+
+    def _carry(self, handover: Handover) -> dict[str, float]:
+        """To all nodes that have engines, before these are told."""
+        started, name = time.perf_counter(), directory_name(handover.update)
+        copies = self.shelves.bring(name, set(self.engine.nodes.values()))
+        return {
+            "sync/carry_seconds": time.perf_counter() - started,
+            "sync/bytes": float(sum(self.shelves.files(name).values())),
+            "sync/copies": float(copies),
+        }
 
     def _send(self, version: int) -> None:
         started = time.perf_counter()
@@ -372,15 +411,9 @@ class DirectorySync:
 
     def _load(self, handover: Handover) -> None:
         load(self.engine, handover.update)
-        before, self.served = self.served, handover
-        if before is not None:
-            self.discard(before)
-
-    def prove(self, name: str) -> None:
-        """That an engine which was just started serves what the others do."""
-        if self.served is not None and self.served.scores:
-            scores = self.engine.score_each(self.probe.sequences, [name])[name]
-            self.probe.check(self.served.scores, scores, f"{name} (started again)")
+        for before in self.known.values():
+            self._discard(before)
+        self.known = {handover.update.version: handover}
 
 
 def directory_name(update: WeightUpdate) -> str:

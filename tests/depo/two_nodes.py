@@ -29,7 +29,7 @@ from depo.workers.group import ActorGroup
 PROBE = ParityProbe([((1,), (2, 3))], 1e-3)
 REQUESTS = [Request(Prompt(f"p{i}", "", (1,), ""), (10 * i, 10 * i + 1)) for i in range(10)]
 WEIGHTS = 150_000
-places.PLACED = module.PLACED = 6.0
+places.PLACED = 6.0
 shelves.CHUNK = 64_000  # home is this process; the others are sent what it reads
 
 
@@ -38,6 +38,7 @@ class Worker:
 
     def __init__(self, options: object) -> None:
         self.version, self.directory, self.mean = 0, "", 0.0
+        self.held: list[Any] = []
 
     def ready(self) -> str:
         return ray.get_runtime_context().get_node_id()
@@ -54,11 +55,11 @@ class Worker:
     def read_from(self) -> str:
         return self.directory
 
-    def generate(self, requests: Any, sampling: object, look_seconds: float) -> Any:
-        for one in requests:
-            time.sleep(0.3)
-            row = (one.prompt.key, one.first_index, one.seeds[0], np.zeros(3, np.int32), np.zeros(3))
-            yield Look([Rollout(*row, "stop", self.version)], 5)
+    def work(self, samples: Any, seconds: float) -> Look:
+        time.sleep(0.3)
+        (one, _), *self.held = [*self.held, *samples]
+        row = (one.prompt.key, one.first_index, one.seeds[0], np.zeros(3, np.int32), np.zeros(3))
+        return Look([Rollout(*row, "stop", self.version)], 5, len(self.held))
 
 
 class Learner:
@@ -98,7 +99,7 @@ def engines(gpus: int, told: dict[str, list], run: str) -> tuple[module.VllmPool
         eos_token_ids=(1,),
         num_gpus_per_worker=gpus,
         calls=Calls(say=told["said"].append),
-        lost=lambda keys, tokens: told["lost"].append(len(keys)),
+        lost=lambda seed, tokens: told["lost"].append(seed),
     )
     learner = Learner()
     return pool, DirectorySync(learner, pool, PROBE, None, Path(run), 0, told["said"].append), learner

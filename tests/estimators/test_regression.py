@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hybrid_questions import candidate, seen
 
-from estimators import regression
-from estimators.ngrams import hashed_ngrams
-from estimators.regression import TEXT, PromptRegression
+from depo.estimators import regression
+from depo.estimators.ngrams import hashed_ngrams
+from depo.estimators.regression import TEXT, PromptRegression
 
 
 def groups_with_features(rng, count, width=5):

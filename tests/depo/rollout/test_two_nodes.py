@@ -13,7 +13,7 @@ import pytest
 
 from depo.workers.cluster import STARTS, TOO_SLOW
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 PROGRAM = Path(__file__).parents[1] / "two_nodes.py"
 
@@ -46,7 +46,7 @@ def test_without_a_place_for_another_engine_the_run_goes_on_with_the_one_that_is
     assert story["all rollouts"]
     assert story["versions"] == [1]
     assert story["engines left"]
-    assert story["lost"][0] == 4, "as many as an engine decodes together"
+    assert len(story["lost"]) == 4, "as many as an engine decodes together"
     said = " ".join(story["said"])
     assert "died during 'generating'" in said
     assert "no place in the Ray cluster after 6 s: needs 1 GPU, and it has 0 of 1 GPUs free" in said
