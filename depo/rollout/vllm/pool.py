@@ -4,9 +4,9 @@ The constructor returns while the engines start, so that the caller can load the
 ``ready`` waits for them. Engine i is called "vLLM worker i" in every error.
 
 An engine that dies, or hangs past its deadline, is replaced by another, on whichever node has a place for
-it. That serves the newest weights; what the dead one still owed is generated again. Where no node has a place,
-the others do without it. An engine works a quarter of a second at a time, so that it hears of what is new; one
-that gives no answer in ``resources.call_timeout`` hangs.
+it. That serves the newest weights; what the dead one still owed is generated again. Where no node has a
+place, the others do without it. An engine works a quarter of a second at a time, so that it hears of what is
+new; one that gives no answer in ``resources.call_timeout`` hangs.
 """
 
 from __future__ import annotations

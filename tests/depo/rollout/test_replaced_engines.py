@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import ray
 
+from depo.errors import RunStopped
 from depo.recipe.schema import Rollouts
+from depo.rollout import places
 from depo.rollout.calls import Calls, Died
 from depo.rollout.engine import Look, Sampling, WeightUpdate
 from depo.rollout.vllm import pool as module
@@ -195,6 +197,32 @@ def test_several_callers_share_the_engines_and_each_engine_loads_what_is_new_whe
         assert time.monotonic() < until, "the engine that died is not started again"
         assert len(list(pool.generate(REQUESTS, SAMPLING))) == 20
     assert 1 <= len(told["lost"]) <= 4
+    pool.close()
+
+
+def test_without_a_place_for_another_the_others_do_it_and_without_others_the_run_ends(
+    tmp_path: Path, told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "PLACED", 1.0)
+    pool = pool_of(tmp_path / "model", told, ["dies"], workers=3)
+    pool.load_weights(WeightUpdate(3, "somewhere"))
+    pool.bundle = {"GPU": 1000.0}  # which no node has
+    assert made(list(pool.generate(REQUESTS, SAMPLING))) == asked_for(REQUESTS)
+    # Others may have done it all before the minute is over: then the next sync says so.
+    assert pool.load_weights(WeightUpdate(4, "elsewhere")) == 4
+    assert len(pool.workers) == 2
+    assert "needs 1000 GPU, and it has" in told["said"][-1]
+    assert told["said"][-1].endswith("The run goes on with 2 engines")
+    first, second = pool.workers
+    ray.kill(pool.workers[first])
+    assert set(pool.score_each([((1,), (2, 3))])) == {second}
+    rollouts = list(pool.generate(REQUESTS, SAMPLING))
+    assert made(rollouts) == asked_for(REQUESTS)
+    assert {one.policy_version for one in rollouts} == {4}
+    ray.kill(pool.workers[second])
+    for _ in range(2):
+        with pytest.raises(RunStopped, match="no engine is left"):
+            list(pool.generate(REQUESTS, SAMPLING))
     pool.close()
 
 

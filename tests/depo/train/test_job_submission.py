@@ -145,9 +145,7 @@ def test_a_submitted_run_outlives_the_second_of_two_nodes(ray_head, second_node,
     """As docs/cluster.md has it on one machine, with an engine on each node. The second is lost while they
     generate."""
     address, _, env = ray_head
-    for package in ("depo", "estimators", "reward"):
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / package, tmp_path / package, ignore=ignore)
+    shutil.copytree(REPOSITORY / "depo", tmp_path / "depo", ignore=shutil.ignore_patterns("__pycache__"))
     run_dir = tmp_path / "run"
     short = [f"{key}={json.dumps(value)}" for key, value in SHORT.items()]
     command = ["python", "-m", "depo", "train", "math_cpu", f"policy.model={smollm2}", *short]
