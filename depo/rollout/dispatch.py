@@ -102,8 +102,9 @@ class Dispatcher:
             self.schedule.forget()
 
     def serve(self, version: int) -> None:
-        """All engines have loaded this version."""
+        """All engines have loaded this version: it is the newest now, whatever was before."""
         with self.turn:
+            self.schedule.newest = version
             for engine in self.schedule.engines.values():
                 self.schedule.loaded(engine, version)
 
