@@ -158,7 +158,7 @@ def test_an_engine_that_died_while_it_had_nothing_to_do_is_replaced_when_it_is_n
     pool.load_weights(WeightUpdate(1, "somewhere"))  # not newer, and yet what they have to serve
     assert {one.policy_version for one in pool.generate(REQUESTS, SAMPLING)} == {1}
     ray.kill(pool.workers["vLLM worker 1"])
-    with pytest.raises(ray.exceptions.RayActorError):  # a call may yet overtake that
+    with suppress(ray.exceptions.RayActorError):  # a call may yet overtake that
         while True:
             ray.get(pool.ask("vLLM worker 1", "ready"))
     assert pool.load_weights(WeightUpdate(2, "elsewhere")) == 2
