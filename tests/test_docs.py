@@ -28,15 +28,18 @@ RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
 TEXTS = {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in [*PAGES, *RECIPES]}
 OTHERS = {
     "cd",
+    "docker",
     "eval",
     "export",
     "git",
+    "kubectl",
     "lm_eval",
     "mkdocs",
     "pip",
     "pytest",
     "python",
     "ray",
+    "sbatch",
     "source",
     "twine",
     "vllm",
