@@ -95,7 +95,8 @@ def described(
     data: str, question: str | None, answer: str | None, where: str = "--data"
 ) -> tuple[dict[str, Any], str, int | None]:
     """The source that ``data`` means, with its columns; the reward that its answers suggest; its rows, None
-    where they are not known. ``where`` says how it was named. Raises UserError for a table that cannot be used."""
+    where they are not known. ``where`` says how it was named. Raises UserError for a table that cannot be
+    used."""
     source, table = source_from_shorthand(data), None
     if source["type"] == "file":
         from depo.data.sources import open_file

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from depo.errors import DONE, UserError
 from depo.files import check_place, new_directory, write_text
@@ -16,11 +16,9 @@ from depo.init import check_new, described, quoted, recipe_text, reward_block, t
 from depo.recipe.errors import Sources
 from depo.recipe.keys import parse_override
 from depo.recipe.loading import validated
+from depo.recipe.model_shape import find_config, positions
 from depo.recipe.schema.evaluation import Suite
 from depo.recipe.suites import ROOT, check_inputs
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 NAME = "probe"
 """Of the suite and its one benchmark."""
@@ -28,11 +26,11 @@ NAME = "probe"
 FEWEST = 4  # rollouts a prompt
 
 EXAMPLES = """\
-  depo probe Qwen/Qwen3-0.6B problems.jsonl --engine vllm --write mine.yaml
+  depo probe Qwen/Qwen3-0.6B problems.jsonl --write mine.yaml engine=vllm
   depo probe DIR problems.csv --prompts 100 --n 8 sampling.max_new_tokens=256
 
-key=value sets a key of the evaluation that it is, as for depo eval. Writes DIR/probe.json, probe.md, every
-rollout in samples/, and trace.parquet for depo replay. See docs/probe.md.
+key=value sets a key of the evaluation that a probe is, as for depo eval. Writes probe.json, probe.md, all
+rollouts in samples/, and trace.parquet for depo replay. See docs/probe.md.
 """
 
 
@@ -40,7 +38,7 @@ def add_options(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         NAME,
         help="look at a model on your prompts before training",
-        description="Ask a few hundred prompts several times each: pass rates, groups that would teach "
+        description="Ask some hundred prompts several times each: pass rates, groups that would teach "
         "nothing, cut and unreadable completions, doubtful gold answers, and a recipe.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,17 +52,16 @@ def add_options(commands: argparse._SubParsersAction) -> None:
     add("--reward", metavar="TYPE", help="math, exact, or ./FILE.py:FUNCTION; default: by the first answers")
     add("--prompts", type=int, default=256, metavar="N", help="drawn at random (%(default)s)")
     add("--n", type=int, default=16, metavar="N", help="rollouts a prompt (%(default)s)")
-    add("--engine", choices=("transformers", "vllm"), help="short for engine=...")
-    add("--write", type=Path, metavar="FILE.yaml", help="write the recipe that it suggests; must not exist")
+    add("--write", type=Path, metavar="FILE.yaml", help="write the suggested recipe; must not exist")
     add("--html", type=Path, metavar="FILE", help="write what is shown as one HTML file too")
     add("--run-dir", type=Path, metavar="DIR", help="default: runs/probe-TIMESTAMP")
     add("--resume", action="store_true", help="continue what is in --run-dir")
-    add("--quiet", action="store_true", help="no progress, only the result")
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Raises UserError for bad input."""
     from depo.data import load_saved
+    from depo.evaluation.command import check_engine
     from depo.evaluation.evaluate import evaluate
     from depo.evaluation.evaluator import problems_file
     from depo.evaluation.model import find_target
@@ -80,37 +77,33 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if options.html is not None:
         check_place(options.html, "--html")
     suite, rows = suite_of(options)
+    check_engine(suite)
     target = find_target(options.model)
     directory: Path = options.run_dir or new_directory(NAME)
-    document = evaluate(
-        target,
-        suite,
-        directory,
-        resume=options.resume,
-        quiet=options.quiet,
-        arguments=arguments,
-        say=(lambda line: None) if options.quiet else (lambda line: print(line, flush=True)),
-    )
+    resume, say = options.resume, lambda line: print(line, flush=True)
+    document = evaluate(target, suite, directory, resume=resume, quiet=False, arguments=arguments, say=say)
     prompts = load_saved(problems_file(directory / "problems", NAME))
     samples = SampleStore(directory / "samples").rows()
-    write_trace(prompts, samples, suite.sampling.n, directory / TRACE)
-    longest = max(len(prompt.token_ids) for prompt in prompts)
     result = probe_figures(document, suite, prompts, samples)
+    write_trace(prompts, samples, suite.sampling.n, directory / TRACE)
     result["replay"] = replayed(directory / TRACE, suite.seed)
-    result |= suggestion(result, suite.sampling.max_new_tokens, room(target.model, longest))
-    stored = write_result(result, directory / f"{NAME}.json", probe_report)
+    config = find_config(target.model)
+    limit = None if config is None else positions(config)
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    result |= suggestion(result, suite.sampling.max_new_tokens, None if limit is None else limit - longest)
+    written = write_result(result, directory / f"{NAME}.json", probe_report)
     show(*blocks(result))
     if options.html is not None:
         write_text(options.html, to_html(probe_report(result)))
-        stored.append(options.html)
-    print(f"written: {', '.join(map(str, stored))}")
+        written.append(options.html)
+    print(f"written: {', '.join(map(str, written))}")
     if options.write is not None:
         write_recipe(options.write, suggested_recipe(options.write, target.model, suite, rows, result))
     return DONE
 
 
 def suite_of(options: argparse.Namespace) -> tuple[Suite, int | None]:
-    """What is asked, and the rows of the table, where they are known. Raises UserError."""
+    """What is asked, and the rows of the table, None where they are not known. Raises UserError."""
     source, guess, rows = described(options.data, options.question, options.answer, "DATA")
     reward = reward_block(options.reward or guess)
     raw: dict[str, Any] = {
@@ -121,8 +114,6 @@ def suite_of(options: argparse.Namespace) -> tuple[Suite, int | None]:
         "extrapolate": [],
         "benchmarks": {NAME: {"source": source, "sample": options.prompts}},
     }
-    if options.engine is not None:
-        raw["engine"] = options.engine
     sources = Sources("depo probe", raw, tuple(map(parse_override, options.overrides)), ROOT)
     suite = validated(Suite, sources)
     if list(suite.benchmarks) != [NAME]:
@@ -133,65 +124,48 @@ def suite_of(options: argparse.Namespace) -> tuple[Suite, int | None]:
     return suite, rows
 
 
-def room(model: str, longest: int) -> int | None:
-    """Tokens that a completion may have after the longest prompt; None where the model is not at hand."""
-    from depo.recipe.model_shape import find_config, positions
-
-    config = find_config(model)
-    limit = None if config is None else positions(config)
-    return None if limit is None else limit - longest
-
-
 # ---------------------------------------------------------------- the recipe
 
 HALF, MOST_TEACH, NONE_TEACH, MANY = 0.5, 0.2, 0.98, 0.1
 
 
-def suggestion(result: Mapping[str, Any], tokens: int, most_tokens: int | None) -> dict[str, Any]:
-    """``recipe``: the keys that the probe has something to say about; ``advice``: why, and what else."""
+def suggestion(result: dict[str, Any], tokens: int, most_tokens: int | None) -> dict[str, Any]:
+    """``recipe``: the keys that the probe has something to say about; ``advice``: why, and what else.
+    ``tokens`` was the limit of a completion, ``most_tokens`` is what the model has room for."""
     shares = {one["group_size"]: one["share"][0] for one in result["zero_variance"]}
     size = next((one for one, share in shares.items() if share is not None and share <= HALF), max(shares))
-    share, cut, unread = shares[size], result["truncated"][0], result["unparseable"][0]
+    share, cut, unread = shares[size] or 0.0, result["truncated"][0] or 0.0, result["unparseable"][0] or 0.0
     recipe: dict[str, Any] = {"group_size": size, "max_new_tokens": tokens}
-    advice = []
-    if share is not None:
-        advice.append(f"batch.group_size {size}: of groups of {size}, {share:.0%} teach nothing")
-        if share < MOST_TEACH:
-            recipe["selection"] = "uniform"
-            advice.append("selection uniform: most prompts teach as they are, choosing saves little")
-        if share > NONE_TEACH:
-            advice.append("take easier problems or a better start: selection needs some informative groups")
-    if cut is not None and cut > MANY:
-        recipe["max_new_tokens"] = min(2 * tokens, most_tokens or 2 * tokens)
-        advice.append(
-            f"rollout.max_new_tokens {recipe['max_new_tokens']:,}: {cut:.0%} of the completions were cut at "
-            f"{tokens:,}"
-        )
-    if unread is not None and unread > MANY:
-        advice.append(f"data.template: {unread:.0%} hold no answer; say more plainly how to give it")
+    advice = [f"batch.group_size {size}: of groups of {size}, {share:.0%} teach nothing"]
+    if share < MOST_TEACH:
+        recipe["selection"] = "uniform"
+        advice.append("selection uniform: most prompts teach as they are, choosing would save little")
+    if share > NONE_TEACH:
+        advice.append("take easier problems or a better start: selection needs some informative groups")
+    if cut > MANY:
+        more = recipe["max_new_tokens"] = min(2 * tokens, most_tokens or 2 * tokens)
+        advice.append(f"rollout.max_new_tokens {more:,}: {cut:.0%} of the completions were cut at {tokens:,}")
+    if unread > MANY:
+        advice.append(f"data.template: {unread:.0%} of the completions hold no answer; say how to give it")
     if result["suspects"]:
-        advice.append("look at the gold answers above before training on them")
+        advice.append("gold answers: look at the doubtful ones before training on them")
     return {"recipe": recipe, "advice": advice}
 
 
-def suggested_recipe(
-    path: Path, model: str, suite: Suite, rows: int | None, result: Mapping[str, Any]
-) -> str:
+def suggested_recipe(path: Path, model: str, suite: Suite, rows: int | None, result: dict[str, Any]) -> str:
     """What was asked, with what the probe suggests."""
     found, source = result["recipe"], suite.benchmarks[NAME].source
     asked = {"template": suite.template, "system": suite.system, "raw": suite.raw or None}
-    reward = suite.reward.model_dump(mode="json", exclude_defaults=True) | {"type": suite.reward.type}
-    vllm = suite.vllm.workers * suite.vllm.tensor_parallel if suite.engine == "vllm" else 0
     return recipe_text(
         path,
         model,
         {"type": source.type} | source.model_dump(mode="json", exclude_defaults=True),
-        reward,
-        vllm,
+        {"type": suite.reward.type} | suite.reward.model_dump(mode="json", exclude_defaults=True),
+        suite.vllm.workers * suite.vllm.tensor_parallel if suite.engine == "vllm" else 0,
         rows,
         asked=[f"  {key}: {quoted(value)}" for key, value in asked.items() if value is not None],
         batch={"group_size": found["group_size"]},
         max_new_tokens=found["max_new_tokens"],
-        more=["selection: uniform # most prompts teach as they are"] if "selection" in found else [],
+        more=["selection: uniform"] if "selection" in found else [],
         advice=result["advice"],
     )

@@ -2,14 +2,15 @@
 
 N prompts, R resamples, G group size, n verdicts of a prompt, c of them right.
 
-*Zero variance.* A group of G ≤ n rollouts, drawn from the n without replacement, is all right or all wrong with
-probability [C(c, G) + C(n − c, G)] / C(n, G): the U-statistic, unbiased for p^G + (1 − p)^G. For G > n the pass
-rates are taken to be Beta(a, b), fitted by maximum likelihood of the beta-binomial counts.
+*Zero variance.* A group of G ≤ n rollouts, drawn from the n without replacement, is all right or all wrong
+with probability [C(c, G) + C(n − c, G)] / C(n, G): the U-statistic, unbiased for p^G + (1 − p)^G. For G > n
+the pass rates are taken to be Beta(a, b), fitted to the counts by maximum likelihood (beta-binomial).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,17 +64,13 @@ def probe_figures(
 
 
 def histogram(n_N: np.ndarray, c_N: np.ndarray) -> list[list[Any]]:
-    """[pass rates, prompts] with never and always apart; prompts without a verdict are left out."""
+    """[pass rates, prompts], never and always apart; prompts without a verdict are left out."""
     rate_N = c_N[n_N > 0] / n_N[n_N > 0]
     between = rate_N[(rate_N > 0) & (rate_N < 1)]
-    edges = [part / PARTS for part in range(PARTS + 1)]
-    counts, _ = np.histogram(between, edges)
-    labels = [f"{low:.0%} to {high:.0%}" for low, high in zip(edges, edges[1:], strict=False)]
-    return [
-        ["never right", int((rate_N == 0).sum())],
-        *([label, int(count)] for label, count in zip(labels, counts, strict=True)),
-        ["always right", int((rate_N == 1).sum())],
-    ]
+    counts, edges = np.histogram(between, PARTS, (0, 1))
+    labels = [f"{low:.0%} to {high:.0%}" for low, high in pairwise(edges)]
+    ends = [["never right", int((rate_N == 0).sum())]], [["always right", int((rate_N == 1).sum())]]
+    return [*ends[0], *([label, int(count)] for label, count in zip(labels, counts, strict=True)), *ends[1]]
 
 
 def zero_variance(n_N: np.ndarray, c_N: np.ndarray, size: int, weights_RN: np.ndarray) -> dict[str, Any]:
@@ -145,14 +142,11 @@ def suspects(prompts: Sequence[Prompt], rows: Sequence[Row], suite: Suite) -> li
     never = {key: some for key, some in by_key.items() if not any(row["correct"] for row in some)}
     with Votes(suite.verification) as votes:
         answers = votes.answers(rule, never)
-    asked = {prompt.key: prompt for prompt in prompts}
     found = []
-    for key, counts in answers.items():
-        answer, count = next(iter(counts.items()), ("", 0))
-        if count >= max(FEWEST_VOTES, MAJORITY * len(never[key])):
-            prompt = asked[key]
-            found.append(
-                {"key": key, "question": prompt.text[:LONGEST], "gold": prompt.reference}
-                | {"answer": answer, "votes": count, "n": len(never[key])}
-            )
+    for prompt in prompts:
+        n = len(never.get(prompt.key, ()))
+        answer, count = next(iter(answers.get(prompt.key, {}).items()), ("", 0))
+        if count >= max(FEWEST_VOTES, MAJORITY * n):
+            asked = {"key": prompt.key, "question": prompt.text[:LONGEST], "gold": prompt.reference}
+            found.append(asked | {"answer": answer, "votes": count, "n": n})
     return sorted(found, key=lambda one: one["votes"] / one["n"], reverse=True)

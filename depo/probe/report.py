@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from depo.evaluation.report import described
 from depo.report.document import Block, Bullets, CodeBlock, Document, Number, Paragraph, Section, Table
 from depo.report.provenance import provenance_blocks
 
@@ -13,6 +12,18 @@ Result = Mapping[str, Any]
 
 BAR = 40  # characters
 SUSPECTS = 10  # shown; the JSON has all
+BY = {"counts": "unbiased, from the counts", "beta": "extrapolated, Beta-binomial", "none": "no verdict"}
+
+SUSPECT = (
+    "Never right, but at least half of the completions agree on another answer. Look at them: it may also be "
+    "a mistake that the policy always makes."
+)
+LIMITS = (
+    "A replay of the probe: what an estimator makes of a few steps of a policy that does not move. In "
+    "training it sees more, and what it knows grows old; hybrid is also shown the policy's prefill. "
+    "Intervals cover the draws of selection, not the choice of prompts. Which rule trains best, only a run "
+    "tells."
+)
 
 
 def probe_report(result: Result) -> Document:
@@ -21,128 +32,93 @@ def probe_report(result: Result) -> Document:
 
 def blocks(result: Result) -> list[Block]:
     """All but how it was made."""
+    suite, drawn = result["suite"], result["suite"]["sampling"]
+    how = (
+        f"{drawn['n']} rollouts a prompt, temperature {drawn['temperature']:g}, at most "
+        f"{drawn['max_new_tokens']:,} tokens; seed {suite['seed']}, engine {suite['engine']}"
+    )
     return [
-        Paragraph(f"{result['rows']}. {described(result)}"),
+        Paragraph(f"{result['rows']}. {how}."),
         histogram_table(result),
-        zero_variance_table(result),
-        *extrapolation(result),
-        health_table(result),
-        *(section for kind, some in result["examples"].items() if (section := shown(kind, some))),
-        *suspect_blocks(result["suspects"]),
-        *replay_blocks(result["replay"]),
+        *zero_variance_blocks(result),
+        *completion_blocks(result),
+        Section("Gold answers that look wrong", suspect_blocks(result)),
+        Section("What choosing prompts would save", replay_blocks(result["replay"])),
         Section("What follows", [Bullets(result["advice"])]),
     ]
 
 
 def histogram_table(result: Result) -> Table:
-    most = max((count for _, count in result["histogram"]), default=0) or 1
+    prompts, found = result["prompts"], result["histogram"]
+    most = max(count for _, count in found) or 1
     rows = [
-        [
-            label,
-            Number(count, ","),
-            Number(count / max(result["prompts"], 1), ".0%"),
-            "█" * round(BAR * count / most),
-        ]
-        for label, count in result["histogram"]
-    ]
-    head = ["pass rate", "prompts", "share", ""]
-    return Table(head, rows, f"How often {result['prompts']:,} prompts were answered rightly")
-
-
-def zero_variance_table(result: Result) -> Table:
-    by = {"counts": "from the counts, unbiased", "beta": "extrapolated, Beta-binomial", "none": "no verdict"}
-    rows = [
-        [Number(one["group_size"], "d"), Number.of(one["share"], ".1%"), by[one["by"]]]
-        for one in result["zero_variance"]
-    ]
-    caption = "Groups that would teach nothing: all right or all wrong [95 %, bootstrap over prompts]"
-    return Table(["group size", "zero-variance share", "estimate"], rows, caption)
-
-
-def extrapolation(result: Result) -> list[Block]:
-    """What the Beta was, and how well it does where the counts tell."""
-    fitted = [one for one in result["zero_variance"] if one["by"] == "beta"]
-    if not fitted:
-        return []
-    (a, b), (n, model, counts) = fitted[0]["fit"], fitted[0]["check"]
-    return [
-        Paragraph(
-            f"Extrapolated: pass rates taken to be Beta({a:.2g}, {b:.2g}). At group size {n} that gives "
-            f"{Number(model, '.1%')}, the counts give {Number(counts, '.1%')}. The interval does not cover another "
-            "shape."
-        )
-    ]
-
-
-def health_table(result: Result) -> Table:
-    rows = [
-        ["accuracy", Number.of(result["avg"], ".1%")],
-        ["cut at the token limit", Number.of(result["truncated"], ".1%")],
-        ["no answer to be found (unparseable)", Number.of(result["unparseable"], ".1%")],
-        ["no verdict (unscorable)", Number(result["unscorable"] / max(result["samples"], 1), ".1%")],
+        [label, Number(count, ","), Number(count / prompts, ".0%"), "█" * round(BAR * count / most)]
+        for label, count in found
     ]
     return Table(
-        ["completions", "share"], rows, f"{result['samples']:,} completions [95 %, bootstrap over prompts]"
+        ["pass rate", "prompts", "share", ""], rows, f"How often {prompts:,} prompts were answered right"
     )
 
 
-def shown(kind: str, some: Sequence[Mapping[str, str]]) -> Section | None:
-    if not some:
-        return None
-    texts = [part for one in some for part in (Paragraph(one["question"]), CodeBlock(f"… {one['end']}"))]
-    return Section(f"Completions that were {kind}: how they end", texts)
+def zero_variance_blocks(result: Result) -> list[Block]:
+    """The shares, and how well the Beta does where the counts tell."""
+    found = result["zero_variance"]
+    rows = [[Number(one["group_size"], "d"), Number.of(one["share"], ".1%"), BY[one["by"]]] for one in found]
+    what = "Groups that would teach nothing, all right or all wrong [95 %, bootstrap over prompts]:"
+    told: list[Block] = [Paragraph(what), Table(["group size", "zero-variance share", "estimate"], rows)]
+    for one in [one for one in found if one["by"] == "beta"][:1]:
+        (a, b), (n, model, counts) = one["fit"], one["check"]
+        text = (
+            f"Extrapolated: as if pass rates were Beta({a:.2g}, {b:.2g}), which at group size {n} gives "
+            f"{Number(model, '.1%')}; the counts give {Number(counts, '.1%')}."
+        )
+        told.append(Paragraph(text))
+    return told
 
 
-def suspect_blocks(suspects: Sequence[Mapping[str, Any]] | None) -> list[Block]:
-    title = "Gold answers that look wrong"
-    if suspects is None:
-        return [
-            Section(title, [Paragraph("Not looked for: this reward knows no answers that can be compared.")])
-        ]
-    if not suspects:
-        return [Section(title, [Paragraph("None: no prompt is never right, and mostly answered alike.")])]
+def completion_blocks(result: Result) -> list[Block]:
+    """How many were cut or unreadable, with examples."""
+    samples = result["samples"]
+    rows = [
+        ["right", Number.of(result["avg"], ".1%")],
+        ["cut at the token limit", Number.of(result["truncated"], ".1%")],
+        ["without an answer that can be read", Number.of(result["unparseable"], ".1%")],
+        ["without a verdict", Number(result["unscorable"] / samples, ".1%")],
+    ]
+    told: list[Block] = [Table(["completions", "share"], rows, f"{samples:,} completions")]
+    for kind, some in result["examples"].items():
+        ends = [part for one in some for part in (Paragraph(one["question"]), CodeBlock(f"… {one['end']}"))]
+        if ends:
+            told.append(Section(f"Some that were {kind}: how they end", ends))
+    return told
+
+
+def suspect_blocks(result: Result) -> list[Block]:
+    found = result["suspects"]
+    if found is None:
+        return [Paragraph("Not looked for: this reward knows no answers that can be compared.")]
+    if not found:
+        return [Paragraph("None: no prompt was never answered right and mostly answered alike.")]
     rows = [
         [one["question"][:80], one["gold"], one["answer"], f"{one['votes']} of {one['n']}"]
-        for one in suspects[:SUSPECTS]
+        for one in found[:SUSPECTS]
     ]
-    more = f" {len(suspects)} in all; probe.json has the others." if len(suspects) > SUSPECTS else ""
-    return [
-        Section(
-            title,
-            [
-                Paragraph(
-                    "Never right, but at least half of the completions agree on another answer. Look at them: it may "
-                    f"also be a mistake that the policy always makes.{more}"
-                ),
-                Table(["prompt", "gold answer", "majority", "votes"], rows),
-            ],
-        )
-    ]
+    more = f", the first {SUSPECTS}" if len(found) > SUSPECTS else ""
+    caption = f"{len(found):,} of {result['prompts']:,} prompts{more}"
+    return [Paragraph(SUSPECT), Table(["prompt", "gold answer", "majority's answer", "share"], rows, caption)]
 
 
-def replay_blocks(replay: Mapping[str, Any]) -> list[Block]:
-    title = "What choosing prompts would save"
+def replay_blocks(replay: Result) -> list[Block]:
     if replay["why_not"]:
-        return [Section(title, [Paragraph(f"Not replayed: {replay['why_not']}.")])]
+        return [Paragraph(f"Not replayed: {replay['why_not']}.")]
     rows = [
         [one["estimator"], one["rule"], Number.of(one["informative"], ".1%"), Number.of(one["saved"], ".0%")]
         for one in replay["pairs"]
     ]
-    caption = (
-        f"A quarter of {replay['prompts']:,} prompts a step, groups of {replay['group_size']}, "
-        f"{replay['visits']} steps [95 % over seeds]; uniform sampling: {replay['uniform']:.1%} informative"
+    how = (
+        f"{replay['prompts']:,} prompts, groups of {replay['group_size']}, a quarter of the prompts a step, "
+        f"{replay['visits']} steps [95 % over seeds]. Of groups drawn uniformly, {replay['uniform']:.1%} are "
+        "informative."
     )
-    return [
-        Section(
-            title,
-            [
-                Table(["estimator", "rule", "informative groups", "rollouts saved"], rows, caption),
-                Paragraph(
-                    f"This is a replay of the probe. It tells what an estimator knows after at most "
-                    f"{replay['visits'] - 1} steps of a policy that does not move; in training it sees more, and what "
-                    "it knows grows old. hybrid does without the prefill probe here. Intervals cover the draws "
-                    "of selection, not the choice of prompts. Which rule trains best only a run tells."
-                ),
-            ],
-        )
-    ]
+    table = Table(["estimator", "rule", "informative groups", "rollouts saved"], rows)
+    return [Paragraph(how), table, Paragraph(LIMITS)]
