@@ -6,6 +6,7 @@ Samples are an evaluation's: the probe is a suite of one benchmark, asked by `de
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     config = find_config(target.model)
     limit = None if config is None else positions(config)
     longest = max(len(prompt.token_ids) for prompt in prompts)
-    result |= suggestion(result, suite.sampling.max_new_tokens, None if limit is None else limit - longest)
+    result |= suggestion(result, suite, longest, limit)
     written = write_result(result, directory / f"{NAME}.json", probe_report)
     show(*blocks(result))
     if options.html is not None:
@@ -112,6 +113,7 @@ def suite_of(options: argparse.Namespace) -> tuple[Suite, int | None]:
         "reward": reward,
         "sampling": {"n": options.n, "temperature": 1.0, "max_new_tokens": 512},
         "extrapolate": [],
+        "max_prompt_tokens": 1024,
         "benchmarks": {NAME: {"source": source, "sample": options.prompts}},
     }
     sources = Sources("depo probe", raw, tuple(map(parse_override, options.overrides)), ROOT)
@@ -129,9 +131,11 @@ def suite_of(options: argparse.Namespace) -> tuple[Suite, int | None]:
 HALF, MOST_TEACH, NONE_TEACH, MANY = 0.5, 0.2, 0.98, 0.1
 
 
-def suggestion(result: dict[str, Any], tokens: int, most_tokens: int | None) -> dict[str, Any]:
+def suggestion(result: dict[str, Any], suite: Suite, longest: int, limit: int | None) -> dict[str, Any]:
     """``recipe``: the keys that the probe has something to say about; ``advice``: why, and what else.
-    ``tokens`` was the limit of a completion, ``most_tokens`` is what the model has room for."""
+    ``longest``: tokens of the longest prompt, ``limit``: positions of the model, None where not known."""
+    tokens = suite.sampling.max_new_tokens
+    room = math.inf if limit is None else limit - longest
     shares = {one["group_size"]: one["share"][0] for one in result["zero_variance"]}
     size = next((one for one, share in shares.items() if share is not None and share <= HALF), max(shares))
     share, cut, unread = shares[size] or 0.0, result["truncated"][0] or 0.0, result["unparseable"][0] or 0.0
@@ -143,8 +147,11 @@ def suggestion(result: dict[str, Any], tokens: int, most_tokens: int | None) -> 
     if share > NONE_TEACH:
         advice.append("take easier problems or a better start: selection needs some informative groups")
     if cut > MANY:
-        more = recipe["max_new_tokens"] = min(2 * tokens, most_tokens or 2 * tokens)
+        more = recipe["max_new_tokens"] = int(min(2 * tokens, room))
         advice.append(f"rollout.max_new_tokens {more:,}: {cut:.0%} of the completions were cut at {tokens:,}")
+    recipe["max_prompt_tokens"] = suite.max_prompt_tokens
+    if limit is not None:
+        recipe["max_prompt_tokens"] = min(suite.max_prompt_tokens, limit - recipe["max_new_tokens"])
     if unread > MANY:
         advice.append(f"data.template: {unread:.0%} of the completions hold no answer; say how to give it")
     if result["suspects"]:
@@ -156,6 +163,7 @@ def suggested_recipe(path: Path, model: str, suite: Suite, rows: int | None, res
     """What was asked, with what the probe suggests."""
     found, source = result["recipe"], suite.benchmarks[NAME].source
     asked = {"template": suite.template, "system": suite.system, "raw": suite.raw or None}
+    asked["max_prompt_tokens"] = found["max_prompt_tokens"]
     return recipe_text(
         path,
         model,

@@ -88,7 +88,7 @@ def zero_variance(n_N: np.ndarray, c_N: np.ndarray, size: int, weights_RN: np.nd
         interval: Sequence[float | None] = limits_of_equals(share, int((n_N > 0).sum()), SHARE)
     else:
         interval = limits(np.array([beta_share(beta_fit(n_N, c_N, w), size) for w in weights_RN[:FITS]]))
-    middle = int(np.median(n_N))
+    middle = max(1, int(np.median(n_N)))
     check = [middle, beta_share(fit, middle), estimate(all_alike_chance(n_N, c_N, middle), weights_RN)[0]]
     return {"group_size": size, "share": [share, *interval], "by": "beta", "fit": fit, "check": check}
 

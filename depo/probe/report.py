@@ -11,6 +11,7 @@ from depo.report.provenance import provenance_blocks
 Result = Mapping[str, Any]
 
 BAR = 40  # characters
+CELL = 60
 SUSPECTS = 10  # shown; the JSON has all
 BY = {"counts": "unbiased, from the counts", "beta": "extrapolated, Beta-binomial", "none": "no verdict"}
 
@@ -100,12 +101,17 @@ def suspect_blocks(result: Result) -> list[Block]:
     if not found:
         return [Paragraph("None: no prompt was never answered right and mostly answered alike.")]
     rows = [
-        [one["question"][:80], one["gold"], one["answer"], f"{one['votes']} of {one['n']}"]
+        [*(cell(one[name]) for name in ("question", "gold", "answer")), f"{one['votes']} of {one['n']}"]
         for one in found[:SUSPECTS]
     ]
     more = f", the first {SUSPECTS}" if len(found) > SUSPECTS else ""
     caption = f"{len(found):,} of {result['prompts']:,} prompts{more}"
     return [Paragraph(SUSPECT), Table(["prompt", "gold answer", "majority's answer", "share"], rows, caption)]
+
+
+def cell(text: str) -> str:
+    """On one line of a table."""
+    return " ".join(text.split())[:CELL]
 
 
 def replay_blocks(replay: Result) -> list[Block]:

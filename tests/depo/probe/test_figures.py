@@ -138,11 +138,12 @@ def test_advice_follows_from_the_figures(probed: tuple[dict[str, Any], Path]) ->
     def advised(share: float, **figures: float) -> dict[str, Any]:
         changed = {name: [value, None, None] for name, value in figures.items()}
         sizes = [{"group_size": size, "share": [share, 0, 1]} for size in (4, 8, 16)]
-        return suggestion(probed[0] | {"zero_variance": sizes} | changed, 64, 100)["recipe"]
+        return suggestion(probed[0] | {"zero_variance": sizes} | changed, made_suite(N), 20, 120)["recipe"]
 
-    assert advised(0.4, truncated=0.0) == {"group_size": 4, "max_new_tokens": 64}
-    assert advised(0.6, truncated=0.2) == {"group_size": 16, "max_new_tokens": 100}, (
-        "the model has no more room"
+    assert advised(0.4, truncated=0.0) == {"group_size": 4, "max_new_tokens": 64, "max_prompt_tokens": 56}
+    longer = advised(0.6, truncated=0.2)
+    assert longer == {"group_size": 16, "max_new_tokens": 100, "max_prompt_tokens": 20}, (
+        "120 positions in all"
     )
     assert advised(0.1, truncated=0.0)["selection"] == "uniform"
 
