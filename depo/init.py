@@ -220,9 +220,9 @@ def recipe_text(
     return "\n".join([*lines, *more, ""])
 
 
-def quoted(text: str) -> str:
-    """In YAML's double quotes."""
-    return json.dumps(text, ensure_ascii=False)
+def quoted(value: Any) -> str:
+    """As YAML, text in double quotes."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def flow(value: dict[str, Any]) -> str:

@@ -162,7 +162,7 @@ def suggestion(result: dict[str, Any], suite: Suite, longest: int, limit: int | 
 def suggested_recipe(path: Path, model: str, suite: Suite, rows: int | None, result: dict[str, Any]) -> str:
     """What was asked, with what the probe suggests."""
     found, source = result["recipe"], suite.benchmarks[NAME].source
-    asked = {"template": suite.template, "system": suite.system, "raw": suite.raw or None}
+    asked: dict[str, Any] = {"template": suite.template, "system": suite.system, "raw": suite.raw or None}
     asked["max_prompt_tokens"] = found["max_prompt_tokens"]
     return recipe_text(
         path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from depo.report.document import Block, Bullets, CodeBlock, Document, Number, Paragraph, Section, Table
+from depo.report.document import Block, Bullets, CodeBlock, Document, Number, Paragraph, Section, Table, Text
 from depo.report.provenance import provenance_blocks
 
 Result = Mapping[str, Any]
@@ -52,7 +52,7 @@ def blocks(result: Result) -> list[Block]:
 def histogram_table(result: Result) -> Table:
     prompts, found = result["prompts"], result["histogram"]
     most = max(count for _, count in found) or 1
-    rows = [
+    rows: list[list[Text]] = [
         [label, Number(count, ","), Number(count / prompts, ".0%"), "█" * round(BAR * count / most)]
         for label, count in found
     ]
@@ -80,7 +80,7 @@ def zero_variance_blocks(result: Result) -> list[Block]:
 def completion_blocks(result: Result) -> list[Block]:
     """How many were cut or unreadable, with examples."""
     samples = result["samples"]
-    rows = [
+    rows: list[list[Text]] = [
         ["right", Number.of(result["avg"], ".1%")],
         ["cut at the token limit", Number.of(result["truncated"], ".1%")],
         ["without an answer that can be read", Number.of(result["unparseable"], ".1%")],
