@@ -11,7 +11,7 @@ import yaml
 from depo.cli import main
 from depo.data import load_saved
 
-SMALL = ["raw=true", "template={question}", "sampling.max_new_tokens=5", "dtype=float32", "threads=1"]
+SMALL = ["raw=true", 'template="{question}"', "sampling.max_new_tokens=5", "dtype=float32", "threads=1"]
 SMALL += ["verification.workers=1", "resamples=20", "--reward", "even_reward:judge"]
 
 
