@@ -64,7 +64,9 @@ def histogram_table(result: Result) -> Table:
 def zero_variance_blocks(result: Result) -> list[Block]:
     """The shares, and how well the Beta does where the counts tell."""
     found = result["zero_variance"]
-    rows = [[Number(one["group_size"], "d"), Number.of(one["share"], ".1%"), BY[one["by"]]] for one in found]
+    rows: list[list[Text]] = [
+        [Number(one["group_size"], "d"), Number.of(one["share"], ".1%"), BY[one["by"]]] for one in found
+    ]
     what = "Groups that would teach nothing, all right or all wrong [95 %, bootstrap over prompts]:"
     told: list[Block] = [Paragraph(what), Table(["group size", "zero-variance share", "estimate"], rows)]
     for one in [one for one in found if one["by"] == "beta"][:1]:
