@@ -47,12 +47,14 @@ class OracleEstimator(Fixed):
     do for a selector. Benchmarks only.
 
     ``live``: told by ``Candidate.features``, (1,), of the policy as it is now; else by ``Candidate.prior``.
+    ``samples``: how often whoever tells it asks the policy; 0: the answer's exact probability.
     """
 
     name = "oracle"
 
-    def __init__(self, live: bool = False) -> None:
+    def __init__(self, live: bool = False, samples: int = 0) -> None:
         self.live = live
+        self.samples = samples
 
     def predict(self, candidates: Sequence[Candidate], context: Context) -> Estimates:
         """p itself, without spread. Raises ValueError for a candidate of whom no pass rate was told."""

@@ -39,6 +39,7 @@ latest groups.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -47,12 +48,13 @@ from estimators.base import Candidate, Context, Estimates, Observation, State, j
 from estimators.moments import informative_probability, require_group_size
 from estimators.regression import PromptRegression
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 LOGITS, SPACING = 8.0, 0.4
 TILT_LOGITS = 4.0  # beyond, a regression says no more than "very easy" or "very hard"
 SPANS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1024.0, np.inf)  # policy steps
 WORTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # rollouts
-WINDOW, EM_ROUNDS = 1024, 5  # groups that the population is fitted to, and steps towards the fit at each call
+WINDOW, LATEST, STEPS = 1024, 256, 4  # the population is fitted to the groups of the last policy steps, but to
+EM_ROUNDS = 5  # no more than WINDOW and no fewer than LATEST, with so many steps towards the fit at each call
 START = 4.0  # groups that the population before any visit counts for
 NEVER = 0.05  # what that gives to prompts out of reach, as odds
 NEGLIGIBLE = 0.01  # posterior weight below which a pair is left out of an average
@@ -108,6 +110,7 @@ class HybridEstimator:
         self.start_M = START * normalised(start_M)
         self.population_M = normalised(start_M)
         self._latest_W2M = np.zeros((0, 2, len(start_M)), dtype=np.float32)  # known beforehand, likelihood
+        self._latest_at_W = np.zeros(0, dtype=np.int64)  # step
         self._row: dict[str, int] = {}
         self._counts_VR2 = np.zeros((0, len(SPANS), 2))  # with room to grow
         self._visited_at_V = np.zeros(0, dtype=np.int64)
@@ -138,7 +141,7 @@ class HybridEstimator:
             p_informative=np.clip(informative_N, 0.0, 1.0),
             p_all_wrong=np.clip(wrong_N, 0.0, 1.0),
             p_all_right=np.clip(right_N, 0.0, 1.0),
-            sample=lambda rng: self.draw(belief_NM, rng),
+            sample=partial(self.draw, np.cumsum(belief_NM, axis=1)),
         )
 
     def beliefs(self, candidates: Sequence[Candidate | Observation], step: int) -> np.ndarray:
@@ -173,12 +176,11 @@ class HybridEstimator:
         log_NM = pseudo_N2 @ self.tilting_2M + counts_N2 @ self.log_2M
         return np.exp(log_NM - log_NM.max(axis=1, keepdims=True))
 
-    def draw(self, belief_NM: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A pass rate from each belief, (N,): a point by its weight, then anywhere in its cell."""
-        cumulated_NM = np.cumsum(belief_NM, axis=1)
-        threshold_N = rng.random(len(belief_NM)) * cumulated_NM[:, -1]
+    def draw(self, cumulated_NM: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A pass rate from each belief, (N,), by cumulated weights: a point, then anywhere in its cell."""
+        threshold_N = rng.random(len(cumulated_NM)) * cumulated_NM[:, -1]
         point_N = np.minimum((cumulated_NM <= threshold_N[:, None]).sum(axis=1), len(self.rate_M) - 1)
-        logit_N = self.logit_M[point_N] + (rng.random(len(belief_NM)) - 0.5) * SPACING
+        logit_N = self.logit_M[point_N] + (rng.random(len(cumulated_NM)) - 0.5) * SPACING
         return self.observed(1.0 / (1.0 + np.exp(-logit_N)))
 
     # ---------------------------------------------------------------- learning
@@ -217,7 +219,7 @@ class HybridEstimator:
             average.add(probability_NS)
             counted_N2 = np.einsum("s,nsc->nc", average.weight_S, before_NR2[rows][:, average.span_S])
             known_NM[rows] = self._known((average.weight_S @ average.worth_S) * deviation_N2, counted_N2)
-        self._fit_population(np.stack([known_NM, likelihood_NM], axis=1))
+        self._fit_population(np.stack([known_NM, likelihood_NM], axis=1), step)
         self.regression.fit(groups, counts_N2[:, 0], counts_N2.sum(axis=1))
         for group in groups:
             self._row.setdefault(group.key, len(self._row))
@@ -228,9 +230,12 @@ class HybridEstimator:
         self._counts_VR2[rows_N] = before_NR2 + counts_N2[:, None, :]
         self._visited_at_V[rows_N] = step
 
-    def _fit_population(self, new_N2M: np.ndarray) -> None:
+    def _fit_population(self, new_N2M: np.ndarray, step: int) -> None:
         """See point 4 of the module's docstring."""
-        self._latest_W2M = np.concatenate([self._latest_W2M, new_N2M], dtype=np.float32)[-WINDOW:]
+        at_W = np.append(self._latest_at_W, np.full(len(new_N2M), step))
+        window = min(max(LATEST, int((at_W > step - STEPS).sum())), WINDOW)
+        self._latest_at_W = at_W[-window:]
+        self._latest_W2M = np.concatenate([self._latest_W2M, new_N2M], dtype=np.float32)[-window:]
         known_WM, likelihood_WM = self._latest_W2M[:, 0], self._latest_W2M[:, 1]
         for _ in range(EM_ROUNDS):
             prior_WM = self.population_M * known_WM
@@ -251,6 +256,7 @@ class HybridEstimator:
                 "visited_at": self._visited_at_V[:visited].copy(),
                 "population": self.population_M.copy(),
                 "latest": self._latest_W2M.copy(),
+                "latest_at": self._latest_at_W.copy(),
                 "first": self.first.score_S.copy(),
                 "again": self.again.score_S.copy(),
             },
@@ -272,6 +278,7 @@ class HybridEstimator:
         self._visited_at_V = np.array(state.arrays["visited_at"], dtype=np.int64)
         self.population_M = np.array(state.arrays["population"], dtype=np.float64)
         self._latest_W2M = np.array(state.arrays["latest"], dtype=np.float32)
+        self._latest_at_W = np.array(state.arrays["latest_at"], dtype=np.int64)
         self.first.score_S = np.array(state.arrays["first"], dtype=np.float64)
         self.again.score_S = np.array(state.arrays["again"], dtype=np.float64)
 

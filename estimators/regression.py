@@ -13,7 +13,8 @@ Its columns come in three blocks, each of which has the same say to begin with (
 
 Everything is kept as weighted sums over past groups, which fade with ``memory``: there is no learning rate
 and no order. A group of n counts n / (n + 2): a second rollout says less about prompts like this one than
-another prompt would. The weights are found by conjugate gradients from the last ones, in time K².
+another prompt would. The weights are found by conjugate gradients from the last ones, in time K². Groups wait
+until they are `FRESH` of what is known: one more in ten changes little.
 
 Shapes: N prompts, F features, C columns, K = C + 3 (1, columns, 2 targets).
 """
@@ -27,11 +28,12 @@ import numpy as np
 from estimators.base import Candidate, Observation, State, joined, part, recorded_rate
 from estimators.ngrams import NgramCache
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BITS, TEXT = 18, 2048
 PENALTY = 1.0  # groups that say nothing, beside those seen
 PROMPT_TRIALS = 2.0
 ITERATIONS, PRECISION = 20, 0.01  # of the solution: at most, and the residual that is good enough
+FRESH = 0.1  # share of new groups that is worth a new solution
 AT_ONCE = 256  # prompts whose n-grams are looked up together: what they need stays in the cache
 CONSTANT = 1e-3  # relative spread below which a column counts as constant: float32 moments leave as much
 
@@ -66,6 +68,7 @@ class PromptRegression:
         self.blocks[2] = features
         columns = sum(self.blocks)
         self.moments_KK = np.zeros((columns + 3, columns + 3), dtype=np.float32)
+        self.waiting_NK = np.zeros((0, columns + 3), dtype=np.float32)  # not in the sums yet
         self.solution_2C = np.zeros((2, columns), dtype=np.float32)  # weights of the scaled columns
         self.weights_2C, self.center_C = self.solution_2C, self.solution_2C[0]  # as they are applied
 
@@ -123,10 +126,12 @@ class PromptRegression:
         if not np.isfinite(rows_NK[complete_N]).all():
             raise ValueError("the features of a prompt must be finite")
         weight_N = trials_N / (trials_N + PROMPT_TRIALS)
-        rows_NK = (rows_NK * np.sqrt(weight_N)[:, None])[complete_N].astype(np.float32)
-        self.moments_KK *= np.float32(np.exp(-len(rows_NK) / self.memory))
-        self.moments_KK += rows_NK.T @ rows_NK
-        if len(rows_NK):
+        rows_NK = (rows_NK * np.sqrt(weight_N)[:, None])[complete_N]
+        self.waiting_NK = np.concatenate([self.waiting_NK, rows_NK], dtype=np.float32)
+        if (self.waiting_NK[:, 0] ** 2).sum() > FRESH * self.moments_KK[0, 0]:
+            self.moments_KK *= np.float32(np.exp(-len(self.waiting_NK) / self.memory))
+            self.moments_KK += self.waiting_NK.T @ self.waiting_NK
+            self.waiting_NK = self.waiting_NK[:0]
             self._solve()
         if self.encoder is not None:  # last: the regression learns what it says of prompts not yet learned
             self.encoder.fit(groups)
@@ -216,12 +221,17 @@ class PromptRegression:
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> State:
-        arrays = {"moments": self.moments_KK.copy(), "solution": self.solution_2C.copy()}
+        arrays = {
+            "moments": self.moments_KK.copy(),
+            "waiting": self.waiting_NK.copy(),
+            "solution": self.solution_2C.copy(),
+        }
         own = State(SCHEMA_VERSION, {"blocks": list(self.blocks)}, arrays)
         return own if self.encoder is None else joined(own, {"encoder": self.encoder.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
-        """Raises ValueError when the state belongs to another reader of texts."""
+        """Raises ValueError when the state is of another version or belongs to another reader of texts."""
+        state.require_version(SCHEMA_VERSION, "prompt regression")
         blocks = state.values["blocks"]
         if not isinstance(blocks, list) or blocks[:2] != self.blocks[:2]:
             raise ValueError(
@@ -230,6 +240,7 @@ class PromptRegression:
             )
         self._restart(int(blocks[2]))
         self.moments_KK = np.array(state.arrays["moments"], dtype=np.float32)
+        self.waiting_NK = np.array(state.arrays["waiting"], dtype=np.float32)
         self.solution_2C = np.array(state.arrays["solution"], dtype=np.float32)
         if rows := float(self.moments_KK[0, 0]):
             self.center_C = self.moments_KK[0, 1:-2] / rows

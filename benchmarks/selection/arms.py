@@ -180,6 +180,14 @@ ARMS: dict[str, Arm] = {
         2,
         learner=BELIEF,
     ),
+    "oracle_belief": Arm(
+        "knows every pass rate: as baseline, in pairs",
+        {"type": "oracle", "live": True},
+        CHOICE_OF_PAIRS | {"prefill_probe": False, "candidates": 256},
+        HYBRID_LR,
+        2,
+        learner=BELIEF,
+    ),
     "belief_mopps": Arm(
         "MoPPS as baseline, in pairs",
         {"type": "mopps"},
@@ -199,7 +207,8 @@ class World:
     pools' prompts; ``passes`` over the usual pool, in rollouts; ``heldout``: prompts; ``checks``: evaluations
     over the horizon, which measure by ``evaluation``; ``limits``: tokens of a prompt and of an answer;
     ``rollouts`` of a step; ``lr`` of all arms but those in ``tuned``, both found by ``--tune``; None: the
-    arm's own. The rest is what the recipe's blocks say beside `plan.base`."""
+    arm's own; ``oracle_samples``: completions of each candidate that tell an oracle its pass rate, 0 where it
+    is exact. The rest is what the recipe's blocks say beside `plan.base`."""
 
     about: str
     families: tuple[str, str]
@@ -213,6 +222,7 @@ class World:
     rollouts: int = 256
     lr: float | None = None
     tuned: Mapping[str, float] = field(default_factory=dict)
+    oracle_samples: int = 0
     policy: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     grading: Mapping[str, Any] = field(default_factory=dict)
@@ -246,6 +256,7 @@ WORLDS = {
         rollouts=128,
         lr=1e-3,
         tuned={"dapo": 2e-3},
+        oracle_samples=16,
         policy={"hidden_size": 64, "layers": 2, "experts": 4, "expert_size": 64, "init_std": 0.08},
         source={"phrasing": "columns", "carries": "even"},
         grading={"samples": 8, "mastered_above": 0.85},
@@ -255,8 +266,16 @@ WORLDS = {
 
 
 def arms_of(world: World) -> dict[str, Arm]:
-    """With the learning rates that they have in this world."""
-    return {name: replace(arm, lr=world.tuned.get(name, world.lr or arm.lr)) for name, arm in ARMS.items()}
+    """With the learning rates that they have in this world, and oracles that can be told pass rates in it."""
+    told = {"samples": world.oracle_samples}
+    return {
+        name: replace(
+            arm,
+            lr=world.tuned.get(name, world.lr or arm.lr),
+            estimator={**arm.estimator, **told} if arm.estimator["type"] == "oracle" else arm.estimator,
+        )
+        for name, arm in ARMS.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -285,10 +304,10 @@ CHAINS = {
 
 FAMILIES = {
     "four-digit chains": Family(
-        4, 8_000, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}, "unsure_facts": 0.2}
+        4, 12_000, CHAINS | {"families": {"+4": 0.85, "*4": 0.15}, "unsure_facts": 0.3}
     ),
     "three-digit chains": Family(
-        3, 6_000, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}, "unsure_facts": 0.4}
+        3, 9_000, CHAINS | {"families": {"+3": 0.85, "*3": 0.15}, "unsure_facts": 0.4}
     ),
     REPORTED: Family(
         digits=3,

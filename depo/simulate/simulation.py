@@ -66,7 +66,7 @@ def assembled(
         directory=directory,
         pool=pool,
         estimator=build_estimator(recipe),
-        selector=make_selector(recipe, parts["learner"], tokenizer, ledger),
+        selector=make_selector(recipe, parts["learner"], tokenizer, ledger, engine, reward),
         ledger=ledger,
         reward=reward,
         advantages=make_advantages(recipe),

@@ -15,15 +15,15 @@ import estimators
 from depo.data import LoadedData, RunPrompts, load_data, load_prompts
 from depo.errors import UserError
 from depo.evaluation.answers import MATH, vote_rule
-from depo.evaluation.evaluator import Task, exact_pass_rates
+from depo.evaluation.evaluator import Evaluator, Task, Verdicts, exact_pass_rates, requests_of
 from depo.evaluation.in_training import TrainingEvaluation, training_suite
 from depo.evaluation.verify import gold_line
 from depo.files import read_json, sha256, write_json
 from depo.learner.advantages import Advantages, build_advantages
 from depo.models.tokenizer import load_tokenizer
-from depo.recipe.schema import FileSource, PretrainedPolicy, Recipe, RewardSpec
+from depo.recipe.schema import FileSource, OracleEstimator, PretrainedPolicy, Recipe, RewardSpec
 from depo.rollout.calls import Calls
-from depo.rollout.engine import RolloutEngine
+from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.weights import (
     DirectorySync,
     ParityProbe,
@@ -44,6 +44,7 @@ from depo.workers.cluster import cpus_in_cluster, gpus_in_cluster, learner_gpus
 from depo.workers.learner import ColocatedEngine, PolicyFacts, RemoteLearner
 from estimators.base import Estimator
 from reward import VerifierPool
+from reward.base import Reward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,7 +123,7 @@ def assemble(
         directory=run_dir,
         pool=pool,
         estimator=estimator,
-        selector=make_selector(recipe, learner, tokenizer, ledger),
+        selector=make_selector(recipe, learner, tokenizer, ledger, engine, reward),
         ledger=ledger,
         reward=reward,
         advantages=make_advantages(recipe),
@@ -298,7 +299,12 @@ def make_advantages(recipe: Recipe) -> Advantages:
 
 
 def make_selector(
-    recipe: Recipe, learner: RemoteLearner, tokenizer: PreTrainedTokenizerBase, ledger: Ledger
+    recipe: Recipe,
+    learner: RemoteLearner,
+    tokenizer: PreTrainedTokenizerBase,
+    ledger: Ledger,
+    engine: RolloutEngine,
+    reward: Reward,
 ) -> Selector:
     """The recipe's selector, with the means to ask the policy what the recipe wants to know of candidates."""
 
@@ -306,11 +312,21 @@ def make_selector(
         ledger.record_probe(prompts)
         return learner.prompt_features(prompts)
 
+    def pass_rates(prompts: Sequence[Prompt]) -> np.ndarray:
+        assert isinstance(oracle, OracleEstimator)
+        if not oracle.samples:
+            return exact_pass_rates(prompts, learner, tokenizer)[:, None]
+        sampling = Sampling(1.0, recipe.rollout.max_new_tokens)
+        evaluator = Evaluator([Task("oracle", prompts, reward)], tokenizer, sampling)
+        rows = evaluator.rows(requests_of(prompts, oracle.samples, recipe.seed), engine)
+        return np.nan_to_num(Verdicts.of(rows).accuracy_N)[:, None]
+
+    oracle = recipe.estimator
     prefill_probe: PrefillProbe | None = None
     if recipe.prefill_probe:
         prefill_probe = counted_probe
-    elif getattr(recipe.estimator, "live", False):
-        prefill_probe = lambda prompts: exact_pass_rates(prompts, learner, tokenizer)[:, None]  # noqa: E731
+    elif isinstance(oracle, OracleEstimator) and oracle.live:
+        prefill_probe = pass_rates
     with user_errors("selection"):
         return build_selector(
             recipe.selection.spec | {"graded_on": recipe.graded_on},

@@ -180,6 +180,15 @@ def test_predictions_are_calibrated_where_the_truth_is_known(group_size):
     assert ((rate - mean) ** 2).sum() / expected.sum() == pytest.approx(1.0, abs=0.1)
 
 
+def test_the_population_is_that_of_the_last_steps():
+    """Of a policy that has learned in five steps what it could not do in twenty before. All prompts are new."""
+    estimator = plain()
+    for step in range(1, 26):
+        groups = [seen(f"{step}-{i}", 2 if step > 20 else 0, 2) for i in range(64)]
+        estimator.observe(groups, at(step, 2))
+    assert estimator.predict([candidate("new")], at(26, 2)).mean[0] > 0.9
+
+
 def test_the_population_is_that_of_the_pool_although_easy_prompts_were_chosen():
     """Of two kinds, told by their text, the easy one is visited nine times as often: a new text of each kind
     is still believed what its kind is."""

@@ -8,7 +8,7 @@ import pytest
 from hybrid_questions import at, candidate, plain, seen
 
 from estimators.base import State
-from estimators.hybrid import SPANS, WINDOW, HybridEstimator
+from estimators.hybrid import SCHEMA_VERSION, SPANS, WINDOW, HybridEstimator
 
 
 def test_state_round_trips_exactly_and_learning_goes_on_as_if_never_stopped():
@@ -37,7 +37,7 @@ def test_state_round_trips_exactly_and_learning_goes_on_as_if_never_stopped():
             np.testing.assert_array_equal(
                 getattr(original.predict(asked, at(30)), name), getattr(restored.predict(asked, at(30)), name)
             )
-    with pytest.raises(ValueError, match="schema_version 5, expected 6"):
+    with pytest.raises(ValueError, match=f"schema_version 5, expected {SCHEMA_VERSION}"):
         restored.load_state_dict(State(5))
 
 

@@ -1,5 +1,7 @@
 """The regression against ridge regression solved directly, and what it makes of what is missing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hybrid_questions import candidate, seen
@@ -64,6 +66,7 @@ def test_a_prompt_without_features_counts_as_average_and_teaches_nothing():
     before = subject.moments_KK.copy()
     fit(subject, [seen("bare", 8)])
     np.testing.assert_array_equal(subject.moments_KK, before)
+    assert not len(subject.waiting_NK)
     assert subject.predict([candidate("bare")])[0] == pytest.approx(subject.mean_2)
     with pytest.raises(ValueError, match="expected 5 features, found 2"):
         subject.predict([candidate("odd", features=np.ones(2))])
@@ -96,3 +99,30 @@ def test_the_state_of_another_reader_is_refused():
         PromptRegression("none", None, 100.0, 0).load_state_dict(state)
     with pytest.raises(ValueError, match="text must be"):
         PromptRegression("tea leaves", None, 100.0, 0)
+
+
+def test_groups_wait_until_they_are_a_tenth_and_then_count_as_if_they_had_come_at_once():
+    rng = np.random.default_rng(3)
+    groups, _, _ = groups_with_features(rng, 111)
+    subject, at_once = (PromptRegression("ngrams", None, 1e9, 0) for _ in range(2))
+    asked = [candidate(g.key, text=g.text, features=g.features) for g in groups]
+    fit(subject, groups[:100])
+    before = subject.predict(asked)
+    for group in groups[100:110]:
+        fit(subject, [group])
+        np.testing.assert_array_equal(subject.predict(asked), before)
+    waited, again = subject.state_dict(), PromptRegression("ngrams", None, 1e9, 0)
+    again.load_state_dict(waited)
+    fit(at_once, groups)
+    for resumed in (subject, again):
+        fit(resumed, groups[110:])
+        np.testing.assert_allclose(resumed.moments_KK, at_once.moments_KK, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(resumed.predict(asked), at_once.predict(asked), atol=0.02)
+    assert np.abs(subject.predict(asked) - before).max() > 0.02
+
+
+def test_a_state_of_another_version_is_refused():
+    subject = PromptRegression("none", None, 1e9, 0)
+    state = subject.state_dict()
+    with pytest.raises(ValueError, match="prompt regression"):
+        subject.load_state_dict(replace(state, schema_version=1))

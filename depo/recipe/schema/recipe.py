@@ -304,8 +304,11 @@ class Recipe(Block):
                 )
         if self.evaluation.method == "exact" and not whole:
             raise ValueError("evaluation.method exact needs reward.type exact, without after")
-        if isinstance(self.estimator, OracleEstimator) and self.estimator.live and not whole:
-            raise ValueError("estimator.live of the oracle needs reward.type exact, without after")
+        oracle = self.estimator if isinstance(self.estimator, OracleEstimator) else None
+        if oracle is not None and oracle.live and not oracle.samples and not whole:
+            raise ValueError(
+                "estimator.live of the oracle needs reward.type exact, without after, or estimator.samples"
+            )
         return self
 
     @model_validator(mode="after")

@@ -132,8 +132,10 @@ class OracleEstimator(Block):
 
     type: Literal["oracle"] = "oracle"
     live: bool = False
-    """Ask the policy at each round: the probability of the gold answer by teacher forcing, for data with one
-    exact answer."""
+    """Ask the policy about each candidate, at each round; that is not counted as rollouts."""
+    samples: FewOrZero = 0
+    """Completions that tell the pass rate of a candidate. 0: the probability of the gold answer by teacher
+    forcing, for data with one exact answer."""
 
 
 class DepoPreset(Block):

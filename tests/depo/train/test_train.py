@@ -177,9 +177,11 @@ def test_a_process_that_finds_bad_input_says_nothing_but_the_line(workdir):
 
 
 @pytest.mark.slow
-def test_a_live_oracle_predicts_the_policys_exact_pass_rates(workdir, tiny_policy):
+@pytest.mark.parametrize("samples", [0, 400])
+def test_a_live_oracle_predicts_the_policys_pass_rates(samples, workdir, tiny_policy):
     """Against a plain forward pass of transformers over question, answer and end token, prompt by prompt."""
-    overrides = ["estimator={type: oracle, live: true}", "reward={type: exact}", "steps=1"]
+    oracle = f"estimator={{type: oracle, live: true, samples: {samples}}}"
+    overrides = [oracle, "reward={type: exact}", "steps=1"]
     overrides += ["evaluation.at_start=false", "evaluation.at_end=false"]
     done = run_depo("train", "tiny.yaml", "--run-dir", "run", *overrides, cwd=workdir)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -194,7 +196,11 @@ def test_a_live_oracle_predicts_the_policys_exact_pass_rates(workdir, tiny_polic
             logits = model(torch.tensor([question + answer])).logits[0]
         logprobs = logits.log_softmax(-1)[len(question) - 1 : -1]
         exact = logprobs.gather(1, torch.tensor(answer)[:, None]).sum().exp().item()
-        assert row.predicted_mean == pytest.approx(exact, rel=1e-3)
+        if samples:
+            spread = (exact * (1 - exact) / samples) ** 0.5
+            assert row.predicted_mean == pytest.approx(exact, abs=4 * spread + 1 / samples)
+        else:
+            assert row.predicted_mean == pytest.approx(exact, rel=1e-3)
 
 
 @pytest.mark.slow
