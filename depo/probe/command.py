@@ -149,11 +149,11 @@ def suggestion(result: dict[str, Any], suite: Suite, longest: int, limit: int | 
     if cut > MANY:
         more = recipe["max_new_tokens"] = int(min(2 * tokens, room))
         advice.append(f"rollout.max_new_tokens {more:,}: {cut:.0%} of the completions were cut at {tokens:,}")
+    elif unread > MANY:  # of those that were cut, no more is to be expected
+        advice.append(f"data.template: {unread:.0%} of the completions hold no answer; say how to give it")
     recipe["max_prompt_tokens"] = suite.max_prompt_tokens
     if limit is not None:
         recipe["max_prompt_tokens"] = min(suite.max_prompt_tokens, limit - recipe["max_new_tokens"])
-    if unread > MANY:
-        advice.append(f"data.template: {unread:.0%} of the completions hold no answer; say how to give it")
     if result["suspects"]:
         advice.append("gold answers: look at the doubtful ones before training on them")
     return {"recipe": recipe, "advice": advice}

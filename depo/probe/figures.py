@@ -56,7 +56,9 @@ def probe_figures(
         "zero_variance": [zero_variance(n_N, c_N, size, weights_RN) for size in SIZES],
         "examples": {
             "truncated": examples(prompts, [row for row in rows if row["finish_reason"] == "length"]),
-            "unparseable": examples(prompts, [row for row in rows if row["unparseable"]]),
+            "unparseable": examples(
+                prompts, [row for row in rows if row["unparseable"] and row["finish_reason"] != "length"]
+            ),
         },
         "suspects": suspects(prompts, rows, suite),
         "provenance": document["provenance"],
