@@ -194,7 +194,9 @@ def recipe_text(
     batch = dict(batch or {})
     if rows is not None and rows < 128:  # the table is small
         batch = {"prompts": max(1, rows // 4)} | batch
-    right = REWARDS.get(reward["type"], ("", "what your function says"))[1]
+    right = "what your function says" if reward["type"] == "function" else "see docs/rewards.md"
+    if reward.keys() == {"type"} and reward["type"] in REWARDS:
+        right = REWARDS[reward["type"]][1]
     lines = [
         f"# Check it first: depo train {path} --dry-run",
         "# What is not here has its default; docs/recipe.md says which, and what each key means.",
