@@ -68,7 +68,11 @@ def arm_recipe(setting: Setting, arm: str, seed: int) -> Recipe:
             "transformers": {"batch_size": form.generation_batch},
         },
         "reward": {"type": task.reward},
-        "learner": {"lr": form.lr, "tokens_per_microbatch": form.tokens_per_microbatch},
+        "learner": {
+            "lr": form.lr,
+            "baseline": {"type": "group"},
+            "tokens_per_microbatch": form.tokens_per_microbatch,
+        },
         "evaluation": {
             "method": "sample",
             # As in training. A greedy answer is right or wrong: small gains would take many prompts.

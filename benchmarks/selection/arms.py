@@ -102,8 +102,7 @@ CHOICE_OF_PAIRS = {
     "draws": 16,
     "headroom": 1.0,
     "refill": False,
-    "candidates": 512,
-    "prefill_probe": True,
+    "candidates": 1024,
 }
 
 LR, HYBRID_LR = 1e-4, 2e-4
@@ -167,15 +166,17 @@ ARMS: dict[str, Arm] = {
     "belief_uniform": Arm(
         "hybrid as baseline only, in pairs",
         HYBRID,
-        {"type": "uniform", "refill": False, "prefill_probe": True},
+        {"type": "uniform", "refill": False},
         HYBRID_LR,
         2,
         learner=BELIEF,
     ),
-    "belief_alone": Arm(
-        "hybrid as baseline, in pairs, without any look at the policy",
+    "belief_choice": Arm("hybrid for the choice only, in pairs", HYBRID, CHOICE_OF_PAIRS, HYBRID_LR, 2),
+    "belief_8": Arm("hybrid as baseline, in groups of 8", HYBRID, CHOICE_OF_PAIRS, HYBRID_LR, learner=BELIEF),
+    "belief_probe": Arm(
+        "hybrid as baseline, in pairs, with the prefill probe",
         HYBRID,
-        CHOICE_OF_PAIRS | {"prefill_probe": False},
+        CHOICE_OF_PAIRS | {"prefill_probe": True, "candidates": 512},
         HYBRID_LR,
         2,
         learner=BELIEF,
@@ -183,7 +184,7 @@ ARMS: dict[str, Arm] = {
     "oracle_belief": Arm(
         "knows every pass rate: as baseline, in pairs",
         {"type": "oracle", "live": True},
-        CHOICE_OF_PAIRS | {"prefill_probe": False, "candidates": 256},
+        CHOICE_OF_PAIRS | {"candidates": 256},
         HYBRID_LR,
         2,
         learner=BELIEF,
@@ -191,7 +192,7 @@ ARMS: dict[str, Arm] = {
     "belief_mopps": Arm(
         "MoPPS as baseline, in pairs",
         {"type": "mopps"},
-        CHOICE_OF_PAIRS | {"prefill_probe": False},
+        CHOICE_OF_PAIRS,
         HYBRID_LR,
         2,
         learner=BELIEF,

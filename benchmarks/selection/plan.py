@@ -190,7 +190,7 @@ def base(pool: Pool, family: str, seed: int) -> dict[str, Any]:
         "batch": {"prompts": world.rollouts // GROUP_SIZE, "group_size": GROUP_SIZE},
         "rollout": {"max_new_tokens": world.limits[1], "transformers": {"batch_size": 1024}},
         "reward": {"type": "exact", **world.reward},
-        "learner": {"loss": {"type": "dapo"}, "warmup_steps": WARMUP_STEPS},
+        "learner": {"loss": {"type": "dapo"}, "baseline": {"type": "group"}, "warmup_steps": WARMUP_STEPS},
         "evaluation": dict(world.evaluation),
         "checkpoint": {"every": 200, "keep": 1},
         "tracking": {"rollouts": False},

@@ -207,6 +207,7 @@ def learner(workload: Workload, tokens: int) -> dict[str, Any]:
     return {
         "loss": {"type": "dapo"},
         "correction": {"type": "none"},
+        "baseline": {"type": "group"},
         "lr": workload.lr,
         "tokens_per_microbatch": tokens,
         "device": "cpu",

@@ -232,7 +232,7 @@ def cannot_ask(recipe: Recipe) -> str:
 
 def unseen(recipe: Recipe) -> str:
     """What the estimator had in training and has to do without here."""
-    return "the prefill probe of a problem" if recipe.prefill_probe else ""
+    return "the prefill probe of a problem" if recipe.selection.prefill_probe else ""
 
 
 def predictions(

@@ -309,7 +309,7 @@ def of_overlap(recipe: Recipe) -> list[str]:
             "learner.correction: none takes what an older policy wrote for the present one's; with "
             "rollout.max_off_policy_steps take tis, mis or icepop"
         )
-    if recipe.prefill_probe and recipe.selection.refill:
+    if recipe.selection.prefill_probe and recipe.selection.refill:
         found.append(
             "selection.prefill_probe: refill rounds ask the learner about their candidates, and wait for its "
             "update; to overlap with them as well, set it to false, or selection.refill to false"

@@ -323,7 +323,7 @@ def make_selector(
 
     oracle = recipe.estimator
     prefill_probe: PrefillProbe | None = None
-    if recipe.prefill_probe:
+    if recipe.selection.prefill_probe:
         prefill_probe = counted_probe
     elif isinstance(oracle, OracleEstimator) and oracle.live:
         prefill_probe = pass_rates

@@ -127,11 +127,11 @@ def test_dry_run_prints_a_recipe_that_loads_and_the_budget(
     assert status("train", recipe, "batch.prompts=10", "--dry-run", "learner.lr=1e-5") == 0
     out = capsys.readouterr().out
     text, budget = out.split("\n\n")
-    assert yaml.safe_load(text)["batch"] == {"prompts": 10, "group_size": 8}
+    assert yaml.safe_load(text)["batch"] == {"prompts": 10, "group_size": 2}
     (tmp_path / "again.yaml").write_text(text)
     assert load_recipe("again.yaml") == load_recipe(recipe, ["batch.prompts=10", "learner.lr=1e-5"])
     assert "rollouts per step" in budget
-    assert " 80 " in budget
+    assert " 20 " in budget
 
 
 def test_a_dry_run_without_the_model_says_what_is_unknown_and_how_to_get_it(

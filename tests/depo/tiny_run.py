@@ -46,7 +46,7 @@ def make_workdir(directory: Path, tiny_policy: Path) -> Path:
             "candidates": 8192,
             "prefill_probe": False,
         },
-        "learner": {"lr": 1e-3, "minibatches": 2, "epochs": 2},
+        "learner": {"lr": 1e-3, "minibatches": 2, "epochs": 2, "baseline": "group"},
         "checkpoint": {"every": 2},
         "resources": {"threads": 1},
     }

@@ -181,7 +181,7 @@ def test_predictions_are_calibrated_where_the_truth_is_known(group_size):
 
 
 def test_the_population_is_that_of_the_last_steps():
-    """Of a policy that has learned in five steps what it could not do in twenty before. All prompts are new."""
+    """Of a policy that learned in five steps what it could not do in twenty. All prompts are new."""
     estimator = plain()
     for step in range(1, 26):
         groups = [seen(f"{step}-{i}", 2 if step > 20 else 0, 2) for i in range(64)]

@@ -187,11 +187,12 @@ class Learner(Block):
     correction: Correction = TisCorrection()
     """Weights of the tokens for the mismatch between engine and learner, by the ratio exp(old − engine)."""
     baseline: Baseline = GroupBaseline()
-    """What a rollout's reward is compared with."""
+    """What a rollout's reward is compared with. ``belief`` in the recommended method (see
+    ``estimator``)."""
     min_advantage: NonNegative = 0.0
     """Of rollouts with an advantage A smaller than this, on either side, only a share |A| / min_advantage is
     trained on, with an advantage of this size: less work for the same update in the mean. A group of which
-    nothing is trained on is not informative."""
+    nothing is trained on is not informative. 0.5 in the recommended method."""
     zero_variance: Literal["exclude", "include"] = "exclude"
     """Whether zero-variance groups count in the loss's denominator ("include" is TRL's behaviour)."""
     lr: Annotated[Positive, AtMost(1000, "no training survives it")] = 1e-6
@@ -242,6 +243,6 @@ class Batch(Block):
     """What one step trains on."""
 
     prompts: Many = 64
-    """Groups a step."""
+    """Groups a step; 256 in the recommended method, unless ``group_size`` is set."""
     group_size: Few = 8
-    """Rollouts per group; 1 needs learner.baseline belief."""
+    """Rollouts per group; 1 needs learner.baseline belief; 2 in the recommended method."""

@@ -109,6 +109,15 @@ class Resources(Block):
     """Ray cluster; RAY_ADDRESS, else a local Ray, when null."""
 
 
+METHOD: dict[str, dict[str, Any]] = {
+    "batch": {"prompts": 256, "group_size": 2},
+    "selection": {"headroom": 1.0},
+    "learner": {"baseline": {"type": "belief"}, "min_advantage": 0.5},
+}
+"""What goes unsaid where ``hybrid`` chooses by Thompson sampling, and no other baseline is asked for: pairs,
+each rollout compared with what was believed of its prompt (docs/baseline.md)."""
+
+
 class Recipe(Block):
     """One training run."""
 
@@ -136,7 +145,9 @@ class Recipe(Block):
     verification: Verification = Verification()
     """The processes that score."""
     estimator: EstimatorSpec = HybridEstimator()
-    """What is believed about prompts."""
+    """What is believed about prompts. Where hybrid chooses by selection thompson, and no other baseline is
+    asked for, what else goes unsaid makes the recommended method: 256 pairs a step, learner.baseline belief,
+    learner.min_advantage 0.5 and selection.headroom 1."""
     selection: Selection = ThompsonSelection()
     """Which prompts are rolled out."""
     learner: Learner = Learner()
@@ -151,12 +162,6 @@ class Recipe(Block):
     """Where metrics and rollouts go."""
     resources: Resources = Resources()
     """Threads, GPUs and the Ray cluster."""
-
-    @property
-    def prefill_probe(self) -> bool:
-        """Whether the estimator is shown what a prefill tells of each candidate."""
-        chosen = self.selection.prefill_probe
-        return self.estimator.type == "hybrid" if chosen == "auto" else chosen
 
     @property
     def graded_on(self) -> Literal["informative", "pass_rate"]:
@@ -176,6 +181,28 @@ class Recipe(Block):
     def context_length(self) -> int:
         """Longest sequence this recipe allows, in tokens."""
         return self.data.max_prompt_tokens + self.rollout.max_new_tokens
+
+    @model_validator(mode="before")
+    @classmethod
+    def hybrid_is_a_whole_method(cls, value: Any) -> Any:
+        """Fill in `METHOD`. ``batch.prompts`` follows the group size: who sets one of them sets both."""
+        if not isinstance(value, dict):
+            return value
+        said = {key: value.get(key, {}) for key in ("estimator", *METHOD)}
+        if not all(isinstance(block, dict) for block in said.values()):
+            return value  # built of blocks that have their defaults
+        types = [
+            said["estimator"].get("type", "hybrid"),
+            said["selection"].get("type", "thompson"),
+            type_of(said["learner"].get("baseline", "belief")),
+        ]
+        if types != ["hybrid", "thompson", "belief"]:
+            return value
+        filled = {key: unsaid | said[key] for key, unsaid in METHOD.items()}
+        if "group_size" in said["batch"] and "prompts" not in said["batch"]:
+            del filled["batch"]["prompts"]
+        filled["selection"]["type"] = "thompson"
+        return value | filled
 
     @model_validator(mode="after")
     def minibatches_divide_prompts(self) -> Self:
@@ -244,10 +271,10 @@ class Recipe(Block):
 
     @model_validator(mode="after")
     def estimator_uses_what_the_policy_shows(self) -> Self:
-        if self.selection.prefill_probe is True and self.estimator.type not in ("hybrid", "plugin"):
+        if self.selection.prefill_probe and self.estimator.type not in ("hybrid", "plugin"):
             raise ValueError(
                 "selection.prefill_probe true needs estimator.type hybrid, which makes use of what the "
-                f"policy shows; estimator.type is {self.estimator.type}: set selection.prefill_probe to auto"
+                f"policy shows; estimator.type is {self.estimator.type}"
             )
         return self
 
@@ -327,3 +354,8 @@ class Recipe(Block):
 
 
 Recipe.model_rebuild()
+
+
+def type_of(block: Any) -> Any:
+    """Of a block that is written out, built, or a bare name."""
+    return block.get("type") if isinstance(block, dict) else getattr(block, "type", block)

@@ -188,10 +188,10 @@ EstimatorSpec = Annotated[
 class SelectionBase(Block):
     audit: Fraction = 0.05
     """Share of every batch drawn uniformly from the pool to grade the estimator."""
-    prefill_probe: bool | Literal["auto"] = "auto"
+    prefill_probe: bool = False
     """Show the estimator what one prefill by today's policy tells about each candidate (perplexity, entropy
-    of the first token, last hidden state), at each round. Costs a prefill of every candidate. auto: with
-    estimator.type hybrid, which makes use of it."""
+    of the first token, last hidden state), at each round. Costs a prefill of every candidate; hybrid makes
+    use of it."""
     pilot: FewOrZero = 0
     """Rollouts that a group begins with; the rest of it is generated only where these are neither all right
     nor all wrong (Pilot-Commit, arXiv 2605.26606). 0: all at once."""
@@ -266,7 +266,7 @@ class ThompsonSelection(RuleSelection):
     answers come first."""
     headroom: NonNegative = 0.0
     """Weigh the chance of an informative group by (1 − p)^headroom: the larger, the more hard prompts come
-    before easy ones that are as informative."""
+    before easy ones that are as informative. 1 in the recommended method."""
 
 
 class OptimisticSelection(RuleSelection):

@@ -65,15 +65,15 @@ LINES = [
         "FILE: selection: min_window 200 exceeds window 100",
     ),
     (
-        "selection: {candidates: 63}",
+        "selection: {candidates: 255}",
         [],
-        "FILE: selection.candidates 63 must be at least batch.prompts 64: a round is chosen among them",
+        "FILE: selection.candidates 255 must be at least batch.prompts 256: a round is chosen among them",
     ),
     (
         "estimator: mopps\nselection: {prefill_probe: true}",
         [],
         "FILE: selection.prefill_probe true needs estimator.type hybrid, which makes use of what the policy "
-        "shows; estimator.type is mopps: set selection.prefill_probe to auto",
+        "shows; estimator.type is mopps",
     ),
     (
         "estimator: greso",

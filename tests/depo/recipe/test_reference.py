@@ -41,9 +41,9 @@ def test_alternatives_of_a_block_have_a_section_each_and_links_lead_to_them() ->
 def test_types_bounds_and_defaults_are_those_that_the_schema_enforces() -> None:
     sections = dict(re.findall(r"^#+ (.+)\n((?:(?!#+ ).*\n)+)", PAGE, re.M))
     assert (
-        "| `group_size` | integer in [1, 1e4] | `8` | Rollouts per group; 1 needs learner.baseline belief. |"
-        in sections["batch"]
-    )
+        "| `group_size` | integer in [1, 1e4] | `8` | Rollouts per group; 1 needs learner.baseline belief; "
+        "2 in the recommended method. |"
+    ) in sections["batch"]
     assert "| `audit` | number in [0, 1] | `0.05` |" in sections["selection: uniform"]
     assert "| `betas` | [number in [0, 1), number in [0, 1)] | `[0.9, 0.999]` |" in sections["learner"]
     assert "| `model` | text | required |" in sections["policy: pretrained"]

@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
+import yaml
 from small_recipe import MINIMAL, problems, weighted, written
 
 from depo.errors import UserError
@@ -111,34 +112,9 @@ def test_shorter_completions_than_the_shipped_buffer_are_refused() -> None:
 
 
 @pytest.mark.parametrize("prompts", [4, 32, 2000])
-def test_hybrid_with_no_other_key_is_the_recommended_method(tmp_path: Path, prompts: int) -> None:
-    """The quickstart writes out what is recommended, apart from what suits pairs: candidates, headroom."""
-    recipe = load_recipe(written(tmp_path, f"{MINIMAL}estimator: hybrid\nbatch: {{prompts: {prompts}}}\n"))
-    recommended = load_recipe(ROOT / "recipes/quickstart.yaml")
-    assert recipe.prefill_probe
-    assert recommended.prefill_probe
-    changed = {"prefill_probe", "candidates", "headroom"}
-    assert recipe.selection.model_dump(exclude=changed) == recommended.selection.model_dump(exclude=changed)
-    settings = build_selector(recipe.selection.spec, prompts, 0).settings
-    assert settings.considered == 8 * prompts
-
-
-@pytest.mark.parametrize(
-    ("blocks", "asked"),
-    [
-        ("estimator: hybrid", True),
-        ("estimator: hybrid\nselection: uniform", True),
-        ("estimator: hybrid\nselection: {prefill_probe: false}", False),
-        ("estimator: mopps", False),
-        ("estimator: uniform\nselection: uniform", False),
-        ("estimator: {type: plugin, name: mine}", False),
-        ("estimator: {type: plugin, name: mine}\nselection: {prefill_probe: true}", True),
-    ],
-)
-def test_the_policy_is_probed_where_the_estimator_makes_use_of_it(
-    tmp_path: Path, blocks: str, asked: bool
-) -> None:
-    assert load_recipe(written(tmp_path, f"{MINIMAL}{blocks}\n")).prefill_probe is asked
+def test_eight_candidates_for_each_prompt_are_considered(tmp_path: Path, prompts: int) -> None:
+    recipe = load_recipe(written(tmp_path), [f"batch.prompts={prompts}"])
+    assert build_selector(recipe.selection.spec, prompts, 0).settings.considered == 8 * prompts
 
 
 @pytest.mark.parametrize(
@@ -239,3 +215,41 @@ def test_rollouts_ahead_need_engines_apart_from_the_learner(
         (line,) = problems(tmp_path, MINIMAL, *settings)
         assert "rollout.max_off_policy_steps 1 needs engines that work while the learner does" in line
         assert says in line
+
+
+def method(recipe: Recipe) -> tuple[Any, ...]:
+    headroom = getattr(recipe.selection, "headroom", None)
+    baseline, learner = recipe.learner.baseline.type, recipe.learner
+    return recipe.batch.prompts, recipe.batch.group_size, baseline, learner.min_advantage, headroom
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (256, 2, "belief", 0.5, 1.0)),
+        (["estimator=hybrid", "selection={draws: 1}"], (256, 2, "belief", 0.5, 1.0)),
+        (["learner.baseline=belief"], (256, 2, "belief", 0.5, 1.0)),
+        (["batch.group_size=4"], (64, 4, "belief", 0.5, 1.0)),
+        (["batch.prompts=32"], (32, 2, "belief", 0.5, 1.0)),
+        (["learner.min_advantage=0.0", "selection.headroom=0.5"], (256, 2, "belief", 0.0, 0.5)),
+        (["learner.baseline=group"], (64, 8, "group", 0.0, 0.0)),
+        (["learner.baseline={type: plugin, name: mine}"], (64, 8, "plugin", 0.0, 0.0)),
+        (["estimator=mopps"], (64, 8, "group", 0.0, 0.0)),
+        (["estimator=mopps", "learner.baseline=belief"], (64, 8, "belief", 0.0, 0.0)),
+        (["selection=uniform"], (64, 8, "group", 0.0, None)),
+        (["selection=greedy"], (64, 8, "group", 0.0, None)),
+    ],
+)
+def test_hybrid_by_thompson_sampling_is_a_whole_method_and_gives_way_to_what_is_said(
+    tmp_path: Path, overrides: list[str], expected: tuple[Any, ...]
+) -> None:
+    assert method(load_recipe(written(tmp_path), overrides)) == expected
+
+
+def test_the_method_in_docs_is_the_one_that_goes_unsaid(tmp_path: Path) -> None:
+    """docs/baseline.md writes it out."""
+    page = (ROOT / "docs/baseline.md").read_text(encoding="utf-8")
+    said = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    silent = yaml.safe_load(MINIMAL)
+    assert not said.keys() & silent.keys()
+    assert Recipe.model_validate(silent | said) == Recipe.model_validate(silent)
