@@ -21,9 +21,8 @@ SUSPECT = (
 )
 LIMITS = (
     "A replay of the probe: what an estimator makes of a few steps of a policy that does not move. In "
-    "training it sees more, and what it knows grows old; hybrid is also shown the policy's prefill. "
-    "Intervals cover the draws of selection, not the choice of prompts. Which rule trains best, only a run "
-    "tells."
+    "training it sees more, and what it knows grows old. Intervals cover the draws of selection, not the "
+    "choice of prompts. Which rule trains best, only a run tells."
 )
 
 
