@@ -35,13 +35,13 @@ import pandas as pd
 
 from benchmarks.report import coded, made_by, write_result
 from depo.errors import DONE
+from depo.estimators.base import Candidate, Context, Estimator, Observation
+from depo.estimators.depo import DepoEstimator
+from depo.estimators.hybrid import HybridEstimator
 from depo.files import read_json
 from depo.report.calibration import auroc, brier_skill
 from depo.report.document import Block, Code, CodeBlock, Document, Number, Paragraph, Section, Table
 from depo.report.provenance import provenance_blocks
-from estimators.base import Candidate, Context, Estimator, Observation
-from estimators.depo import DepoEstimator
-from estimators.hybrid import HybridEstimator
 
 GROUP_SIZE = 8
 BATCH = 64

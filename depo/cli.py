@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo route``,
 ``depo replay TRACE``, ``depo simulate RECIPE``, ``depo report RUN``, ``depo verify FILE``, ``depo upcycle
 DENSE OUT``, ``depo fetch NAME DIR``, ``depo init FILE``, ``depo probe MODEL DATA``, ``depo watch RUN``,
@@ -13,6 +14,7 @@ Exit status 0: done; 2: bad input, one line that names file and key; 1: anything
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -33,7 +35,7 @@ import depo.simulate.command
 import depo.watch
 from depo.errors import BAD_INPUT, one_ending, report_failure, say
 from depo.files import check_run_dir
-from depo.report.provenance import installed_version
+from depo.report.provenance import DISTRIBUTION, installed_version
 
 COMMANDS = {
     "train": depo.run,
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parsed options. ``overrides``, where a command has them, may stand before, between and after the
     flags."""
-    version = installed_version("depo") or "(not installed)"
+    version = installed_version(DISTRIBUTION) or "(not installed)"
     parser = Parser(
         prog="depo", description="RL post-training that asks which prompts are worth rolling out."
     )
@@ -87,6 +89,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     for module in COMMANDS.values():
         module.add_options(commands)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     options, rest = parser.parse_known_args(arguments)
     takes_more = hasattr(options, "overrides")
     if unknown := [text for text in rest if text.startswith("-") or not takes_more]:

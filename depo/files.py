@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from depo.errors import RunStopped, UserError, unwrapped
 
 if TYPE_CHECKING:
-    from estimators.base import State
+    from depo.estimators.base import State
 
 
 def new_directory(name: str) -> Path:
@@ -249,7 +249,7 @@ def save_state(directory: Path, state: State) -> None:
 def load_state(directory: Path) -> State:
     from safetensors.numpy import load_file
 
-    from estimators.base import State
+    from depo.estimators.base import State
 
     try:
         meta = read_json(directory / "state.json")

@@ -109,10 +109,10 @@ def judged(run: Run, clock: Clock, step: int, picks_P: Sequence[Pick], indices: 
     """Generate and verify the rollouts with these indices of each pick."""
     if not picks_P:
         return []
+    requests_P = requests_for(picks_P, indices, run.recipe.seed, step, run.selector.visits)
     with clock.phase("generate"):
-        requests_P = requests_for(picks_P, indices, run.recipe.seed, step)
         rollouts_PG = collate(requests_P, run.generate(requests_P, step))
-    run.count_lost(picks_P)
+    run.count_lost(picks_P, requests_P)
     with clock.phase("verify"):
         samples_PG = samples_of(requests_P, rollouts_PG, run.tokenizer, run.recipe.rollout.max_new_tokens)
         scores_PG = run.reward.score([sample for samples_G in samples_PG for sample in samples_G])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +17,13 @@ from depo.models.first_prompt import first_prompt
 from depo.recipe.budget import budget_text
 from depo.recipe.checks import check_inputs, demands, missing_model, notes, uncached, unchecked
 from depo.recipe.errors import Sources
-from depo.recipe.loading import changes_on_resume, dump_recipe, read_recipe, write_resolved
+from depo.recipe.loading import (
+    changes_on_resume,
+    completed_recipe,
+    dump_recipe,
+    read_recipe,
+    write_resolved,
+)
 from depo.recipe.schema import HubSource, Recipe, TinyMoePolicy
 from depo.recipe.schema.evaluation import Suite
 from depo.recipe.suites import recipe_suite
@@ -47,11 +54,9 @@ def add_options(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "recipe",
-        nargs="?",
-        help="YAML file or shipped recipe; with --resume, the run's own when left out",
-    )
+    about = "YAML file or shipped recipe; with --resume, the run's own when left out"
+    recipe = add("recipe", nargs="?", help=about)
+    recipe.completer = completed_recipe
     add("overrides", nargs="*", metavar="key=value", help="see below")
     add("--run-dir", type=Path, metavar="DIR", help="default: runs/NAME-TIMESTAMP")
     add("--resume", action="store_true", help="continue the run in --run-dir")
@@ -121,6 +126,7 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
     Raises UserError for bad input, WeightSyncError when an engine does not serve the learner's weights,
     RunFailed when a guard ends it or nothing was trained.
     """
+    gc.disable()  # or it looks through all that is imported again and again: a fifth of the time
     from depo.loop import train as run_loop
     from depo.models.loading import pretrained_view
     from depo.rng import one_thread_for_numpy
@@ -133,6 +139,7 @@ def train(recipe: Recipe, run_dir: Path, resume: bool, quiet: bool) -> None:
     from depo.train.summary import finish
     from depo.workers.cluster import ray_cluster
 
+    gc.enable()
     started = time.perf_counter()
     one_thread_for_numpy()
     changes = changes_on_resume(recipe, run_dir) if resume else []

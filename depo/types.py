@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reward.base import Sample, Score
+from depo.reward.base import Sample, Score
 
 
 class Origin(StrEnum):
@@ -60,16 +60,25 @@ class Request:
     """``n`` completions of one prompt, sample indices ``first_index … first_index + n − 1``.
 
     ``seeds`` (n,) are 64-bit and keyed by (run seed, purpose, step, prompt key, sample index), so that
-    a sample does not depend on what else is in the batch or in which order it runs.
+    a sample does not depend on what else is in the batch or in which order it runs. ``tokens``: expected of a
+    completion; None: nothing is known.
     """
 
     prompt: Prompt
     seeds: tuple[int, ...]
     first_index: int = 0
+    tokens: float | None = None
 
     @property
     def n(self) -> int:
         return len(self.seeds)
+
+    def single(self, start: int = 0, end: int | None = None) -> list[Request]:
+        """Each completion by itself, of those from ``start`` to ``end`` in this request."""
+        return [
+            Request(self.prompt, (seed,), self.first_index + offset, self.tokens)
+            for offset, seed in enumerate(self.seeds[start:end], start)
+        ]
 
 
 @dataclass(slots=True)

@@ -12,19 +12,19 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from estimators.base import Estimator
+from depo.estimators.base import Estimator
 
 GROUP = "depo.estimators"
 
 BUILT_IN = {
-    "uniform": "estimators.baselines:UniformEstimator",
-    "mopps": "estimators.mopps:MoppsEstimator",
-    "spo": "estimators.spo:SpoEstimator",
-    "hybrid": "estimators.hybrid:HybridEstimator",
-    "greso": "estimators.greso:GresoEstimator",
-    "dps": "estimators.dps:DpsEstimator",
-    "oracle": "estimators.baselines:OracleEstimator",
-    "depo": "estimators.depo:DepoEstimator",
+    "uniform": "depo.estimators.baselines:UniformEstimator",
+    "mopps": "depo.estimators.mopps:MoppsEstimator",
+    "spo": "depo.estimators.spo:SpoEstimator",
+    "hybrid": "depo.estimators.hybrid:HybridEstimator",
+    "greso": "depo.estimators.greso:GresoEstimator",
+    "dps": "depo.estimators.dps:DpsEstimator",
+    "oracle": "depo.estimators.baselines:OracleEstimator",
+    "depo": "depo.estimators.depo:DepoEstimator",
 }
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State, tally
-from estimators.moments import beta_estimates, informative_probability
+from depo.estimators.base import Candidate, Context, Estimates, Observation, State, tally
+from depo.estimators.moments import beta_estimates, informative_probability
 
 SCHEMA_VERSION = 1
 

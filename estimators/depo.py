@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from estimators.base import Candidate, Context, Estimates, Observation, State, joined, part
-from estimators.encoder_inference import Encoder
-from estimators.encoder_network import LOG_CONCENTRATION, RATE
-from estimators.encoder_options import EncoderOptions, encoder_options
-from estimators.encoder_training import Replay, Trainer, gathered
-from estimators.moments import beta_estimates
+from depo.estimators.base import Candidate, Context, Estimates, Observation, State, joined, part
+from depo.estimators.encoder_inference import Encoder
+from depo.estimators.encoder_network import LOG_CONCENTRATION, RATE
+from depo.estimators.encoder_options import EncoderOptions, encoder_options
+from depo.estimators.encoder_training import Replay, Trainer, gathered
+from depo.estimators.moments import beta_estimates
 
 SCHEMA_VERSION = 1
 CONCENTRATIONS = (0.02, 1e4)

@@ -29,8 +29,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State, recorded_rate, tally
-from estimators.moments import informative_probability, require_group_size
+from depo.estimators.base import Candidate, Context, Estimates, Observation, State, recorded_rate, tally
+from depo.estimators.moments import informative_probability, require_group_size
 
 SCHEMA_VERSION = 1
 STATES = 3

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from estimators.encoder_network import WORD_BITS, Tokenizer, build_network
-from estimators.encoder_options import EncoderOptions
-from estimators.ngrams import NgramCache
+from depo.estimators.encoder_network import WORD_BITS, Tokenizer, build_network
+from depo.estimators.encoder_options import EncoderOptions
+from depo.estimators.ngrams import NgramCache
 
 
 class WeightAverage:

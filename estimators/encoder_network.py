@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from estimators.encoder_options import EncoderOptions
+from depo.estimators.encoder_options import EncoderOptions
 
 RATE, LIKELIHOOD, LOG_CONCENTRATION = 0, 1, 2
 TRUNK_DROPOUT = 0.1  # as BERT's own

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, relu
 
-from estimators.base import Observation, tally
-from estimators.encoder_inference import Encoder
-from estimators.encoder_network import LIKELIHOOD, LOG_CONCENTRATION, RATE, parameter_groups
-from estimators.encoder_options import EncoderOptions
+from depo.estimators.base import Observation, tally
+from depo.estimators.encoder_inference import Encoder
+from depo.estimators.encoder_network import LIKELIHOOD, LOG_CONCENTRATION, RATE, parameter_groups
+from depo.estimators.encoder_options import EncoderOptions
 
 
 def rate_bce(logit_B: torch.Tensor, successes_B: torch.Tensor, trials_B: torch.Tensor) -> torch.Tensor:

@@ -24,8 +24,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State, tally
-from estimators.moments import require_group_size
+from depo.estimators.base import Candidate, Context, Estimates, Observation, State, tally
+from depo.estimators.moments import require_group_size
 
 SCHEMA_VERSION = 1
 

@@ -44,9 +44,9 @@ from itertools import product
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State, joined, part, tally
-from estimators.moments import informative_probability, require_group_size
-from estimators.regression import PromptRegression
+from depo.estimators.base import Candidate, Context, Estimates, Observation, State, joined, part, tally
+from depo.estimators.moments import informative_probability, require_group_size
+from depo.estimators.regression import PromptRegression
 
 SCHEMA_VERSION = 7
 LOGITS, SPACING = 8.0, 0.4

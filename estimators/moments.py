@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimators.base import Estimates
+from depo.estimators.base import Estimates
 
 
 def require_group_size(group_size: int) -> int:

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State, recorded_rate, tally
-from estimators.moments import beta_estimates
+from depo.estimators.base import Candidate, Context, Estimates, Observation, State, recorded_rate, tally
+from depo.estimators.moments import beta_estimates
 
 SCHEMA_VERSION = 1
 

@@ -25,12 +25,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Observation, State, joined, part, recorded_rate
-from estimators.ngrams import NgramCache
+from depo.estimators.base import Candidate, Observation, State, joined, part, recorded_rate
+from depo.estimators.ngrams import NgramCache
 
 SCHEMA_VERSION = 2
 BITS, TEXT = 18, 2048
-PENALTY = 1.0  # groups that say nothing, beside those seen
+PENALTY = 2.0  # groups that say nothing, beside those seen
 PROMPT_TRIALS = 2.0
 ITERATIONS, PRECISION = 20, 0.01  # of the solution: at most, and the residual that is good enough
 FRESH = 0.1  # share of new groups that is worth a new solution
@@ -54,8 +54,8 @@ class PromptRegression:
         self.ngrams = NgramCache(BITS) if text == "ngrams" else None
         self.encoder = None
         if model is not None:
-            from estimators.depo import EncoderHead  # torch and transformers
-            from estimators.encoder_options import encoder_options
+            from depo.estimators.depo import EncoderHead  # torch and transformers
+            from depo.estimators.encoder_options import encoder_options
 
             # Frozen: each text is read once, and on recorded pass rates fine-tuning added next to nothing
             # (benchmarks/log/estimators.md).

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Estimates, Observation, State, recorded_rate, tally
-from estimators.moments import beta_estimates
+from depo.estimators.base import Candidate, Context, Estimates, Observation, State, recorded_rate, tally
+from depo.estimators.moments import beta_estimates
 
 SCHEMA_VERSION = 1
 MARGIN = 0.01  # a start at exactly 0 or 1 could never be left

@@ -7,8 +7,8 @@
 A library on its own: it imports neither the trainer, nor Ray, nor torch. See docs/rewards.md.
 """
 
-from reward.base import Reward, Sample, Score, unscorable
-from reward.pool import VerifierPool
-from reward.registry import build
+from depo.reward.base import Reward, Sample, Score, unscorable
+from depo.reward.pool import VerifierPool
+from depo.reward.registry import build
 
 __all__ = ["Reward", "Sample", "Score", "VerifierPool", "build", "unscorable"]

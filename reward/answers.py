@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from reward.normalise import BARE_NAMES, characters
+from depo.reward.normalise import BARE_NAMES, characters
 
 MARKED_TAIL = 20_000  # characters in which tags and `####` are looked for: final answers stand at the end
 TAIL = 4_000  # characters in which sentences and numbers are

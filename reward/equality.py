@@ -7,9 +7,9 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from reward.formulas import DECIMALS, exact, same_equations, same_formulas, verify
-from reward.reading import Based, Clock, Formula, Listing, Ratio, Reading, Words, parsed
-from reward.units import measure
+from depo.reward.formulas import DECIMALS, exact, same_equations, same_formulas, verify
+from depo.reward.reading import Based, Clock, Formula, Listing, Ratio, Reading, Words, parsed
+from depo.reward.units import measure
 
 
 def same(gold: Reading, answer: Reading) -> bool:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from reward.reading import Formula, Number, Reading, parsed
+from depo.reward.reading import Formula, Number, Reading, parsed
 
 DECIMALS = 6  # a decimal is as good as a fraction if they agree to these, from the first significant one on
 LARGEST = 400_000  # bits of a number that is computed; larger ones are equal only if they are written alike

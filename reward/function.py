@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, SupportsFloat
 
-from reward.base import Sample, Score, checked, describe, unscorable
+from depo.reward.base import Sample, Score, checked, describe, unscorable
 
 
 class FunctionReward:
@@ -108,7 +108,7 @@ def import_place(place: str, path: str) -> ModuleType:
 
 
 def import_file(file: Path) -> ModuleType:
-    """The module in a file, under a name that no package has: ``reward.py`` may be the user's, too."""
+    """The module in a file, under a name that no package has: it may be called ``math.py``, too."""
     name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]

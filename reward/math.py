@@ -17,11 +17,11 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from reward.answers import find_answers, in_text, last_boxed, last_tagged
-from reward.base import Sample, Score, unscorable
-from reward.equality import same
-from reward.formulas import Undefined, exact, rational, same_formulas
-from reward.reading import Formula, Reading, Words, is_parsed, read
+from depo.reward.answers import find_answers, in_text, last_boxed, last_tagged
+from depo.reward.base import Sample, Score, unscorable
+from depo.reward.equality import same
+from depo.reward.formulas import Undefined, exact, rational, same_formulas
+from depo.reward.reading import Formula, Reading, Words, is_parsed, read
 
 _PHRASE = re.compile(r"\banswer\s*(?:is\b)?\s*[:=]?\s*(?=[-+\d$\\(])", re.IGNORECASE)
 PROSE = 8  # words from which on a reference is a text about the answer, not an answer

@@ -16,9 +16,9 @@ from multiprocessing import connection
 from types import TracebackType
 from typing import Any, Self
 
-from reward.base import Sample, Score, score_all, unscorable
-from reward.registry import build
-from reward.worker import START_TIMEOUT, WorkerProcess, cause_of_death
+from depo.reward.base import Sample, Score, score_all, unscorable
+from depo.reward.registry import build
+from depo.reward.worker import START_TIMEOUT, WorkerProcess, cause_of_death
 
 STARTS = 3  # workers killed by a signal while starting, one after another: then it is no accident
 CHUNK = 32  # samples at most; smaller for small batches, so that each worker gets several chunks

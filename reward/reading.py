@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from reward.normalise import (
+from depo.reward.normalise import (
     ORDINAL,
     PERCENT,
     WRAPPED,
@@ -25,7 +25,7 @@ from reward.normalise import (
     strip_fonts,
     symbols,
 )
-from reward.units import split_unit
+from depo.reward.units import split_unit
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its timeouts are off, as meant
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from reward.answers import last_boxed, last_tagged, spoken
-from reward.base import Sample, Score, describe, unscorable
+from depo.reward.answers import last_boxed, last_tagged, spoken
+from depo.reward.base import Sample, Score, describe, unscorable
 
 # Scorers that give partial credit return exactly 1.0 for a full solution, except those that compute a ratio,
 # which may miss it by float noise; the largest partial credit for a wrong answer is well below.

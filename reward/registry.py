@@ -13,19 +13,19 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from reward.base import Reward
+from depo.reward.base import Reward
 
 ENTRY_POINT_GROUP = "depo.rewards"
 
 # Modules are imported when first asked for: a worker process imports only what its reward needs.
 BUILT_IN = {
-    "math": "reward.math:MathReward",
-    "exact": "reward.rules:ExactReward",
-    "format": "reward.rules:FormatReward",
-    "overlong": "reward.rules:OverlongReward",
-    "reasoning_gym": "reward.reasoning_gym:ReasoningGymReward",
-    "function": "reward.function:FunctionReward",
-    "weighted": "reward.rules:WeightedReward",
+    "math": "depo.reward.math:MathReward",
+    "exact": "depo.reward.rules:ExactReward",
+    "format": "depo.reward.rules:FormatReward",
+    "overlong": "depo.reward.rules:OverlongReward",
+    "reasoning_gym": "depo.reward.reasoning_gym:ReasoningGymReward",
+    "function": "depo.reward.function:FunctionReward",
+    "weighted": "depo.reward.rules:WeightedReward",
 }
 
 

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reward.base import Reward, Sample, Score, unscorable
-from reward.registry import build
+from depo.reward.base import Reward, Sample, Score, unscorable
+from depo.reward.registry import build
 
 
 class ExactReward:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from reward.normalise import TRIGONOMETRY
+from depo.reward.normalise import TRIGONOMETRY
 
 # dimension: name=size in the first unit of its line. Plurals and these names only; a single letter is a unit
 # inside of \\text{…} or \\mathrm{…}, a variable outside.

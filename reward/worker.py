@@ -30,8 +30,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from reward.base import OUT_OF_MEMORY, Sample, score_one
-from reward.registry import build
+from depo.reward.base import OUT_OF_MEMORY, Sample, score_one
+from depo.reward.registry import build
 
 MEMORY_STATUS = 112  # with which a worker ends that has reached its limit of memory
 LAST_BREATH = 2.0  # seconds in which a worker that has closed its socket may finish ending by itself
@@ -39,14 +39,14 @@ START_TIMEOUT = 120.0  # seconds for imports, generous: a user's function may im
 
 _BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from reward.worker import main; del sys.path[0]; main(int(sys.argv[2]))"
+    "from depo.reward.worker import main; del sys.path[0]; main(int(sys.argv[2]))"
 )
 
 
 def search_path() -> list[str]:
-    """Where this package lies (for its import alone, so that no ``reward.py`` of a user hides it), then
-    the caller's module search path, with the working directory by name."""
-    return [str(Path(__file__).resolve().parents[1]), *(entry or os.getcwd() for entry in sys.path)]
+    """Where depo lies (for its import alone, so that no ``depo.py`` of a user hides it), then the caller's
+    module search path, with the working directory by name."""
+    return [str(Path(__file__).absolute().parents[2]), *(entry or os.getcwd() for entry in sys.path)]
 
 
 class WorkerProcess:

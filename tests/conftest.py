@@ -6,7 +6,9 @@ vLLM's engines have another, beside the runs.
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Generator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,6 +41,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
         return None  # pytest-xdist reads it
     named = [Path(argument.split("::")[0]) for argument in config.args]
     return 0 if config.option.collectonly or all(path.is_file() for path in named) else PROCESSES
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """torch, transformers and Ray make a million objects that stay. Looking through them again and again is a
+    fifth of the time that importing takes, and half a second of every full collection afterwards."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries complain in the end that their objects were never freed
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects and pytest-xdist reads the groups

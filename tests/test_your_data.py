@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import reward
+from depo import reward
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema import FileSource
 

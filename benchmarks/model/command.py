@@ -133,7 +133,7 @@ def setting_of(options: argparse.Namespace) -> Setting:
     engine = options.engine or default_engine
     if engine == "vllm" and find_spec("vllm") is None:
         raise UserError(
-            '--engine vllm: vLLM is not installed; pip install "depo[gpu]", or --engine transformers'
+            '--engine vllm: vLLM is not installed; pip install "depo-rl[gpu]", or --engine transformers'
         )
     return Setting(
         model=options.model,
@@ -179,7 +179,7 @@ def has_cuda() -> bool:
 def check(setting: Setting, planned: Sequence[tuple[Place, Recipe]]) -> None:
     """Raise UserError for whatever would stop a run that has not finished yet."""
     if setting.task.reward == "reasoning_gym" and find_spec("reasoning_gym") is None:
-        raise UserError('--task reasoning_gym: the package is missing; pip install "depo[reasoning-gym]"')
+        raise UserError('--task reasoning_gym: the package is missing; pip install "depo-rl[reasoning-gym]"')
     encoder = setting.encoder
     if encoder is not None and is_path(encoder) and not (Path(encoder) / "config.json").is_file():
         raise UserError(f"--encoder {encoder}: no text encoder there; `depo fetch minilm DIR` puts one there")

@@ -28,9 +28,9 @@ from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.throughput.workload import GROUP_SIZE, Workload, batch_tokens, problems, spread_batch
+from depo.reward.base import Sample
+from depo.reward.rules import ExactReward
 from depo.types import TrainSample
-from reward.base import Sample
-from reward.rules import ExactReward
 
 
 class Timed(GRPOTrainer):

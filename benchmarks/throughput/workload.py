@@ -16,10 +16,10 @@ import numpy as np
 
 from benchmarks.selection.arms import estimator_block, selection_block
 from depo.recipe.schema import ArithmeticSource, Recipe
+from depo.reward.base import Sample
 from depo.rng import generator
 from depo.toy.arithmetic import arithmetic_rows
 from depo.types import TrainSample
-from reward.base import Sample
 
 GROUP_SIZE = 8
 

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from depo.data.text import Row, answer_text, inner_problem, prior_rate, problem_text
 from depo.errors import UserError
 from depo.recipe.schema import TABLE_SUFFIXES, FileSource, HubSource, ReasoningGymSource
+from depo.reward.reasoning_gym import read_reference
 from depo.rng import seed64
-from reward.reasoning_gym import read_reference
 
 PROMPT_NAMES = ("prompt", "question", "problem")
 # Not "solution": it mostly holds prose, of which no verdict can be made.
@@ -300,7 +300,7 @@ def gym_rows(source: ReasoningGymSource, where: str) -> Iterator[tuple[str, str,
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise UserError(
-            f'{where}: the package reasoning_gym is missing; pip install "depo[reasoning-gym]"'
+            f'{where}: the package reasoning_gym is missing; pip install "depo-rl[reasoning-gym]"'
         ) from error
 
     for task in source.tasks:

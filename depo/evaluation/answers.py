@@ -23,9 +23,9 @@ from depo.recipe.schema import (
     Verification,
     WeightedReward,
 )
-from reward import Sample, Score, VerifierPool
-from reward.answers import last_boxes, spoken
-from reward.reasoning_gym import extract_answer
+from depo.reward import Sample, Score, VerifierPool
+from depo.reward.answers import last_boxes, spoken
+from depo.reward.reasoning_gym import extract_answer
 
 MATH, TEXT = "math-verify", "equal text"
 WORKER = {"type": "function", "path": "depo.evaluation.vote_worker:work"}

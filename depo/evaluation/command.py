@@ -152,7 +152,7 @@ def evaluated(
 
 def check_engine(suite: Suite) -> None:
     if suite.engine == "vllm" and find_spec("vllm") is None:
-        raise UserError('engine: vllm is not installed; pip install "depo[gpu]", or engine=transformers')
+        raise UserError('engine: vllm is not installed; pip install "depo-rl[gpu]", or engine=transformers')
 
 
 def outlook(target: Target, suite: Suite, place: Path) -> Document:

@@ -27,12 +27,12 @@ from depo.files import write_text
 from depo.recipe.model_shape import find_config, positions
 from depo.recipe.schema import Data, RewardSpec
 from depo.recipe.schema.evaluation import Benchmark, Suite
+from depo.reward import VerifierPool
+from depo.reward.base import Reward, Score
 from depo.rng import generator, seed64
 from depo.rollout.engine import RolloutEngine, Sampling, collate, samples_of
 from depo.trackers.rollouts import null_if_nan
 from depo.types import Prompt, Request, Rollout
-from reward import VerifierPool
-from reward.base import Reward, Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -55,7 +55,6 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import least_squares
-from scipy.stats import binom
 
 from depo.report.statistics import estimate, limits, weighted_means
 from depo.rng import generator
@@ -119,6 +118,8 @@ def method(n: int) -> str:
 @lru_cache(maxsize=65_536)  # problems share their counts
 def exact(right: int, wrong: tuple[int, ...], abstain: int, k: int) -> float:
     """The expectation over all subsets of size k < n."""
+    from scipy.stats import binom  # a second to import, and most runs take no votes
+
     n = right + sum(wrong) + abstain
     p = k / n
     total = 0.0
@@ -132,6 +133,8 @@ def exact(right: int, wrong: tuple[int, ...], abstain: int, k: int) -> float:
 
 def others(rivals: Sequence[int], free: int, votes: int, t: int, p: float) -> float:
     """E[1 / (1 + J); all rivals have ≤ t votes, the rest fill up to ``votes``]; J rivals have exactly t."""
+    from scipy.stats import binom
+
     ways_JV = np.zeros((1 + len(rivals), votes + 1))  # (ties J, votes so far V)
     ways_JV[0] = binom.pmf(np.arange(votes + 1), free, p)
     for size in rivals:

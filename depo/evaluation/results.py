@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-import estimators
+from depo import estimators
 from depo.errors import UserError
+from depo.estimators.base import Candidate, Context
 from depo.evaluation.answers import Votes, vote_rule
 from depo.evaluation.evaluator import LoadedBenchmark, Row
 from depo.evaluation.measures import coverage, maj_at_k, method, pass_at_k, pass_at_k_each, share
@@ -28,7 +29,6 @@ from depo.recipe.schema import Recipe
 from depo.recipe.schema.evaluation import Suite
 from depo.report.calibration import reliability, spearman
 from depo.report.statistics import all_alike, estimate, macro, resample_weights
-from estimators.base import Candidate, Context
 
 SCHEMA_VERSION = 1
 MOST_WITHOUT = 0.01

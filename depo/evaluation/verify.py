@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from depo.errors import DONE, UserError
 
 if TYPE_CHECKING:
-    from reward import Sample, Score, VerifierPool
+    from depo.reward import Sample, Score, VerifierPool
 
 FINDINGS = ("does not verify", "prose", "as text", "disputed")
 WORKER = {"type": "function", "path": "depo.evaluation.verify:judge"}
@@ -45,7 +45,7 @@ def add_options(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Print what was found. Raises UserError for a file without usable golds, or when none verifies."""
     from depo.files import check_place, write_json
-    from reward import VerifierPool
+    from depo.reward import VerifierPool
 
     if options.json is not None:
         check_place(options.json, "--json")
@@ -104,15 +104,15 @@ def read_golds(path: Path, answer: str | None, where: Sequence[str], limit: int 
 
 
 def as_sample(gold: str) -> Sample:
-    from reward import Sample
+    from depo.reward import Sample
 
     return Sample(f"So it is $\\boxed{{{gold}}}$.", gold, tokens=1, finish_reason="stop", max_tokens=1)
 
 
 def judge(sample: Sample) -> Score:
     """What the workers do: the verdict on a gold answer against itself; ``detail`` holds a doubt about it."""
-    from reward import Score, unscorable
-    from reward.math import MathReward, doubt
+    from depo.reward import Score, unscorable
+    from depo.reward.math import MathReward, doubt
 
     (score,) = MathReward().score([sample])
     if score.correct is None:

@@ -6,8 +6,8 @@ seconds it takes are not counted as those of the first sample.
 
 from __future__ import annotations
 
-from reward import Sample, Score
-from reward.math import MathReward, chosen
+from depo.reward import Sample, Score
+from depo.reward.math import MathReward, chosen
 
 JUDGE = MathReward()
 JUDGE.prepare()

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import betaln
 
+from depo.estimators.moments import beta_outcomes
 from depo.evaluation.answers import Votes, vote_rule
 from depo.evaluation.evaluator import Row
 from depo.evaluation.measures import pass_at_k_each
@@ -24,7 +25,6 @@ from depo.probe.command import NAME
 from depo.recipe.schema.evaluation import Suite
 from depo.report.statistics import SHARE, all_alike, estimate, limits, limits_of_equals, resample_weights
 from depo.types import Prompt
-from estimators.moments import beta_outcomes
 
 SIZES = (4, 8, 16)
 ENOUGH = 0.9  # share of the prompts that must have G verdicts; the others are left out

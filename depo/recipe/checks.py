@@ -33,7 +33,7 @@ from depo.recipe.schema import (
 )
 from depo.recipe.schema.evaluation import Suite
 from depo.recipe.schema.reward import plain_rewards
-from reward.registry import build
+from depo.reward.registry import build
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -101,7 +101,7 @@ def plugin_problems(value: Any, key: str = "") -> dict[str, str]:
     inside = f"{key}.name"
     if isinstance(value, TrackerSpec) and value.name in value.extras:
         there = find_spec(value.name) is not None
-        return {} if there else {inside: f'{value.name} is missing; pip install "depo[{value.name}]"'}
+        return {} if there else {inside: f'{value.name} is missing; pip install "depo-rl[{value.name}]"'}
     if isinstance(value, Plugin | TrackerSpec):
         return {} if isinstance(value, PluginReward) else unregistered(inside, value.group, value.name)
     if isinstance(value, Block):

@@ -88,10 +88,21 @@ def find_recipe(name: Path | str) -> Path:
     for folder in (FOLDER, SHIPPED):
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    known = sorted({file.stem for folder in (FOLDER, SHIPPED) for file in folder.glob("*.yaml")})
+    known = known_recipes()
     near = difflib.get_close_matches(path.name, known, n=1)
     meant = f"did you mean {near[0]}? " if near else ""
     raise UserError(f"no such recipe: {name}; {meant}known: {', '.join(known)}; or name a YAML file")
+
+
+def known_recipes() -> list[str]:
+    return sorted({file.stem for folder in (FOLDER, SHIPPED) for file in folder.glob("*.yaml")})
+
+
+def completed_recipe(prefix: str, **asked: Any) -> list[str]:
+    """What a shell offers where a command takes a recipe: names and YAML files."""
+    from argcomplete.completers import FilesCompleter
+
+    return [*known_recipes(), *FilesCompleter(("yaml", "yml"))(prefix, **asked)]
 
 
 def read_keys(

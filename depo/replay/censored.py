@@ -11,17 +11,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from depo.estimators.base import Context
 from depo.recipe import schema
 from depo.replay.full import Factory, Timed
 from depo.replay.trace import Told, Trace
 from depo.report.calibration import auroc, brier, brier_skill, expected_calibration_error
+from depo.reward.base import Score
 from depo.selection import build_selector
 from depo.selection.picks import observations
 from depo.selection.pool import PromptPool
 from depo.selection.visits import FEW_VISITS, since_visit
 from depo.types import Group, Pick, Rollout
-from estimators.base import Context
-from reward.base import Score
 
 RIGHT, WRONG = Score(1.0, True), Score(0.0, False)
 

@@ -19,15 +19,15 @@ from typing import Any, get_args
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-import estimators
+from depo import estimators
 from depo.errors import UserError
+from depo.estimators.base import Estimator
 from depo.recipe import schema
 from depo.recipe.keys import parse_yaml
 from depo.replay.censored import censored_feedback, picks_per_step
 from depo.replay.full import Quality, differences, full_feedback, full_quality, smoother
 from depo.replay.trace import Trace, true_rates
 from depo.report.statistics import SHARE, resample_prompts, t_interval
-from estimators.base import Estimator
 
 KEY = re.compile(r"(^|,)\s*([A-Za-z_]\w*)=")
 

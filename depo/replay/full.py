@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from depo.estimators.base import Candidate, Context, Estimates, Estimator, Observation
+from depo.estimators.moments import informative_probability
 from depo.replay.trace import Told, Trace, smoothed_rates
 from depo.report.calibration import (
     auroc,
@@ -29,8 +31,6 @@ from depo.report.calibration import (
 from depo.report.statistics import clustered_means, clustered_ranking, limits
 from depo.rng import generator
 from depo.types import Origin
-from estimators.base import Candidate, Context, Estimates, Estimator, Observation
-from estimators.moments import informative_probability
 
 Factory = Callable[[], Estimator]
 """Makes a fresh estimator: every replay starts from nothing."""

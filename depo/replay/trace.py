@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from depo.errors import UserError
+from depo.estimators.base import Candidate, Context, Estimates, Estimator, Observation
 from depo.types import Prompt
-from estimators.base import Candidate, Context, Estimates, Estimator, Observation
 
 MISSING = -1
 

@@ -16,8 +16,11 @@ from depo.report.document import Block, CodeBlock, Paragraph
 
 GIB = 2**30
 
+DISTRIBUTION = "depo-rl"
+"""This package, as pip knows it."""
+
 PACKAGES = (
-    "depo",
+    DISTRIBUTION,
     "torch",
     "transformers",
     "trl",

@@ -22,7 +22,7 @@ AT_LEAST, TIMES = 600.0, 20.0
 
 
 class Died(RunStopped):
-    """A process has died: killed, or out of memory."""
+    """A process has died: killed, or out of memory. Or it hangs, and is as good as dead."""
 
 
 class Calls:
@@ -42,8 +42,8 @@ class Calls:
         return FIRST if longest is None else max(AT_LEAST, TIMES * longest)
 
     def get(self, reference: Any, who: str, what: str) -> Any:
-        """The answer of ``who`` to a call. Raises RunStopped where none comes, Died where the process is
-        gone, and what the call itself raised."""
+        """The answer of ``who`` to a call. Raises Died where none comes or the process is gone, and what the
+        call itself raised."""
         self.wait([reference], who, what)
         try:
             return ray.get(reference)
@@ -62,8 +62,19 @@ class Calls:
                 return
             yield self.get(reference, who, what)
 
+    def took(self, what: str, seconds: float) -> None:
+        """An answer to such a call came after so long."""
+        self.longest[what] = max(seconds, self.longest.get(what, 0.0))
+
+    def hung(self, who: str, what: str, waited: float) -> Died:
+        """For one who gave no answer in time."""
+        return Died(
+            f"{who}: no answer to {what!r} after {waited:.0f} s; it hangs. If it only needs longer, "
+            f"raise resources.call_timeout (seconds, now {self.limit(what):.0f})"
+        )
+
     def wait(self, pending: Sequence[Any], who: str, what: str) -> Any:
-        """The first of these references or streams that has something. Raises RunStopped where none has in
+        """The first of these references or streams that has something. Raises Died where none has in
         time."""
         started, limit = time.monotonic(), self.limit(what)
         say_at, waited = max(HEARTBEAT, 3 * self.longest.get(what, 0.0)), 0.0
@@ -72,13 +83,10 @@ class Calls:
             done, _ = ray.wait(list(pending), num_returns=1, timeout=timeout)
             waited = time.monotonic() - started
             if done:
-                self.longest[what] = max(waited, self.longest.get(what, 0.0))
+                self.took(what, waited)
                 return done[0]
             if waited >= limit:
-                raise RunStopped(
-                    f"{who}: no answer to {what!r} after {waited:.0f} s; it hangs. If it only needs longer, "
-                    f"raise resources.call_timeout (seconds, now {limit:.0f})"
-                )
+                raise self.hung(who, what, waited)
             if waited >= say_at:  # Ray may be back a moment early
                 say_at = waited + HEARTBEAT
                 self.say(f"waiting for {who}: {what}, {waited:.0f} s so far, {limit:.0f} allowed")

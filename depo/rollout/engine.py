@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from depo.reward.base import Sample
 from depo.rng import seed64
 from depo.types import Pick, Request, Rollout
-from reward.base import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from depo.selection.visits import Visits
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,20 @@ LOOK_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What an engine has done since the last look: rollouts that have ended, and tokens decoded."""
+    """What an engine has done since the last look: rollouts that have ended, tokens decoded, and, where it
+    works a look at a time, how many completions it has not ended."""
 
     finished: list[Rollout]
     tokens: int
+    left: int = 0
 
 
 class RolloutEngine(Protocol):
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
-        """Yield rollouts as they finish, in any order."""
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, oldest: int | None = None
+    ) -> Iterator[Rollout]:
+        """Yield rollouts as they finish, in any order; each is of one policy, version ``oldest`` or newer.
+        None: the newest that the engine was told of, and before what else waits."""
         ...
 
     def load_weights(self, update: WeightUpdate) -> int:
@@ -69,13 +76,17 @@ class WeightSyncError(RuntimeError):
     """The engine does not serve the learner's weights; the message says by how much it is off."""
 
 
-def requests_for(picks_P: Sequence[Pick], indices: range, run_seed: int, step: int) -> list[Request]:
-    """One request for each pick, of the keyed samples with these consecutive indices in their group."""
+def requests_for(
+    picks_P: Sequence[Pick], indices: range, run_seed: int, step: int, visits: Visits | None = None
+) -> list[Request]:
+    """One request for each pick, of the keyed samples with these consecutive indices in their group.
+    ``visits`` tell how long the completions will be."""
     return [
         Request(
             prompt=pick.prompt,
             seeds=tuple(seed64(run_seed, "rollout", step, pick.prompt.key, index) for index in indices),
             first_index=indices.start,
+            tokens=None if visits is None else visits.expected(pick.prompt),
         )
         for pick in picks_P
     ]

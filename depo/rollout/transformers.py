@@ -98,7 +98,9 @@ class TransformersEngine:
     def close(self) -> None:
         """Nothing of its own to end."""
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, oldest: int | None = None
+    ) -> Iterator[Rollout]:
         """Yield the rollouts as they end, batch by batch; prompts of similar length share a batch.
 
         With temperature 0 the most likely token is taken and its log-probability at temperature 1 recorded.

@@ -16,11 +16,11 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -77,11 +77,17 @@ class Engines(RolloutEngine, Protocol):
         """Wait until all are up."""
         ...
 
-    replaced: Callable[[str], None]
-    """Called with the name of an engine that takes a dead one's place, and serves what was loaded last."""
+    proof: Any
+    """The `DirectorySync`, which hears of engines that have loaded a policy by themselves: when they ran dry,
+    or in place of one that has died."""
 
-    def score_each(self, sequences: Sequences, of: Sequence[str] | None = None) -> Mapping[str, Scores]:
-        """By engine name, because each engine has to pass the probe on its own; of all or those named."""
+    def offer(self, update: WeightUpdate) -> Set[int]:
+        """Have each engine load this when it has run dry; returns the versions whose directories are needed
+        yet."""
+        ...
+
+    def score_each(self, sequences: Sequences) -> Mapping[str, Scores]:
+        """By engine name, because each engine has to pass the probe on its own."""
         ...
 
 
@@ -235,8 +241,9 @@ class WeightSync(Protocol):
         """The engines' half, while they generate nothing. Raises WeightSyncError if that fails."""
         ...
 
-    def discard(self, handover: Handover) -> None:
-        """A newer one came before it was served."""
+    def offer(self, handover: Handover) -> dict[str, float]:
+        """The same while they generate: each engine loads it once it has run dry. The metrics are those of
+        the newest policy that one of them has loaded."""
         ...
 
     def close(self) -> None: ...
@@ -258,8 +265,8 @@ class SharedWeights:
         load(self.engine, handover.update)
         return {}
 
-    def discard(self, handover: Handover) -> None:
-        """Nothing was made."""
+    def offer(self, handover: Handover) -> dict[str, float]:
+        return self.serve(handover)
 
     def close(self) -> None:
         """Nothing was made."""
@@ -274,8 +281,8 @@ def load(engine: RolloutEngine, update: WeightUpdate) -> None:
 class DirectorySync:
     """Weights go through a directory on a memory file system; every sync ends with the parity probe.
 
-    The engines were started from the learner's checkpoint: they are sent the blocks that are trained. What
-    they serve stays in the directory until they serve something newer, for an engine that has to be replaced.
+    The engines were started from the learner's checkpoint: they are sent the blocks that are trained. The
+    newest policy stays in the directory, for an engine that has to be replaced.
     """
 
     def __init__(
@@ -308,8 +315,14 @@ class DirectorySync:
         self.say = say
         self.seconds = 0.0  # that the last policy took to arrive
         self.numbers = itertools.count()
-        self.served: Handover | None = None
-        engine.replaced = self.prove
+        self.known: dict[int, Handover] = {}  # by version, what is in the directory
+        self.proved = -1  # newest version that an engine has proved to serve
+        self.parity: dict[str, float] = {}  # of that
+        engine.proof = self
+
+    @property
+    def sequences(self) -> Sequences:
+        return self.probe.sequences
 
     def start(self, version: int) -> None:
         many = len(self.engine.workers)
@@ -318,8 +331,7 @@ class DirectorySync:
         self.engine.ready()
         self.say(f"vLLM: up after {time.perf_counter() - started:.0f} s; now proving that weights arrive")
         result = self.probe.verify_startup(self.learner, self.engine, lambda: self._send(version), self.seed)
-        assert self.served is not None
-        self.served = Handover(self.served.update, self.learner.score(self.probe.sequences))
+        self.known[version] = Handover(self.known[version].update, self.learner.score(self.sequences))
         self.say(
             f"vLLM: weights arrive, the last in {self.seconds:.2g} s; learner and engines are "
             f"{result.mean_abs:.1g} nats a token apart, {self.probe.tolerance:g} allowed"
@@ -327,15 +339,37 @@ class DirectorySync:
 
     def publish(self, version: int) -> Handover:
         update = self._export(version)
-        return Handover(update, self.learner.score(self.probe.sequences))
+        return Handover(update, self.learner.score(self.sequences))
 
     def serve(self, handover: Handover) -> dict[str, float]:
         self._load(handover)
         what = f"after the sync of policy version {handover.update.version}"
         result = self.probe.check_each(handover.scores, self.engine, what)
+        return self._metrics(result)
+
+    def offer(self, handover: Handover) -> dict[str, float]:
+        self.known[handover.update.version] = handover
+        needed = self.engine.offer(handover.update)
+        for version in self.known.keys() - needed:
+            self._discard(self.known.pop(version))
+        return self.parity
+
+    def prove(self, name: str, version: int, scores: Scores) -> None:
+        """That an engine which has loaded a policy by itself serves it. Raises WeightSyncError."""
+        expected = self.known[version].scores
+        if not expected:  # at start-up, before the real policy
+            return
+        result = self.probe.check(expected, scores, f"{name} (given policy version {version})")
+        if version > self.proved or (
+            version == self.proved and result.mean_abs > self.parity["parity/mean_abs"]
+        ):
+            self.proved, self.parity = version, self._metrics(result)
+
+    @staticmethod
+    def _metrics(result: ProbeResult) -> dict[str, float]:
         return {"parity/mean_abs": result.mean_abs, "parity/max_abs": result.max_abs}
 
-    def discard(self, handover: Handover) -> None:
+    def _discard(self, handover: Handover) -> None:
         shutil.rmtree(str(handover.update.directory), ignore_errors=True)
 
     def close(self) -> None:
@@ -357,15 +391,9 @@ class DirectorySync:
 
     def _load(self, handover: Handover) -> None:
         load(self.engine, handover.update)
-        before, self.served = self.served, handover
-        if before is not None:
-            self.discard(before)
-
-    def prove(self, name: str) -> None:
-        """That an engine which was just started serves what the others do."""
-        if self.served is not None and self.served.scores:
-            scores = self.engine.score_each(self.probe.sequences, [name])[name]
-            self.probe.check(self.served.scores, scores, f"{name} (started again)")
+        for before in self.known.values():
+            self._discard(before)
+        self.known = {handover.update.version: handover}
 
 
 def sweep(base: Path) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from depo.estimators.base import Candidate, Context
 from depo.types import Group, Origin, Pick, Prompt
-from estimators.base import Candidate, Context
 
 ROUNDING = 1e-9
 """Of beliefs about prompts that nothing tells apart."""

@@ -30,15 +30,15 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-import estimators
+from depo import estimators
+from depo.estimators.base import Context, State, joined, part
+from depo.reward.base import Score, unscorable
 from depo.selection.ledger import Ledger
 from depo.selection.open_step import OpenStep
 from depo.selection.picks import observations
 from depo.selection.pool import PromptPool
 from depo.selection.selector import build_selector
 from depo.types import Group, Outcome, Pick, Prompt, Rollout
-from estimators.base import Context, State, joined, part
-from reward.base import Score, unscorable
 
 SCHEMA_VERSION = 1
 

@@ -13,10 +13,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from depo.estimators.base import Candidate, Context, Estimates, Observation
 from depo.rng import generator
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Pick, Prompt
-from estimators.base import Candidate, Context, Estimates, Observation
 
 CANDIDATES = 8  # for each prompt of a batch: candidates "auto"
 PASSES = 4  # revisit_after "auto": the time of so many passes over the pool

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from depo.estimators.base import Estimates
+from depo.estimators.moments import informative_probability
 from depo.plugins import build
-from estimators.base import Estimates
-from estimators.moments import informative_probability
 
 GROUP = "depo.rules"
 BUILT_IN = {

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from depo.estimators.base import Candidate, Context
 from depo.rng import generator
 from depo.selection.gate import Calibration, Graded
 from depo.selection.open_step import OpenStep
@@ -49,7 +50,6 @@ from depo.selection.picks import (
 from depo.selection.rules import Considered, InPoolOrder, Rule, build_rule, top
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Outcome, Pick, Prompt
-from estimators.base import Candidate, Context
 
 SCHEMA_VERSION = 5
 LOWEST_YIELD = 1 / 8  # a refill round is at most this many times larger than what is missing

@@ -116,6 +116,10 @@ class Visits:
         expected_N = np.array([visited[p.key].tokens if p.key in visited else mean for p in prompts])
         return np.maximum(expected_N, 1.0)
 
+    def expected(self, prompt: Prompt) -> float | None:
+        """Tokens of one rollout; None before the first visit."""
+        return self._visited[prompt.key].tokens if prompt.key in self._visited else None
+
     def since(self, step: int) -> set[str]:
         """Keys of the prompts visited in ``step`` or later."""
         return {key for key, one in self._visited.items() if one.step >= step}

@@ -102,10 +102,12 @@ class SkippingCondition:
     def release(self) -> None:
         self.held = False
 
-    def wait_for(self, predicate: Callable[[], object]) -> None:
+    def wait_for(self, predicate: Callable[[], object], timeout: float | None = None) -> None:
+        """``timeout`` in seconds."""
         self.held = False
-        self.time.wait(lambda: not self.held and bool(predicate()))
-        self.held = True
+        until = math.inf if timeout is None else self.time.perf_counter() + timeout
+        self.time.wait(lambda: not self.held and bool(predicate()), until)
+        self.acquire()
 
     def notify_all(self) -> None: ...
 

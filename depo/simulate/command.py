@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from depo.errors import DONE, UserError, say
 from depo.files import check_place, write_json
-from depo.recipe.loading import read_recipe
+from depo.recipe.loading import completed_recipe, read_recipe
 
 if TYPE_CHECKING:
-    from depo.simulate.engines import Lengths, PassRates
+    from depo.simulate.world import Lengths, PassRates
 
 EPILOG = """\
 overrides: key=value on top of the recipe, as for depo train. What counts here: batch, selection, estimator,
@@ -35,7 +35,8 @@ def add_options(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("recipe", help="YAML file or shipped recipe")
+    recipe = add("recipe", help="YAML file or shipped recipe")
+    recipe.completer = completed_recipe
     add("overrides", nargs="*", metavar="key=value", help="see below")
     add("--engines", default="1,8,64,512", metavar="E,...", help="numbers of engines (%(default)s)")
     add("--ahead", default="0,1,2,4", metavar="N,...", help="max_off_policy_steps to compare (%(default)s)")
@@ -71,9 +72,10 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     from depo.report.provenance import package_versions, source_commit
     from depo.rng import one_thread_for_numpy
     from depo.selection import PromptPool
-    from depo.simulate.engines import EngineSpeed, LearnerSpeed, Lengths, PassRates, World
+    from depo.simulate.engines import EngineSpeed, LearnerSpeed
     from depo.simulate.simulation import simulate, simulated
     from depo.simulate.tables import by_ahead, by_engines, heading
+    from depo.simulate.world import Lengths, PassRates, World
 
     one_thread_for_numpy()
     lengths = Lengths(options.median_tokens, options.p99_tokens)
@@ -157,7 +159,7 @@ def fitted(run_dir: Path, learned: float) -> tuple[Lengths, PassRates]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from depo.simulate.engines import Lengths, PassRates
+    from depo.simulate.world import Lengths, PassRates
 
     files = sorted((run_dir / "rollouts").glob("step_*.parquet"))
     if not files:

@@ -1,4 +1,4 @@
-"""Engines and a learner that take time and do nothing else, and the world that they answer from.
+"""Engines and a learner that take time and do nothing else.
 
 They run on the real clock as well as on one that skips (`depo.simulate.clock`).
 """
@@ -8,105 +8,26 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depo.rng import generator
+from depo.rollout.dispatch import Dispatcher, Event, Finished, Loaded
 from depo.rollout.engine import Sampling, WeightUpdate
+from depo.rollout.schedule import Sample, Schedule
 from depo.rollout.weights import Handover, load
 from depo.types import Prompt, Request, Rollout, TrainSample, UpdateResult
 
 if TYPE_CHECKING:
     from depo.train.metrics import Time
 
-VOCABULARY = 150_000
-LETTERS = 300  # of a prompt's text
-NINETY_NINTH = 2.3263478740408408  # standard deviations, of a normal distribution
-HIDDEN = 0.25
-"""Standard deviation of what a prompt's text leaves open of its place among all, from hardest to easiest."""
-OF_THE_PROMPT = 0.5
-"""Share of the variance of log-lengths that lies between prompts; the rest is between samples of one."""
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens of a completion: log-normal. ``p99`` equal to ``median``: all are as long."""
-
-    median: float
-    p99: float
-
-    def tokens(self, of_prompt: float, of_sample: float) -> int:
-        """Of two standard normal draws."""
-        sigma = math.log(self.p99 / self.median) / NINETY_NINTH
-        both = math.sqrt(OF_THE_PROMPT) * of_prompt + math.sqrt(1 - OF_THE_PROMPT) * of_sample
-        return max(round(self.median * math.exp(sigma * both)), 1)
-
-
-@dataclass(frozen=True)
-class PassRates:
-    """The policy never solves a share ``never`` of the prompts and always solves a share ``always``. The
-    others' rates are uniform in (0, 1) at first, and rise by ``learned`` logits a step."""
-
-    never: float = 0.25
-    always: float = 0.25
-    learned: float = 0.0
-
-    def at(self, place: float, version: int) -> float:
-        """Of the prompt at this place, in (0, 1), among all of them from the hardest to the easiest."""
-        if not self.never < place < 1 - self.always:
-            return float(place > self.never)
-        rate = (place - self.never) / (1 - self.always - self.never)
-        return rate if not self.learned else 1 / (1 + (1 / rate - 1) * math.exp(-self.learned * version))
-
-
-class World:
-    """``prompts`` of random words, the first of which tells something of the pass rate, and what the policy
-    answers to them: a token that says whether it is right, and random ones. Prompt i has the key i."""
-
-    def __init__(self, size: int, prompt_tokens: int, lengths: Lengths, rates: PassRates, seed: int) -> None:
-        self.lengths, self.rates = lengths, rates
-        rng = generator(seed, "simulated prompts")
-        self.place_P = rng.random(size)
-        self.length_P = rng.standard_normal(size)
-        self.some = rng.integers(2, VOCABULARY, 1 << 20, dtype=np.int32)
-        told_P = np.floor(10 * (self.place_P + HIDDEN * rng.standard_normal(size))).astype(int)
-        words = " ".join(f"{number:x}" for number in rng.integers(1 << 8, 1 << 32, 1 << 16))
-        tokens = self.some.tolist()
-        word_P = rng.integers(len(words) - LETTERS, size=size)
-        token_P = rng.integers(len(tokens) // 2, size=size)
-        self.prompts = [
-            Prompt(
-                f"{index:064d}",
-                f"level {told} {words[word : word + LETTERS]}",
-                tuple(tokens[token : token + prompt_tokens]),
-                "1",
-            )
-            for index, (told, word, token) in enumerate(
-                zip(told_P.tolist(), word_P.tolist(), token_P.tolist(), strict=True)
-            )
-        ]
-
-    def answer(self, key: str, seed: int, version: int, limit: int) -> np.ndarray:
-        """Token ids (T,): 1 or 0, and others up to the ``limit``."""
-        index, rng = int(key), generator(seed, "answer")
-        right = rng.random() < self.rates.at(self.place_P[index], version)
-        n = min(self.lengths.tokens(self.length_P[index], rng.standard_normal()), limit, len(self.some) // 2)
-        start = seed % (len(self.some) // 2)
-        token_ids = self.some[start : start + n].copy()
-        token_ids[0] = right
-        return token_ids
-
-
-class Verdicts:
-    """Stands in for a tokenizer: the text of a completion is its first token."""
-
-    def batch_decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
-        return [str(one[0]) for one in ids]
+ROUNDING = 1e-9
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -136,40 +57,162 @@ class EngineSpeed:
         return seconds
 
 
+class SimulatedEngine:
+    """One of them: what it decodes, and until when. Times are those of the run's clock."""
+
+    def __init__(self, speed: EngineSpeed) -> None:
+        self.speed = speed
+        self.version = 0
+        self.under_way: list[tuple[float, int, Rollout]] = []  # by tokens given to each when it ends
+        self.waiting: deque[Rollout] = deque()
+        self.ended: list[Rollout] = []  # not told yet
+        self.given = self.at = self.busy = 0.0
+        self.taken = itertools.count()
+        self.loaded_at = math.inf
+
+    @property
+    def seconds_a_token(self) -> float:
+        return 1 / self.speed.sequence + len(self.under_way) / self.speed.engine
+
+    @property
+    def next_at(self) -> float:
+        """When there is something to tell."""
+        if self.ended:
+            return self.at
+        if not self.under_way:
+            return self.loaded_at
+        return self._end_at
+
+    @property
+    def _end_at(self) -> float:
+        return self.at + (self.under_way[0][0] - self.given) * self.seconds_a_token
+
+    def take(self, rollouts: Sequence[Rollout], now: float) -> None:
+        self._until(now)
+        self.waiting.extend(rollouts)
+        self._fill()
+
+    def tell(self, now: float) -> list[Rollout]:
+        """What has ended since it was asked last."""
+        self._until(now)
+        ended, self.ended = self.ended, []
+        return ended
+
+    def _until(self, now: float) -> None:
+        while self.under_way and (at := self._end_at) <= now + ROUNDING:
+            self._go_on(at, self.under_way[0][0])
+            self.ended.append(heapq.heappop(self.under_way)[2])
+            self._fill()
+        if self.under_way:
+            self._go_on(now, self.given + (now - self.at) / self.seconds_a_token)
+        self.at = max(self.at, now)
+
+    def _go_on(self, at: float, given: float) -> None:
+        self.busy += max(at - self.at, 0.0)
+        self.at, self.given = max(at, self.at), given
+
+    def _fill(self) -> None:
+        while self.waiting and len(self.under_way) < self.speed.slots:
+            rollout = self.waiting.popleft()
+            end = self.given + len(rollout.token_ids)
+            heapq.heappush(self.under_way, (end, next(self.taken), rollout))
+
+
 class SimulatedEngines:
-    """A rollout engine. ``deal`` shares requests out as the real one does; ``seconds`` says how long each
-    engine takes. They add up in ``busy``."""
+    """A rollout engine, dealt to as the real one is. ``slots``: completions that an engine is given at once;
+    None: all of its share. ``load_seconds``: for which new weights keep an engine."""
 
     def __init__(
         self,
         time: Time,
         answer: Callable[[str, int, int, int], np.ndarray],
-        seconds: Callable[[list[int]], float],
-        deal: Callable[[Iterable[Request]], list[list[Request]]],
+        speed: EngineSpeed,
+        slots: int | None = None,
+        load_seconds: float = 0.0,
     ) -> None:
-        self.time, self.answer, self.seconds, self.deal = time, answer, seconds, deal
-        self.version = -1
-        self.busy = 0.0
+        self.time, self.answer, self.load_seconds = time, answer, load_seconds
+        self.engines = {f"engine {i}": SimulatedEngine(speed) for i in range(speed.engines)}
+        self.agenda: list[tuple[float, str]] = []  # when something happens
+        self.noted: dict[str, float] = {}  # what of it still holds
+        self.version = 0  # the newest
+        self.woken = time.condition()
+        self.news = False
+        self.dispatcher = Dispatcher(time.condition(), Schedule(self.engines, slots), self)
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
-        """All at once, when the last engine has finished."""
-        version, hands = self.version, self.deal(requests)
-        with getattr(self.time, "aside", nullcontext)():  # what an engine answers is no work of the driver
-            hands_of_rollouts = [
-                [rollout for request in hand for rollout in self.rollouts(request, sampling, version)]
-                for hand in hands
-            ]
-            seconds = [
-                self.seconds([len(rollout.token_ids) for rollout in hand]) for hand in hands_of_rollouts
-            ]
-        self.time.sleep(max(seconds))
-        self.busy += sum(seconds)
-        for hand in hands_of_rollouts:
-            yield from hand
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, oldest: int | None = None
+    ) -> Iterator[Rollout]:
+        return self.dispatcher.generate(requests, sampling, oldest)
 
-    def rollouts(self, request: Request, sampling: Sampling, version: int) -> Iterator[Rollout]:
+    @property
+    def busy(self) -> float:
+        """Seconds so far in which engines had something to decode, added up."""
+        with self.woken:
+            return sum(
+                engine.busy + bool(engine.under_way) * max(self.time.perf_counter() - engine.at, 0.0)
+                for engine in self.engines.values()
+            )
+
+    # ---------------------------------------------------------------- for the dispatcher
+
+    def give(self, name: str, samples: Sequence[Sample]) -> None:
+        if not samples:
+            return
+        now, engine = self.time.perf_counter(), self.engines[name]
+        with self.woken:
+            with self.aside():  # what an engine answers is no work of the driver
+                rollouts = [
+                    rollout for one, sampling in samples for rollout in self.rollouts(one, sampling, engine)
+                ]
+                engine.take(rollouts, now)
+            self._note(name)
+
+    def load(self, name: str) -> None:
+        with self.woken:
+            self.engines[name].loaded_at = self.time.perf_counter() + self.load_seconds
+            self._note(name)
+
+    def wait(self) -> list[Event]:
+        with self.woken:
+            self.news = False
+            seconds = self.agenda[0][0] - self.time.perf_counter() if self.agenda else None
+            if seconds is None or seconds > 0:
+                self.woken.wait_for(lambda: self.news, seconds)
+            now = self.time.perf_counter()
+            with self.aside():
+                return self._happened(now)
+
+    def lost(self, seed: int, tokens: int) -> None:
+        """No simulated engine dies."""
+
+    def _happened(self, now: float) -> list[Event]:
+        events: list[Event] = []
+        while self.agenda and self.agenda[0][0] <= now + ROUNDING:
+            at, name = heapq.heappop(self.agenda)
+            if self.noted.get(name) != at:
+                continue
+            engine = self.engines[name]
+            if engine.loaded_at <= now + ROUNDING:
+                engine.loaded_at, engine.version = math.inf, self.version
+                events.append(Loaded(name, self.version))
+            elif ended := engine.tell(now):
+                events.append(Finished(name, ended))
+            self._note(name)
+        return events
+
+    def _note(self, name: str) -> None:
+        self.noted[name] = at = self.engines[name].next_at
+        if at < math.inf:
+            heapq.heappush(self.agenda, (at, name))
+        self.news = True
+        self.woken.notify_all()
+
+    def aside(self) -> AbstractContextManager[None]:
+        return getattr(self.time, "aside", nullcontext)()
+
+    def rollouts(self, request: Request, sampling: Sampling, engine: SimulatedEngine) -> Iterator[Rollout]:
         for offset, seed in enumerate(request.seeds):
-            token_ids = self.answer(request.prompt.key, seed, version, sampling.max_new_tokens)
+            token_ids = self.answer(request.prompt.key, seed, engine.version, sampling.max_new_tokens)
             yield Rollout(
                 request.prompt.key,
                 request.first_index + offset,
@@ -177,11 +220,18 @@ class SimulatedEngines:
                 token_ids,
                 np.full(len(token_ids), -0.5, np.float32),
                 "length" if len(token_ids) == sampling.max_new_tokens else "stop",
-                version,
+                engine.version,
             )
+
+    def offer(self, update: WeightUpdate) -> None:
+        self.version = update.version
+        self.dispatcher.offer(update.version)
 
     def load_weights(self, update: WeightUpdate) -> int:
         self.version = update.version
+        for engine in self.engines.values():
+            engine.version = update.version
+        self.dispatcher.serve(update.version)
         return self.version
 
     def close(self) -> None: ...
@@ -270,6 +320,8 @@ class SimulatedSync:
         load(self.engine, handover.update)
         return {}
 
-    def discard(self, handover: Handover) -> None: ...
+    def offer(self, handover: Handover) -> dict[str, float]:
+        self.engine.offer(handover.update)
+        return {}
 
     def close(self) -> None: ...

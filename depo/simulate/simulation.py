@@ -19,7 +19,7 @@ from depo.loop import train
 from depo.recipe.schema import Recipe
 from depo.recipe.schema.guards import Guards
 from depo.recipe.schema.reward import ExactReward
-from depo.rollout.vllm.pool import dealt
+from depo.reward import VerifierPool
 from depo.selection import Ledger, PromptPool
 from depo.simulate.clock import SkippingTime
 from depo.simulate.engines import (
@@ -28,9 +28,8 @@ from depo.simulate.engines import (
     SimulatedEngines,
     SimulatedLearner,
     SimulatedSync,
-    Verdicts,
-    World,
 )
+from depo.simulate.world import Verdicts, World
 from depo.trackers.console import Console
 from depo.trackers.tracker import StepRecord, open_trackers
 from depo.train.alarms import Alarms
@@ -38,7 +37,6 @@ from depo.train.assembly import build_estimator, make_advantages, make_selector
 from depo.train.best import BestPolicy
 from depo.train.state import Run
 from depo.types import Prompt
-from reward import VerifierPool
 
 if TYPE_CHECKING:
     from depo.train.metrics import Time
@@ -146,9 +144,8 @@ def simulate(
     the warm-up. Memory in bytes: the process's largest so far."""
     time = SkippingTime()
     simulated_learner = SimulatedLearner(time, learner)
-    simulated_engines = SimulatedEngines(
-        time, world.answer, engines.seconds, lambda requests: dealt(requests, engines.engines)
-    )
+    slots = engines.slots if recipe.rollout.max_off_policy_steps else None  # as `VllmPool`
+    simulated_engines = SimulatedEngines(time, world.answer, engines, slots, learner.sync)
     run = assembled(recipe, directory, pool, simulated_engines, simulated_learner, time)
     told = Marks(run)
     run.trackers.append(told)

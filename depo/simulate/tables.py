@@ -9,7 +9,7 @@ from depo.report.document import Number, Table
 
 if TYPE_CHECKING:
     from depo.recipe.schema import Recipe
-    from depo.simulate.engines import Lengths, PassRates
+    from depo.simulate.world import Lengths, PassRates
 
 PHASES = ("select", "generate", "verify", "update", "estimate", "sync", "wait")
 

@@ -27,11 +27,11 @@ from depo.errors import UserError
 from depo.evaluation.evaluator import Evaluator, Row, Task, Verdicts, requests_of
 from depo.learner.scoring import score_sequences
 from depo.recipe.schema import ArithmeticSource, Grading, Recipe
+from depo.reward import build
 from depo.rollout.engine import Sampling
 from depo.rollout.transformers import TransformersEngine
 from depo.toy.arithmetic import Phrasing, Problem, draw_problems
 from depo.types import Prompt
-from reward import build
 
 MASTERED, LEARNABLE, IMPOSSIBLE = LEVELS = ("mastered", "learnable", "impossible")
 

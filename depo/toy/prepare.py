@@ -5,7 +5,6 @@ It happens in a Ray actor of its own, which ends with it.
 
 from __future__ import annotations
 
-import importlib.util
 import queue
 import shutil
 import threading
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from depo.data.stored import RunPrompts
-from depo.errors import UserError
 from depo.recipe.schema import Recipe, TinyMoePolicy
 from depo.report.provenance import usable_cores
 
@@ -22,14 +20,12 @@ def prepare(recipe: Recipe, policy: Path, run_dir: Path, say: Callable[[str], No
     """Prompts of a ``tiny_moe`` recipe and, in the directory ``policy``, the policy they were graded by; or
     what an earlier start of the run stored. ``say`` shows a line of progress.
 
-    Ray must be initialised. Raises UserError where trl is missing, where the warm start misses its band, and
-    where grading finds too few problems.
+    Ray must be initialised. Raises UserError where the warm start misses its band, and where grading finds
+    too few problems.
     """
     stored = RunPrompts.stored(run_dir)
     if stored is not None:
         return stored
-    if importlib.util.find_spec("trl") is None:
-        raise UserError('policy.type tiny_moe: its warm start needs the package trl; pip install "depo[trl]"')
     import ray
 
     from depo.rollout.calls import Calls

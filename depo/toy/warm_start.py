@@ -19,11 +19,10 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from datasets import Dataset, disable_progress_bars
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -36,7 +35,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import SFTConfig, SFTTrainer
 
 from depo.errors import UserError
 from depo.files import follow_umask
@@ -56,6 +54,9 @@ from depo.toy.grading import (
 )
 from depo.toy.tiny_moe import build
 from depo.toy.written import surely_right, unsure, written
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
 
 BISECTIONS = 6
 
@@ -121,6 +122,10 @@ def train(
     report: Callable[[str], None],
 ) -> tuple[WarmStartResult | None, str]:
     """One attempt: the result, None when the band was not reached, and what the last check saw."""
+    # Seconds to import, and of what this module has only training needs them.
+    from datasets import Dataset, disable_progress_bars
+    from trl import SFTTrainer
+
     source, grading = arithmetic_parts(recipe)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory)
@@ -219,6 +224,8 @@ def tokenized(
 
 def training_arguments(settings: WarmStart, scratch: Path, seed: int) -> SFTConfig:
     """Silent, without checkpoints, in float32 on the CPU: the same numbers wherever it runs."""
+    from trl import SFTConfig
+
     return SFTConfig(
         output_dir=str(scratch),
         max_steps=settings.max_steps,

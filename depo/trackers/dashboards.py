@@ -42,7 +42,9 @@ def opening(package: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f'{package} cannot be imported ({error}); pip install "depo[{package}]"') from error
+        raise UserError(
+            f'{package} cannot be imported ({error}); pip install "depo-rl[{package}]"'
+        ) from error
     except Exception as error:  # a service raises what its client raises
         reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise UserError(f"{package}: {reason}") from error

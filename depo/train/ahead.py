@@ -1,22 +1,25 @@
 """Whether rollouts wait for updates: in turn, or up to ``rollout.max_off_policy_steps`` steps ahead.
 
-Ahead, a second thread rolls out the coming steps, one after the other, while the loop's thread trains on
-those that are done, in the same order:
+Ahead, n further threads roll out the coming steps, one step each at a time, while the loop's thread trains on
+those that are done, in their order:
 
-    rolls out    pick 1, generate 1 │ pick 2, generate 2 │ pick 3, generate 3 │ …
-    trains                          │ update 1           │ update 2           │ …
+    thread 1     pick 1, generate 1 │ pick 3, generate 3 …
+    thread 2     pick 2, generate 2 ······· │ pick 4, generate 4 …
+    trains                          │ update 1 │ update 2 …
 
 Who *decides* (selector, pool, estimator, ledger, a checkpoint) holds the turn; who only waits for other
 processes passes it on. The phases of a step are the seams: see ``around_rollouts`` and ``around_training``.
-Whoever generates holds the engine, and first gives it the newest weights: a rollout has one policy version.
+Several steps are in the engines at once. An engine takes new weights when it has run dry
+(``depo.rollout.schedule``), so a rollout has one policy version.
 
-With n steps ahead, step s is begun once the update of step s − n has begun, hence with the policy after at
-least s − n − 1 updates. It is trained on by the policy after s − 1: n versions later at most.
+With n steps ahead, step s is begun once the update of step s − n has begun, when there are weights of at
+least s − n − 1 updates. It is generated with these or newer ones, and trained on by the policy after s − 1: n
+versions later at most.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -24,7 +27,6 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from depo.rollout.weights import Handover
 from depo.selection import OpenStep
 from depo.train.metrics import Clock
 from depo.train.state import Run
@@ -110,19 +112,19 @@ class Ahead:
         self.limit = run.recipe.rollout.max_off_policy_steps
         self.time = run.time
         self.turn = self.time.condition()
-        self.done: deque[tuple[OpenStep, list[Group], Clock]] = deque()
+        self.in_flight: list[OpenStep] = []
+        self.done: dict[int, tuple[OpenStep, list[Group], Clock]] = {}
         self.taken = run.step
-        self.waiting_to_begin: int | None = None  # the step that the other thread may not begin yet
+        self.next = run.step + 1  # to begin
         self.rolled_out = run.ledger.generated  # rollouts of all steps done so far
         self.stopping = False
         self.error: BaseException | None = None
-        self.thread = self.time.thread(self._roll_out_all, "rollouts")
+        self.threads = [self.time.thread(self._roll_out_all, "rollouts") for _ in range(self.limit)]
 
-        self.engine = self.time.lock()
-        self.handing_over = self.time.lock()
-        self.handover: Handover | None = None  # published, not served yet
-        self.parity: dict[str, float] = {}  # of what was served last
-        self.busy, self.busy_since, self.busy_before = 0.0, 0.0, 0.0  # seconds of generation
+        self.verifying = self.time.lock()
+        self.counting = self.time.lock()
+        self.users = 0  # of the engines at this moment
+        self.busy, self.since, self.busy_before = 0.0, 0.0, 0.0  # seconds of generation
 
     def __enter__(self) -> Self:
         self.turn.acquire()
@@ -134,9 +136,11 @@ class Ahead:
         self.stopping = True
         self.turn.notify_all()
         self.turn.release()
-        if self.thread.is_alive():
-            self.run.engine.close()  # ends the generation that the thread waits for
-            self.thread.join(PATIENCE)
+        if any(thread.is_alive() for thread in self.threads):
+            self.run.engine.close()  # ends the generation that the threads wait for
+            for thread in self.threads:
+                if thread.is_alive():
+                    thread.join(PATIENCE)
 
     # ---------------------------------------------------------------- the loop's thread
 
@@ -152,39 +156,33 @@ class Ahead:
             finally:
                 self.turn.acquire()
         elif phase == "evaluate":
-            with self.engine, self.generating():
+            with self.verifying, self.generating():
                 yield
         else:
             yield
 
     def take(self, step: int, clock: Clock) -> tuple[OpenStep, list[Group]]:
-        """Waits until the step is rolled out. The other thread then makes the picks that have become
-        possible, before the learner begins an update: a prefill probe asks the learner about candidates."""
+        """Waits until the step is rolled out. Other threads then make the picks that have become possible,
+        before the learner begins an update: a prefill probe asks the learner about candidates."""
         self.busy_before = self.busy_seconds()
-        if self.thread.ident is None:
-            self.thread.start()
+        for thread in self.threads:
+            if thread.ident is None:
+                thread.start()
         with clock.phase("wait"):
-            self.turn.wait_for(lambda: self.done or self.error)
+            self.turn.wait_for(lambda: step in self.done or self.error)
             if self.error is not None:
                 raise self.error
-            open_step, groups, rollouts_clock = self.done.popleft()
+            open_step, groups, rollouts_clock = self.done.pop(step)
             self.taken = step
             self.turn.notify_all()
-            self.turn.wait_for(
-                lambda: self.waiting_to_begin is None or not self.may_begin(self.waiting_to_begin)
-            )
+            self.turn.wait_for(lambda: self.error or not self.may_begin())
         for phase, seconds in rollouts_clock.seconds.items():
             clock.add(phase, seconds)
         return open_step, groups
 
     def sync(self, version: int) -> dict[str, float]:
-        """Publishes the weights; the metrics are those of the newest that were served."""
-        new = self.run.weight_sync.publish(version)
-        with self.handing_over:
-            missed, self.handover = self.handover, new
-        if missed is not None:
-            self.run.weight_sync.discard(missed)
-        return self.parity
+        """Publishes the weights; the metrics are those of the newest that an engine has loaded."""
+        return self.run.weight_sync.offer(self.run.weight_sync.publish(version))
 
     def metrics(self, step: int, groups: Sequence[Group], clock: Clock, updated: float) -> dict[str, float]:
         lags = [step - 1 - rollout.policy_version for group in groups for rollout in group.rollouts]
@@ -204,11 +202,11 @@ class Ahead:
         self.stopping = True
         self.turn.notify_all()
         self.turn.release()
-        if self.thread.ident is not None:
-            self.thread.join()
+        for thread in self.threads:
+            if thread.ident is not None:
+                thread.join()
         self.turn.acquire()
-        self.serve_newest()  # for whoever evaluates after training
-        for _, groups, _ in self.done:
+        for _, groups, _ in self.done.values():
             for group in groups:
                 tokens = sum(len(rollout.token_ids) for rollout in group.rollouts)
                 self.run.ledger.record_ungrouped(
@@ -216,38 +214,46 @@ class Ahead:
                 )
         self.done.clear()
 
-    # ---------------------------------------------------------------- the thread that rolls out
+    # ---------------------------------------------------------------- the threads that roll out
 
     def _roll_out_all(self) -> None:
         with self.turn:
             try:
-                step = self.taken + 1
-                while self._wait_to_begin(step):
+                while self._wait_to_begin():
+                    step, self.next = self.next, self.next + 1
                     clock = self.run.clock(step, self.around_rollouts)
                     open_step = self.run.open_step(step)
+                    self.in_flight.append(open_step)
                     groups = self.roll_out(self.run, open_step, clock)
-                    self.done.append((open_step, groups, clock))
+                    self.in_flight.remove(open_step)
+                    self.done[step] = open_step, groups, clock
                     self.rolled_out += sum(len(group.rollouts) for group in groups)
                     self.turn.notify_all()
-                    step += 1
             except BaseException as error:  # noqa: BLE001 - handed to the loop's thread and raised there
-                self.error = error
+                self.error = self.error or error
             finally:
                 self.turn.notify_all()
 
-    def _wait_to_begin(self, step: int) -> bool:
+    def _wait_to_begin(self) -> bool:
         """False when no further step is needed."""
+        self.turn.wait_for(lambda: self.stopping or self.error or self.over or self.may_begin())
+        return not (self.stopping or self.error or self.over)
+
+    @property
+    def over(self) -> bool:
+        """Whether the steps that are done are all that the recipe asks for."""
         recipe = self.run.recipe
         limit = recipe.max_rollouts
-        if step > recipe.steps or (limit is not None and self.rolled_out >= limit):
-            return False
-        self.waiting_to_begin = step
-        self.turn.wait_for(lambda: self.stopping or self.may_begin(step))
-        self.waiting_to_begin = None
-        return not self.stopping
+        return self.next > recipe.steps or (limit is not None and self.rolled_out >= limit)
 
-    def may_begin(self, step: int) -> bool:
-        return step <= self.taken + self.limit
+    def may_begin(self) -> bool:
+        """Whether the next step can begin now: it is near enough, and will be needed even if the steps in
+        flight make all rollouts that were picked for them."""
+        recipe = self.run.recipe
+        picked = sum(len(open_step.picks) for open_step in self.in_flight)
+        limit = recipe.max_rollouts or math.inf
+        needed = self.rolled_out + picked * recipe.batch.group_size < limit
+        return self.next <= min(self.taken + self.limit, recipe.steps) and needed
 
     @contextmanager
     def around_rollouts(self, phase: str) -> Iterator[None]:
@@ -257,33 +263,32 @@ class Ahead:
         self.turn.notify_all()
         self.turn.release()
         try:
-            with self.engine:  # for verification too: an evaluation verifies, and decodes with the tokenizer
-                if phase == "generate":
-                    with self.generating():
-                        yield
-                else:
+            if phase == "generate":
+                with self.generating():
+                    yield
+            else:
+                with self.verifying:  # the verifiers take one batch at a time, the tokenizer as well
                     yield
         finally:
             self.turn.acquire()
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """Around a use of the engine: it gets the newest weights, and its time is counted."""
-        self.serve_newest()
-        self.busy_since = self.time.perf_counter()
+        """Around a use of the engines: its time is counted."""
+        self._count(+1)
         try:
             yield
         finally:
-            self.busy += self.time.perf_counter() - self.busy_since
-            self.busy_since = 0.0
+            self._count(-1)
 
-    def serve_newest(self) -> None:
-        with self.handing_over:
-            newest, self.handover = self.handover, None
-        if newest is not None:
-            self.parity = self.run.weight_sync.serve(newest)
+    def _count(self, by: int) -> None:
+        with self.counting:
+            now = self.time.perf_counter()
+            if self.users:
+                self.busy += now - self.since
+            self.users, self.since = self.users + by, now
 
     def busy_seconds(self) -> float:
         """Of the engines so far, with the generation under way."""
-        since = self.busy_since
-        return self.busy + (self.time.perf_counter() - since if since else 0.0)
+        self._count(0)
+        return self.busy

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import estimators
+from depo import estimators
 from depo.data import LoadedData, RunPrompts, load_data, load_prompts
 from depo.errors import UserError
+from depo.estimators.base import Estimator
 from depo.evaluation.answers import MATH, vote_rule
 from depo.evaluation.evaluator import Evaluator, Task, Verdicts, exact_pass_rates, requests_of
 from depo.evaluation.in_training import TrainingEvaluation, training_suite
@@ -22,6 +23,8 @@ from depo.files import read_json, sha256, write_json
 from depo.learner.advantages import Advantages, build_advantages
 from depo.models.tokenizer import load_tokenizer
 from depo.recipe.schema import FileSource, OracleEstimator, PretrainedPolicy, Recipe, RewardSpec
+from depo.reward import VerifierPool
+from depo.reward.base import Reward
 from depo.rollout.calls import Calls
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.weights import (
@@ -42,9 +45,6 @@ from depo.train.state import Run
 from depo.types import Prompt
 from depo.workers.cluster import cpus_in_cluster, gpus_in_cluster, learner_gpus
 from depo.workers.learner import ColocatedEngine, PolicyFacts, RemoteLearner
-from estimators.base import Estimator
-from reward import VerifierPool
-from reward.base import Reward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,7 +85,7 @@ def assemble(
     if vote_rule(recipe.reward) == MATH:
         gold_line([prompt.reference for prompt in train], reward, console.say)
     pool = PromptPool(train, recipe.seed)
-    lost: deque[tuple[Sequence[str], int]] = deque()
+    lost: deque[tuple[int, int]] = deque()
     engine, weight_sync = make_engine(recipe, run_dir, policy, facts, pool, learner, console, calls, lost)
     stack.callback(engine.close)
     stack.callback(weight_sync.close)
@@ -174,7 +174,7 @@ def make_engine(
     learner: RemoteLearner,
     console: Console,
     calls: Calls,
-    lost: deque[tuple[Sequence[str], int]],
+    lost: deque[tuple[int, int]],
 ) -> tuple[RolloutEngine, WeightSync]:
     """The recipe's rollout engine and the way weights get there."""
     if recipe.rollout.engine == "transformers":
@@ -197,7 +197,7 @@ def make_engine(
         seed=recipe.seed,
         routed_layers=facts.routed_layers if recipe.learner.routing_replay == "r3" else (),
         calls=calls,
-        lost=lambda keys, tokens: lost.append((keys, tokens)),
+        lost=lambda seed, tokens: lost.append((seed, tokens)),
     )
     probe = ParityProbe(
         choose_sequences(pool.prompts, facts.vocab_size, recipe.seed, longest=context - 1),

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from depo.errors import UserError
+from depo.estimators.base import Context, Estimator
 from depo.evaluation.in_training import EvalResult, TrainingEvaluation
 from depo.files import latest_checkpoint, load_state, read_json, save_state, write_json
 from depo.learner.advantages import Advantages
 from depo.recipe.schema import Recipe
+from depo.reward.base import Reward
 from depo.rollout.engine import RolloutEngine, Sampling
 from depo.rollout.weights import WeightSync
 from depo.selection import Ledger, OpenStep, PromptPool, Selector
@@ -29,8 +31,6 @@ from depo.train.checkpoint import CHECKPOINT_SCHEMA, STATE, prune, rewrite_state
 from depo.train.metrics import Around, Clock, Time, WallTime
 from depo.types import Group, Outcome, Pick, Request, Rollout
 from depo.workers.learner import RemoteLearner
-from estimators.base import Context, Estimator
-from reward.base import Reward
 
 
 @dataclass
@@ -54,8 +54,8 @@ class Run:
     console: Console
     alarms: Alarms
     trackers: list[Tracker]
-    lost: deque[tuple[Sequence[str], int]] = field(default_factory=deque)
-    """Of engines that died: keys of the rollouts under way, and the tokens decoded for them."""
+    lost: deque[tuple[int, int]] = field(default_factory=deque)
+    """Of completions that died with their engine: seed, and tokens decoded."""
     step: int = 0
     kl_travelled: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -83,19 +83,23 @@ class Run:
         return self.selector.begin(Context(self.recipe.contrast, step, self.kl_travelled))
 
     def generate(self, requests: Sequence[Request], step: int) -> Iterator[Rollout]:
-        """Rollouts as they finish; the console counts them."""
-        rollouts = self.engine.generate(requests, self.sampling)
+        """Rollouts as they finish, of a policy that is not too old; the console counts them."""
+        oldest = step - 1 - self.recipe.rollout.max_off_policy_steps
+        rollouts = self.engine.generate(requests, self.sampling, max(oldest, 0))
         return self.console.counted(f"step {step}: generate", rollouts, sum(one.n for one in requests))
 
-    def count_lost(self, picks: Sequence[Pick]) -> None:
-        """Account for what died with an engine while these picks were rolled out."""
-        origins = {pick.prompt.key: pick.origin for pick in picks}
-        while self.lost:
-            keys, tokens = self.lost.popleft()
-            each, rest = divmod(tokens, max(len(keys), 1))
-            for i, key in enumerate(keys):
-                if key in origins:  # else an evaluation's
-                    self.ledger.record_ungrouped(origins[key], Outcome.LOST, 1, each + (i < rest))
+    def count_lost(self, picks: Sequence[Pick], requests: Sequence[Request]) -> None:
+        """Account for what of these picks' requests died with an engine. What is of other steps waits for
+        them, what is of an evaluation for nobody."""
+        origins = {
+            seed: pick.origin for pick, request in zip(picks, requests, strict=True) for seed in request.seeds
+        }
+        for _ in range(len(self.lost)):
+            seed, tokens = self.lost.popleft()
+            if seed in origins:
+                self.ledger.record_ungrouped(origins[seed], Outcome.LOST, 1, tokens)
+            else:
+                self.lost.append((seed, tokens))
 
     # -------------------------------------------------------- after each step
 

@@ -228,7 +228,9 @@ class ColocatedEngine:
     def __init__(self, learner: RemoteLearner) -> None:
         self.learner = learner
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, oldest: int | None = None
+    ) -> Iterator[Rollout]:
         yield from self.learner.generate(list(requests), sampling)
 
     def load_weights(self, update: WeightUpdate) -> int:

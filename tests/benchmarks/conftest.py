@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "depo"))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tiny_run import make_workdir
+from tiny_run import make_policy, make_workdir
 
 from benchmarks.__main__ import main
 from depo.report.document import Document, Section, Table, Text, plain
@@ -19,14 +19,8 @@ from depo.report.document import Document, Section, Table, Text, plain
 
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory) -> Path:
-    """An untrained qwen3_moe with a character tokenizer, as a Hugging Face directory."""
-    from depo.recipe.schema import TinyMoePolicy
-    from depo.toy import tiny_moe
-
-    directory = tmp_path_factory.mktemp("policy") / "tiny"
-    sizes = {"hidden_size": 64, "layers": 2, "heads": 2, "kv_heads": 1, "experts": 4, "expert_size": 32}
-    tiny_moe.build(TinyMoePolicy(**sizes, max_positions=64), directory, seed=0)
-    return directory
+    """See ``make_policy``."""
+    return make_policy(tmp_path_factory.mktemp("policy") / "tiny")
 
 
 @pytest.fixture

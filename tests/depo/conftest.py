@@ -10,21 +10,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_run import make_workdir, run_depo
+from tiny_run import make_policy, make_workdir, run_depo
 
 
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained qwen3_moe with a character tokenizer, as a Hugging Face directory."""
-    from depo.recipe.schema import TinyMoePolicy
-    from depo.toy import tiny_moe
-
-    directory = tmp_path_factory.mktemp("policy") / "tiny"
-    shape = TinyMoePolicy(
-        hidden_size=64, layers=2, heads=2, kv_heads=1, experts=4, expert_size=32, max_positions=64
-    )
-    tiny_moe.build(shape, directory, seed=0)
-    return directory
+    """See ``make_policy``."""
+    return make_policy(tmp_path_factory.mktemp("policy") / "tiny")
 
 
 @pytest.fixture
@@ -35,10 +27,14 @@ def workdir(tmp_path: Path, tiny_policy: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """A local Ray for all tests of the session: ``depo`` commands of this process find it running."""
+    """A local Ray for all tests of the session: ``depo`` commands of this process find it running, and a
+    process in which one learner after another is at work."""
+    from shared_learner import SharedGroup
+
     from depo.workers.cluster import ray_for
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("depo.workers.learner.ActorGroup", SharedGroup)
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setattr("depo.workers.cluster.STARTS", 10)  # Ray waits half a minute, whatever else goes on
         with ray_for(None, engines=2):

@@ -1,35 +1,38 @@
 """A run without Ray or a model: the real loop, selector, pool, estimator, ledger, checkpoints and trackers.
 
-Engine and learner are those of `depo.simulate` on the real clock: they take the time they are told to. The
-engine checks that one thing is asked of it at a time. ``events`` say what happened, in order:
-("begin", step), ("generate", version), ("evaluate", version), ("update", step), ("updated", step), ("probe",
-prompts).
+Engine and learner are those of `depo.simulate` on the real clock: they take the time they are told to.
+``events`` say what happened, in order: ("begin", step), ("generate",), ("evaluate", versions…) once it is
+done, ("update", step), ("updated", step), ("probe", prompts).
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from depo.estimators.base import Context
 from depo.files import latest_checkpoint
 from depo.recipe.schema import Recipe
 from depo.rng import generator
-from depo.rollout.engine import Sampling, WeightUpdate
+from depo.rollout.engine import Sampling
 from depo.selection import OpenStep, PromptPool
-from depo.simulate.engines import LearnerSpeed, SimulatedEngines, SimulatedLearner
+from depo.simulate.engines import (
+    EngineSpeed,
+    LearnerSpeed,
+    SimulatedEngine,
+    SimulatedEngines,
+    SimulatedLearner,
+)
 from depo.simulate.simulation import assembled
 from depo.train.metrics import Time, WallTime
 from depo.train.state import Run
 from depo.types import Prompt, Request, Rollout, TrainSample, UpdateResult
-from estimators.base import Context
 
 Events = list[tuple[Any, ...]]
 
@@ -60,45 +63,54 @@ def pass_rate(prompt_key: str) -> float:
     return (0.0, 0.5, 0.5, 1.0)[int(prompt_key.rpartition(" ")[2]) % 4]
 
 
-@contextmanager
-def alone(lock: threading.Lock) -> Iterator[None]:
-    assert lock.acquire(blocking=False), "two callers at once"
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def answer(key: str, seed: int, version: int, limit: int) -> np.ndarray:
     """One token: 1, right, or 0, wrong."""
     return np.array([generator(seed, "answer").random() < pass_rate(key)], np.int32)
 
 
 class Engine(SimulatedEngines):
-    """Takes ``seconds`` for all requests of a call."""
+    """One engine that takes ``seconds`` for a completion, however many there are. It checks that it is given
+    new weights only while it makes none."""
 
-    def __init__(self, seconds: float, events: Events) -> None:
-        super().__init__(WallTime(), answer, lambda tokens: seconds, lambda requests: [list(requests)])
+    def __init__(
+        self, seconds: float, events: Events, time: Time, engines: int = 1, slots: int = 10**6
+    ) -> None:
+        speed = EngineSpeed(engines, slots, sequence=1 / seconds if seconds else math.inf)
+        super().__init__(time, answer, speed, slots)
         self.events = events
-        self.lock = threading.Lock()
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
-        name = "evaluate" if sampling.temperature == 0 else "generate"
-        self.events.append((name, self.version))
-        with alone(self.lock):
-            rollouts = list(super().generate(requests, sampling))
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, oldest: int | None = None
+    ) -> Iterator[Rollout]:
+        if sampling.temperature:
+            self.events.append(("generate",))
+        rollouts = list(super().generate(requests, sampling, oldest))
+        if not sampling.temperature:
+            self.events.append(("evaluate", *sorted({one.policy_version for one in rollouts})))
         yield from rollouts
 
-    def rollouts(self, request: Request, sampling: Sampling, version: int) -> Iterator[Rollout]:
-        return super().rollouts(request, sampling, self.says(version))
+    def rollouts(self, request: Request, sampling: Sampling, engine: SimulatedEngine) -> Iterator[Rollout]:
+        for rollout in super().rollouts(request, sampling, engine):
+            yield replace(rollout, policy_version=self.says(rollout.policy_version))
 
     def says(self, version: int) -> int:
         """The version that a rollout claims."""
         return version
 
-    def load_weights(self, update: WeightUpdate) -> int:
-        with alone(self.lock):
-            return super().load_weights(update)
+    def load(self, name: str) -> None:
+        assert not self.engines[name].under_way
+        super().load(name)
+
+
+class LongTail(Engine):
+    """Two engines of six places; one completion of eight takes ten times as long. So steps do not end in the
+    order in which they begin, and requests wait for places and for new weights."""
+
+    def __init__(self, seconds: float, events: Events, time: Time) -> None:
+        super().__init__(seconds, events, time, engines=2, slots=6)
+        self.answer = lambda key, seed, version, limit: np.resize(
+            answer(key, seed, version, limit), 1 if seed % 8 else 10
+        )
 
 
 @dataclass(frozen=True)
@@ -114,8 +126,8 @@ class ConstantSpeed(LearnerSpeed):
 class Learner(SimulatedLearner):
     """An update takes ``seconds``."""
 
-    def __init__(self, seconds: float, events: Events) -> None:
-        super().__init__(WallTime(), ConstantSpeed(math.inf, math.inf, 0.0, seconds))
+    def __init__(self, seconds: float, events: Events, time: Time) -> None:
+        super().__init__(time, ConstantSpeed(math.inf, math.inf, 0.0, seconds))
         self.events = events
         self.trained: list[list[TrainSample]] = []
 
@@ -151,10 +163,10 @@ def simulated_run(
     ``run.engine.events``."""
     directory.mkdir(exist_ok=True)
     events: Events = []
-    engine, learner = engine_class(engine_seconds, events), Learner(learner_seconds, events)
-    engine.time = learner.time = time or engine.time
+    time = time or WallTime()
+    engine, learner = engine_class(engine_seconds, events, time), Learner(learner_seconds, events, time)
     prompts = PromptPool(prompts_of(pool), recipe.seed)
-    run = assembled(recipe, directory, prompts, engine, learner, engine.time, prompts_of(8, "held"))
+    run = assembled(recipe, directory, prompts, engine, learner, time, prompts_of(8, "held"))
     begin = run.selector.begin
 
     def told(context: Context) -> OpenStep:

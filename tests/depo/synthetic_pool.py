@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from depo.estimators.base import Candidate, Context, Estimates, Estimator, Observation
+from depo.estimators.moments import beta_estimates
+from depo.reward.base import Score, unscorable
 from depo.rng import generator
 from depo.selection import OpenStep, Selector, build_selector
 from depo.selection.pool import PromptPool
 from depo.types import Group, Pick, Prompt, Rollout
-from estimators.base import Candidate, Context, Estimates, Estimator, Observation
-from estimators.moments import beta_estimates
-from reward.base import Score, unscorable
 
 G = 8
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from depo.estimators.base import State
 from depo.files import follow_umask, save_state
 from depo.recipe.schema import TinyMoePolicy
 from depo.train.checkpoint import write_checkpoint
-from estimators.base import State
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077], ids=oct)

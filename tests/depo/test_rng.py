@@ -14,8 +14,8 @@ BELIEFS = """
 import hashlib, sys
 import numpy as np
 from depo.rng import one_thread_for_numpy
-from estimators.base import Candidate, Context, Observation
-from estimators.hybrid import HybridEstimator
+from depo.estimators.base import Candidate, Context, Observation
+from depo.estimators.hybrid import HybridEstimator
 
 if sys.argv[1] == "pinned":
     one_thread_for_numpy()

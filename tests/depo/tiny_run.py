@@ -14,12 +14,22 @@ from typing import Any
 import yaml
 
 from depo.cli import main
+from depo.recipe.schema import TinyMoePolicy
 
 REWARD = '''
 def judge(sample):
     """Right and wrong answers from an untrained policy: right when the completion holds an even digit."""
     return float(any(character in "02468" for character in sample.completion))
 '''
+
+
+def make_policy(directory: Path) -> Path:
+    """An untrained qwen3_moe with a character tokenizer, as a Hugging Face directory."""
+    from depo.toy import tiny_moe
+
+    sizes = {"hidden_size": 64, "layers": 2, "heads": 2, "kv_heads": 1, "experts": 4, "expert_size": 32}
+    tiny_moe.build(TinyMoePolicy(**sizes, max_positions=64), directory, seed=0)
+    return directory
 
 
 def make_workdir(directory: Path, tiny_policy: Path) -> Path:

@@ -2,6 +2,9 @@
 
 A third of the prompts is always right and a third never, whatever the policy says; of the others a completion
 is right if its text has an odd number of characters.
+
+TRL is imported where it is used: with it comes vLLM where there is one, and every process that collects tests
+would wait for both.
 """
 
 from __future__ import annotations
@@ -10,27 +13,26 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import debug_launcher
-from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
-from trl import GRPOConfig, GRPOTrainer
 
 from depo.integrations.trl import DifficultySampling
 from depo.selection import Picker
 from depo.toy.tiny_moe import character_tokenizer
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 G = 4
 
 
-class Trainer(DifficultySampling, GRPOTrainer):
-    pass
-
-
 def rows(n: int = 90) -> Dataset:
+    from datasets import Dataset
+
     return Dataset.from_list([{"prompt": f"{i}+{i % 7}=", "row": i, "level": i % 3} for i in range(n)])
 
 
@@ -61,13 +63,19 @@ class Seen:
 def trainer(
     directory: Path,
     reward: Any,
-    kind: type = Trainer,
+    kind: type | None = None,
     config: dict[str, Any] | None = None,
-    args: type = GRPOConfig,
+    args: type | None = None,
     n: int = 90,
     data: Any = None,
     **options: Any,
 ) -> Any:
+    """A GRPOTrainer that picks its prompts, or one of another ``kind``."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Trainer(DifficultySampling, GRPOTrainer):
+        pass
+
     logging.set_verbosity_error()
     tokenizer = character_tokenizer(64)
     torch.manual_seed(0)
@@ -89,10 +97,10 @@ def trainer(
         "bf16": False,
         "gradient_checkpointing": False,
     }
-    return kind(
+    return (kind or Trainer)(
         model=model,
         reward_funcs=reward,
-        args=args(**settings | (config or {})),
+        args=(args or GRPOConfig)(**settings | (config or {})),
         train_dataset=rows(n) if data is None else data,
         processing_class=tokenizer,
         **options,

@@ -18,7 +18,7 @@ def tiny_bert(tmp_path_factory):
     from tokenizers import models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    from estimators.encoder_training import keyed_noise
+    from depo.estimators.encoder_training import keyed_noise
 
     directory = tmp_path_factory.mktemp("tiny_bert")
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}

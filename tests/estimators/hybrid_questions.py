@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from estimators.base import Candidate, Context, Observation
-from estimators.hybrid import HybridEstimator
+from depo.estimators.base import Candidate, Context, Observation
+from depo.estimators.hybrid import HybridEstimator
 
 
 def at(step, group_size=8):

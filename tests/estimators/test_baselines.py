@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from estimators.base import Candidate, Context, Observation, State
-from estimators.baselines import OracleEstimator, UniformEstimator
+from depo.estimators.base import Candidate, Context, Observation, State
+from depo.estimators.baselines import OracleEstimator, UniformEstimator
 
 CONTEXT = Context(group_size=4, step=1)
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from estimators.depo import ConcentrationFit, beta_binomial_log_likelihood
-from estimators.moments import beta_outcomes
+from depo.estimators.depo import ConcentrationFit, beta_binomial_log_likelihood
+from depo.estimators.moments import beta_outcomes
 
 
 def test_the_likelihood_is_that_of_the_beta_binomial():

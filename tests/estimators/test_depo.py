@@ -12,10 +12,10 @@ import pytest
 import torch
 from tiny_encoder import CONTEXT, WORDS, candidates, estimator, groups, means, observed, prompts
 
-from estimators import build
-from estimators.depo import DepoEstimator
-from estimators.encoder_network import Tokenizer
-from estimators.encoder_options import encoder_options
+from depo.estimators import build
+from depo.estimators.depo import DepoEstimator
+from depo.estimators.encoder_network import Tokenizer
+from depo.estimators.encoder_options import encoder_options
 
 
 def test_the_registry_builds_it_with_options_left_unset(tiny_bert):
@@ -217,7 +217,7 @@ def test_a_long_prompt_loses_its_middle_or_its_end(tiny_bert):
 
 
 def test_beliefs_are_beta_with_the_fitted_concentration(tiny_bert):
-    from estimators.moments import beta_outcomes
+    from depo.estimators.moments import beta_outcomes
 
     subject = estimator(tiny_bert, concentration=5.0)
     estimates = subject.predict(candidates("sum", "integral"), CONTEXT)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimators.base import Candidate, Context, Estimates, Observation, State
-from estimators.dps import DpsEstimator
+from depo.estimators.base import Candidate, Context, Estimates, Observation, State
+from depo.estimators.dps import DpsEstimator
 
 AS_PUBLISHED = {"prior_count": 1.0, "discount": 1.0, "confusion": 0.0}
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from estimators.encoder_inference import WeightAverage
-from estimators.encoder_network import LIKELIHOOD, LOG_CONCENTRATION, RATE, DifficultyNetwork, Words
-from estimators.encoder_options import encoder_options
+from depo.estimators.encoder_inference import WeightAverage
+from depo.estimators.encoder_network import LIKELIHOOD, LOG_CONCENTRATION, RATE, DifficultyNetwork, Words
+from depo.estimators.encoder_options import encoder_options
 
 
 def bucketed(*rows):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from estimators.encoder_options import EncoderOptions, encoder_options
+from depo.estimators.encoder_options import EncoderOptions, encoder_options
 
 
 def test_the_paper_preset_has_the_published_numbers():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_encoder import CONTEXT, estimator, groups, means, observed, prompts
 
-from estimators.encoder_training import (
+from depo.estimators.encoder_training import (
     PASSES,
     gathered,
     loss_of,

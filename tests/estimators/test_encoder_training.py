@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from estimators.encoder_options import encoder_options
-from estimators.encoder_training import (
+from depo.estimators.encoder_options import encoder_options
+from depo.estimators.encoder_training import (
     ObservedGroup,
     Pass,
     beta_binomial_nll,

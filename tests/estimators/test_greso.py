@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from estimators.base import Candidate, Context, Observation, State
-from estimators.greso import GresoEstimator
+from depo.estimators.base import Candidate, Context, Observation, State
+from depo.estimators.greso import GresoEstimator
 
 CONTEXT = Context(group_size=8, step=1)
 

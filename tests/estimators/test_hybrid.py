@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_recorded_run import auroc
 
-from estimators.hybrid import SPANS, WORTHS, HybridEstimator
-from estimators.mopps import MoppsEstimator
+from depo.estimators.hybrid import SPANS, WORTHS, HybridEstimator
+from depo.estimators.mopps import MoppsEstimator
 
 # ---------------------------------------------------------------- the rule
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hybrid_questions import at, candidate, plain, seen
 
-from estimators.base import State
-from estimators.hybrid import SCHEMA_VERSION, SPANS, WINDOW, HybridEstimator
+from depo.estimators.base import State
+from depo.estimators.hybrid import SCHEMA_VERSION, SPANS, WINDOW, HybridEstimator
 
 
 def test_state_round_trips_exactly_and_learning_goes_on_as_if_never_stopped():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimators.moments import beta_estimates, beta_outcomes, informative_probability
+from depo.estimators.moments import beta_estimates, beta_outcomes, informative_probability
 
 
 def exact_beta_binomial(a: Fraction, b: Fraction, group_size: int) -> tuple[Fraction, Fraction, Fraction]:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimators.base import Candidate, Context, Estimates, Observation, State
-from estimators.mopps import MoppsEstimator
+from depo.estimators.base import Candidate, Context, Estimates, Observation, State
+from depo.estimators.mopps import MoppsEstimator
 
 CONTEXT = Context(group_size=8, step=1)
 

@@ -9,12 +9,12 @@ import time
 import numpy as np
 import pytest
 
-from estimators.ngrams import NgramCache, hashed_ngrams
+from depo.estimators.ngrams import NgramCache, hashed_ngrams
 
 
 def test_hashes_are_the_same_in_another_process():
     text = "Prove that 2 + 2 = 4 🙂"
-    program = f"from estimators.ngrams import hashed_ngrams; print(hashed_ngrams({text!r}, 18).tolist())"
+    program = f"from depo.estimators.ngrams import hashed_ngrams; print(hashed_ngrams({text!r}, 18).tolist())"
     for salt in ("1", "2"):
         outcome = subprocess.run(
             [sys.executable, "-c", program],

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from estimators.base import Candidate, Context, Estimator, Observation
-from estimators.dps import DpsEstimator
-from estimators.greso import GresoEstimator
+from depo.estimators.base import Candidate, Context, Estimator, Observation
+from depo.estimators.dps import DpsEstimator
+from depo.estimators.greso import GresoEstimator
 
 VISITS = 44
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import estimators
-from estimators import BUILT_IN, GROUP
-from estimators.baselines import UniformEstimator
-from estimators.mopps import MoppsEstimator
+from depo import estimators
+from depo.estimators import BUILT_IN, GROUP
+from depo.estimators.baselines import UniformEstimator
+from depo.estimators.mopps import MoppsEstimator
 
 
 def test_builds_what_the_recipe_block_says() -> None:
@@ -33,7 +33,7 @@ def test_option_the_estimator_does_not_take_is_an_error_naming_it() -> None:
 def plugin_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory on the path as pip would leave it: a module and the metadata of its distribution."""
     (tmp_path / "coin_estimator.py").write_text(
-        "from estimators.mopps import MoppsEstimator\n"
+        "from depo.estimators.mopps import MoppsEstimator\n"
         "def coin(weight: float):\n"
         "    return MoppsEstimator(weight, weight)\n"
     )
@@ -74,8 +74,8 @@ def test_project_metadata_registers_exactly_the_built_in_table() -> None:
 
 def test_package_needs_nothing_but_numpy() -> None:
     code = (
-        "import sys, estimators; estimators.build({'type': 'mopps'})\n"
-        "heavy = {'torch', 'transformers', 'ray', 'depo', 'reward', 'pydantic'} & set(sys.modules)\n"
+        "import sys; from depo import estimators; estimators.build({'type': 'mopps'})\n"
+        "heavy = {'torch', 'transformers', 'ray', 'depo.reward', 'pydantic'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

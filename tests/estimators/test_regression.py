@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hybrid_questions import candidate, seen
 
-from estimators import regression
-from estimators.ngrams import hashed_ngrams
-from estimators.regression import TEXT, PromptRegression
+from depo.estimators import regression
+from depo.estimators.ngrams import hashed_ngrams
+from depo.estimators.regression import TEXT, PromptRegression
 
 
 def groups_with_features(rng, count, width=5):
@@ -41,7 +41,7 @@ def test_it_is_ridge_regression_with_equal_say_for_each_block(monkeypatch):
     features = (features - features.mean(axis=0)) / features.std(axis=0) / np.sqrt(5)
     columns = np.column_stack([text - text.mean(axis=0), features])
     weight = 8 / (8 + 2)
-    gram = weight * columns.T @ columns + np.eye(TEXT + 5)
+    gram = weight * columns.T @ columns + regression.PENALTY * np.eye(TEXT + 5)
     targets = np.column_stack([k / 8, 4 * k * (8 - k) / (8 * 7)]).clip(0, 1)
     mean = targets.mean(axis=0)
     expected = np.clip(mean + columns @ np.linalg.solve(gram, weight * columns.T @ (targets - mean)), 0, 1)

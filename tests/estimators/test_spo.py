@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from estimators import build
-from estimators.base import Candidate, Context, Observation
+from depo.estimators import build
+from depo.estimators.base import Candidate, Context, Observation
 
 KEY = Candidate("a", "?")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from estimators.base import Candidate, Context, Observation
-from estimators.depo import DepoEstimator
+from depo.estimators.base import Candidate, Context, Observation
+from depo.estimators.depo import DepoEstimator
 
 CONTEXT = Context(group_size=8, step=0)
 WORDS = [f"word{i}" for i in range(30)] + ["integral", "sum"]

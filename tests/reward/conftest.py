@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from reward import Sample
+from depo.reward import Sample
 
 FUNCTIONS = '''
 import ctypes, os, subprocess, sys, time
-from reward import Score
+from depo.reward import Score
 
 LOG = os.path.join(os.path.dirname(__file__), "log.txt")
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward.answers import last_boxed
+from depo.reward.answers import last_boxed
 
 
 @pytest.mark.parametrize(

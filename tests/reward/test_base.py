@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reward.base import DETAIL_LENGTH, Score, checked, describe
+from depo.reward.base import DETAIL_LENGTH, Score, checked, describe
 
 
 @pytest.mark.parametrize(

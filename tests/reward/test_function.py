@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-import reward
+from depo import reward
 
 
 def build(name: str, **options: float) -> reward.Reward:
@@ -87,7 +87,7 @@ def test_modules_of_the_working_directory_are_found_here_and_in_workers(
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A working directory whose modules have the names of ours."""
+    """A working directory with modules of a user."""
     (tmp_path / "estimators.py").write_text("WORTH = 0.25\n")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "worth_of_a_user.py").write_text("WORTH = 0.75\n")
@@ -110,16 +110,17 @@ def test_a_file_is_imported_by_its_path_whatever_it_is_called(own, sample, path,
     assert reward.build({**spec, "path": f"{own / path}:judge"}).score([sample("x")])[0].value == value
 
 
-def test_modules_with_our_names_hide_nothing_where_the_working_directory_comes_first(own) -> None:
-    """As under ``python -m depo``, in Ray's workers and in notebooks."""
+def test_a_users_modules_called_reward_and_estimators_live_beside_ours(own) -> None:
+    """Also where the working directory comes first: ``python -m depo``, Ray's workers, notebooks."""
     program = """
-import depo.recipe.schema, sys
-from reward import Sample, VerifierPool
+import estimators, reward, sys
+import depo.estimators, depo.recipe.schema
+from depo.reward import Sample, VerifierPool
 assert sys.path[0] == ""
-with VerifierPool({"type": "function", "path": "./reward.py:judge"}, workers=1) as pool:
+assert (estimators.WORTH, reward.WORTH) == (0.25, 0.5)
+with VerifierPool({"type": "function", "path": "reward:judge"}, workers=1) as pool:
     print(pool.score([Sample("x", "x", 1, "stop", 1)])[0].value)
 """
-    (own / "estimators.py").write_text("raise RuntimeError('not this one')\n")
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "0.5\n"
 
@@ -133,12 +134,13 @@ def test_two_files_of_one_name_are_two_modules_with_versions_of_their_own(own, s
     assert one.version != other.version != ""
 
 
-def test_a_module_that_ours_hides_is_told_with_the_way_out(own) -> None:
+def test_a_module_that_another_hides_is_told_with_the_way_out(own) -> None:
+    (own / "statistics.py").write_text("def judge(sample):\n    return 1.0\n")
     with pytest.raises(
-        ValueError, match=r"has no 'judge'; .*reward.__init__\.py hides your reward\.py"
+        ValueError, match=r"has no 'judge'; .*/statistics\.py hides your statistics"
     ) as caught:
-        reward.build({"type": "function", "path": "reward:judge"})
-    assert "rename that, or write path: ./reward.py:FUNCTION" in str(caught.value)
+        reward.build({"type": "function", "path": "statistics:judge"})
+    assert "rename that, or write path: ./statistics.py:FUNCTION" in str(caught.value)
 
 
 def test_files_that_are_not_there_or_fail_are_told(own) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import reward
-from reward.answers import TAIL, tail
-from reward.base import Sample, score_one
-from reward.math import MathReward
+from depo import reward
+from depo.reward.answers import TAIL, tail
+from depo.reward.base import Sample, score_one
+from depo.reward.math import MathReward
 
 THOUGHT = "<think>\nThere are 3 boxes of 4, 2 are gone, so 12 - 2 = 10. Once more: 4 apples.\n</think>\n"
 
@@ -106,6 +106,8 @@ def verdict(math_reward: reward.Reward, completion: str, reference: str) -> str:
         ("####\n42", "42"),
         ("#### $42", "42"),
         ("#### x = 5", "5"),
+        ("**73**", "73"),  # Math-Verify issue 76
+        ("-1 + exp(16)", "e^{16} - 1"),  # Math-Verify issue 69
         (r"#### -\frac{1}{2}", "-0.5"),
     ],
 )
@@ -126,6 +128,7 @@ def test_right_answers_in_their_many_forms(math_reward, completion: str, referen
         (r"\boxed{\frac{}{}}", "42"),
         (r"\boxed{1, 2, 3}", "1, 2, 3, ..."),
         (r"\boxed{3.4}", "34."),
+        (r"\boxed{1 - \frac{1}{e}}", r"1 + \frac{1}{e}"),  # Math-Verify issue 82
     ],
 )
 def test_wrong_answers_are_wrong(math_reward, completion: str, reference: str) -> None:
@@ -316,7 +319,7 @@ def test_a_comparison_without_memory_gives_no_verdict(monkeypatch: pytest.Monkey
     def exhausted(*arguments: object) -> bool:
         raise MemoryError
 
-    monkeypatch.setattr("reward.formulas._same_at_points", exhausted)
+    monkeypatch.setattr("depo.reward.formulas._same_at_points", exhausted)
     score = score_one(MathReward(), Sample(r"\boxed{x + 1 - 1}", "x^2 - x^2 + x", 5, "stop", 9))
     assert score.correct is None
     assert "out of memory" in score.detail

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import reward
+from depo import reward
 
 ROOT = Path(__file__).parents[2]
 BY_WORD = {"type": "function", "path": "functions_of_a_user:by_word"}
@@ -144,7 +144,9 @@ def test_a_worker_killed_while_starting_is_replaced_and_costs_no_sample(function
 
 
 def test_workers_that_are_always_killed_while_starting_end_the_call(functions, sample, monkeypatch) -> None:
-    monkeypatch.setattr("reward.worker._BOOTSTRAP", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setattr(
+        "depo.reward.worker._BOOTSTRAP", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    )
     with (
         reward.VerifierPool(BY_WORD, workers=1) as pool,
         pytest.raises(RuntimeError, match=r"could not start: worker died of SIGKILL"),
@@ -254,7 +256,7 @@ def test_a_function_that_is_edited_while_workers_judge_by_it_ends_the_call(
 
 DRIVER = """
 import sys, threading
-from reward import Sample, VerifierPool
+from depo.reward import Sample, VerifierPool
 pool = VerifierPool({"type": "function", "path": "functions_of_a_user:by_word"}, workers=2, timeout=TIMEOUT)
 samples = [Sample(word, "42", 1, "stop", 9) for word in WORDS]
 print([score.correct for score in pool.score([Sample("fine", "42", 1, "stop", 9)] * 2)])

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-import reward
-from reward.reasoning_gym import extract_answer
+from depo import reward
+from depo.reward.reasoning_gym import extract_answer
 
 # Of the package's 106 tasks, these have no answer of their own, and composite needs others to be named.
 WITHOUT_ANSWER = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour", "composite"}

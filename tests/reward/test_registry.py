@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import reward
-from reward import registry
+from depo import reward
+from depo.reward import registry
 
 SPECS = {
     "math": {},
@@ -96,9 +96,9 @@ def test_a_bad_spec_is_one_clear_line(registered, spec: dict, message: str) -> N
 
 def test_the_package_stands_alone_and_imports_nothing_heavy() -> None:
     script = (
-        "import sys, reward\n"
+        "import sys; from depo import reward\n"
         f"for kind, options in {SPECS!r}.items(): reward.build({{'type': kind, **options}})\n"
-        "print([name for name in ('depo', 'estimators', 'ray', 'torch', 'numpy', 'sympy', 'reasoning_gym')\n"
+        "print([name for name in ('depo.errors', 'ray', 'torch', 'numpy', 'sympy', 'reasoning_gym')\n"
         "       if name in sys.modules])\n"
     )
     root = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-import reward
-from reward.rules import overlong_punishment
+from depo import reward
+from depo.reward.rules import overlong_punishment
 
 
 def test_surrounding_space_does_not_matter_and_anything_else_does(sample) -> None:

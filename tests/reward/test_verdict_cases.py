@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import reward
+from depo import reward
 
 OURS = [json.loads(line) for line in (Path(__file__).parent / "verdict_kinds.jsonl").read_text().splitlines()]
 KINDS = list(dict.fromkeys((case["expected"], case["kind"]) for case in OURS))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, create_model, model_validator
 
+from depo.estimators.encoder_options import EncoderOptions, EncoderSetup
 from depo.recipe.schema.block import (
     BelowOne,
     Block,
@@ -19,7 +20,6 @@ from depo.recipe.schema.block import (
     Positive,
     Seed,
 )
-from estimators.encoder_options import EncoderOptions, EncoderSetup
 
 
 class UniformEstimator(Block):

@@ -3,16 +3,19 @@
 The constructor returns while the engines start, so that the caller can load the learner meanwhile;
 ``ready`` waits for them. Engine i is called "vLLM worker i" in every error.
 
-An engine that dies is replaced by another, which serves the weights that were loaded last and generates what
-the dead one still owed.
+An engine that dies, or hangs past its deadline, is replaced by another. That serves the newest weights; what
+the dead one still owed is generated again. An engine works a quarter of a second at a time, so that it hears
+of what is new; one that gives no answer in ``resources.call_timeout`` hangs.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import ray
@@ -20,18 +23,48 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from depo.recipe import schema
 from depo.rollout.calls import Calls, Died
-from depo.rollout.engine import LOOK_SECONDS, Sampling, WeightSyncError, WeightUpdate
-from depo.rollout.vllm.worker import Dtype, VllmOptions, actor_class, worker_environment
+from depo.rollout.dispatch import Dispatcher, Event, Finished, Gone, Loaded
+from depo.rollout.engine import Sampling, WeightSyncError, WeightUpdate
+from depo.rollout.schedule import Sample, Schedule
+from depo.rollout.vllm.worker import LOOK_SECONDS, Dtype, VllmOptions, actor_class, worker_environment
 from depo.types import Request, Rollout
 
-GENERATING = "generating"
+GENERATING, LOADING, STARTING = "generating", "load_weights", "starting"
 
 LIVES = 3
 """Deaths of an engine, without a rollout in between, that end the run: it is no accident any more."""
 
-Lost = Callable[[Sequence[str], int], None]
-"""Hears of rollouts that were under way when their engine died: their prompts' keys, at most as many as it
-decodes together, and the tokens that it had told of."""
+POLL = 0.05
+"""Seconds after which one who waits for engines looks whether others have asked something else of them."""
+
+Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
+
+
+class Proof(Protocol):
+    """That an engine serves what it has loaded."""
+
+    @property
+    def sequences(self) -> Sequences: ...
+
+    def prove(self, name: str, version: int, scores: Sequence[np.ndarray]) -> None:
+        """Raises WeightSyncError unless these are the scores of this version."""
+        ...
+
+
+@dataclass(eq=False)
+class Asked:
+    """What an engine does. ``references``: its answers; the last is waited for."""
+
+    name: str
+    what: str
+    references: list[Any]
+    update: WeightUpdate | None = None
+    since: float = field(default_factory=time.monotonic)
+
+
+Lost = Callable[[int, int], None]
+"""Hears of a completion that was under way when its engine died: its seed, and its share of the tokens that
+the engine had told of. There are at most as many as the engine decodes together."""
 
 
 class VllmPool:
@@ -45,6 +78,9 @@ class VllmPool:
     along (none: they bring none). ``heartbeat`` is told every few seconds how many tokens an engine has
     decoded since it was told last, whether or not a sample has ended. ``calls`` says how long to wait for an
     engine. ``lost`` hears what died with an engine. Ray must be initialised.
+
+    With ``rollout.max_off_policy_steps`` an engine holds no more than it decodes together: what waits goes to
+    whichever has room first. Without, it has all of its share at once, so that nothing depends on timing.
     """
 
     def __init__(
@@ -67,11 +103,11 @@ class VllmPool:
     ) -> None:
         self.lost = lost
         self.under_way = rollout.vllm.max_num_seqs
-        self.update: WeightUpdate | None = None  # loaded last
+        self.update: WeightUpdate | None = None  # the newest
+        self.proof: Proof | None = None
+        """Of engines that have loaded it by themselves."""
         self.deaths: Counter[str] = Counter()
         self.closed = False
-        self.replaced: Callable[[str], None] = lambda name: None
-        """Called with the name of an engine that has just taken a dead one's place."""
         self.heartbeat = heartbeat or (lambda tokens: None)
         self.calls = calls or Calls()
         vllm = rollout.vllm
@@ -101,6 +137,14 @@ class VllmPool:
         self.workers = {f"vLLM worker {index}": self.start_worker() for index in range(vllm.workers)}
         self.num_gpus = num_gpus_per_worker * vllm.workers
 
+        slots = vllm.max_num_seqs if rollout.max_off_policy_steps else None
+        turn = threading.Condition(threading.Lock())
+        self.dispatcher = Dispatcher(turn, Schedule(self.workers, slots), self)
+        self.lock = threading.Lock()
+        self.asked: dict[Any, Asked] = {}  # by the reference that is waited for
+        self.next: dict[str, list[Sample]] = {name: [] for name in self.workers}  # given while at work
+        self.unfinished: Counter[str] = Counter()  # tokens decoded of what has not ended
+
     def ready(self, timeout: float = 1800.0) -> None:
         """Wait until every engine is up; RuntimeError names the one that is not after ``timeout`` s."""
         pending = {name: worker.ready.remote() for name, worker in self.workers.items()}
@@ -118,77 +162,141 @@ class VllmPool:
                     f"Ray cluster's {gpus:g}, {free:g} are not taken by engines that are up or by the learner"
                 )
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Rollout]:
-        """Yield rollouts as they finish on any engine. Samples go round the engines one by one.
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, oldest: int | None = None
+    ) -> Iterator[Rollout]:
+        """Yield rollouts as they finish on any engine. Several threads may ask at once.
 
-        A consumer that stops early does not stop the engines: they finish what they were given before
-        they answer the next call.
+        A consumer that stops early does not stop the engines: they finish what they were given, unless new
+        weights are loaded.
         """
-        streams: dict[Any, str] = {}  # Ray's generator of one engine's looks, by which engine it is
-        owed: dict[str, dict[tuple[str, int], Request]] = {}  # by engine, then by prompt and sample index
-        unfinished: Counter[str] = Counter()  # tokens decoded for these
+        return self.dispatcher.generate(requests, sampling, oldest)
 
-        def begin(name: str) -> None:
-            generate = self.workers[name].generate.options(num_returns="streaming")
-            streams[generate.remote(list(owed[name].values()), sampling, LOOK_SECONDS)] = name
+    # ---------------------------------------------------------------- for the dispatcher
 
-        for name, share in zip(list(self.workers), dealt(requests, len(self.workers)), strict=True):
-            owed[name] = {(one.prompt.key, one.first_index): one for one in share}
-            if share:
-                begin(name)
-        while streams:
-            stream = self.calls.wait(list(streams), " and ".join(streams.values()), GENERATING)
-            try:
-                reference = next(stream)
-            except StopIteration:
-                del streams[stream]
-                continue
-            name = streams[stream]
-            try:
-                look = self.get(name, reference, GENERATING)
-            except Died as error:
-                del streams[stream]
-                self.lost([key for key, _ in owed[name]][: self.under_way], max(unfinished[name], 0))
-                unfinished[name] = 0
-                self.replace(name, error)
-                if owed[name]:
-                    begin(name)
-                continue
-            unfinished[name] += look.tokens
-            for rollout in look.finished:
-                self.deaths[name] = 0
-                unfinished[name] -= len(rollout.token_ids)
-                del owed[name][rollout.key, rollout.index]
-                yield rollout
-            self.heartbeat(look.tokens)
+    def give(self, name: str, samples: Sequence[Sample]) -> None:
+        with self.lock:
+            self.next[name] += samples
+            if any(one.name == name for one in self.asked.values()):
+                return
+            new, self.next[name] = self.next[name], []
+            self._ask(name, GENERATING, [self.ask(name, "work", new, LOOK_SECONDS)])
+
+    def load(self, name: str) -> None:
+        with self.lock:
+            self._load(name, LOADING, [])
+
+    def wait(self) -> list[Event]:
+        with self.lock:
+            asked = dict(self.asked)
+        if not asked:
+            raise RuntimeError("the engines are closed")
+        ray.wait(list(asked), num_returns=1, timeout=POLL)
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0)
+        events = [event for reference in done if (event := self._answered(reference, asked[reference]))]
+        for reference in asked.keys() - set(done):
+            one = asked[reference]
+            waited, limit = time.monotonic() - one.since, self.calls.limit(one.what)
+            if waited > limit and reference in self.asked:
+                events.append(self._gone(one.name, self.calls.hung(one.name, one.what, waited)))
+        return events
+
+    def _answered(self, reference: Any, one: Asked) -> Event | None:
+        """What an engine has done; None where it has been replaced since."""
+        try:
+            answers = [self.get(one.name, each, one.what) for each in one.references]
+        except Died as error:
+            return self._gone(one.name, error) if reference in self.asked else None
+        self.calls.took(one.what, time.monotonic() - one.since)
+        if one.what != GENERATING:
+            version = self._proved(one, answers)
+        with self.lock:
+            if self.asked.pop(reference, None) is None:
+                return None
+        if one.what != GENERATING:
+            return Loaded(one.name, version)
+        look = answers[-1]
+        ended = sum(len(rollout.token_ids) for rollout in look.finished)
+        self.unfinished[one.name] += look.tokens - ended
+        if look.finished:
+            self.deaths[one.name] = 0
+        self.heartbeat(look.tokens)
+        return Finished(one.name, look.finished)
+
+    def _gone(self, name: str, error: Died) -> Gone:
+        with self.lock:
+            self._drop(name)
+        tokens = max(self.unfinished.pop(name, 0), 0)
+        self.replace(name, error)
+        return Gone(name, tokens, self.under_way)
+
+    def _proved(self, one: Asked, answers: Sequence[Any]) -> int:
+        """The version that the engine serves now. Raises WeightSyncError where it does not."""
+        if one.update is None:
+            return 0
+        version = one.update.version
+        loaded = answers[1 if one.what == STARTING else 0]
+        if loaded != version:
+            raise WeightSyncError(f"{one.name}: asked for policy version {version}, served: {loaded}")
+        if self.proof is not None:
+            self.proof.prove(one.name, version, answers[-1])
+        return version
+
+    def _load(self, name: str, what: str, references: list[Any]) -> None:
+        """Have an engine load the newest weights and show them; with the lock held."""
+        update = self.update
+        if update is not None:
+            references.append(self.ask(name, "load_weights", update))
+            if self.proof is not None:
+                references.append(self.ask(name, "score", self.proof.sequences))
+        self._ask(name, what, references, update)
+
+    def _ask(self, name: str, what: str, references: list[Any], update: WeightUpdate | None = None) -> None:
+        self.asked[references[-1]] = Asked(name, what, references, update)
+
+    def _drop(self, name: str) -> None:
+        """Expect nothing more of an engine; with the lock held."""
+        self.next[name] = []
+        for reference in [reference for reference, one in self.asked.items() if one.name == name]:
+            del self.asked[reference]
+
+    # ---------------------------------------------------------------- weights
 
     def replace(self, name: str, error: Died) -> None:
-        """Another engine in place of one that has died. Raises ``error`` where that keeps happening."""
+        """Start another engine in place of one that has died or hangs. Raises ``error`` where that keeps
+        happening."""
         self.deaths[name] += 1
         if self.closed or self.deaths[name] == LIVES:
             raise error
         self.calls.say(f"warning: {error}; another engine takes its place")
+        ray.kill(self.workers[name])
         self.workers[name] = self.start_worker()
-        self.get(name, self.workers[name].ready.remote(), "starting")
-        if self.update is not None:
-            self.get(name, self.workers[name].load_weights.remote(self.update), "load_weights")
-        self.replaced(name)
+        with self.lock:
+            self._load(name, STARTING, [self.ask(name, "ready")])
+
+    def offer(self, update: WeightUpdate) -> set[int]:
+        """There is a newer policy: each engine loads it when it has run dry. Versions that are needed yet."""
+        with self.lock:
+            self.update = update
+            needed = {one.update.version for one in self.asked.values() if one.update is not None}
+        self.dispatcher.offer(update.version)
+        return needed | {update.version}
 
     def load_weights(self, update: WeightUpdate) -> int:
-        """Load ``update`` into all engines; returns its version. Raises WeightSyncError."""
+        """Load ``update`` into all engines, while nobody generates; returns its version. Raises
+        WeightSyncError."""
         versions = self.on_all("load_weights", update)
         wrong = {name: version for name, version in versions.items() if version != update.version}
         if wrong:
             raise WeightSyncError(f"asked for policy version {update.version}, served: {wrong}")
         self.update = update
+        self.dispatcher.serve(update.version)
         return update.version
 
-    def score_each(
-        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], of: Sequence[str] | None = None
-    ) -> dict[str, list[np.ndarray]]:
+    def score_each(self, sequences: Sequences) -> dict[str, list[np.ndarray]]:
         """Log-probabilities (temperature 1) of each (prompt ids, completion ids), arrays of (T,), by every
-        engine (or those named), by its name: what the parity probe compares."""
-        return self.on_all("score", sequences, of=of)
+        engine, by its name: what the parity probe compares."""
+        return self.on_all("score", sequences)
 
     def close(self) -> None:
         """Stop the engines."""
@@ -197,15 +305,24 @@ class VllmPool:
             ray.kill(worker)
         self.workers = {}
 
-    def on_all(self, method: str, *arguments: Any, of: Sequence[str] | None = None) -> dict[str, Any]:
-        """Call a method on all workers (or those named) at once; results by worker name."""
-        pending = {name: self.ask(name, method, *arguments) for name in of or list(self.workers)}
+    def on_all(self, method: str, *arguments: Any) -> dict[str, Any]:
+        """Call a method on all workers at once, while nobody generates; results by worker name."""
+        with self.lock:
+            for name in self.workers:  # of a stream that was given up
+                self._drop(name)
+        self.unfinished.clear()
+        self.dispatcher.forget()
+        pending = {name: self.ask(name, method, *arguments) for name in self.workers}
         results = {}
         for name, reference in pending.items():
             try:
                 results[name] = self.get(name, reference, method)
             except Died as error:  # it may have died long before, while there was nothing to do
                 self.replace(name, error)
+                started = next(one for one in self.asked.values() if one.name == name)
+                self._proved(started, [self.get(name, each, STARTING) for each in started.references])
+                with self.lock:
+                    self._drop(name)
                 results[name] = self.get(name, self.ask(name, method, *arguments), method)
         return results
 
@@ -222,13 +339,3 @@ class VllmPool:
             if isinstance(error.cause, WeightSyncError):
                 raise WeightSyncError(f"{name}: {error.cause}") from error
             raise RuntimeError(f"{name}: {type(error.cause).__name__}: {error.cause}") from error
-
-
-def dealt(requests: Iterable[Request], hands: int) -> list[list[Request]]:
-    """One-sample requests dealt round ``hands`` engines, in order."""
-    single = [
-        Request(request.prompt, (seed,), request.first_index + offset)
-        for request in requests
-        for offset, seed in enumerate(request.seeds)
-    ]
-    return [single[hand::hands] for hand in range(hands)]

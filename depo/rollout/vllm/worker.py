@@ -1,4 +1,4 @@
-"""One vLLM engine in one Ray actor: requests in, a stream of finished rollouts out.
+"""One vLLM engine in one Ray actor: completions to make go in, a look at a time, and finished rollouts out.
 
 How this differs from serving with vLLM:
 
@@ -25,12 +25,16 @@ from typing import Any, Literal
 import numpy as np
 
 from depo.report.provenance import usable_cores
-from depo.rollout.engine import LOOK_SECONDS, Look, Sampling, WeightSyncError, WeightUpdate
+from depo.rollout.engine import Look, Sampling, WeightSyncError, WeightUpdate
+from depo.rollout.schedule import Sample
 from depo.types import Request, Rollout
 
 EXTENSION = "depo.rollout.vllm.extension.WeightSyncExtension"
 
 GIB = 1024**3
+
+LOOK_SECONDS = 0.25
+"""Of work between two looks. What has ended is told by then, and what is new is begun."""
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -114,35 +118,41 @@ class VllmWorker:
         self.options = options
         self.version = 0
         self.submitted = 0
+        self.waiting: dict[str, tuple[str, int, int, int | None]] = {}
+        """By vLLM's name of it: prompt key, index, seed and, for routes, tokens of the prompt."""
+        self.ended, self.told = 0, 0  # tokens
 
     def ready(self) -> bool:
         """Answered once the engine is up."""
         return True
 
-    def generate(
-        self, requests: Sequence[Request], sampling: Sampling, look_seconds: float = LOOK_SECONDS
-    ) -> Iterator[Look]:
-        """Yield the rollouts that each engine step finishes; order is that of finishing. Tokens are counted
-        every ``look_seconds``, whether or not a sample has ended, and at the end."""
-        waiting: dict[str, tuple[str, int, int, int | None]] = {}
-        for request in requests:
-            for offset, seed in enumerate(request.seeds):
-                request_id = self.submit(request.prompt.token_ids, self.drawn(sampling, seed))
-                prompt_tokens = len(request.prompt.token_ids) if sampling.routes else None
-                waiting[request_id] = (request.prompt.key, request.first_index + offset, seed, prompt_tokens)
-        ended, told, looked = 0, 0, time.monotonic()
+    def work(self, samples: Sequence[Sample], seconds: float = LOOK_SECONDS) -> Look:
+        """Take these completions on and go on with all there are, for so many seconds or until they have
+        ended."""
+        for request, sampling in samples:
+            (seed,) = request.seeds
+            request_id = self.submit(request.prompt.token_ids, self.drawn(sampling, seed))
+            prompt_tokens = len(request.prompt.token_ids) if sampling.routes else None
+            self.waiting[request_id] = (request.prompt.key, request.first_index, seed, prompt_tokens)
+        finished: list[Rollout] = []
+        until = time.monotonic() + seconds
         for outputs in self.steps():
-            finished = [
-                self.rollout(output.outputs[0], *waiting.pop(output.request_id)) for output in outputs
+            finished += [
+                self.rollout(output.outputs[0], *self.waiting.pop(output.request_id)) for output in outputs
             ]
-            ended += sum(len(rollout.token_ids) for rollout in finished)
-            tokens = 0
-            if time.monotonic() - looked >= look_seconds:
-                tokens = ended + self.under_way() - told
-                told, looked = told + tokens, time.monotonic()
-            if finished or tokens:
-                yield Look(finished, tokens)
-        yield Look([], ended - told)
+            if time.monotonic() >= until:
+                break
+        self.ended += sum(len(rollout.token_ids) for rollout in finished)
+        before, self.told = self.told, self.ended + self.under_way()
+        return Look(finished, self.told - before, len(self.waiting))
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Look]:
+        """Look by look until all have ended."""
+        samples = [(one, sampling) for request in requests for one in request.single()]
+        while (look := self.work(samples)).left:
+            samples = []
+            yield look
+        yield look
 
     def drawn(self, sampling: Sampling, seed: int) -> Any:
         """vLLM's parameters for one sample from the full distribution at the sampling temperature."""
@@ -198,6 +208,7 @@ class VllmWorker:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        self.drop_queued()
         params = SamplingParams(
             temperature=0.0,
             max_tokens=1,
@@ -231,6 +242,7 @@ class VllmWorker:
         then not usable any more, because some layers may hold new weights and others old ones.
         """
         directory = checked_directory(update)
+        self.drop_queued()
         try:
             self.engine.collective_rpc("depo_load_directory", args=(str(directory),))
         except (KeyError, ValueError, RuntimeError, OSError, AttributeError, AssertionError) as error:
@@ -254,16 +266,9 @@ class VllmWorker:
         return request_id
 
     def steps(self) -> Iterator[list[Any]]:
-        """Run the engine until it is idle, yielding what each step finished.
-
-        When the consumer stops early or an error passes through, what is still queued is dropped:
-        the next call must not meet it.
-        """
-        try:
-            while self.engine.has_unfinished_requests():
-                yield [output for output in self.engine.step() if output.finished]
-        finally:
-            self.drop_queued()
+        """Run the engine until it is idle, yielding what each step finished."""
+        while self.engine.has_unfinished_requests():
+            yield [output for output in self.engine.step() if output.finished]
 
     def under_way(self) -> int:
         """Tokens of the completions that have not ended. Queued requests are gone through too: not for every
@@ -272,10 +277,11 @@ class VllmWorker:
         return sum(state.detokenizer.num_output_tokens() for state in states)
 
     def drop_queued(self) -> None:
-        """Abort whatever the engine has not finished."""
+        """Abort whatever the engine has not finished: nobody waits for it any more."""
         unfinished = list(self.engine.output_processor.request_states)
         if unfinished:
             self.engine.abort_request(unfinished, internal=True)
+        self.waiting, self.ended, self.told = {}, 0, 0
 
 
 def checked_directory(update: WeightUpdate) -> Path:

@@ -11,7 +11,7 @@ from benchmarks.throughput.command import check_prompts, summary
 from benchmarks.throughput.measurements import agreement, updates, whole_steps
 from benchmarks.throughput.processes import SIDES
 from benchmarks.throughput.workload import Workload, known_difficulty, spread_lengths
-from reward.base import Sample
+from depo.reward.base import Sample
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-import reward
+from depo import reward
 from depo.data import load_prompts
 from depo.errors import UserError
 from depo.recipe.schema import Data

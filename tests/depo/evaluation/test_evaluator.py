@@ -24,10 +24,10 @@ from depo.evaluation.in_training import TrainingEvaluation, TrainingSuite
 from depo.evaluation.samples import EvalProgress, SampleStore, SampleWriter
 from depo.recipe.schema import Evaluation, MathReward
 from depo.recipe.schema.evaluation import Suite
+from depo.reward import Sample, Score
 from depo.rng import seed64
 from depo.rollout.engine import Sampling
 from depo.types import Prompt, Request, Rollout
-from reward import Sample, Score
 
 SEED, N = 5, 4
 SAMPLING = Sampling(1.0, 8)

@@ -9,7 +9,7 @@ import pytest
 from depo.data.prompts import DataReport, unique_problems
 from depo.recipe.schema.evaluation import Benchmark, Suite
 from depo.recipe.suites import load_suite
-from reward import Sample, VerifierPool
+from depo.reward import Sample, VerifierPool
 
 # Key by the first 12 digits, and why. Nothing else may fail.
 EXCEPTIONS = {

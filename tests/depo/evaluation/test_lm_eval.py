@@ -12,7 +12,7 @@ import yaml
 
 from depo.cli import main
 
-lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'depo[peers]'")
+lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'depo-rl[peers]'")
 
 SUITE = {
     "sampling": {"n": 1, "temperature": 0.0},

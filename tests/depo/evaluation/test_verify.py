@@ -9,7 +9,7 @@ import pytest
 from depo.cli import main
 from depo.errors import BAD_INPUT
 from depo.evaluation.verify import gold_line
-from reward import VerifierPool
+from depo.reward import VerifierPool
 
 PROSE = "The claim follows by induction, since the sum of two even numbers is always an even number."
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from depo.estimators.base import Context
 from depo.learner.advantages import (
     Judged,
     advantages_into,
@@ -26,11 +27,10 @@ from depo.learner.advantages import (
 )
 from depo.learner.samples import train_samples
 from depo.recipe import schema
+from depo.reward.base import Score, unscorable
 from depo.selection.picks import SelectionSettings
 from depo.selection.selector import Selector
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
-from estimators.base import Context
-from reward.base import Score, unscorable
 
 NAN = float("nan")
 

@@ -13,8 +13,8 @@ from made_samples import build_batch, engine_of, sequences_of
 from depo.errors import UserError
 from depo.learner.advantages import advantages_into, build_advantages
 from depo.recipe import checks, schema
+from depo.reward.base import Score, unscorable
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
-from reward.base import Score, unscorable
 
 CODE = '''
 import numpy as np

@@ -19,7 +19,9 @@ CHUNKS = 8
 
 
 class SlowHandler(SimpleHTTPRequestHandler):
-    """Wheels come in pieces, with pauses in between."""
+    """Wheels come in pieces, with pauses of so many seconds in between."""
+
+    pause = 0.4
 
     def copyfile(self, source, outputfile):
         data = source.read()
@@ -28,7 +30,7 @@ class SlowHandler(SimpleHTTPRequestHandler):
         for start in range(0, len(data), size):
             outputfile.write(data[start : start + size])
             outputfile.flush()
-            time.sleep(0.4 if pieces > 1 else 0)
+            time.sleep(self.pause if pieces > 1 else 0)
 
     def log_message(self, *arguments):
         pass
@@ -71,7 +73,8 @@ def test_the_bytes_are_told_while_they_come(tmp_path, slow_index):
     assert [path.name for path in into.glob("*.whl")] == [NAME]
 
 
-def test_without_a_terminal_a_download_is_one_line(tmp_path, slow_index, capsys):
+def test_without_a_terminal_a_download_is_one_line(tmp_path, slow_index, monkeypatch, capsys):
+    monkeypatch.setattr(SlowHandler, "pause", 0)
     into = tmp_path / "into"
     into.mkdir()
     assert download("slow-model==1.0", slow_index, into).name == NAME

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from depo.cli import main
+from depo.reward.base import Score, unscorable
 from depo.selection import Ledger
 from depo.trackers.rollouts import ParquetRollouts
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
-from reward.base import Score, unscorable
 
 RECIPE = """\
 name: made

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 from small_recipe import MINIMAL, weighted, written
 
-import estimators
+from depo import estimators
 from depo.errors import UserError
 from depo.recipe.checks import check_inputs, directory_problem
 from depo.recipe.loading import load_recipe, read_recipe
@@ -220,7 +220,7 @@ def test_a_registered_estimator_is_found_by_its_name_and_gets_its_options(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[depo.estimators]\nmine = their_estimator:mine\n")
     (tmp_path / "their_estimator.py").write_text(
-        "from estimators.mopps import MoppsEstimator\n"
+        "from depo.estimators.mopps import MoppsEstimator\n"
         "def mine(weight):\n    return MoppsEstimator(weight, weight)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))

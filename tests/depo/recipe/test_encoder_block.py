@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from depo.estimators.encoder_options import EncoderOptions, encoder_options
 from depo.recipe.schema import DepoEstimator
-from estimators.encoder_options import EncoderOptions, encoder_options
 
 
 @pytest.mark.parametrize("preset", ["paper", "repaired"])

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from depo.estimators.base import Estimates, State
+from depo.estimators.mopps import MoppsEstimator
 from depo.replay.censored import censored_feedback, figures, informative_later, picks_per_step
 from depo.replay.comparison import over_seeds, parse_spec, selection_block
 from depo.replay.report import front
-from estimators.base import Estimates, State
-from estimators.mopps import MoppsEstimator
 
 
 def thompson(prompts: int, audit: float = 0.0):

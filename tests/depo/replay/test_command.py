@@ -13,10 +13,10 @@ import pytest
 
 from depo.cli import main
 from depo.errors import UserError
+from depo.estimators.mopps import MoppsEstimator
 from depo.recipe.schema import Selection
 from depo.replay.censored import censored_feedback
 from depo.replay.comparison import parse_spec, selection_block
-from estimators.mopps import MoppsEstimator
 
 ROOT = Path(__file__).parents[3]
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from depo.estimators.base import State
+from depo.estimators.baselines import UniformEstimator
+from depo.estimators.moments import beta_estimates
+from depo.estimators.mopps import MoppsEstimator
 from depo.replay.full import differences, full_feedback, full_quality, observations_at, smoother
 from depo.replay.parquet import read_parquet
 from depo.replay.trace import split_rows
 from depo.report.statistics import resample_prompts
-from estimators.base import State
-from estimators.baselines import UniformEstimator
-from estimators.moments import beta_estimates
-from estimators.mopps import MoppsEstimator
 
 
 class Recorder:

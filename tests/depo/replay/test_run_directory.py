@@ -9,13 +9,13 @@ import pytest
 from depo.cli import main
 from depo.data import save_prompts
 from depo.errors import UserError
+from depo.estimators import build
 from depo.recipe.loading import load_recipe
 from depo.replay.full import full_feedback
 from depo.replay.run_directory import Recorded, kl_before, read_run, trace_of
+from depo.reward.base import Score
 from depo.trackers.rollouts import ParquetRollouts
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
-from estimators import build
-from reward.base import Score
 
 
 def test_trace_says_what_the_rollout_log_says(finished):

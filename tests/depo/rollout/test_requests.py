@@ -4,10 +4,10 @@ import pytest
 from depo.learner.advantages import advantages_into
 from depo.learner.advantages import group as group_baseline
 from depo.learner.samples import keep_learner_logprobs, train_samples
+from depo.reward.base import Score, unscorable
 from depo.rollout.engine import collate, requests_for
 from depo.selection.picks import observations
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
-from reward.base import Score, unscorable
 
 
 def pick(name: str) -> Pick:

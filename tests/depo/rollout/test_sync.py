@@ -20,6 +20,7 @@ class Notes:
     def __init__(self, learner: PolicyLearner) -> None:
         self.learner = learner
         self.names: set[str] = set()
+        self.loading: set[int] = set()
         self.off = 0.0
 
     def load_weights(self, update: WeightUpdate) -> int:
@@ -29,8 +30,11 @@ class Notes:
                 self.names |= set(file.keys())
         return update.version
 
-    def score_each(self, sequences, of=("engine",)):
-        return {name: [row + self.off for row in self.learner.score(sequences)] for name in of}
+    def offer(self, update: WeightUpdate) -> set[int]:
+        return self.loading | {update.version}
+
+    def score_each(self, sequences):
+        return {"engine": [row + self.off for row in self.learner.score(sequences)]}
 
 
 @pytest.mark.parametrize("lora", [{"rank": 2, "targets": ["q_proj"]}, None])
@@ -54,10 +58,18 @@ def test_with_lora_only_adapted_blocks_are_handed_over_and_without_it_everything
     sync.serve(sync.publish(2))
     assert list(left.iterdir()) != [kept]
     assert len(list(left.iterdir())) == 1
-    engine.replaced("a new engine")
-    engine.off = 1.0
-    with pytest.raises(WeightSyncError, match=r"a new engine \(started again\) does not serve"):
-        engine.replaced("a new engine")
+    # Offered: a directory stays for as long as an engine loads from it, and the newest for whoever comes.
+    engine.loading = {3}
+    assert sync.offer(sync.publish(3)) == {}
+    scores = learner.score(sync.sequences)
+    engine.proof.prove("an engine", 3, scores)
+    assert sync.offer(sync.publish(4)) == {"parity/mean_abs": 0, "parity/max_abs": 0}
+    assert len(list(left.iterdir())) == 2
+    with pytest.raises(WeightSyncError, match=r"an engine \(given policy version 3\) does not serve"):
+        engine.proof.prove("an engine", 3, [row + 1 for row in scores])
+    engine.loading = set()
+    sync.offer(sync.publish(5))
+    assert [directory.name.partition("-")[0] for directory in left.iterdir()] == ["5"]
     sync.close()
     with safe_open(tiny_policy / "model.safetensors", "pt") as file:
         everything = set(file.keys())

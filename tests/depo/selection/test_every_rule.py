@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from synthetic_pool import G, Oracle, first_round, group, keys, pool_of, rolled_out, run_step, selector_of
 
+from depo.estimators.base import Candidate, Context, Estimates, Estimator
+from depo.estimators.baselines import UniformEstimator
+from depo.estimators.dps import DpsEstimator
+from depo.estimators.greso import GresoEstimator
+from depo.estimators.mopps import MoppsEstimator
 from depo.selection import SelectionSettings, Selector
 from depo.selection.picks import observations
 from depo.selection.pool import PromptPool
 from depo.selection.rules import BUILT_IN, Greedy
 from depo.types import Group, Origin, Pick, Prompt
-from estimators.base import Candidate, Context, Estimates, Estimator
-from estimators.baselines import UniformEstimator
-from estimators.dps import DpsEstimator
-from estimators.greso import GresoEstimator
-from estimators.mopps import MoppsEstimator
 
 ALL_RULES = pytest.mark.parametrize("rule", sorted(BUILT_IN))
 

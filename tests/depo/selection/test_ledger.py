@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from depo.report.statistics import wilson_interval
+from depo.reward.base import Score, unscorable
 from depo.selection.ledger import Ledger
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
-from reward.base import Score, unscorable
 
 
 def group(

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from synthetic_pool import G, Oracle, first_round, group, keys, pool_of, rolled_out, run_step, selector_of
 
+from depo.estimators.base import Context, Observation
+from depo.estimators.mopps import MoppsEstimator
 from depo.selection import OpenStep, SelectionSettings, Selector
 from depo.selection.pool import PromptPool
 from depo.selection.rules import Thompson
 from depo.types import Group, Outcome, Pick, Prompt
-from estimators.base import Context, Observation
-from estimators.mopps import MoppsEstimator
 
 OPTIONS = {"min_window": 0, "audit": 0.25, "cooldown": 2, "revisit_after": 4, "candidates": 40}
 

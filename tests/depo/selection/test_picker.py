@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from synthetic_pool import group
 
+from depo.estimators.base import Context
+from depo.estimators.mopps import MoppsEstimator
 from depo.files import load_state, save_state
 from depo.report.statistics import wilson_interval
 from depo.rng import generator
@@ -20,8 +22,6 @@ from depo.selection import Picker, PromptPool, build_selector, picker
 from depo.selection.ledger import Ledger
 from depo.selection.picks import observations
 from depo.types import Prompt
-from estimators.base import Context
-from estimators.mopps import MoppsEstimator
 
 G = 4
 OPEN = {"estimator": "mopps", "min_window": 0, "group_size": G}  # the rule chooses from the start

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from synthetic_pool import G, pool_of, rolled_out
 
+from depo.estimators.base import Candidate, Context, Estimates
+from depo.estimators.mopps import MoppsEstimator
 from depo.selection import SelectionSettings, Selector
 from depo.selection.picks import observations
 from depo.selection.rules import Thompson
 from depo.types import Prompt
-from estimators.base import Candidate, Context, Estimates
-from estimators.mopps import MoppsEstimator
 
 
 class Asked(MoppsEstimator):

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from synthetic_pool import G, first_round, group, keys, pass_rate, pool_of, selector_of
 
-import estimators
+from depo import estimators
+from depo.estimators.base import Context, Observation
+from depo.estimators.mopps import MoppsEstimator
 from depo.recipe.keys import expand
 from depo.recipe.schema import Recipe
 from depo.selection import build_selector
 from depo.types import Origin
-from estimators.base import Context, Observation
-from estimators.mopps import MoppsEstimator
 
 PUBLISHED = {"audit": 0, "min_window": 0, "revisit_after": None}
 SETTINGS: dict[str, dict[str, Any]] = {

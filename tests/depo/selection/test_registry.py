@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from synthetic_pool import G, Oracle, first_round, keys, pool_of
 
+from depo.estimators.moments import informative_probability
 from depo.recipe.schema import Recipe
 from depo.selection import InPoolOrder, SelectionSettings, Selector, build_rule, build_selector
 from depo.selection.rules import BUILT_IN, GROUP, Thompson
-from estimators.moments import informative_probability
 
 MINE = '''
 from dataclasses import dataclass

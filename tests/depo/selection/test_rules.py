@@ -8,6 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from depo.estimators.base import Candidate, Context, Estimates, Observation
+from depo.estimators.greso import GresoEstimator
+from depo.estimators.moments import informative_probability
 from depo.selection import Considered, Rule
 from depo.selection.rules import (
     BUILT_IN,
@@ -22,9 +25,6 @@ from depo.selection.rules import (
     build_rule,
     top,
 )
-from estimators.base import Candidate, Context, Estimates, Observation
-from estimators.greso import GresoEstimator
-from estimators.moments import informative_probability
 
 
 def view(

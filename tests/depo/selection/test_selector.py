@@ -24,14 +24,14 @@ from synthetic_pool import (
     selector_of,
 )
 
+from depo.estimators.base import Candidate, Context, Estimates, Observation
+from depo.estimators.baselines import UniformEstimator
+from depo.estimators.moments import informative_probability
+from depo.estimators.mopps import MoppsEstimator
 from depo.selection import Selector
 from depo.selection.pool import PromptPool
 from depo.selection.rules import top
 from depo.types import Group, Origin, Outcome, Pick
-from estimators.base import Candidate, Context, Estimates, Observation
-from estimators.baselines import UniformEstimator
-from estimators.moments import informative_probability
-from estimators.mopps import MoppsEstimator
 
 # ---------------------------------------------------------------- uniform picks
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from synthetic_pool import group, pool_of
 
+from depo.reward.base import Score, unscorable
 from depo.selection.visits import Visits
 from depo.types import Group, Origin, Pick, Prompt, Rollout
-from reward.base import Score, unscorable
 
 
 def visit(prompt: Prompt, lengths: list[int]) -> Group:

@@ -17,8 +17,9 @@ from depo.loop import train
 from depo.selection import PromptPool
 from depo.simulate.clock import SkippingTime
 from depo.simulate.command import fitted
-from depo.simulate.engines import EngineSpeed, LearnerSpeed, Lengths, PassRates, World
+from depo.simulate.engines import EngineSpeed, LearnerSpeed
 from depo.simulate.simulation import simulate, simulated
+from depo.simulate.world import Lengths, PassRates, World
 from depo.train.metrics import WallTime
 
 UNIFORM = {"type": "uniform", "refill": False}
@@ -80,6 +81,28 @@ def test_ahead_a_step_takes_the_longer_of_generation_and_update(
     assert told["seconds"] == pytest.approx(seconds, rel=CLOSE)
     assert told["steps_per_hour"] == pytest.approx(3600 / seconds, rel=CLOSE)
     assert told["learner_idle"] == pytest.approx(1 - 40 / seconds, abs=0.02)
+
+
+def test_ahead_of_a_long_tail_the_coming_steps_fill_the_engines(tmp_path: Path) -> None:
+    """p99 = 10 × median, an update about as long as a generation: nearly twice the steps, at most twice."""
+    seconds = {}
+    for ahead in (0, 4):
+        recipe = simulated_recipe(
+            steps=24,
+            selection=UNIFORM,
+            batch={"prompts": 8, "group_size": 16},
+            tracking={"rollouts": False},
+            learner={"zero_variance": "include"},
+            rollout={"engine": "vllm", "max_new_tokens": 4096},
+        )
+        world = World(512, 10, Lengths(400, 4000), MIXED, seed=1)
+        learner = LearnerSpeed(trained=1150, prefilled=1e6, sync=0)
+        speed = EngineSpeed(4, 32, sequence=60, engine=4000)
+        pool = PromptPool(world.prompts, 1)
+        (directory := tmp_path / str(ahead)).mkdir()
+        told = simulate(simulated(recipe, 24, 4, ahead), pool, world, speed, learner, directory)
+        seconds[ahead] = told["seconds"]
+    assert seconds[0] / seconds[4] >= 1.85
 
 
 def test_no_dashboard_hears_of_a_simulated_run() -> None:

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from depo.data import RunPrompts
-from depo.errors import UserError
 from depo.recipe.loading import load_recipe
 from depo.toy.prepare import prepare
 from depo.types import Prompt
 
 RECIPE = load_recipe(Path(__file__).parents[3] / "recipes" / "quickstart.yaml")
-
-
-def test_without_trl_one_line_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r'needs the package trl; pip install "depo\[trl\]"$'):
-        prepare(RECIPE, tmp_path / "policy", tmp_path, print)
 
 
 def test_what_an_earlier_start_stored_is_read_and_its_policy_left_alone(tmp_path: Path) -> None:

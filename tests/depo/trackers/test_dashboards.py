@@ -17,10 +17,10 @@ from depo.loop import train
 from depo.recipe.checks import check_inputs
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema.recipe import Tracking
+from depo.reward.base import Score
 from depo.trackers.dashboards import Mlflow, Service, Trackio, Wandb, wandb_records
 from depo.trackers.tracker import Guarded, MetricsLog, StepRecord, open_trackers
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
-from reward.base import Score
 
 
 def record(step: int, reward: float = 0.5) -> StepRecord:
@@ -59,7 +59,7 @@ EXPECTED = [(1, 0.5), (2, 0.5), (3, 0.5), (4, 0.5), (5, 0.5), (6, 0.9)]
 
 
 def test_wandb_offline_has_each_step_once_in_one_run(tmp_path: Path) -> None:
-    pytest.importorskip("wandb", reason="optional: pip install 'depo[wandb]'")
+    pytest.importorskip("wandb", reason="optional: pip install 'depo-rl[wandb]'")
     (tmp_path / "recipe.yaml").write_text(MINIMAL)
 
     def start() -> Wandb:
@@ -87,7 +87,7 @@ def test_wandb_offline_has_each_step_once_in_one_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # MLflow makes the tables of its store
 def test_mlflow_has_each_step_once_in_one_run(tmp_path: Path) -> None:
-    mlflow = pytest.importorskip("mlflow", reason="optional: pip install 'depo[mlflow]'")
+    mlflow = pytest.importorskip("mlflow", reason="optional: pip install 'depo-rl[mlflow]'")
     (tmp_path / "recipe.yaml").write_text(MINIMAL)
     uri = f"sqlite:///{tmp_path}/store.db"
     run_three_times(tmp_path, lambda: Mlflow(tmp_path, tracking_uri=uri, experiment="sums"))
@@ -110,7 +110,7 @@ def test_trackio_has_each_step_once_and_rollouts_as_traces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
-    pytest.importorskip("trackio", reason="optional: pip install 'depo[trackio]'")
+    pytest.importorskip("trackio", reason="optional: pip install 'depo-rl[trackio]'")
     from trackio.sqlite_storage import SQLiteStorage
 
     options = {"project": tmp_path.name, "rollouts": 1, "auto_log_cpu": False}
@@ -204,13 +204,13 @@ def test_a_missing_package_is_one_line_with_the_command(
     recipe = load_recipe(written(tmp_path), ["tracking=[trackio]"])
     with pytest.raises(UserError) as caught:
         check_inputs(recipe)
-    line = 'recipe: tracking.trackers.0.name: trackio is missing; pip install "depo[trackio]"'
+    line = 'recipe: tracking.trackers.0.name: trackio is missing; pip install "depo-rl[trackio]"'
     assert str(caught.value) == line
 
 
 @pytest.mark.slow  # importing MLflow takes seconds
 def test_a_dashboard_that_cannot_be_reached_at_the_start_is_bad_input(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow", reason="optional: pip install 'depo[mlflow]'")
+    pytest.importorskip("mlflow", reason="optional: pip install 'depo-rl[mlflow]'")
     tracking = Tracking(trackers=[{"name": "mlflow", "options": {"tracking_uri": "gopher://nowhere"}}])
     with pytest.raises(UserError, match=r"tracking\.trackers\.0: mlflow: "):
         open_trackers(tracking, tmp_path, print)

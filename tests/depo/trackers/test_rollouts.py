@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from depo.reward.base import Score, unscorable
 from depo.trackers.rollouts import SCHEMA, ParquetRollouts
 from depo.trackers.tracker import StepRecord
 from depo.types import Group, Origin, Outcome, Pick, Prompt, Rollout
-from reward.base import Score, unscorable
 
 NAN = float("nan")
 

@@ -49,6 +49,6 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(
-        UserError, match=r'tensorboard cannot be imported .*; pip install "depo\[tensorboard\]"'
+        UserError, match=r'tensorboard cannot be imported .*; pip install "depo-rl\[tensorboard\]"'
     ):
         TensorBoard(tmp_path)

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from simulated_run import Engine, rows_of, simulated_recipe, simulated_run
+from simulated_run import Engine, LongTail, rows_of, simulated_recipe, simulated_run
 from tiny_run import metrics_of
 
 from depo.files import latest_checkpoint, read_json
 from depo.loop import train
 from depo.selection import PromptPool
+from depo.simulate.clock import SkippingTime
 from depo.train.state import Run
 
 pytestmark = pytest.mark.timeout(120)
@@ -65,12 +65,13 @@ def test_in_turn_the_metrics_are_those_from_before_there_was_an_ahead(tmp_path: 
         (2, 0, 0),
     ],
 )
+@pytest.mark.parametrize("engine_class", [Engine, LongTail])
 def test_slower_equal_or_faster_no_side_waits_for_ever_and_no_rollout_is_older_than_allowed(
-    tmp_path: Path, ahead: int, engine: float, learner: float
+    tmp_path: Path, ahead: int, engine: float, learner: float, engine_class: type[Engine]
 ) -> None:
     """With refills, evaluations and checkpoints in the middle."""
     recipe = simulated_recipe(ahead, steps=9, evaluation={"every": 4}, checkpoint={"every": 4}, guards=FIRM)
-    run = simulated_run(recipe, tmp_path, engine, learner)
+    run = simulated_run(recipe, tmp_path, engine, learner, engine_class=engine_class)
     train(run)
     assert not threads_left()
     assert [row["step"] for row in metrics_of(tmp_path)] == list(range(1, 10))
@@ -94,35 +95,62 @@ def test_slower_equal_or_faster_no_side_waits_for_ever_and_no_rollout_is_older_t
         if event == "evaluate":
             assert what == [updated], "the policy that is evaluated is the newest"
     assert begun == updated == 9
-    # The evaluation after training asks the engine: it has the final policy.
-    assert run.engine.version == 9
+    # The evaluation after training asks the engine: it gets the final policy.
+    run.evaluator.run()
+    assert run.engine.events[-1] == ("evaluate", 9)
+
+
+def test_several_steps_are_in_the_engines_at_once_and_are_trained_on_in_order(tmp_path: Path) -> None:
+    """Three steps ahead, on a clock on which the driver takes next to no time. In the beginning all three are
+    generated together."""
+    blocks = {"selection": UNIFORM, "guards": FIRM, "checkpoint": {"every": 0}}
+    recipe = simulated_recipe(3, steps=30, **blocks)
+    run = simulated_run(recipe, tmp_path, 1.0, 1.0, engine_class=LongTail, time=SkippingTime())
+    finish, ended = run.engine.dispatcher.schedule.finish, []
+    run.engine.dispatcher.schedule.finish = lambda engine, rollout: (
+        ended.append(rollout.seed) or finish(engine, rollout)
+    )
+    train(run)
+    events = [event for event, *_ in run.engine.events]
+    assert events[: events.index("update")].count("generate") >= 3
+    assert [event for event in run.engine.events if event[0] == "update"] == [
+        ("update", step) for step in range(1, 31)
+    ]
+    rows = rows_of(run)
+    step_of = dict(zip(rows["seed"], rows["step"], strict=True))
+    steps = [step_of[seed] for seed in ended]
+    last = [max(i for i, one in enumerate(steps) if one == step) for step in range(1, 31)]
+    assert last != sorted(last), "some step ended before one that was begun earlier"
+    lags = rows["step"] - 1 - rows["policy_version"]
+    assert lags.between(0, 3).all()
+    assert checked_accounts(run)
 
 
 def test_with_equal_times_one_step_ahead_makes_half_as_many_steps_again_and_more(tmp_path: Path) -> None:
-    """By the median time between two steps: other work on the machine stretches some of them."""
     seconds = {}
     for ahead in (0, 1):
         blocks = {"selection": UNIFORM, "tracking": {"rollouts": False}, "checkpoint": {"every": 0}}
-        run = simulated_run(simulated_recipe(ahead, steps=10, **blocks), tmp_path / str(ahead), 0.1, 0.1)
+        recipe, clock = simulated_recipe(ahead, steps=10, **blocks), SkippingTime()
+        run = simulated_run(recipe, tmp_path / str(ahead), 1.0, 1.0, time=clock)
         logged, times = run.log_step, []
-        run.log_step = lambda *args, logged=logged, times=times: (
-            times.append(time.monotonic()) or logged(*args)
+        run.log_step = lambda *args, logged=logged, times=times, clock=clock: (
+            times.append(clock.perf_counter()) or logged(*args)
         )
         train(run)
         seconds[ahead] = np.median(np.diff(times))
-    assert seconds[0] / seconds[1] >= 1.5
+    assert seconds[0] / seconds[1] >= 1.8
 
 
 def test_the_idle_side_is_told(tmp_path: Path) -> None:
-    """One side takes 100 ms a step, the other 5."""
+    """One side takes 10 s a step, the other half a second."""
     idle = {}
-    for name, times in {"engine": (0.005, 0.1), "learner": (0.1, 0.005)}.items():
+    for name, times in {"engine": (0.5, 10.0), "learner": (10.0, 0.5)}.items():
         recipe = simulated_recipe(1, steps=7, selection=UNIFORM, checkpoint={"every": 0})
-        train(simulated_run(recipe, tmp_path / name, *times))
+        train(simulated_run(recipe, tmp_path / name, *times, time=SkippingTime()))
         rows = metrics_of(tmp_path / name)[1:]
         idle[name] = {side: np.median([row[f"overlap/{side}_idle"] for row in rows]) for side in SIDES}
-    assert idle["engine"]["engine"] > 0.6 > 0.4 > idle["engine"]["learner"]
-    assert idle["learner"]["learner"] > 0.6 > 0.4 > idle["learner"]["engine"]
+    assert idle["engine"]["engine"] > 0.8 > 0.2 > idle["engine"]["learner"]
+    assert idle["learner"]["learner"] > 0.8 > 0.2 > idle["learner"]["engine"]
 
 
 def test_picks_that_ask_the_learner_are_made_before_its_update(tmp_path: Path) -> None:
@@ -192,10 +220,10 @@ def test_what_died_with_an_engine_is_counted_beside_what_was_made_in_its_place(
     tmp_path: Path, ahead: int
 ) -> None:
     class Dies(Engine):
-        def generate(self, requests, sampling):
+        def generate(self, requests, sampling, oldest):
             if self.version == 2:
-                run.lost.append(([requests[0].prompt.key, requests[1].prompt.key], 7))
-            return super().generate(requests, sampling)
+                run.lost.extend([(requests[0].seeds[0], 4), (12345, 1), (requests[1].seeds[0], 3)])
+            return super().generate(requests, sampling, oldest)
 
     blocks = {"selection": UNIFORM, "guards": FIRM, "checkpoint": {"every": 0}, "steps": 5}
     run = simulated_run(simulated_recipe(ahead, **blocks), tmp_path, engine_class=Dies)
@@ -212,32 +240,41 @@ class Killed(Exception):
     pass
 
 
-def kill_after(run: Run, step: int) -> None:
-    """The run ends as by a kill once the checkpoint of this step is written."""
-    save = run.save_checkpoint
+def kill_after(run: Run, method: str, step: int) -> None:
+    """The run ends as by a kill once this method of its is done with this step."""
+    do = getattr(run, method)
 
-    def saved(at: int) -> None:
-        save(at)
+    def done(at: int, *arguments: Any) -> None:
+        do(at, *arguments)
         if at == step:
             raise Killed
 
-    run.save_checkpoint = saved
+    setattr(run, method, done)
 
 
-@pytest.mark.parametrize(("ahead", "refill"), [(1, True), (3, False), (3, True)])
-def test_a_checkpoint_with_steps_in_flight_loses_nothing(tmp_path: Path, ahead: int, refill: bool) -> None:
-    """No prompt is skipped and none comes twice: the uniform order, over two kills, is the pool's."""
+@pytest.mark.parametrize("engine_class", [Engine, LongTail])
+@pytest.mark.parametrize(
+    ("ahead", "refill", "killed_once"), [(1, True, "saved"), (3, False, "logged"), (3, True, "logged")]
+)
+def test_a_checkpoint_with_steps_in_flight_loses_nothing(
+    tmp_path: Path, ahead: int, refill: bool, killed_once: str, engine_class: type[Engine]
+) -> None:
+    """No prompt is skipped and none comes twice: the uniform order, over two kills, is the pool's. They come
+    when a checkpoint is saved, or when the step after it is logged, which is then done again."""
     recipe = simulated_recipe(ahead, steps=7, selection={"type": "uniform", "refill": refill}, guards=FIRM)
     for killed_after in (2, 4):
-        run = simulated_run(recipe, tmp_path, 0.004, 0.004, pool=400)
-        kill_after(run, killed_after)
+        run = simulated_run(recipe, tmp_path, 0.004, 0.004, pool=400, engine_class=engine_class)
+        if killed_once == "saved":
+            kill_after(run, "save_checkpoint", killed_after)
+        else:
+            kill_after(run, "log_step", killed_after + 1)
         with pytest.raises(Killed):
             train(run)
         state = read_json(latest_checkpoint(tmp_path / "checkpoints") / "run.json")
         in_flight = [step["context"][1] for step in state["selector"]["open_steps"]]
         assert in_flight[:1] == [killed_after + 1]
         assert 1 <= len(in_flight) <= ahead
-    run = simulated_run(recipe, tmp_path, 0.004, 0.004, pool=400)
+    run = simulated_run(recipe, tmp_path, 0.004, 0.004, pool=400, engine_class=engine_class)
     before = {step.context.step: list(step.picks) for step in run.selector.open_steps}
     train(run)
     assert run.selector.open_steps == []
@@ -303,10 +340,10 @@ def test_early_stopping_counts_what_it_leaves_as_cancelled_and_keeps_its_picks(t
 @pytest.mark.parametrize("side", SIDES)
 def test_an_error_on_either_side_ends_the_run_with_it(tmp_path: Path, side: str) -> None:
     class Breaks(Engine):
-        def generate(self, requests, sampling):
+        def generate(self, requests, sampling, oldest):
             if side == "engine" and self.version == 2:
                 raise OSError("the engine broke")
-            return super().generate(requests, sampling)
+            return super().generate(requests, sampling, oldest)
 
     recipe = simulated_recipe(1, selection=UNIFORM, guards=FIRM, checkpoint={"every": 0})
     run = simulated_run(recipe, tmp_path, 0.002, 0.002, engine_class=Breaks)

@@ -16,6 +16,7 @@ from depo.errors import FAILED, RunFailed, report_failure
 from depo.files import step_name
 from depo.recipe.loading import load_recipe
 from depo.recipe.schema import Guards
+from depo.reward.base import Score, unscorable
 from depo.selection.ledger import Ledger
 from depo.trackers.tracker import read_metrics
 from depo.train.alarms import Alarms
@@ -23,7 +24,6 @@ from depo.train.checkpoint import prune
 from depo.train.guards import WATCHES
 from depo.train.metrics import Clock, step_metrics
 from depo.types import Group, Origin, Pick, Prompt, Rollout
-from reward.base import Score, unscorable
 
 QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
 

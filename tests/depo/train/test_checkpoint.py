@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from depo.errors import RunStopped, UserError
+from depo.estimators.base import State
 from depo.files import latest_checkpoint, load_state, read_json, save_state, write_json
 from depo.train.checkpoint import (
     CHECKPOINT_SCHEMA,
@@ -18,7 +19,6 @@ from depo.train.checkpoint import (
     sound_checkpoint,
     write_checkpoint,
 )
-from estimators.base import State
 
 
 def test_a_failing_write_leaves_the_old_checkpoint_as_the_latest(tmp_path):
@@ -179,7 +179,7 @@ def test_where_nothing_more_can_be_written_the_file_is_named(tmp_path):
         from depo.files import save_state, write_text
         from depo.train.checkpoint import write_checkpoint
         from depo.trackers.tracker import MetricsLog
-        from estimators.base import State
+        from depo.estimators.base import State
 
         depo.errors.WIDTH = 10_000
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

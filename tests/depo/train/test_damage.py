@@ -114,7 +114,7 @@ def test_a_learner_that_hangs_is_waited_for_aloud_and_not_for_ever(
         while not metrics.exists():
             time.sleep(0.05)
         for process in psutil.Process().children(recursive=True):
-            if any("ray::LearnerActor" in word for word in process.cmdline()):
+            if any("LearnerActor" in word for word in process.cmdline()):
                 process.send_signal(signal.SIGSTOP)
                 stopped.append(process)
 

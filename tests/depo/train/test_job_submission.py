@@ -76,8 +76,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float) -
 @pytest.mark.slow
 def test_a_submitted_job_trains_and_writes_its_run_directory(ray_head, workdir):
     address, _, env = ray_head
-    for package in ("depo", "estimators", "reward"):
-        shutil.copytree(REPOSITORY / package, workdir / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPOSITORY / "depo", workdir / "depo", ignore=shutil.ignore_patterns("__pycache__"))
     run_dir = workdir / "run"
     command = ["python", "-m", "depo", "train", "tiny.yaml", "steps=2", "--run-dir", str(run_dir)]
     submit = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *command]

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("cluster")]
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow  # with one rank it repeats parts of those below
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_vllm_generates_with_the_weights_of_each_step(ranks, workdir):
     done = run_depo(
         *("train", "tiny.yaml", "rollout.engine=vllm", "rollout.vllm.max_num_seqs=32", "steps=3"),
@@ -46,6 +47,8 @@ def test_with_lora_the_engine_agrees_after_every_sync_and_after_a_resume(workdir
     assert all(row["policy_kl"] > 1e-4 for row in rows)
     assert all(row["mismatch_kl"] < 1e-8 for row in rows)
     assert all(row["parity/mean_abs"] < 1e-4 for row in rows)
+    rollouts = pd.concat(pd.read_parquet(path) for path in (workdir / "run" / "rollouts").glob("*.parquet"))
+    assert sorted(rollouts["policy_version"].unique()) == [0, 1, 2, 3]
 
 
 def test_one_step_ahead_the_engine_is_one_policy_behind_and_the_learner_reckons_with_it(workdir):

@@ -13,14 +13,14 @@ import yaml
 from scipy.stats import binomtest
 from tiny_run import make_workdir
 
-import estimators
+from depo import estimators
 from depo.cli import main
+from depo.estimators.base import Context, Observation
 from depo.evaluation.cascade.report import route_report
 from depo.files import save_state
 from depo.recipe.schema import TinyMoePolicy
 from depo.report.document import Section, to_markdown
 from depo.toy import tiny_moe
-from estimators.base import Context, Observation
 
 LARGER = TinyMoePolicy(
     hidden_size=96, layers=3, heads=2, kv_heads=1, experts=4, expert_size=32, max_positions=64
