@@ -31,6 +31,7 @@ BENCHMARKS = {
     "routing_replay": ("routing_replay", "routing replay and telemetry: mismatch mended, time taken"),
     "copy_policy": ("copy_policy", "make the tiny policy with long answers that routing_replay reads"),
     "vllm_engine": ("vllm_engine", "a real vLLM engine beside the trainer: syncs, mismatch, cost"),
+    "learner_memory": ("learner_memory", "memory of a pass: logits whole and in chunks"),
     "weight_sync": ("weight_sync", "seconds that bring a mixture of experts to a vLLM engine"),
     "report": ("report", "render Markdown and plots from the JSON files of earlier benchmarks"),
 }

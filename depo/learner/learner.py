@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from depo.errors import UserError
 from depo.learner.corrections import build_correction, mismatch
+from depo.learner.layout import best_layout, padded_because
 from depo.learner.logprobs import check_head, token_logprobs
 from depo.learner.loss import Tally, build_loss, k3, token_loss
 from depo.learner.optimizer import (
@@ -30,7 +31,7 @@ from depo.learner.optimizer import (
     save_state,
     silence_dropout,
 )
-from depo.learner.packing import MicroBatch, Packing, Rows, pad_values, pass_cost, split_groups, unpad_values
+from depo.learner.packing import MicroBatch, Packing, Rows, pad_values, split_groups, unpad_values
 from depo.learner.ranks import ALONE, Ranks
 from depo.learner.routing import LoadBalancing, Pass, Routing, UpdateRouting
 from depo.learner.samples import check_samples
@@ -41,12 +42,11 @@ from depo.learner.scoring import (
     prompt_features,
     sample_logprobs,
 )
-from depo.learner.shared_prompts import why_not_shared
+from depo.models.attention import use_packed_attention
 from depo.models.export import export_policy
 from depo.models.precision import autocast, base_model
 from depo.models.sharding import inside, local, whole
 from depo.recipe import schema
-from depo.recipe.schema.learner import SHARED_TOKENS
 from depo.rng import seed64
 from depo.types import TrainSample, UpdateResult
 
@@ -63,10 +63,10 @@ class PolicyLearner:
 
     ``model`` is a `PreTrainedModel` or a `PeftModel`. A learner that penalises KL to the *initial* policy
     has to be built on it: with full fine-tuning it keeps a frozen copy (with LoRA, the adapter is switched
-    off), and ``load`` does not replace that. ``not_shared`` says why prompts are computed once for each of
-    their completions, None where they are not. With several ``ranks`` the model is sharded in place; all of
-    them have to call the same methods with the same arguments, and get the same results. Raises UserError for
-    a routing replay that the model cannot do, and for a loss or correction that is not registered.
+    off), and ``load`` does not replace that. ``layout_note`` says why passes do not compute the fastest
+    layout, None where they do. With several ``ranks`` the model is sharded in place; all of them have to call
+    the same methods with the same arguments, and get the same results. Raises UserError for a routing replay
+    that the model cannot do, and for a loss or correction that is not registered.
     """
 
     def __init__(
@@ -100,6 +100,9 @@ class PolicyLearner:
         self.balance = LoadBalancing(model, coef) if coef > 0 else None
         with self.inference():
             self.routing = Routing(model, settings)
+        not_packed = (
+            use_packed_attention(base_model(model)) if settings.packing else "learner.packing is false"
+        )
         self.is_lora = hasattr(model, "disable_adapter")
         needs_copy = settings.kl_coef > 0 and not self.is_lora
         self.frozen = copy.deepcopy(model).requires_grad_(False) if needs_copy else None
@@ -109,24 +112,18 @@ class PolicyLearner:
         self.has_dropout = silence_dropout(model)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
-        self.not_shared = self.why_prompts_are_not_shared()
+        if not_packed is None:
+            decoder = base_model(model).get_decoder()
+            with self.inference():
+                layout, note = inside(model, partial(best_layout, decoder, self.device))
+        else:
+            layout, note = "padded", padded_because(not_packed)
+        self.layout_note: str | None = note
         budget = settings.tokens_per_microbatch
-        share = min(SHARED_TOKENS, budget) if self.not_shared is None else 0
-        self.packing = Packing(budget, share, pad_token_id, self.device, ranks)
+        self.packing = Packing(budget, layout, pad_token_id, self.device, ranks)
         self.optimizer = adamw(self.parameters, settings)
         self.updates = 0  # position in the learning-rate schedule
         self.perturbed_from: dict[str, Tensor] | None = None
-
-    def why_prompts_are_not_shared(self) -> str | None:
-        """None where they are computed once for all of their completions: it is wanted, and the model can."""
-        if not self.settings.share_prompts:
-            return "learner.share_prompts is false"
-        # A pass holds no sequence that is longer than another one by more than a pass costs.
-        longest = min(SHARED_TOKENS, self.settings.tokens_per_microbatch) + pass_cost(self.device)
-        with self.inference():
-            decoder = base_model(self.model).get_decoder()
-            asked = partial(why_not_shared, decoder, self.pad_token_id, self.device, longest)
-            return inside(self.model, asked)
 
     def inference(self) -> AbstractContextManager[None]:
         """Context for every forward pass that trains nothing: see ``depo.learner.scoring``."""
@@ -337,9 +334,8 @@ class PolicyLearner:
 
     def prompt_features(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         """The prefill probe of N prompts, (N, F) float32: see ``depo.learner.scoring``."""
-        budget = self.settings.tokens_per_microbatch
         with self.inference():
-            return prompt_features(self.model, prompts, budget, self.pad_token_id, self.ranks)
+            return prompt_features(self.model, prompts, self.packing)
 
     @contextmanager
     def dropout_stream(self) -> Iterator[None]:

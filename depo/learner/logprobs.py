@@ -1,7 +1,7 @@
 """Log-probabilities of trained tokens without the logits of a whole sequence.
 
 Shapes: B sequences, S tokens of a whole sequence, T trained tokens, M trained tokens of all B sequences
-together, H hidden size, V vocabulary.
+together, N tokens that a pass computes, H hidden size, V vocabulary.
 
 Differences from ``model(...).logits``:
 - the decoder runs alone; only the hidden states that predict a trained token go through ``lm_head``;
@@ -11,13 +11,15 @@ Differences from ``model(...).logits``:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from depo.errors import UserError
+from depo.learner.layout import packed_states
 from depo.learner.packing import MicroBatch
-from depo.learner.shared_prompts import shared_states
 from depo.models.precision import base_model
 from depo.models.sharding import inside
 from depo.recipe.schema.learner import CHUNK_LOGITS
@@ -34,12 +36,7 @@ def token_logprobs(
 def logprobs_inside(
     model: nn.Module, batch: MicroBatch, temperature: float, chunk_logits: int
 ) -> tuple[Tensor, Tensor]:
-    if batch.shared is None:
-        hidden_BSH = decoder_states(model, batch.tokens_BS)
-    else:  # each prompt computed once
-        decoder = base_model(model).get_decoder()
-        hidden_BSH = shared_states(decoder, batch.shared, len(batch.tokens_BS))
-    hidden_MH, targets_M = predicting(hidden_BSH, batch)
+    hidden_MH, targets_M = predicting(computed_states(model, batch), batch)
     head = base_model(model).get_output_embeddings()
     logprobs_M, entropy_M = chunked_logprobs(head, hidden_MH, targets_M, temperature, chunk_logits)
     zeros_BT = torch.zeros(batch.mask_BT.shape, dtype=torch.float32, device=logprobs_M.device)
@@ -76,11 +73,17 @@ def chunked_logprobs(
     return torch.cat([logprobs for logprobs, _ in pieces]), torch.cat([entropy for _, entropy in pieces])
 
 
-def predicting(hidden_BSH: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Hidden states (M, H) of the positions that predict a trained token, and those tokens (M,)."""
-    rows_M, _ = batch.mask_BT.nonzero(as_tuple=True)
-    places_M = batch.places_BT[batch.mask_BT]
-    return hidden_BSH[rows_M, places_M - 1], batch.tokens_BS[rows_M, places_M]
+def computed_states(model: nn.Module, batch: MicroBatch) -> Tensor:
+    """Final hidden states of the tokens that a pass computes, (N, H)."""
+    if batch.packed is None:
+        return decoder_states(model, batch.tokens_BS).flatten(0, 1)
+    return packed_states(base_model(model).get_decoder(), batch.packed)
+
+
+def predicting(hidden_NH: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Hidden states (M, H) of the tokens that predict a trained token, and those trained tokens (M,)."""
+    at_M = batch.predicting_M
+    return hidden_NH[batch.computed_at(at_M)], batch.tokens_BS.flatten()[at_M + 1]
 
 
 def decoder_states(model: nn.Module, tokens_BS: Tensor) -> Tensor:
@@ -90,14 +93,34 @@ def decoder_states(model: nn.Module, tokens_BS: Tensor) -> Tensor:
 def head_logprobs(
     head: nn.Module, hidden_MH: Tensor, targets_M: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    logits_MV = head(hidden_MH).float() / temperature
-    normalizer_M = logits_MV.logsumexp(-1)
-    logprobs_M = logits_MV.gather(-1, targets_M.unsqueeze(-1)).squeeze(-1) - normalizer_M
-    with torch.no_grad():
-        # H = log Z − E[logit], without a second (M, V) softmax kept alive
-        probabilities_MV = torch.exp(logits_MV - normalizer_M.unsqueeze(-1))
-        entropy_M = normalizer_M - (probabilities_MV * logits_MV).sum(-1)
-    return logprobs_M, entropy_M
+    return ChosenLogprobs.apply(head(hidden_MH), targets_M, temperature)
+
+
+class ChosenLogprobs(torch.autograd.Function):
+    """Log-probabilities of targets (M,) and entropies (M,) from logits (M, V). What autograd would do, with a
+    third of the memory: three tensors of (M, V) at most, of which the probabilities stay for the backward
+    pass."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_MV: Tensor, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        scaled_MV = logits_MV.float() / temperature
+        normalizer_M = scaled_MV.logsumexp(-1)
+        logprobs_M = scaled_MV.gather(-1, targets_M.unsqueeze(-1)).squeeze(-1) - normalizer_M
+        probabilities_MV = (scaled_MV - normalizer_M.unsqueeze(-1)).exp_()
+        entropy_M = normalizer_M - scaled_MV.mul_(probabilities_MV).sum(-1)  # H = log Z − E[logit]
+        ctx.save_for_backward(probabilities_MV, targets_M)
+        ctx.temperature, ctx.dtype = temperature, logits_MV.dtype
+        ctx.mark_non_differentiable(entropy_M)
+        return logprobs_M, entropy_M
+
+    @staticmethod
+    def backward(ctx: Any, gradient_M: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        """That of a log-probability is 1 for the target's logit, less all probabilities."""
+        probabilities_MV, targets_M = ctx.saved_tensors
+        gradient_M1 = gradient_M.unsqueeze(-1) / ctx.temperature
+        gradient_MV = probabilities_MV * -gradient_M1
+        gradient_MV.scatter_add_(-1, targets_M.unsqueeze(-1), gradient_M1)
+        return gradient_MV.to(ctx.dtype), None, None
 
 
 @torch.no_grad()

@@ -1,11 +1,13 @@
 """How a batch becomes passes: mini-batches (one optimizer step each) by group, and of each mini-batch
-micro-batches (one forward and backward pass each) by length, under a budget of padded tokens.
+micro-batches (one forward and backward pass each) under a budget of tokens.
 
 Shapes: N samples of the batch, B of a micro-batch, S tokens of the longest sample, T trained tokens of the
-sample that has most, K packs: of one sample, or of several that share the computation of their prompt.
+sample that has most, M of all B, K packs: of one sample, or of several that share the computation of their
+prompt.
 
-Samples are padded on the right. Under causal attention no token sees the padding behind it, so no attention
-mask is needed. A pass may compute another layout, with each prompt once: see ``depo.learner.shared_prompts``.
+A micro-batch holds its samples padded on the right. A pass computes them packed into one row instead,
+without padding and each prompt once (``depo.learner.layout``), where the model can. Where it cannot, no
+attention mask is needed: under causal attention no token sees the padding behind it.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from depo.learner.layout import Layout, PackedRow, pack_length, packed_row, packs, split_by_tokens
 from depo.learner.ranks import ALONE, Ranks
-from depo.learner.shared_prompts import SharedPrompts, packed_length, packs, share_prompts
 from depo.recipe.schema.learner import CUDA_PASS_TOKENS, PASS_TOKENS
 from depo.rng import generator
 from depo.types import TrainSample
@@ -31,28 +33,37 @@ Rows = np.ndarray
 class MicroBatch:
     """``rows`` (B,) index the batch. ``tokens_BS`` are whole samples of ``lengths_B`` tokens. The trained
     tokens of a sample stand at ``places_BT`` of its row, in order; ``mask_BT`` (bool) is False on padding.
-    ``shared``: the same with each prompt once, where passes are to compute that."""
+    ``packed``: the row that a pass computes in place of ``tokens_BS``."""
 
     rows: Rows
     tokens_BS: Tensor
     lengths_B: Tensor
     places_BT: Tensor
     mask_BT: Tensor
-    shared: SharedPrompts | None = None
+    packed: PackedRow | None = None
 
     @property
     def computed(self) -> int:
         """Tokens that a pass computes, padding included."""
-        return (self.tokens_BS if self.shared is None else self.shared.tokens_RW).numel()
+        return (self.tokens_BS if self.packed is None else self.packed.tokens_1N).numel()
+
+    @property
+    def predicting_M(self) -> Tensor:
+        """Flat positions, of B·S, whose hidden state predicts a trained token."""
+        rows_M, _ = self.mask_BT.nonzero(as_tuple=True)
+        return rows_M * self.tokens_BS.shape[1] + self.places_BT[self.mask_BT] - 1
+
+    def computed_at(self, flat_M: Tensor) -> Tensor:
+        """Which of the computed tokens are at these flat positions, of B·S."""
+        return flat_M if self.packed is None else self.packed.token_BS.flatten()[flat_M]
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """``budget``: tokens of a pass, padding included. ``share``: a prompt is computed once for as many of its
-    completions as fit into a row of so many tokens; 0: for each of them. ``ranks``: who computes passes."""
+    """``budget``: tokens of a pass, padding included. ``ranks``: who computes passes."""
 
     budget: int
-    share: int
+    layout: Layout
     pad_token_id: int
     device: torch.device
     ranks: Ranks = ALONE
@@ -60,11 +71,20 @@ class Packing:
     def cut(self, rows: Rows, batch: Sequence[TrainSample]) -> list[Rows]:
         """Micro-batches of these rows, for all ranks; rows that share a prompt's computation are not
         parted."""
-        together, lengths_K = self.packed(rows, batch)
-        packs_K, cost = np.arange(len(together)), pass_cost(self.device)
-        parts = self.ranks.dealt(
-            lambda budget: split_by_tokens(packs_K, lengths_K, budget, cost), self.budget, lengths_K
-        )
+        packed, limit = self.layout != "padded", self.budget
+        if self.ranks.count > 1:  # large packs would leave some ranks with less than others
+            limit = min(limit, sum(len(batch[row]) for row in rows) // (2 * self.ranks.count))
+        together = self.together(rows, batch, limit)
+        packs_K = np.arange(len(together))
+        lengths_K = np.array([pack_length(pack, batch) for pack in together], dtype=np.int64)
+
+        def cut(budget: int) -> list[np.ndarray]:
+            return split_by_tokens(packs_K, lengths_K, budget, pass_cost(self.device), packed)
+
+        def cost(part: np.ndarray) -> int:
+            return int(lengths_K[part].sum() if packed else len(part) * lengths_K[part].max(initial=0))
+
+        parts = self.ranks.dealt(cut, self.budget, cost)
         none = np.empty(0, dtype=np.int64)
         return [np.concatenate([none, *(together[k] for k in part)]) for part in parts]
 
@@ -83,27 +103,32 @@ class Packing:
             tokens_BS[b, : lengths[b]] = batch[row].token_ids
             places_BT[b, : len(places[b])] = places[b]
             mask_BT[b, : len(places[b])] = True
-        shared = None
-        if self.share:
-            shared = share_prompts(rows, batch, self.share, max(lengths), self.pad_token_id, self.device)
+        packed = None
+        if self.layout != "padded":
+            packed = packed_row(
+                rows, batch, self.together(rows, batch, self.budget), self.layout, self.device
+            )
         return MicroBatch(
             rows=np.asarray(rows),
             tokens_BS=torch.from_numpy(tokens_BS).to(self.device),
             lengths_B=torch.tensor(lengths, device=self.device),
             places_BT=torch.from_numpy(places_BT).to(self.device),
             mask_BT=torch.from_numpy(mask_BT).to(self.device),
-            shared=shared,
+            packed=packed,
         )
 
     def padding(self, parts: Sequence[Rows], batch: Sequence[TrainSample]) -> float:
         """Share of the tokens computed for these micro-batches that is padding."""
-        lengths = [self.packed(rows, batch)[1] for rows in parts if len(rows)]
-        return 1.0 - sum(int(k.sum()) for k in lengths) / sum(len(k) * int(k.max()) for k in lengths)
+        if self.layout != "padded":
+            return 0.0
+        lengths = [[len(batch[row]) for row in rows] for rows in parts if len(rows)]
+        return 1.0 - sum(map(sum, lengths)) / sum(len(part) * max(part) for part in lengths)
 
-    def packed(self, rows: Rows, batch: Sequence[TrainSample]) -> tuple[list[Rows], np.ndarray]:
-        """Which of these rows are computed together, and the tokens (K,) that each such pack takes."""
-        together = packs(rows, batch, self.share) if self.share else [np.array([row]) for row in rows]
-        return together, np.array([packed_length(pack, batch) for pack in together], dtype=np.int64)
+    def together(self, rows: Rows, batch: Sequence[TrainSample], limit: int) -> list[Rows]:
+        """Which of these rows share the computation of their prompt, of at most ``limit`` tokens."""
+        if self.layout == "padded":
+            return [np.array([row]) for row in rows]
+        return packs(rows, batch, limit)
 
 
 def pass_cost(device: torch.device) -> int:
@@ -120,25 +145,6 @@ def split_groups(group_N: np.ndarray, count: int, run_seed: int, step: int, epoc
     generator(run_seed, "minibatch", step, index=epoch).shuffle(groups)
     parts = np.array_split(groups, min(count, len(groups)))
     return [np.flatnonzero(np.isin(group_N, part)) for part in parts]
-
-
-def split_by_tokens(rows: Rows, lengths_N: np.ndarray, budget: int, cost: int = PASS_TOKENS) -> list[Rows]:
-    """Cut rows into micro-batches of similar length whose rows × longest stays within ``budget`` tokens.
-
-    Longest first, ties in row order, so the cut is deterministic and a pass that does not fit into memory
-    fails at once. A micro-batch also ends where its padding would cost more than another pass does:
-    ``cost`` tokens, see ``pass_cost``. A row longer than the budget gets a micro-batch of its own.
-    """
-    order = rows[np.argsort(-lengths_N[rows], kind="stable")]
-    parts = []
-    start = padding = 0
-    for end, row in enumerate(order):
-        longest = int(lengths_N[order[start]])
-        padding += longest - int(lengths_N[row])
-        if end > start and ((end + 1 - start) * longest > budget or padding > cost):
-            parts.append(order[start:end])
-            start, padding = end, 0
-    return [*parts, order[start:]] if len(order) else []
 
 
 def pad_values(values: Sequence[np.ndarray], mask_BT: Tensor) -> Tensor:

@@ -66,21 +66,17 @@ class Ranks:
     # ------------------------------------------------------------ work
 
     def dealt(
-        self, cut: Callable[[int], list[np.ndarray]], budget: int, lengths_K: np.ndarray
+        self, cut: Callable[[int], list[np.ndarray]], budget: int, cost: Callable[[np.ndarray], int]
     ) -> list[np.ndarray]:
-        """Micro-batches such that ``own`` deals each rank as many, of about the same cost. ``cut(budget)``
-        gives those of at most so many tokens, made of packs of ``lengths_K`` tokens. Where there are fewer
-        packs than ranks, some micro-batches are empty."""
+        """Micro-batches such that ``own`` deals each rank as many, of about the same ``cost``.
+        ``cut(budget)`` gives those of at most so many tokens, made of packs. Where there are fewer packs than
+        ranks, some micro-batches are empty."""
         parts = cut(budget)
         if self.count == 1:
             return parts
         wanted = -(-len(parts) // self.count) * self.count
         # Of all budgets that make no more of them, the smallest makes them most alike.
         parts = cut(bisect_left(range(budget), True, key=lambda less: len(cut(less)) <= wanted))
-
-        def cost(part: np.ndarray) -> int:
-            return len(part) * int(lengths_K[part].max(initial=0))
-
         while len(parts) < wanted:
             largest = max(
                 (at for at in range(len(parts)) if len(parts[at]) > 1),

@@ -135,7 +135,7 @@ class UpdateRouting:
         """Keep the choice, count load and entropy, compare with the engine's routes."""
         if not self.routing.telemetry:
             return recorder
-        counted_M = predicting_positions(micro)
+        counted_M = micro.predicting_M
         recorded = forced or self.on(micro, self.engine)  # forced here is r3's: the engine's
         engine = None if recorded is None else counted_only(recorded, counted_M)
 
@@ -152,7 +152,7 @@ class UpdateRouting:
         """Compare with the choice of the first pass."""
         recorded = self.on(micro, self.first)
         assert recorded is not None  # its rows are those that were kept
-        first = counted_only(recorded, predicting_positions(micro))
+        first = counted_only(recorded, micro.predicting_M)
         return lambda index, _, native_NK: self.with_first.add(index, native_NK, first)
 
     def keep(self, recorder: Recorder, micro: MicroBatch) -> None:
@@ -194,11 +194,11 @@ class UpdateRouting:
 def as_computed(
     micro: MicroBatch, forced: ForcedRoutes | None, observe: Observe | None
 ) -> tuple[ForcedRoutes | None, Observe | None]:
-    """The same for the layout that the pass computes: with shared prompts, tokens stand elsewhere, those of a
-    prompt for all of its completions."""
-    if micro.shared is None:
+    """The same for the row that the pass computes: packed, tokens stand elsewhere, those of a prompt for all
+    of its completions."""
+    if micro.packed is None:
         return forced, observe
-    place_N = micro.shared.place_N
+    place_N = micro.packed.token_BS.flatten()
     if forced is not None:
         at_M = place_N[forced.mask_N1.squeeze(1)]
         layers, _, top_k = forced.chosen_LNK.shape
@@ -210,12 +210,6 @@ def as_computed(
     if observe is None:
         return forced, None
     return forced, lambda index, logits, native: observe(index, logits[place_N], native[place_N])
-
-
-def predicting_positions(micro: MicroBatch) -> Tensor:
-    """Flat positions (M,) whose hidden state predicts a trained token."""
-    rows_M, _ = micro.mask_BT.nonzero(as_tuple=True)
-    return rows_M * micro.tokens_BS.shape[1] + micro.places_BT[micro.mask_BT] - 1
 
 
 def counted_only(routes: ForcedRoutes, counted_M: Tensor) -> ForcedRoutes:
@@ -265,8 +259,8 @@ class LoadBalancing:
         """coef · share · loss of a micro-batch; ``share`` is its part of the mini-batch."""
         positions_S = torch.arange(micro.tokens_BS.shape[1], device=micro.lengths_B.device)
         real_BS = positions_S < micro.lengths_B.unsqueeze(1)
-        if micro.shared is not None:
-            logits = [layer[micro.shared.place_N] for layer in logits]
+        if micro.packed is not None:
+            logits = [layer[micro.packed.token_BS.flatten()] for layer in logits]
         assert self.function is not None
         value = self.function(
             tuple(layer.float() for layer in logits),

@@ -1,7 +1,7 @@
 """Forward passes without gradients: log-probabilities of given samples, features of prompts.
 
 Shapes: N samples or prompts; B of a micro-batch, S tokens of the longest, T trained (or predicted) tokens, M
-of all of them, H hidden size.
+of all of them, N tokens that a pass computes, H hidden size.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from depo.learner.logprobs import chunked_logprobs, decoder_states, head_logprobs, predicting, token_logprobs
+from depo.learner.logprobs import chunked_logprobs, computed_states, head_logprobs, predicting, token_logprobs
 from depo.learner.packing import MicroBatch, Packing, Rows, unpad_values
-from depo.learner.ranks import ALONE, Ranks
 from depo.models.experts import keep_casts
 from depo.models.precision import autocast, base_model, is_sharded
 from depo.models.sharding import inside
@@ -80,7 +79,7 @@ def score_sequences(
 
     The model is used in the mode (training or evaluation) it is in.
     """
-    packing = Packing(TOKENS_PER_PASS, 0, pad_token_id, next(model.parameters()).device)
+    packing = Packing(TOKENS_PER_PASS, "padded", pad_token_id, next(model.parameters()).device)
     return sample_logprobs(model, completions(sequences), packing, temperature)
 
 
@@ -89,13 +88,7 @@ def completions(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> lis
 
 
 @torch.no_grad()
-def prompt_features(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    tokens_per_batch: int,
-    pad_token_id: int,
-    ranks: Ranks = ALONE,
-) -> np.ndarray:
+def prompt_features(model: nn.Module, prompts: Sequence[Sequence[int]], packing: Packing) -> np.ndarray:
     """The prefill probe of N prompts, one prefill each: (N, F) float32, in the order of ``prompts``,
     none of which may be empty.
 
@@ -108,27 +101,28 @@ def prompt_features(
         if not len(prompt):
             raise ValueError(f"prompt {n} has no tokens")
     head = base_model(model).get_output_embeddings()
-    device, width = head.weight.device, 2 + head.weight.shape[1]
+    device = head.weight.device
     # Every token after the first is predicted: they are a completion of the first.
     batch = completions([(prompt[:1], prompt[1:]) for prompt in prompts])
-    packing = Packing(tokens_per_batch, 0, pad_token_id, device, ranks)
     features: Values = [np.empty(0)] * len(batch)
 
     def features_of(micro: MicroBatch) -> Tensor:
-        hidden_BSH = decoder_states(model, micro.tokens_BS)
-        last_BH = hidden_BSH[torch.arange(len(micro.rows)), micro.lengths_B - 1]
+        hidden_NH = computed_states(model, micro)
+        count, width = len(micro.rows), micro.tokens_BS.shape[1]
+        first_B = torch.arange(0, count * width, width, device=device)
+        last_BH = hidden_NH[micro.computed_at(first_B + micro.lengths_B[:count] - 1)]
         nowhere_B = torch.zeros(len(micro.rows), dtype=torch.long, device=device)
         _, entropy_B = head_logprobs(head, last_BH, nowhere_B, 1.0)
-        logprobs_M, _ = chunked_logprobs(head, *predicting(hidden_BSH, micro), 1.0)
+        logprobs_M, _ = chunked_logprobs(head, *predicting(hidden_NH, micro), 1.0)
         zeros_BT = torch.zeros(micro.mask_BT.shape, device=device)
         logprobs_BT = zeros_BT.masked_scatter(micro.mask_BT, logprobs_M)
         surprise_B = -logprobs_BT.sum(1) / micro.mask_BT.sum(1).clamp(min=1)
         return torch.cat([torch.stack([surprise_B, entropy_B], dim=1), last_BH.float()], dim=1)
 
     parts = packing.cut(np.arange(len(batch)), batch)
-    for rows in ranks.own(parts):
+    for rows in packing.ranks.own(parts):
         found_BF = inside(model, partial(features_of, packing.collate(rows, batch)))
         for row, found_F in zip(rows, found_BF.cpu().numpy(), strict=True):
             features[row] = found_F
-    features = ranks.gathered(features, parts)
-    return np.array(features, dtype=np.float32).reshape(len(batch), width)
+    features = packing.ranks.gathered(features, parts)
+    return np.array(features, dtype=np.float32).reshape(len(batch), 2 + head.weight.shape[1])

@@ -12,7 +12,7 @@ from math import ceil, isqrt
 
 from depo.recipe.model_shape import DENSE, MIXTURES, ModelShape, find_config, model_shape
 from depo.recipe.schema import Lora, PretrainedPolicy, Recipe, TinyMoePolicy
-from depo.recipe.schema.learner import CHUNK_LOGITS, PASS_TOKENS, SHARED_TOKENS
+from depo.recipe.schema.learner import CHUNK_LOGITS, PASS_TOKENS
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -85,14 +85,15 @@ def batch_rows(recipe: Recipe) -> list[Row]:
 def most_microbatches(recipe: Recipe, rows: int) -> int:
     """A bound on the micro-batches of one mini-batch of so many sequences, whatever their lengths.
 
-    With W tokens of the longest and P what a pass costs, one that ends by the budget holds budget // W rows.
-    One of k rows that ends by its padding is followed by rows shorter by P / k at least; m such together by
-    m² P / rows (Cauchy-Schwarz), which cannot be more than W. A GPU's P is larger and cuts less.
+    Packed, two that follow each other hold more than the budget together: what begins the second did not fit
+    into the first. Padded, with W tokens of the longest and P what a pass costs, one that ends by the budget
+    holds budget // W rows. One of k rows that ends by its padding is followed by rows shorter by P / k at
+    least; m such together by m² P / rows (Cauchy-Schwarz), which cannot be more than W. A GPU's P is larger
+    and cuts less.
     """
-    budget = recipe.learner.tokens_per_microbatch
-    longest = recipe.context_length
-    if recipe.learner.share_prompts:
-        longest = max(longest, min(SHARED_TOKENS, budget))  # rows that hold several sequences
+    budget, longest = recipe.learner.tokens_per_microbatch, recipe.context_length
+    if recipe.learner.packing:
+        return min(rows, 2 * ceil(rows * longest / budget) - 1)
     by_budget = ceil(rows / max(1, budget // longest))
     return min(rows, by_budget + isqrt(rows * longest // PASS_TOKENS))
 
@@ -199,9 +200,9 @@ def learner_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
     else:
         frozen = times(parameters, BYTES[recipe.policy.dtype])
         weights, kind = plus(frozen, times(trained, MASTER)), f"{recipe.policy.dtype}, adapter float32"
-    logits = (
-        None if shape is None else 4 * min(CHUNK_LOGITS, settings.tokens_per_microbatch * shape.vocabulary)
-    )
+    logits = None
+    if shape is not None:
+        logits = 3 * 4 * min(CHUNK_LOGITS, settings.tokens_per_microbatch * shape.vocabulary)
     rows = [
         memory("weights", part(weights, ranks), kind + shared),
         memory(
@@ -209,7 +210,7 @@ def learner_rows(recipe: Recipe, shape: ModelShape | None) -> list[Row]:
             part(times(trained, 3 * MASTER), ranks),
             f"float32, of what is trained{shared}",
         ),
-        memory("logits, one chunk", logits, "float32"),
+        memory("logits, one chunk", logits, "float32, three times at most"),
     ]
     rows.append(activations(recipe, shape))
     if ranks > 1:

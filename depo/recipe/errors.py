@@ -30,6 +30,7 @@ CLOSE, SIMILAR, ELSEWHERE = 0.8, 0.6, 0.75
 RENAMED_KEYS: dict[Key, str] = {
     ("estimator", "features"): "selection.prefill_probe, true or false",
     ("learner", "advantage_scale"): "learner.baseline.scale",
+    ("learner", "share_prompts"): "learner.packing",
     ("selection", "max_waves"): "selection.max_rounds",
     ("selection", "p_mixed"): "selection.p_informative",
 }

@@ -44,7 +44,7 @@ RESUME_MAY_CHANGE = {
     "resources",
     "verification",
     "learner.tokens_per_microbatch",
-    "learner.share_prompts",
+    "learner.packing",
     "learner.ranks",
     "policy.gradient_checkpointing",
     "rollout.transformers.batch_size",

@@ -80,8 +80,8 @@ def assemble(
         f"policy: {facts.parameters:,} parameters, {facts.trainable:,} trained, on {facts.device}; "
         f"pool: {len(train):,} prompts; held out: {len(heldout):,}"
     )
-    if facts.not_shared is not None:
-        console.say(f"learner: each prompt is computed once for each of its completions: {facts.not_shared}")
+    if facts.layout_note is not None:
+        console.say(f"learner: {facts.layout_note}")
     if vote_rule(recipe.reward) == MATH:
         gold_line([prompt.reference for prompt in train], reward, console.say)
     pool = PromptPool(train, recipe.seed)

@@ -39,8 +39,8 @@ Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
 @dataclass(frozen=True, slots=True)
 class PolicyFacts:
     """What the driver needs to know of the policy that the learner loaded. ``routed_layers``: decoder layers
-    whose routing is replayed or watched. ``not_shared``: why a prompt is computed once for each
-    completion."""
+    whose routing is replayed or watched. ``layout_note``: why passes do not compute the
+    fastest layout."""
 
     parameters: int
     trainable: int
@@ -49,7 +49,7 @@ class PolicyFacts:
     eos_token_ids: tuple[int, ...]
     device: str
     routed_layers: tuple[int, ...] = ()
-    not_shared: str | None = None
+    layout_note: str | None = None
 
 
 class LearnerActor:
@@ -118,7 +118,7 @@ class LearnerActor:
             eos_token_ids=eos_token_ids,
             device=str(device),
             routed_layers=tuple(router.layer for router in self.learner.routing.routers),
-            not_shared=self.learner.not_shared,
+            layout_note=self.learner.layout_note,
         )
 
     def generate(self, requests: list[Request], sampling: Sampling) -> Iterator[list[Rollout]]:

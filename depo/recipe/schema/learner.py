@@ -27,9 +27,6 @@ PASS_TOKENS, CUDA_PASS_TOKENS = 128, 1024
 core, cutting by 64 to 128 was fastest, 2 to 3 % ahead of 256 and 10 % ahead of 512. On a GPU launching a
 pass's kernels takes the time of many more tokens; that figure is an estimate, not measured."""
 
-SHARED_TOKENS = 256
-"""Longest row whose sequences share a prompt: a row's attention costs the square of its length."""
-
 
 class ClippedLoss(Block):
     clip_low: NonNegative = 0.2
@@ -212,9 +209,9 @@ class Learner(Block):
     minibatches: Many = 1
     """Optimizer steps per pass."""
     tokens_per_microbatch: Tokens = 16_384
-    """Padded tokens of one forward and backward pass, at most."""
-    share_prompts: bool = True
-    """Compute a prompt once for all of its completions, where they are short and the model can."""
+    """Tokens of one forward and backward pass, at most."""
+    packing: bool = True
+    """Compute no padding, and a prompt once for all of its completions, where the model can."""
     kl_coef: NonNegative = 0.0
     """Weight of the k3 KL penalty to the initial policy; 0 needs no reference policy."""
     routing_replay: Literal["none", "r2", "r3"] = "none"

@@ -57,9 +57,9 @@ def assert_same_update(
     [
         {},
         {"minibatches": 2, "epochs": 2, "loss": {"type": "gspo"}, "correction": {"type": "tis", "cap": 2.0}},
-        {"kl_coef": 0.1, "loss": {"type": "dr_grpo"}, "share_prompts": False},
+        {"kl_coef": 0.1, "loss": {"type": "dr_grpo"}, "packing": False},
     ],
-    ids=["one step", "four steps, gspo", "reference, prompts not shared"],
+    ids=["one step", "four steps, gspo", "reference, padded"],
 )
 def test_an_update_is_that_of_the_cpu(
     architecture: str,
@@ -78,7 +78,7 @@ def test_an_update_is_that_of_the_cpu(
 
 
 @pytest.mark.parametrize("settings", [{}, {"load_balancing_coef": 0.5}], ids=["plain", "load balancing"])
-def test_shared_prompts_change_nothing(
+def test_packing_changes_nothing(
     settings: dict,
     cuda: torch.device,
     make_model: MakeModel,
@@ -86,11 +86,11 @@ def test_shared_prompts_change_nothing(
     make_batch: MakeBatch,
 ) -> None:
     batch, found = make_batch(groups=6), {}
-    for share in (True, False):
+    for packing in (True, False):
         model = make_model("qwen3_moe").to(cuda)
-        learner = make_learner(model, lr=LR, share_prompts=share, tokens_per_microbatch=1000, **settings)
-        assert (learner.packing.share > 0) == share, "a model of plain attention can share"
-        found[share] = moved_by(learner, batch)
+        learner = make_learner(model, lr=LR, packing=packing, tokens_per_microbatch=1000, **settings)
+        assert learner.packing.layout == ("packed" if packing else "padded"), learner.layout_note
+        found[packing] = moved_by(learner, batch)
     assert_same_update(found[True], found[False])
 
 
@@ -125,10 +125,10 @@ def test_prompt_features_are_those_of_the_cpu(
 
 
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "llama"])
-@pytest.mark.parametrize("share", [True, False], ids=["shared", "plain"])
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
 def test_bfloat16_moves_the_weights_in_the_direction_of_float32(
     architecture: str,
-    share: bool,
+    packing: bool,
     cuda: torch.device,
     make_model: MakeModel,
     make_learner: MakeLearner,
@@ -140,8 +140,9 @@ def test_bfloat16_moves_the_weights_in_the_direction_of_float32(
         model = make_model(architecture).to(cuda)
         set_compute_dtype(model, dtype)
         route_in_float32(model)
-        learner = make_learner(model, lr=LR, share_prompts=share, tokens_per_microbatch=1000)
-        assert (learner.packing.share > 0) == share, "bfloat16 is no reason not to share"
+        learner = make_learner(model, lr=LR, packing=packing, tokens_per_microbatch=1000)
+        packed = "packed" if dtype == torch.float32 else "varlen"
+        assert learner.packing.layout == (packed if packing else "padded"), learner.layout_note
         found[dtype] = moved_by(learner, batch)
     result, moved = found[torch.bfloat16]
     assert all(np.isfinite(value) for value in result.metrics.values())

@@ -158,19 +158,17 @@ def assert_same_gradient(found: dict[str, Tensor], expected: dict[str, Tensor]) 
 
 
 @pytest.mark.parametrize(
-    ("turns", "corrected", "share"),
+    ("turns", "corrected", "packing"),
     [(3, False, True), (3, True, True), (3, True, False), (1, True, True)],
-    ids=["three turns", "three turns, tis", "three turns, tis, plain layout", "one turn, tis"],
+    ids=["three turns", "three turns, tis", "three turns, tis, padded", "one turn, tis"],
 )
 @pytest.mark.parametrize("loss", LOSSES)
 def test_loss_and_gradient_are_those_of_the_trained_tokens_one_by_one(
-    loss: str, turns: int, corrected: bool, share: bool, make_model, make_learner
+    loss: str, turns: int, corrected: bool, packing: bool, make_model, make_learner
 ) -> None:
     batch = three_turns() if turns == 3 else build_batch()
     correction = {"type": "tis", "cap": CAP} if corrected else {"type": "none"}
-    learner = make_learner(
-        make_model("qwen3_moe"), loss=LOSSES[loss], correction=correction, share_prompts=share
-    )
+    learner = make_learner(make_model("qwen3_moe"), loss=LOSSES[loss], correction=correction, packing=packing)
     reference = make_model("qwen3_moe")
     rng = np.random.default_rng(1)
     current = by_hand(reference, batch, LOSSES[loss]).logprobs
@@ -182,7 +180,7 @@ def test_loss_and_gradient_are_those_of_the_trained_tokens_one_by_one(
     found, micros = learned(learner, batch, old)
 
     assert len(micros) > 1
-    assert any(micro.shared is not None for micro in micros) == share
+    assert any(micro.packed is not None for micro in micros) == packing
     assert found["loss"] == pytest.approx(expected.loss.item(), rel=2e-5, abs=1e-6)
     assert found["clip_fraction"] == pytest.approx(expected.clipped)
     assert 0 < expected.clipped < 1
@@ -196,15 +194,13 @@ def near(sample: TrainSample, old: np.ndarray) -> TrainSample:
     return replace(sample, logprobs=logprobs)
 
 
-@pytest.mark.parametrize("share", [True, False], ids=["shared", "plain"])
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("loss", ["dapo", "gspo"])
 def test_replayed_routes_of_every_fed_token_are_forced_in_all_turns(
-    loss: str, share: bool, make_model, make_learner
+    loss: str, packing: bool, make_model, make_learner
 ) -> None:
     batch = three_turns(routes=True)
-    learner = make_learner(
-        make_model("qwen3_moe"), loss=LOSSES[loss], routing_replay="r3", share_prompts=share
-    )
+    learner = make_learner(make_model("qwen3_moe"), loss=LOSSES[loss], routing_replay="r3", packing=packing)
     reference = make_model("qwen3_moe")
     native = by_hand(reference, [replace(sample, routes=None) for sample in batch], LOSSES[loss]).logprobs
     expected = by_hand(reference, batch, LOSSES[loss], native)
@@ -212,7 +208,7 @@ def test_replayed_routes_of_every_fed_token_are_forced_in_all_turns(
     assert moved.max() > 0.1, "the routes are not the router's own"
     expected.loss.backward()
     found, micros = learned(learner, batch, native)
-    assert any(micro.shared is not None for micro in micros) == share
+    assert any(micro.packed is not None for micro in micros) == packing
     assert found["loss"] == pytest.approx(expected.loss.item(), rel=1e-4)
     assert_same_gradient(gradients(learner.model), gradients(reference))
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depo.learner.packing import Packing, pad_values, split_by_tokens, split_groups, unpad_values
+from depo.learner.layout import split_by_tokens
+from depo.learner.packing import Packing, pad_values, split_groups, unpad_values
 from depo.types import TrainSample
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=80).map(np.array)
@@ -29,6 +30,15 @@ def test_the_cut_is_by_length_and_does_not_depend_on_where_rows_lie_in_memory(
     assert [part.tolist() for part in parts] == [part.tolist() for part in again]
 
 
+@given(LENGTHS, st.integers(1, 200))
+def test_packed_rows_fill_the_budget_with_their_own_tokens(lengths: np.ndarray, budget: int) -> None:
+    parts = split_by_tokens(np.arange(len(lengths)), lengths, budget, packed=True)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(lengths)))
+    sums = [lengths[rows].sum() for rows in parts]
+    assert all(len(rows) == 1 or total <= budget for rows, total in zip(parts, sums, strict=True))
+    assert all(total + lengths[rest[0]] > budget for total, rest in zip(sums, parts[1:], strict=False))
+
+
 def test_a_row_longer_than_the_budget_stands_alone() -> None:
     parts = split_by_tokens(np.arange(3), np.array([4, 100, 5]), 10)
     assert [part.tolist() for part in parts] == [[1], [2, 0]]
@@ -44,7 +54,7 @@ def test_a_pass_of_a_gpu_bears_more_padding() -> None:
     """Padding of 400 tokens costs more than another pass on a CPU, and less than one there."""
     batch = [TrainSample.of_completion([5], [7] * length) for length in (499, 99)]
     for device, expected in (("cpu", [[0], [1]]), ("cuda", [[0, 1]])):
-        packing = Packing(10_000, share=0, pad_token_id=0, device=torch.device(device))
+        packing = Packing(10_000, "padded", pad_token_id=0, device=torch.device(device))
         assert [part.tolist() for part in packing.cut(np.arange(2), batch)] == expected
 
 
@@ -72,7 +82,7 @@ def test_collate_pads_right_and_values_survive_the_round_trip() -> None:
     samples = [TrainSample.of_completion([5, 6], [8]), TrainSample.of_completion([7], [9, 3, 4])]
     turns = np.array([False, True, True, False, False, True])
     samples.append(TrainSample(np.array([2, 3, 4, 5, 6, 1]), turns, np.zeros(6, np.float32)))
-    packing = Packing(100, share=0, pad_token_id=0, device=torch.device("cpu"))
+    packing = Packing(100, "padded", pad_token_id=0, device=torch.device("cpu"))
     batch = packing.collate(np.array([2, 1, 0]), samples)
     assert batch.tokens_BS.tolist() == [[2, 3, 4, 5, 6, 1], [7, 9, 3, 4, 0, 0], [5, 6, 8, 0, 0, 0]]
     assert batch.lengths_B.tolist() == [6, 4, 3]

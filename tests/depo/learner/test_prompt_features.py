@@ -4,16 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from depo.learner.packing import Packing
 from depo.learner.scoring import prompt_features
+from depo.models.attention import use_packed_attention
 
 PROMPTS = [(5, 6, 7), (9,), (3, 4, 5, 6, 7, 8, 2, 11), (12, 13)]
 
 
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "llama_tied"])
-@pytest.mark.parametrize("tokens_per_batch", [8, 1000], ids=["many batches", "one batch"])
-def test_features_are_surprise_entropy_and_last_state(make_model, architecture, tokens_per_batch):
+@pytest.mark.parametrize("budget", [8, 1000], ids=["many batches", "one batch"])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_features_are_surprise_entropy_and_last_state(make_model, architecture, budget, layout):
     model = make_model(architecture)
-    features_NF = prompt_features(model, PROMPTS, tokens_per_batch=tokens_per_batch, pad_token_id=0)
+    use_packed_attention(model)
+    features_NF = prompt_features(model, PROMPTS, Packing(budget, layout, 0, torch.device("cpu")))
     assert features_NF.shape == (len(PROMPTS), 2 + 32)
     for prompt, features_F in zip(PROMPTS, features_NF, strict=True):
         with torch.no_grad():
@@ -28,10 +32,10 @@ def test_features_are_surprise_entropy_and_last_state(make_model, architecture, 
 
 
 def test_no_prompts_give_no_rows_and_an_empty_prompt_is_an_error(make_model):
-    model = make_model("llama")
-    assert prompt_features(model, [], tokens_per_batch=8, pad_token_id=0).shape == (0, 34)
+    model, packing = make_model("llama"), Packing(8, "padded", 0, torch.device("cpu"))
+    assert prompt_features(model, [], packing).shape == (0, 34)
     with pytest.raises(ValueError, match="prompt 1 has no tokens"):
-        prompt_features(model, [(1, 2), ()], tokens_per_batch=8, pad_token_id=0)
+        prompt_features(model, [(1, 2), ()], packing)
 
 
 def test_the_learner_answers_under_its_current_weights(make_model, make_learner):

@@ -14,7 +14,7 @@ from rank_group import RankGroup
 from rank_work import exchange_without_the_others, export, go_on, look, train
 from safetensors.torch import load_file
 
-from depo.learner.packing import split_by_tokens
+from depo.learner.layout import split_by_tokens
 from depo.learner.ranks import ALONE, Ranks
 
 NEAR = 1e-5
@@ -35,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     "dapo": {"learner": {"loss": {"type": "dapo"}, "minibatches": 3, "epochs": 2}},
     "dr_grpo": {"learner": {"loss": {"type": "dr_grpo"}, "minibatches": 2}},
     "gspo": {"learner": {"loss": {"type": "gspo"}, "minibatches": 2}},
-    "cispo": {"learner": {"loss": {"type": "cispo"}, "epochs": 2, "share_prompts": False}},
+    "cispo": {"learner": {"loss": {"type": "cispo"}, "epochs": 2, "packing": False}},
     "one optimizer step": {"learner": {}},
     "fewer sequences than ranks": {"learner": {"minibatches": 3}, "groups": 1, "model": "llama"},
     "penalty to a frozen copy": {"learner": {"kl_coef": 0.1, "minibatches": 2}},
@@ -182,13 +182,13 @@ def test_an_exchange_that_another_rank_does_not_join_ends_with_an_error() -> Non
 @pytest.mark.parametrize("packs", [1, 5, 40])
 def test_every_rank_gets_as_many_passes_that_cost_about_the_same(count: int, packs: int) -> None:
     lengths_K = np.random.default_rng(0).integers(16, 257, packs)  # 1 to 16
-    cut = partial(split_by_tokens, np.arange(packs), lengths_K, cost=512)
+    cut = partial(split_by_tokens, np.arange(packs), lengths_K, packed=True)
     dealt = []
     for rank in range(count):
         ranks = Ranks(rank, count)
-        dealt.append(list(ranks.own(ranks.dealt(cut, 2048, lengths_K))))
+        dealt.append(list(ranks.own(ranks.dealt(cut, 2048, lambda part: int(lengths_K[part].sum())))))
     assert len({len(parts) for parts in dealt}) == 1
     assert sorted(row for parts in dealt for part in parts for row in part) == list(range(packs))
     if packs == 40:
-        cost = [sum(len(part) * lengths_K[part].max() for part in parts) for parts in dealt]
+        cost = [sum(lengths_K[part].sum() for part in parts) for parts in dealt]
         assert max(cost) < 1.25 * np.mean(cost)

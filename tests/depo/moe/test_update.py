@@ -148,8 +148,9 @@ def test_r2_forces_the_old_passes_experts_after_the_router_has_moved(moe: MakeMo
         shares = []
         for old, new, rows in zip(whole, trained, parts, strict=False):
             micro = learner.packing.collate(rows, batch)
-            assert micro.shared is not None
-            old, new = old[micro.shared.place_N.numpy()], new[micro.shared.place_N.numpy()]
+            assert micro.packed is not None
+            place = micro.packed.token_BS.flatten().numpy()
+            old, new = old[place], new[place]
             width = micro.tokens_BS.shape[1]
             for b, row in enumerate(rows):  # padding and the last token are nobody's
                 real = slice(b * width, b * width + len(batch[row]) - 1)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from depo.learner.packing import Packing, split_by_tokens
+from depo.learner.layout import split_by_tokens
+from depo.learner.packing import Packing
 from depo.recipe import budget
 from depo.recipe.budget import Row, batch_rows, budget_text, memory_sections, policy_shape
 from depo.recipe.schema import Recipe, TinyMoePolicy
-from depo.recipe.schema.learner import SHARED_TOKENS
 from depo.toy.tiny_moe import WRITTEN, character_tokenizer, model_config
 from depo.types import TrainSample
 
@@ -69,31 +69,31 @@ def test_micro_batches_are_as_many_as_the_learner_cuts_from_the_longest_batch(bu
     recipe = Recipe.model_validate(TINY | {"learner": learner})
     lengths = torch.full((256,), recipe.context_length).numpy()
     halves = torch.arange(256).reshape(2, 128).numpy()
-    cut = 3 * sum(len(split_by_tokens(half, lengths, budget_tokens)) for half in halves)
+    cut = 3 * sum(len(split_by_tokens(half, lengths, budget_tokens, packed=True)) for half in halves)
     (row,) = [row for row in batch_rows(recipe) if row.name == "micro-batches per step, at most"]
     assert row.note == f"{cut:,} if all sequences have 24 tokens"
     assert int(row.value.replace(",", "")) >= cut
 
 
-@pytest.mark.parametrize("share", [True, False], ids=["shared", "plain"])
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("tokens", [(16, 8), (100, 900), (30, 4000)])
-def test_no_lengths_are_cut_into_more_micro_batches_than_told(tokens: tuple[int, int], share: bool) -> None:
+def test_no_lengths_are_cut_into_more_micro_batches_than_told(tokens: tuple[int, int], packing: bool) -> None:
     rng = np.random.default_rng(0)
     most_tokens, most_seen = sum(tokens), 0
     for budget_tokens in (most_tokens // 2, 3 * most_tokens, 16_384):
-        learner = {"tokens_per_microbatch": budget_tokens, "share_prompts": share}
+        learner = {"tokens_per_microbatch": budget_tokens, "packing": packing}
         lengths = {
             "data": TINY["data"] | {"max_prompt_tokens": tokens[0]},
             "rollout": {"max_new_tokens": tokens[1]},
         }
         recipe = Recipe.model_validate(TINY | lengths | {"policy": LONG, "learner": learner})
         told = int(values(batch_rows(recipe))["micro-batches per step, at most"].replace(",", ""))
-        packing = Packing(budget_tokens, min(SHARED_TOKENS, budget_tokens) * share, 0, torch.device("cpu"))
+        passes = Packing(budget_tokens, "packed" if packing else "padded", 0, torch.device("cpu"))
         for exponent in (0.2, 1.0, 4.0):
             prompts = [[g] * max(1, int(u * tokens[0])) for g, u in enumerate(rng.random(32))]
             completions = [[9] * max(1, int(u**exponent * tokens[1])) for u in rng.random(256)]
             batch = [TrainSample.of_completion(prompts[n // 8], completions[n]) for n in range(256)]
-            cut = packing.cut(np.arange(256), batch)
+            cut = passes.cut(np.arange(256), batch)
             assert len(cut) <= told <= 256
             most_seen = max(most_seen, len(cut))
     assert most_seen > 256 * most_tokens / 16_384  # more than lengths that are all alike take

@@ -102,6 +102,7 @@ LINES = [
         "FILE: estimator.drift: is gone: how fast counts are forgotten is learned; leave it out",
     ),
     ("selection: {max_waves: 3}", [], "FILE: selection.max_waves: is called selection.max_rounds now"),
+    ("learner: {share_prompts: false}", [], "FILE: learner.share_prompts: is called learner.packing now"),
     (
         "selection: {type: threshold, p_mixed: 0.4}",
         [],
