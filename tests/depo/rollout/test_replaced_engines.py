@@ -190,7 +190,8 @@ def test_several_callers_share_the_engines_and_each_engine_loads_what_is_new_whe
         assert made(rollouts) == asked_for(requests[step])
         assert min(one.policy_version for one in rollouts) >= step - 2
     assert {one.policy_version for one in steps[4]} == {2}
-    assert {name for name, version in told["proved"] if version == 2} == set(pool.workers)
+    proved = {name for name, version in told["proved"] if version == 2}
+    assert proved and proved <= set(pool.workers), "one that still starts again is not waited for"
     assert 1 <= len(told["lost"]) <= 4
     assert len(list(pool.generate(REQUESTS, SAMPLING))) == 20
     pool.close()
