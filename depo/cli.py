@@ -1,7 +1,8 @@
 # PYTHON_ARGCOMPLETE_OK
 """The command line: ``depo train RECIPE [key=value ...]``, ``depo eval MODEL_OR_RUN``, ``depo route``,
 ``depo replay TRACE``, ``depo simulate RECIPE``, ``depo report RUN``, ``depo verify FILE``, ``depo upcycle
-DENSE OUT``, ``depo fetch NAME DIR``, ``depo init FILE``, ``depo recipes`` and ``depo doctor``.
+DENSE OUT``, ``depo fetch NAME DIR``, ``depo init FILE``, ``depo probe MODEL DATA``, ``depo watch RUN``,
+``depo recipes`` and ``depo doctor``.
 
 Each command is a module with ``add_options(commands)`` and ``run(options, arguments)``, which returns the
 exit status. Importing these modules imports neither torch nor Ray: what needs them is imported by ``run``.
@@ -26,10 +27,12 @@ import depo.init
 import depo.models.fetch
 import depo.moe.upcycle.command
 import depo.page.command
+import depo.probe.command
 import depo.recipe.command
 import depo.replay.command
 import depo.run
 import depo.simulate.command
+import depo.watch
 from depo.errors import BAD_INPUT, one_ending, report_failure, say
 from depo.files import check_run_dir
 from depo.report.provenance import DISTRIBUTION, installed_version
@@ -41,10 +44,12 @@ COMMANDS = {
     "replay": depo.replay.command,
     "simulate": depo.simulate.command,
     "report": depo.page.command,
+    "watch": depo.watch,
     "verify": depo.evaluation.verify,
     "upcycle": depo.moe.upcycle.command,
     "fetch": depo.models.fetch,
     "init": depo.init,
+    "probe": depo.probe.command,
     "recipes": depo.recipe.command,
     "doctor": depo.doctor,
 }

@@ -7,6 +7,7 @@ asked on a terminal; elsewhere it is guessed from the table or left to the defau
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,10 +33,10 @@ NUMBERS = ("id", "idx", "index", "uuid", "key")
 """Columns that number the rows: neither question nor answer."""
 
 REWARDS = {
-    "math": (r"\n\nPut your final answer in \\boxed{}.", "the last boxed answer equals the gold answer"),
-    "exact": (r"\n\nGive the answer alone.", "the whole completion is the gold answer"),
+    "math": ("\n\nPut your final answer in \\boxed{}.", "the last boxed answer equals the gold answer"),
+    "exact": ("\n\nGive the answer alone.", "the whole completion is the gold answer"),
 }
-"""By type: what the prompt asks for beside the question, in YAML's quotes, and what counts as right."""
+"""By type: what the prompt asks for beside the question, and what counts as right."""
 
 
 def add_options(commands: argparse._SubParsersAction) -> None:
@@ -57,37 +58,71 @@ def add_options(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    path, table = options.recipe, None
-    if path.suffix not in (".yaml", ".yml") or path.exists():
-        raise UserError(f"{path}: name a file that ends in .yaml and is not there yet")
-    check_place(path, "FILE.yaml")
+    path = options.recipe
+    check_new(path, "FILE.yaml")
     model = options.model or answered("--model", "model, a directory or hub id")
-    source = source_from_shorthand(options.data or answered("--data", "data, a file or hub id"))
-    if source["type"] == "file":
-        from depo.data.sources import open_file
-
-        table = open_file(FileSource(path=source["path"]), "--data")
-    columns = {"prompt": options.question, "answer": options.answer}
-    if table is not None:
-        columns = chosen_columns(table, options.question, options.answer)
-    if any(columns.values()):
-        source["columns"] = {key: name for key, name in columns.items() if name}
-    guess = guessed_reward(table, columns["answer"])
-    reward = options.reward or answered("--reward", "reward: math, exact or ./FILE.py:FUNCTION", guess)
-    if reward not in REWARDS and ":" not in reward:
-        raise UserError(f"--reward {reward}: must be math, exact or ./FILE.py:FUNCTION")
+    data = options.data or answered("--data", "data, a file or hub id")
+    source, guess, rows = described(data, options.question, options.answer)
+    reward = reward_block(
+        options.reward or answered("--reward", "reward: math, exact or ./FILE.py:FUNCTION", guess)
+    )
     gpus = answered("--gpus", "number of GPUs", "0") if options.gpus is None else options.gpus
     if not str(gpus).isdigit():
         raise UserError(f"--gpus {gpus}: must be a number, 0 or more")
-    rows = None if table is None else table.length
-    write_text(path, recipe_text(path, model, source, reward, int(gpus), rows))
+    write_recipe(path, recipe_text(path, model, source, reward, int(gpus), rows))
+    return DONE
+
+
+def check_new(path: Path, option: str) -> None:
+    """Raise UserError unless a recipe can be written there."""
+    if path.suffix not in (".yaml", ".yml") or path.exists():
+        raise UserError(f"{path}: name a file that ends in .yaml and is not there yet")
+    check_place(path, option)
+
+
+def write_recipe(path: Path, text: str) -> None:
+    """Raises UserError, and leaves no file, where ``text`` is no recipe."""
+    write_text(path, text)
     try:
         load_recipe(path)
     except UserError:
         path.unlink()
         raise
     print(f"{path}: written; next: depo train {path} --dry-run")
-    return DONE
+
+
+def described(
+    data: str, question: str | None, answer: str | None, where: str = "--data"
+) -> tuple[dict[str, Any], str, int | None]:
+    """The source that ``data`` means, with its columns; the reward that its answers suggest; its rows, None
+    where they are not known. ``where`` says how it was named. Raises UserError for a table that cannot be
+    used."""
+    source, table = source_from_shorthand(data), None
+    if source["type"] == "file":
+        from depo.data.sources import open_file
+
+        table = open_file(FileSource(path=source["path"]), where)
+    columns = {"prompt": question, "answer": answer}
+    if table is not None:
+        columns = chosen_columns(table, question, answer, where)
+    if any(columns.values()):
+        source["columns"] = {key: name for key, name in columns.items() if name}
+    rows = None if table is None else table.length
+    return source, guessed_reward(table, columns["answer"]), rows
+
+
+def reward_block(reward: str) -> dict[str, Any]:
+    """Of a recipe. Raises UserError for what names no reward."""
+    if reward in REWARDS:
+        return {"type": reward}
+    if ":" not in reward:
+        raise UserError(f"--reward {reward}: must be math, exact or ./FILE.py:FUNCTION")
+    return {"type": "function", "path": reward}
+
+
+def template_for(reward: dict[str, Any]) -> str:
+    """What the policy is asked, so that the reward can read its answer."""
+    return "{question}" + REWARDS.get(reward["type"], ("", ""))[0]
 
 
 def answered(flag: str, what: str, default: str | None = None) -> str:
@@ -101,7 +136,9 @@ def answered(flag: str, what: str, default: str | None = None) -> str:
     return default
 
 
-def chosen_columns(table: Table, question: str | None, answer: str | None) -> dict[str, str | None]:
+def chosen_columns(
+    table: Table, question: str | None, answer: str | None, where: str
+) -> dict[str, str | None]:
     """The columns asked for, or the usual names, or the longest and the shortest text; shown with the first
     row. Raises UserError where the table has no such column, or no two."""
     from depo.data.sources import ANSWER_NAMES, PROMPT_NAMES, find_column
@@ -110,7 +147,7 @@ def chosen_columns(table: Table, question: str | None, answer: str | None) -> di
     usable = [name for name in table.columns if name not in nested and name.lower() not in NUMBERS]
     if len(usable) < 2:
         there_are = f"{table.name} has {', '.join(table.columns)}"
-        raise UserError(f"--data: {there_are}; it needs a column for the question and one for the answer")
+        raise UserError(f"{where}: {there_are}; it needs a column for the question and one for the answer")
     rows = list(islice(table.rows(usable), LOOK))
     length = {name: sum(len(str(row[i])) for row in rows) for i, name in enumerate(usable)}
     by_length = sorted(usable, key=length.__getitem__)
@@ -139,33 +176,55 @@ def guessed_reward(table: Table | None, answer: str | None) -> str:
 
 
 def recipe_text(
-    path: Path, model: str, source: dict[str, Any], reward: str, gpus: int, rows: int | None
+    path: Path,
+    model: str,
+    source: dict[str, Any],
+    reward: dict[str, Any],
+    gpus: int,
+    rows: int | None,
+    *,
+    asked: Sequence[str] = (),
+    batch: dict[str, Any] | None = None,
+    max_new_tokens: int = 512,
+    more: Sequence[str] = (),
+    advice: Sequence[str] = (),
 ) -> str:
-    """The recipe as YAML; ``rows``: of the table, None where they are not known."""
-    function = {"type": "function", "path": reward}
-    asks, right = REWARDS.get(reward, ("", "what your function says"))
+    """The recipe as YAML; ``rows``: of the table, None where they are not known. ``asked``: lines in place of
+    the data's template; ``more``: lines at the end; ``advice``: comments at the start."""
+    batch = dict(batch or {})
+    if rows is not None and rows < 128:  # the table is small
+        batch = {"prompts": max(1, rows // 4)} | batch
+    right = "what your function says" if reward["type"] == "function" else "see docs/rewards.md"
+    if reward.keys() == {"type"} and reward["type"] in REWARDS:
+        right = REWARDS[reward["type"]][1]
     lines = [
         f"# Check it first: depo train {path} --dry-run",
         "# What is not here has its default; docs/recipe.md says which, and what each key means.",
+        *(f"# {line}" for line in advice),
         "steps: 200 # updates, at most",
         f"policy: {flow({'type': 'pretrained', 'model': model})}",
         "data:",
         f"  train: {flow(source)}",
         "  heldout: 0.1 # this share is never trained on: accuracy on it is the result",
-        f'  template: "{{question}}{asks}" # what the policy is asked',
-        f"reward: {flow({'type': reward} if reward in REWARDS else function)} # right: {right}",
+        *(asked or [f"  template: {quoted(template_for(reward))} # what the policy is asked"]),
+        f"reward: {flow(reward)} # right: {right}",
     ]
-    if rows is not None and rows < 128:
-        lines.append(f"batch: {{prompts: {max(1, rows // 4)}}} # a step; the table is small")
+    if batch:
+        lines.append(f"batch: {flow(batch)} # a step")
     lines.append("rollout:")
-    lines.append("  max_new_tokens: 512 # longer completions are cut, and count as wrong")
+    lines.append(f"  max_new_tokens: {max_new_tokens} # longer completions are cut, and count as wrong")
     if gpus:
         shared = ", gpu_memory_utilization: 0.3" if gpus == 1 else ""
         lines.append("  engine: vllm")
         lines.append(f"  vllm: {{workers: {max(1, gpus - 1)}{shared}}} # engines, a GPU each")
     if gpus == 1:
         lines.append("resources: {learner_gpus: 0} # none to itself: it shares the engine's")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *more, ""])
+
+
+def quoted(value: Any) -> str:
+    """As YAML, text in double quotes."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def flow(value: dict[str, Any]) -> str:

@@ -64,14 +64,18 @@ class Votes:
             self.pool.close()
 
     def classes(self, rule: str, rows_by_problem: Mapping[str, Rows]) -> dict[str, list[int]]:
-        """Sizes of the classes of wrong answers, largest first, by problem. Right, unparseable and unscorable
-        rows are not looked at."""
+        """Sizes of the classes of wrong answers, largest first, by problem."""
+        return {key: list(counts.values()) for key, counts in self.answers(rule, rows_by_problem).items()}
+
+    def answers(self, rule: str, rows_by_problem: Mapping[str, Rows]) -> dict[str, dict[str, int]]:
+        """How often each wrong answer was given, largest class first; a class goes by its most frequent text.
+        Right, unparseable and unscorable rows are not looked at."""
         texts = self.texts(rule, rows_by_problem)
-        if rule == TEXT:
-            merged = {key: list(counts.values()) for key, counts in texts.items()}
-        else:
-            merged = self.merge(texts)
-        return {key: sorted(sizes, reverse=True) for key, sizes in merged.items()}
+        merged = texts if rule == TEXT else self.merge(texts)
+        return {
+            key: dict(sorted(counts.items(), key=lambda pair: pair[1], reverse=True))
+            for key, counts in merged.items()
+        }
 
     def texts(self, rule: str, rows_by_problem: Mapping[str, Rows]) -> dict[str, dict[str, int]]:
         """How often each wrong answer was given, by its text; most frequent first, ties by text."""
@@ -108,11 +112,11 @@ class Votes:
             for completion, answer in found.items()
         }
 
-    def merge(self, texts: Mapping[str, Mapping[str, int]]) -> dict[str, list[int]]:
+    def merge(self, texts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
         """Class by class: the most frequent answer left represents a class, and takes all that equal it. One
         round of comparisons serves all problems."""
         left = {key: dict(counts) for key, counts in texts.items()}
-        sizes: dict[str, list[int]] = {key: [] for key in texts}
+        merged: dict[str, dict[str, int]] = {key: {} for key in texts}
         while any(left.values()):
             pairs = [
                 (key, next(iter(answers)), other)
@@ -122,11 +126,12 @@ class Votes:
             verdicts = self.ask([sample_of(boxed(b), boxed(a)) for _, a, b in pairs])
             for key, answers in left.items():
                 if answers:
-                    sizes[key].append(answers.pop(next(iter(answers))))
-            for (key, _, other), verdict in zip(pairs, verdicts, strict=True):
+                    first = next(iter(answers))
+                    merged[key][first] = answers.pop(first)
+            for (key, first, other), verdict in zip(pairs, verdicts, strict=True):
                 if verdict.correct is True:
-                    sizes[key][-1] += left[key].pop(other)
-        return sizes
+                    merged[key][first] += left[key].pop(other)
+        return merged
 
     def ask(self, samples: Sequence[Sample]) -> list[Score]:
         if not samples:

@@ -133,8 +133,7 @@ def evaluated(
         agree(*documents)
         return documents, [Path(side) for side in sides], options.run_dir
     suite = chosen_suite(options, [Path(side) / "suite.yaml" for side in stored], labels)
-    if suite.engine == "vllm" and find_spec("vllm") is None:
-        raise UserError('engine: vllm is not installed; pip install "depo-rl[gpu]", or --engine transformers')
+    check_engine(suite)
     directory: Path = options.run_dir or new_directory(f"eval-{suite.name}")
     alone = len(sides) == 1
     places = [
@@ -149,6 +148,11 @@ def evaluated(
         for side, place in pairs
     ]
     return documents, places, directory
+
+
+def check_engine(suite: Suite) -> None:
+    if suite.engine == "vllm" and find_spec("vllm") is None:
+        raise UserError('engine: vllm is not installed; pip install "depo-rl[gpu]", or engine=transformers')
 
 
 def outlook(target: Target, suite: Suite, place: Path) -> Document:

@@ -29,7 +29,7 @@ from depo.recipe.schema import Data, RewardSpec
 from depo.recipe.schema.evaluation import Benchmark, Suite
 from depo.reward import VerifierPool
 from depo.reward.base import Reward, Score
-from depo.rng import seed64
+from depo.rng import generator, seed64
 from depo.rollout.engine import RolloutEngine, Sampling, collate, samples_of
 from depo.trackers.rollouts import null_if_nan
 from depo.types import Prompt, Request, Rollout
@@ -212,7 +212,12 @@ def load_benchmark(
         max_prompt_tokens=suite.max_prompt_tokens,
     )
     prompts, report = load_prompts(benchmark.source, form, tokenizer, f"benchmarks.{name}.{benchmark.key}")
-    return LoadedBenchmark(name, prompts, suite.judge(name)[1], str(report))
+    rows = str(report)
+    if benchmark.sample is not None and benchmark.sample < len(prompts):
+        draw = generator(suite.seed, "eval problems", key=name)
+        kept = sorted(draw.choice(len(prompts), benchmark.sample, replace=False))
+        prompts, rows = [prompts[i] for i in kept], f"{rows}; {len(kept):,} of them drawn at random"
+    return LoadedBenchmark(name, prompts, suite.judge(name)[1], rows)
 
 
 def load_benchmarks(

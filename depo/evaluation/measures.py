@@ -224,7 +224,7 @@ def coverage(n_N: np.ndarray, correct_N: np.ndarray, beyond: list[int], weights_
     fit = fit_power_law(k_K, middle_K)
     if fit is None:
         return Coverage(curve, None, [], why_not(k_K, middle_K))
-    laws = [law(k_K, means_KR[:, r]) for r in range(min(FITS, means_KR.shape[1]))]
+    laws = [law(k_K, means_KR[:, r]) for r in range(min(FITS, means_KR.shape[1]) if beyond else 0)]
     extrapolated: list[list[float | None]] = []
     for k in beyond:
         values_R = np.array([one(k) for one in laws])

@@ -23,7 +23,7 @@ Reads metrics.jsonl, recipe.yaml, summary.json and rollouts/ of a run, also whil
 no network. See docs/report.md.
 """
 
-RESULTS = ("comparison.json", "route.json", "results.json")
+RESULTS = ("comparison.json", "route.json", "probe.json", "results.json")
 """In the directory of an evaluation: the first that is there tells most."""
 
 
@@ -91,8 +91,14 @@ def report_of(result: Mapping[str, Any], path: Path) -> Callable[[Mapping[str, A
     from depo.evaluation.cascade.report import route_report
     from depo.evaluation.comparison import comparison_report
     from depo.evaluation.report import eval_report
+    from depo.probe.report import probe_report
 
-    known = {"eval": eval_report, "eval_comparison": comparison_report, "route": route_report}
+    known = {
+        "eval": eval_report,
+        "eval_comparison": comparison_report,
+        "route": route_report,
+        "probe": probe_report,
+    }
     if result["kind"] not in known:
         raise UserError(
             f"{path}: kind {result['kind']!r} is none of {', '.join(known)}; for a benchmark's result: "

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depo.errors import fitted
 from depo.files import write_json, write_text
 from depo.report.plots import FORMATS, save
 
@@ -237,13 +238,15 @@ def show(*blocks: Block) -> None:
         match block:
             case Table():
                 show_table(block)
-            case Paragraph(text) | CodeBlock(text):
-                print(plain(text))
+            case Paragraph(text):
+                print(fitted(plain(text)))
+            case CodeBlock(text):
+                print(text)
             case Bullets(items):
                 for item in items:
-                    print(f"- {plain(item)}")
+                    print(fitted(f"- {plain(item)}"))
             case Section(title, inside):
-                print(plain(title))
+                print(f"\n{plain(title)}")
                 show(*inside)
 
 

@@ -1,12 +1,15 @@
-"""The live console: a legend, one line a step, and what a long phase is busy with.
+"""The live console of ``depo train`` and ``depo watch``: a legend, one line a step, and what a long phase is
+busy with.
 
 On a terminal that stands in a bar with ETA; elsewhere it is a line whenever nothing was said for a while.
-A column is shown where it can vary: what tells of selection is left out where a recipe draws uniformly.
+A column is shown where it can vary: what tells of selection is left out where a recipe draws uniformly. Some
+are shown on wide terminals alone.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from collections import deque
@@ -28,8 +31,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from depo.errors import fitted
+from depo.errors import WIDTH, fitted
 from depo.recipe.schema import Recipe
+
+WIDE = 120
+"""Columns of a terminal from which on there is room for all."""
 
 HEADER_EVERY = 20
 """Step lines between two headers."""
@@ -47,13 +53,15 @@ Metrics = Mapping[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``show`` gives at most ``width`` characters for a finite value of ``key``."""
+    """``show`` gives at most ``width`` characters for a finite value of ``key``; ``wide``: only where there
+    is room."""
 
     title: str
     key: str
     width: int
     show: Callable[[float], str]
     legend: str = ""
+    wide: bool = False
 
     def cell(self, metrics: Metrics) -> str:
         value = metrics.get(self.key)
@@ -110,7 +118,13 @@ COLUMNS = (
         lambda value: f"{value:+.2f}",
         "of the estimator, 1 is perfect; prompts are chosen while it is above 0",
     ),
-    Column("prompts", "selection/active", 7, lambda value: "chosen" if value else "uniform"),
+    Column(
+        "prompts",
+        "selection/active",
+        7,
+        lambda value: "chosen" if value else "uniform",
+        "chosen by the estimator, or drawn uniformly while it has no skill",
+    ),
     Column(
         "saved",
         "saved",
@@ -118,15 +132,19 @@ COLUMNS = (
         signed_count,
         "rollouts that uniform sampling would have needed beyond those used",
     ),
+    Column("used", "generated/rollouts", 6, scaled, "rollouts generated since the start", wide=True),
+    Column("length", "completion_tokens", 6, scaled, "tokens of a completion, mean", wide=True),
+    Column("cut", "truncated_share", 4, lambda value: f"{value:.0%}", "at the token limit", wide=True),
     Column(
         "mismatch",
         "mismatch_kl",
         8,
         lambda value: f"{value:.1e}",
         "engine against learner, KL in nats a token",
+        wide=True,
     ),
-    Column("tok/s", "tokens_per_second", 6, scaled),
-    Column("time", "seconds/step", 6, seconds),
+    Column("tok/s", "tokens_per_second", 6, scaled, "tokens generated a second, over the whole step"),
+    Column("time", "seconds/step", 6, seconds, "of the step; then the part of it that took longest"),
 )
 
 SELECTION = ("skill", "prompts", "saved")
@@ -182,8 +200,19 @@ class Console:
     not a terminal there is no bar and no control character.
     """
 
-    def __init__(self, total_steps: int, quiet: bool, name: str, columns: Sequence[Column] = COLUMNS) -> None:
-        self.total_steps, self.quiet, self.name, self.columns = total_steps, quiet, name, columns
+    def __init__(
+        self,
+        total_steps: int,
+        quiet: bool,
+        name: str,
+        columns: Sequence[Column] = COLUMNS,
+        width: int | None = None,
+    ) -> None:
+        """``width`` in characters: the terminal's when None, `WIDTH` where there is none."""
+        if width is None:
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+        self.total_steps, self.quiet, self.name = total_steps, quiet, name
+        self.columns = [column for column in columns if width >= WIDE or not column.wide]
         self.step_width = max(len("step"), 2 * len(str(total_steps)) + 1)
         self.lines = 0
         self.uniform: deque[tuple[float, float]] = deque()  # (groups, their accuracy), newest last

@@ -77,4 +77,4 @@ def test_results_can_be_pages(tmp_path, capsys) -> None:
 def test_benchmarks_are_not_in_the_wheel() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
     shipped = find_packages(str(ROOT), **settings)
-    assert {name.split(".")[0] for name in shipped} == {"depo", "estimators", "reward"}
+    assert {name.split(".")[0] for name in shipped} == {"depo"}

@@ -141,6 +141,8 @@ class Benchmark(Block):
     """Where the problems come from, as for a recipe's ``data.train``."""
     local: LocalCopy | None = None
     """A copy to use instead when ``--data-dir`` is given; only a hub source is replaced."""
+    sample: Count | None = None
+    """Ask so many of the problems, drawn at random by the seed; null: all."""
     template: Template | None = None
     """Wrapped around each problem; null: the suite's."""
     system: str | None = None

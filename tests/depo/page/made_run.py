@@ -23,6 +23,7 @@ steps: 9
 policy: {{type: pretrained, model: organisation/model}}
 data: {{train: organisation/problems}}
 batch: {{prompts: 2, group_size: 2}}
+learner: {{baseline: group}}
 selection: {{type: {rule}}}
 """
 

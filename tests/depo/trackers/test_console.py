@@ -13,7 +13,7 @@ import pytest
 
 from depo.errors import WIDTH
 from depo.recipe.loading import load_recipe
-from depo.trackers.console import HEADER_EVERY, UNIFORM_GROUPS, Console, columns_for
+from depo.trackers.console import HEADER_EVERY, UNIFORM_GROUPS, WIDE, Console, columns_for
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -28,6 +28,9 @@ METRICS = {
     "calibration/ece": 0.0312,
     "selection/active": 1,
     "saved": -12345,
+    "generated/rollouts": 6144,
+    "completion_tokens": 211.4,
+    "truncated_share": 0.125,
     "mismatch_kl": 0.00031,
     "tokens_per_second": 24180.0,
     "seconds/select": 0.012,
@@ -41,7 +44,7 @@ METRICS = {
 }
 
 
-LEGEND = 6
+LEGEND = 8
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -50,7 +53,8 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 def table(capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Without the legend."""
-    return lines(capsys)[LEGEND:]
+    shown = lines(capsys)
+    return shown[next(i for i, line in enumerate(shown) if line.endswith("slowest part")) :]
 
 
 def cells(header: str, line: str) -> dict[str, str]:
@@ -76,12 +80,23 @@ def test_a_step_is_one_line_under_a_legend_and_a_header(capsys: pytest.CaptureFi
         "skill": "-0.12",
         "prompts": "chosen",
         "saved": "-12.3k",
-        "mismatch": "3.1e-04",
         "tok/s": "24.2k",
         "time": "137s",
         "slowest part": "update 90%",
     }
-    assert {line.split()[0] for line in legend} < set(found)
+    assert [line.split()[0] for line in legend] == list(found)[1:-1], "every column but step is explained"
+
+
+@pytest.mark.parametrize("width", [100, 160])
+def test_a_wide_terminal_has_more_columns(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with Console(300, quiet=False, name="x", width=width) as console:
+        console.step(METRICS)
+    *legend, header, line = lines(capsys)
+    found = cells(header, line)
+    more = {"used": "6144", "length": "211", "cut": "12%", "mismatch": "3.1e-04"}
+    assert {name: found.get(name) for name in more} == (more if width >= WIDE else dict.fromkeys(more))
+    assert len(legend) == len(found) - 2
+    assert max(map(len, [*legend, header, line])) <= width
 
 
 def test_accuracy_is_that_of_the_newest_uniformly_drawn_groups(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,8 +133,9 @@ def test_what_cannot_vary_under_a_recipe_is_not_shown(capsys: pytest.CaptureFixt
     def titles(*overrides: str) -> list[str]:
         return [one.title for one in columns_for(load_recipe(RECIPES / "quickstart.yaml", overrides))]
 
-    assert titles() == ["reward", "accuracy", "useful", "skill", "prompts", "saved", "tok/s", "time"]
-    assert titles("selection=uniform") == ["reward", "accuracy", "useful", "tok/s", "time"]
+    wide = ["used", "length", "cut"]
+    assert titles() == ["reward", "accuracy", "useful", "skill", "prompts", "saved", *wide, "tok/s", "time"]
+    assert titles("selection=uniform") == ["reward", "accuracy", "useful", *wide, "tok/s", "time"]
     assert "mismatch" in titles("rollout.engine=vllm")
     with Console(
         200, quiet=False, name="x", columns=columns_for(load_recipe(RECIPES / "quickstart.yaml"))
@@ -127,7 +143,7 @@ def test_what_cannot_vary_under_a_recipe_is_not_shown(capsys: pytest.CaptureFixt
         console.step(METRICS)
     shown = lines(capsys)
     assert max(len(line) for line in shown) <= 80
-    assert len(shown) == 5 + 2  # five lines of legend
+    assert len(shown) == LEGEND + 2
 
 
 @pytest.mark.parametrize(
@@ -147,8 +163,9 @@ def test_what_is_missing_or_not_a_number_is_a_dash(capsys: pytest.CaptureFixture
     assert set(found.values()) == {"-"}
 
 
+@pytest.mark.parametrize("width", [WIDTH, WIDE])
 def test_lines_stay_aligned_and_within_the_width_for_extreme_values(
-    capsys: pytest.CaptureFixture[str],
+    width: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extremes = [
         {key: 1e-9 if key != "step" else 1 for key in METRICS},
@@ -161,12 +178,12 @@ def test_lines_stay_aligned_and_within_the_width_for_extreme_values(
             "seconds/step": 99_999,
         },
     ]
-    with Console(99_999, quiet=False, name="x") as console:
+    with Console(99_999, quiet=False, name="x", width=width) as console:
         for metrics in extremes:
             console.step(metrics)
     shown = table(capsys)
     assert len({len(line) for line in shown}) == 1
-    assert len(shown[0]) <= WIDTH
+    assert len(shown[0]) <= width
 
 
 def test_the_header_comes_back_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,6 +285,7 @@ def test_on_a_terminal_there_is_a_bar_with_eta_below_the_step_lines(tmp_path: Pa
     assert "\x1b[" in text
     assert "ETA" in plain
     assert "4/4" in plain
+    assert "mismatch" in plain  # 130 columns have room for all
     assert "[red]arith[/red]" in plain  # names are not markup
     assert "a [bold]word[/bold] :smile:" in plain
     assert plain.index("1/4") < plain.rindex("ETA")
