@@ -14,8 +14,6 @@ from typing import Any
 from depo.errors import DONE, UserError
 from depo.files import read_json
 from depo.recipe.loading import load_recipe
-from depo.trackers.console import COLUMNS, Console, columns_for
-from depo.trackers.tracker import sound_rows
 
 EVERY = 1.0
 """Seconds between two looks."""
@@ -35,6 +33,8 @@ def add_options(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Show steps until the run is over. Raises UserError for what is no run."""
+    from depo.trackers.console import COLUMNS, Console, columns_for
+
     directory: Path = options.run
     if options.last < 1:
         raise UserError(f"--last {options.last}: must be at least 1")
@@ -69,6 +69,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def rows_of(directory: Path) -> list[dict[str, Any]]:
+    from depo.trackers.tracker import sound_rows
+
     log = directory / "metrics.jsonl"
     return sound_rows(log)[0] if log.is_file() else []
 
