@@ -49,8 +49,8 @@ from depo.report.provenance import provenance_blocks
 from depo.report.statistics import ratio_interval, t_interval
 from depo.rng import generator, seed64
 from depo.rollout.engine import Sampling, WeightUpdate
+from depo.rollout.parity import choose_sequences, difference
 from depo.rollout.vllm.worker import VllmOptions, VllmWorker, worker_environment
-from depo.rollout.weights import choose_sequences, difference
 from depo.types import Prompt, Request, Rollout, TrainSample
 
 if TYPE_CHECKING:

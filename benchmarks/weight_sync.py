@@ -32,8 +32,8 @@ from depo.report.document import Document, Number, Paragraph, Table
 from depo.report.provenance import provenance_blocks
 from depo.rng import generator
 from depo.rollout.engine import WeightUpdate
+from depo.rollout.parity import difference
 from depo.rollout.vllm.worker import VllmOptions, VllmWorker, worker_environment
-from depo.rollout.weights import difference
 
 MARCO_NANO = {
     "vocab_size": 151936,

@@ -27,14 +27,8 @@ from depo.reward import VerifierPool
 from depo.reward.base import Reward
 from depo.rollout.calls import Calls
 from depo.rollout.engine import RolloutEngine, Sampling
-from depo.rollout.weights import (
-    DirectorySync,
-    ParityProbe,
-    SharedWeights,
-    WeightSync,
-    choose_sequences,
-    default_tolerance,
-)
+from depo.rollout.parity import ParityProbe, choose_sequences, default_tolerance
+from depo.rollout.weights import DirectorySync, SharedWeights, WeightSync
 from depo.selection import Ledger, PromptPool, Selector, build_selector
 from depo.selection.selector import PrefillProbe
 from depo.trackers.console import Console

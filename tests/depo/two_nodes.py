@@ -21,8 +21,9 @@ from depo.recipe.schema import Rollouts
 from depo.rollout import places, shelves
 from depo.rollout.calls import Calls
 from depo.rollout.engine import Look, Sampling
+from depo.rollout.parity import ParityProbe
 from depo.rollout.vllm import pool as module
-from depo.rollout.weights import DirectorySync, ParityProbe
+from depo.rollout.weights import DirectorySync
 from depo.types import Prompt, Request, Rollout
 from depo.workers.group import ActorGroup
 

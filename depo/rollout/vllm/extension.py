@@ -16,7 +16,7 @@ H200, compiled and with CUDA graphs, five different policies in a row (benchmark
 A directory may hold whole blocks of the policy alone (``depo.models.export``): vLLM's layers keep what they
 had where nothing comes. That is measured with its CPU build 0.31; of 0.24 it has been read, not run.
 
-The parity probe after each sync (``depo.rollout.weights``) is what protects a run elsewhere.
+The parity probe after each sync (``depo.rollout.parity``) is what protects a run elsewhere.
 """
 
 from __future__ import annotations

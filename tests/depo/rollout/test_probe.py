@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depo.rollout.engine import WeightSyncError
-from depo.rollout.weights import ParityProbe, choose_sequences, default_tolerance, difference
+from depo.rollout.parity import ParityProbe, choose_sequences, default_tolerance, difference
 from depo.types import Prompt
 
 SEQUENCES = [((1, 2), (3, 4, 5)), ((6,), (7, 8))]

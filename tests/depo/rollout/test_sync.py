@@ -10,7 +10,8 @@ from safetensors import safe_open
 from depo.learner.learner import PolicyLearner
 from depo.recipe.schema import PretrainedPolicy, Recipe
 from depo.rollout.engine import WeightSyncError, WeightUpdate
-from depo.rollout.weights import DirectorySync, ParityProbe
+from depo.rollout.parity import ParityProbe
+from depo.rollout.weights import DirectorySync
 from depo.workers.learner import LearnerActor
 
 

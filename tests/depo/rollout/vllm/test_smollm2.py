@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from depo.recipe.schema import Rollouts
 from depo.rollout.engine import Sampling, WeightUpdate
+from depo.rollout.parity import ParityProbe, choose_sequences, default_tolerance, difference
 from depo.rollout.vllm.pool import VllmPool
-from depo.rollout.weights import ParityProbe, choose_sequences, default_tolerance, difference
 from depo.types import Prompt, Request
 
 pytestmark = pytest.mark.vllm

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from depo.models.export import export_policy
 from depo.rollout.engine import Sampling, WeightSyncError, WeightUpdate
-from depo.rollout.weights import ParityProbe, default_tolerance
+from depo.rollout.parity import ParityProbe, default_tolerance
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("cluster")]
 
