@@ -134,6 +134,12 @@ def second_node(ray_head):
     start = [RAY, "start", "--block", "--address", cluster, "--num-cpus=0"]
     start += ["--object-store-memory=150000000", "--temp-dir", f"{scratch}/second"]
     node = subprocess.Popen(start, cwd=scratch, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    joined = (
+        "import ray, sys, time\n"
+        f"ray.init({cluster!r}, logging_level='ERROR')\n"
+        "while sum(node['Alive'] for node in ray.nodes()) < 2: time.sleep(0.5)"
+    )
+    subprocess.run([sys.executable, "-c", joined], env=env, check=True, timeout=120)
     yield node
     node.terminate()
     node.wait(timeout=60)
