@@ -94,6 +94,17 @@ class Engines(RolloutEngine, Protocol):
         ...
 
 
+class Proof(Protocol):
+    """That an engine serves what it has loaded by itself."""
+
+    @property
+    def sequences(self) -> Sequences: ...
+
+    def prove(self, name: str, version: int, scores: Scores) -> None:
+        """Raises WeightSyncError unless these are the scores of this version."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
     """Mean and largest |difference| over all scored tokens, nats."""

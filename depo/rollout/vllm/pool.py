@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import ray
@@ -28,6 +28,7 @@ from depo.recipe import schema
 from depo.rollout.calls import Calls, Died
 from depo.rollout.dispatch import Dispatcher, Event, Finished, Gone, Left, Loaded
 from depo.rollout.engine import Sampling, WeightSyncError, WeightUpdate
+from depo.rollout.parity import Proof, Sequences
 from depo.rollout.places import NoPlace, Places
 from depo.rollout.schedule import Sample, Schedule
 from depo.rollout.vllm.worker import LOOK_SECONDS, Dtype, VllmOptions, actor_class, worker_environment
@@ -40,19 +41,6 @@ LIVES = 3
 
 POLL = 0.05
 """Seconds after which one who waits for engines looks whether others have asked something else of them."""
-
-Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
-
-
-class Proof(Protocol):
-    """That an engine serves what it has loaded."""
-
-    @property
-    def sequences(self) -> Sequences: ...
-
-    def prove(self, name: str, version: int, scores: Sequence[np.ndarray]) -> None:
-        """Raises WeightSyncError unless these are the scores of this version."""
-        ...
 
 
 @dataclass(eq=False)
@@ -159,10 +147,8 @@ class VllmPool:
             place = self.places[name].options()
         else:
             self.nodes[name] = self.emptiest_node()
-            place = {
-                "num_cpus": 0,
-                "scheduling_strategy": NodeAffinitySchedulingStrategy(self.nodes[name], soft=True),
-            }
+            there = NodeAffinitySchedulingStrategy(self.nodes[name], soft=True)
+            place = {"num_cpus": 0, "scheduling_strategy": there}
         worker = actor_class().options(runtime_env=self.environment, **place)
         self.workers[name] = worker.remote(self.options)
 
